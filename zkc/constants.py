@@ -1,0 +1,97 @@
+"""Protocol numbers (the specification) and bounds and intervals (tuning), each with unit and reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- specification: another implementation must use the same -----------------------------------------------------
+
+VERSION: Final = 1
+"""Version byte of every frame; ``zkc/1`` in every derivation."""
+
+ID_BYTES: Final = 16
+"""Length of uid, xid, tid, invitation and request ids: random, so 2^64 of them before two meet."""
+MAC_BYTES: Final = 32
+TAG_BYTES: Final = 8
+"""Length of a channel's tag in a record header."""
+XID_TAG_BYTES: Final = 16
+COMMITMENT_BYTES: Final = 32
+AEAD_TAG_BYTES: Final = 16
+FINGERPRINT_BYTES: Final = 32
+
+CONTROL_MESSAGE_MAX: Final = 64 * 1024
+"""Bytes; no control message is longer, and libzmq drops a peer that sends one (MAXMSGSIZE)."""
+CHUNK_MIN: Final = 64 * 1024
+CHUNK_MAX: Final = 2 * 1024 * 1024
+"""Bytes of plaintext in one data chunk; the recipient chooses within these."""
+MANIFEST_MAX: Final = 60 * 1024
+"""Bytes; a manifest is one frame."""
+TRAILER_BYTES: Final = 8 + 32 + 32
+"""Total bytes u64, BLAKE3 of the stream, digest of the manifest: the end of the last chunk."""
+ROLLOVER_BYTES: Final = 64 * 1024**3
+"""Bytes under one AEAD key (2^-65 per key by the GCM bound), then the next attempt's keys on the same link."""
+ROLLOVER_BYTES_64BIT_BLOCK: Final = 64 * 1024**2
+"""The same for the 64-bit block ciphers 3des and idea (birthday bound)."""
+CHANNEL_RECORDS_MAX: Final = 1 << 20
+CHANNEL_SECONDS_MAX: Final = 3600.0
+"""A channel's keys live for at most this many records or seconds; then a new handshake."""
+CARD_SECONDS: Final = 90 * 86400
+"""A permanent client key is valid for 90 days unless it is rotated before."""
+CARD_GRACE_SECONDS: Final = 86400
+"""The sender, who alone judges a card's end, allows a day for clocks."""
+
+# --- tuning: each side's own ---------------------------------------------------------------------------------------
+
+HEARTBEAT_SECONDS: Final = 3.0
+"""Application heartbeat of a daemon, jittered by a fifth."""
+OFFLINE_SECONDS: Final = 9.0
+"""Three misses: a killed client is seen offline within 10 s."""
+STEP_SECONDS: Final = 60.0
+"""A handshake step at the coordinator; then its state is erased and both are told."""
+REGISTRATION_SECONDS: Final = 60.0
+"""From R0 to R6; then every temporary key is erased."""
+REQUEST_SECONDS: Final = 10.0
+"""A request in the channel that nobody answers is repeated after RETRY_SECONDS until this is over."""
+RETRY_SECONDS: Final = 2.0
+GOODBYE_SECONDS: Final = 1.0
+"""How long a program that ends waits for the answer to its goodbye."""
+BACKOFF_FIRST: Final = 0.2
+BACKOFF_MAX: Final = 10.0
+"""Seconds between two tries to reach the coordinator, doubled each time, jittered to between a half and the whole."""
+
+CHUNK: Final = 512 * 1024
+"""Bytes of plaintext in a chunk: 512 KiB to 1 MiB measured best, and it is half the memory."""
+WINDOW_BUDGET: Final = 48 * 1024 * 1024
+"""Bytes of credit that all transfers of one receiving process share."""
+WINDOW_MAX: Final = 16 * 1024 * 1024
+"""Bytes of credit for one transfer, however few there are."""
+
+# --- bounds on what a peer can make grow -----------------------------------------------------------------------
+
+UNCONFIRMED_CHANNELS_MAX: Final = 4
+"""C1 not yet confirmed by a record, for each client; the oldest goes."""
+CHANNELS_PER_CLIENT_MAX: Final = 64
+"""Confirmed channels (one daemon, many commands) for each client; the oldest `once` goes."""
+ANSWERS_KEPT_MAX: Final = 256
+"""Answers kept for repeated requests, for each client."""
+REGISTRATIONS_MAX: Final = 1024
+"""Registrations under way at a coordinator."""
+HANDSHAKES_MAX: Final = 10_000
+"""Transfer handshakes under way at a coordinator."""
+HANDSHAKES_PER_CLIENT_MAX: Final = 256
+TRANSFERS_PER_SENDER_MAX: Final = 64
+"""Transfers at once from one sender, at a recipient."""
+TRANSFERS_PER_SECOND_MAX: Final = 1000
+"""Requests a second from one sender, at a coordinator and at a recipient."""
+BAD_TAGS_MAX: Final = 16
+"""Failed tags in one transfer before it ends; one ends its connection."""
+CONTROL_CONNECTIONS_MAX: Final = 64
+"""Connections to the local control socket at once."""
+CONTROL_REQUEST_MAX: Final = 256 * 1024
+"""Bytes of one request or answer on the local control socket."""
+NOTE_MAX: Final = 4096
+"""Bytes of a note, UTF-8."""
+FILE_NAME_MAX: Final = 255
+"""Bytes of a file name, UTF-8: the limit of the file systems in use."""
+MESSAGE_TEXT_MAX: Final = 64 * 1024
+"""Bytes of `send -m`."""

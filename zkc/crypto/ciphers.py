@@ -1,0 +1,77 @@
+"""Symmetric ciphers for the frames of a transfer, by name. The document's unsafe ones are in `zkc.crypto.unsafe`.
+
+To add a cipher: a class with `StreamCipher`'s four members and a line in `_SAFE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+from zkc.constants import AEAD_TAG_BYTES, ROLLOVER_BYTES
+from zkc.errors import PeerViolation
+
+Buffer = bytes | bytearray | memoryview
+
+
+class StreamCipher(Protocol):
+    """One key's worth of authenticated encryption; (nonce, aad) is never used twice by its caller."""
+
+    @property
+    def rollover_bytes(self) -> int:
+        """How many bytes one key may take."""
+
+    def overhead(self, n: int) -> int:
+        """Bytes that sealing ``n`` bytes adds."""
+
+    def seal_into(self, nonce: bytes, aad: bytes, plaintext: Buffer, out: memoryview) -> None:
+        """Ciphertext into ``out``, which is exactly ``len(plaintext) + overhead(len(plaintext))`` long."""
+
+    def open(self, nonce: bytes, aad: bytes, ciphertext: Buffer) -> bytes:
+        """The plaintext, only once authenticated; `PeerViolation` (``forged``)."""
+
+
+class AeadCipher:
+    """AES-256-GCM or ChaCha20-Poly1305."""
+
+    rollover_bytes = ROLLOVER_BYTES
+
+    def __init__(self, aead: AESGCM | ChaCha20Poly1305) -> None:
+        self._aead = aead
+
+    def overhead(self, n: int) -> int:
+        return AEAD_TAG_BYTES
+
+    def seal_into(self, nonce: bytes, aad: bytes, plaintext: Buffer, out: memoryview) -> None:
+        self._aead.encrypt_into(nonce, plaintext, aad, out)
+
+    def open(self, nonce: bytes, aad: bytes, ciphertext: Buffer) -> bytes:
+        try:
+            return self._aead.decrypt(nonce, ciphertext, aad)
+        except (InvalidTag, ValueError):
+            raise PeerViolation("forged", "a frame does not open") from None
+
+
+_SAFE: Final[dict[str, Callable[[bytes], StreamCipher]]] = {
+    "aes-256-gcm": lambda key: AeadCipher(AESGCM(key)),
+    "chacha20-poly1305": lambda key: AeadCipher(ChaCha20Poly1305(key)),
+}
+UNSAFE: Final = ("3des", "idea")
+CIPHERS: Final = (*_SAFE, *UNSAFE)
+
+
+def make_cipher(name: str, key: bytes) -> StreamCipher:
+    """The cipher ``name`` under a 32-byte ``key``; `PeerViolation` (``version``) for a name not known here.
+
+    Whether a cipher is *allowed* is policy (`zkc.rules.policy`), decided before any key exists.
+    """
+    if name in _SAFE:
+        return _SAFE[name](key)
+    if name in UNSAFE:
+        from zkc.crypto.unsafe import make_unsafe_cipher  # noqa: PLC0415  loaded only by those who opted in
+
+        return make_unsafe_cipher(name, key)
+    raise PeerViolation("version", f"cipher {name[:40]!r}")

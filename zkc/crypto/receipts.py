@@ -1,0 +1,31 @@
+"""The receipt: the recipient's durable signature over what it took, checkable offline for ever."""
+
+from __future__ import annotations
+
+from zkc.crypto.primitives import digest
+from zkc.crypto.signing import IdentityKey, IdentityPublic
+from zkc.wire.codec import decode, encode
+from zkc.wire.messages import Manifest, Receipt, ReceiptBody
+
+
+def name_digest(name: str) -> bytes:
+    """H("zkc/1 name" 0x00 name): a receipt can be shown without the file's name."""
+    return digest(b"zkc/1 name\0", name.encode())
+
+
+def manifest_digest(manifest: Manifest) -> bytes:
+    return digest(b"zkc/1 manifest\0", encode(manifest))
+
+
+def make_receipt(identity: IdentityKey, body: ReceiptBody, card: bytes) -> bytes:
+    """The receipt, encoded, with the recipient's card in it."""
+    encoded = encode(body)
+    return encode(Receipt(encoded, identity.sign_durable("receipt", digest(encoded)), card))
+
+
+def verify_receipt(identity: IdentityPublic, encoded: bytes) -> ReceiptBody:
+    """What ``identity`` signed; `PeerViolation` (``malformed``, ``forged``). The caller compares every field."""
+    receipt: Receipt = decode(encoded, Receipt)
+    identity.verify_durable("receipt", digest(receipt.body), receipt.signature)
+    body: ReceiptBody = decode(receipt.body, ReceiptBody)
+    return body

@@ -1,0 +1,331 @@
+"""Key encapsulation and sealing: ``hybrid`` (ML-KEM-768 + X25519), ``x25519``, ``rsa``.
+
+A suite is fixed at a coordinator's first start and carried in every invitation: nothing is negotiated in band.
+A public key on the wire is ``u8 kind || raw bytes`` (SubjectPublicKeyInfo for rsa). To add a suite: one `_Kind`
+with its five functions, one line in `SUITES`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa, x25519
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PrivateKey,
+    MLKEM768X25519PublicKey,
+)
+from cryptography.hazmat.primitives.hpke import Suite as Hpke
+
+from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal
+from zkc.errors import PeerViolation
+
+_MLKEM_PUBLIC: Final = 1184
+_MLKEM_SEED: Final = 64
+_X25519: Final = 32
+_RSA_BITS: Final = range(3072, 4097)
+_RSA_EXPONENT: Final = 65537
+
+# Points of small order on Curve25519 (and their non-canonical encodings), top bit cleared: a shared secret with one is a constant.
+_X25519_SMALL_ORDER: Final = frozenset(
+    bytes.fromhex(encoding)
+    for encoding in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+
+
+@dataclass(frozen=True)
+class KemPublicKey:
+    """A public key as it travels: kind and raw bytes, checked when it was read."""
+
+    kind: int
+    raw: bytes
+
+    def encode(self) -> bytes:
+        return bytes((self.kind,)) + self.raw
+
+    @cached_property
+    def native(self) -> Any:
+        return _KINDS[self.kind].load_public(self.raw)
+
+
+@dataclass(frozen=True, repr=False)
+class KemPrivateKey:
+    """A private key: its native object, the bytes to store, its public half."""
+
+    kind: int
+    secret: Secret
+    public: KemPublicKey
+    native: Any
+
+    def __repr__(self) -> str:
+        return f"KemPrivateKey(kind={self.kind}, …)"
+
+    def encode(self) -> bytes:
+        """``u8 kind || private bytes``: for a key store, never for the wire."""
+        return bytes((self.kind,)) + self.secret.reveal()
+
+    def wipe(self) -> None:
+        """Overwrites our copy of the secret; the native object goes when its last reference goes."""
+        self.secret.wipe()
+
+
+@dataclass(frozen=True)
+class _Kind:
+    number: int
+    generate: Callable[[], tuple[Any, bytes, bytes]]
+    """() -> native private key, private bytes, public bytes."""
+    load_private: Callable[[bytes], tuple[Any, bytes]]
+    """private bytes -> native private key, public bytes."""
+    load_public: Callable[[bytes], Any]
+    """Public bytes -> native public key; ValueError where they are none."""
+    encrypt: Callable[[Any, bytes, bytes], bytes]
+    """(native public key, info, plaintext) -> ciphertext."""
+    decrypt: Callable[[Any, bytes, bytes], bytes]
+    """(native private key, info, ciphertext) -> plaintext; ValueError, InvalidTag, TypeError."""
+    encapsulate: Callable[[Any, bytes, bytes], bytes]
+    decapsulate: Callable[[Any, bytes, bytes], bytes]
+
+
+# --- hybrid and x25519: HPKE, single shot, base mode (RFC 9180; the hybrid KEM of draft-ietf-hpke-pq) -------------
+
+_HPKE_HYBRID: Final = Hpke(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_HPKE_X25519: Final = Hpke(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+
+
+def _hybrid_generate() -> tuple[Any, bytes, bytes]:
+    lattice, curve = mlkem.MLKEM768PrivateKey.generate(), x25519.X25519PrivateKey.generate()
+    private = lattice.private_bytes_raw() + curve.private_bytes_raw()
+    native, public = _hybrid_load_private(private)
+    return native, private, public
+
+
+def _hybrid_load_private(private: bytes) -> tuple[Any, bytes]:
+    if len(private) != _MLKEM_SEED + _X25519:
+        raise ValueError("wrong length")
+    lattice = mlkem.MLKEM768PrivateKey.from_seed_bytes(private[:_MLKEM_SEED])
+    curve = x25519.X25519PrivateKey.from_private_bytes(private[_MLKEM_SEED:])
+    public = lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
+    return MLKEM768X25519PrivateKey(lattice, curve), public
+
+
+def _hybrid_load_public(public: bytes) -> Any:
+    if len(public) != _MLKEM_PUBLIC + _X25519:
+        raise ValueError("wrong length")
+    return MLKEM768X25519PublicKey(
+        mlkem.MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC]),
+        _x25519_load_public(public[_MLKEM_PUBLIC:]),
+    )
+
+
+def _x25519_generate() -> tuple[Any, bytes, bytes]:
+    key = x25519.X25519PrivateKey.generate()
+    return key, key.private_bytes_raw(), key.public_key().public_bytes_raw()
+
+
+def _x25519_load_private(private: bytes) -> tuple[Any, bytes]:
+    key = x25519.X25519PrivateKey.from_private_bytes(private)
+    return key, key.public_key().public_bytes_raw()
+
+
+def _x25519_load_public(public: bytes) -> x25519.X25519PublicKey:
+    if len(public) != _X25519 or public[:31] + bytes((public[31] & 0x7F,)) in _X25519_SMALL_ORDER:
+        raise ValueError("not a point of large order")
+    return x25519.X25519PublicKey.from_public_bytes(public)
+
+
+def _hpke(suite: Hpke) -> tuple[Callable[[Any, bytes, bytes], bytes], Callable[[Any, bytes, bytes], bytes]]:
+    def encrypt(key: Any, info: bytes, plaintext: bytes) -> bytes:
+        return suite.encrypt(plaintext, key, info=info)
+
+    def decrypt(key: Any, info: bytes, ciphertext: bytes) -> bytes:
+        return suite.decrypt(ciphertext, key, info=info)
+
+    return encrypt, decrypt
+
+
+# --- rsa: OAEP-SHA-256 (RFC 8017), and AES-256-GCM for what is longer than a key ------------------------------
+
+
+def _rsa_generate() -> tuple[Any, bytes, bytes]:
+    key = rsa.generate_private_key(_RSA_EXPONENT, _RSA_BITS.start)
+    private = key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return key, private, _rsa_public_bytes(key.public_key())
+
+
+def _rsa_public_bytes(key: rsa.RSAPublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _rsa_load_private(private: bytes) -> tuple[Any, bytes]:
+    key = serialization.load_der_private_key(private, None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise ValueError("not an RSA key")
+    return key, _rsa_public_bytes(key.public_key())
+
+
+def _rsa_load_public(public: bytes) -> Any:
+    key = serialization.load_der_public_key(public)
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in _RSA_BITS:
+        raise ValueError("not an RSA key of 3072 to 4096 bits")
+    if key.public_numbers().e != _RSA_EXPONENT or _rsa_public_bytes(key) != public:
+        raise ValueError("not the canonical encoding of an RSA key with exponent 65537")
+    return key
+
+
+def _oaep(info: bytes) -> padding.OAEP:
+    return padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=info)
+
+
+def _rsa_encapsulate(key: Any, info: bytes, secret: bytes) -> bytes:
+    return bytes(key.encrypt(secret, _oaep(info)))
+
+
+def _rsa_decapsulate(key: Any, info: bytes, ciphertext: bytes) -> bytes:
+    return bytes(key.decrypt(ciphertext, _oaep(info)))
+
+
+def _rsa_encrypt(key: Any, info: bytes, plaintext: bytes) -> bytes:
+    content_key = secrets.token_bytes(32)
+    return _rsa_encapsulate(key, info, content_key) + aead_seal(content_key, ZERO_NONCE, plaintext, info)
+
+
+def _rsa_decrypt(key: Any, info: bytes, ciphertext: bytes) -> bytes:
+    size = (key.key_size + 7) // 8
+    content_key = _rsa_decapsulate(key, info, ciphertext[:size])
+    return aead_open(content_key, ZERO_NONCE, ciphertext[size:], info)
+
+
+_hybrid_encrypt, _hybrid_decrypt = _hpke(_HPKE_HYBRID)
+_x25519_encrypt, _x25519_decrypt = _hpke(_HPKE_X25519)
+_HYBRID: Final = _Kind(
+    1, _hybrid_generate, _hybrid_load_private, _hybrid_load_public,
+    _hybrid_encrypt, _hybrid_decrypt, _hybrid_encrypt, _hybrid_decrypt,
+)
+_X: Final = _Kind(
+    2, _x25519_generate, _x25519_load_private, _x25519_load_public,
+    _x25519_encrypt, _x25519_decrypt, _x25519_encrypt, _x25519_decrypt,
+)
+_RSA: Final = _Kind(
+    3, _rsa_generate, _rsa_load_private, _rsa_load_public,
+    _rsa_encrypt, _rsa_decrypt, _rsa_encapsulate, _rsa_decapsulate,
+)
+_KINDS: Final = {kind.number: kind for kind in (_HYBRID, _X, _RSA)}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Which kinds of key a coordinator and its clients use."""
+
+    name: str
+    _permanent: _Kind
+    _one_time: _Kind
+
+    def generate(self) -> KemPrivateKey:
+        """A temporary or permanent key pair (Figure 4, block 402; 5; 7, block 701; 12, block 1204)."""
+        return _generate(self._permanent)
+
+    def generate_one_time(self) -> KemPrivateKey:
+        """A key pair for one channel or one transfer; X25519 in ``rsa``, where making a pair takes 180 ms."""
+        return _generate(self._one_time)
+
+    def read_public(self, encoded: bytes) -> KemPublicKey:
+        """A peer's temporary or permanent key; `PeerViolation` (``bad-key``) for another kind or no key at all."""
+        return _read_public(self._permanent, encoded)
+
+    def read_one_time(self, encoded: bytes) -> KemPublicKey:
+        """A peer's one-time key."""
+        return _read_public(self._one_time, encoded)
+
+
+def _generate(kind: _Kind) -> KemPrivateKey:
+    native, private, public = kind.generate()
+    return KemPrivateKey(kind.number, Secret(private), KemPublicKey(kind.number, public), native)
+
+
+def _read_public(kind: _Kind, encoded: bytes) -> KemPublicKey:
+    try:
+        if encoded[:1] != bytes((kind.number,)):
+            raise ValueError("another kind of key")
+        key = KemPublicKey(kind.number, encoded[1:])
+        _ = key.native
+    except (ValueError, TypeError) as error:
+        raise PeerViolation("bad-key", str(error)[:80]) from None
+    return key
+
+
+def read_private(encoded: bytes) -> KemPrivateKey:
+    """A private key from our own store, as `KemPrivateKey.encode` wrote it; ValueError where it is none."""
+    kind = _KINDS.get(encoded[0]) if encoded else None
+    if kind is None:
+        raise ValueError("not a private key")
+    native, public = kind.load_private(encoded[1:])
+    return KemPrivateKey(kind.number, Secret(encoded[1:]), KemPublicKey(kind.number, public), native)
+
+
+SUITES: Final = {
+    suite.name: suite
+    for suite in (Suite("hybrid", _HYBRID, _HYBRID), Suite("x25519", _X, _X), Suite("rsa", _RSA, _X))
+}
+
+
+def suite_named(name: str) -> Suite:
+    """The suite of that name; `PeerViolation` (``version``) for one that is not known here."""
+    try:
+        return SUITES[name]
+    except KeyError:
+        raise PeerViolation("version", f"suite {name!r}") from None
+
+
+def seal(key: KemPublicKey, label: str, th: bytes, plaintext: bytes) -> bytes:
+    """Seal(pk, label, th, pt): to the holder of ``key``, bound to label and transcript; says nothing of who sealed."""
+    return _KINDS[key.kind].encrypt(key.native, _info(label, th), plaintext)
+
+
+def open_sealed(key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes) -> bytes:
+    """What was sealed; `PeerViolation` (``forged``), one answer for every cause."""
+    return _opened(_KINDS[key.kind].decrypt, key, label, th, ciphertext)
+
+
+def kem_encapsulate(key: KemPublicKey, label: str, th: bytes) -> tuple[Secret, bytes]:
+    """KemEnc(pk, label, th): a fresh 32-byte secret, and it sealed to ``key``."""
+    secret = secrets.token_bytes(32)
+    return Secret(secret), _KINDS[key.kind].encapsulate(key.native, _info(label, th), secret)
+
+
+def kem_decapsulate(key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes) -> Secret:
+    """The secret of `kem_encapsulate`; `PeerViolation` (``forged``)."""
+    secret = _opened(_KINDS[key.kind].decapsulate, key, label, th, ciphertext)
+    if len(secret) != 32:
+        raise PeerViolation("forged", "an encapsulated secret is 32 bytes long")
+    return Secret(secret)
+
+
+def _info(label: str, th: bytes) -> bytes:
+    return b"zkc/1 " + label.encode() + b"\0" + th
+
+
+def _opened(
+    decrypt: Callable[[Any, bytes, bytes], bytes], key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes
+) -> bytes:
+    try:
+        return decrypt(key.native, _info(label, th), ciphertext)
+    except (InvalidTag, ValueError, TypeError, PeerViolation):
+        raise PeerViolation("forged", "a seal does not open") from None

@@ -1,0 +1,44 @@
+"""Identifiers: what they are made of, and the grammar of names."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, NewType
+
+from zkc.errors import UsageError
+
+Uid = NewType("Uid", bytes)
+"""16 bytes: a registration at a coordinator, for as long as it lives."""
+Xid = NewType("Xid", bytes)
+"""16 bytes: one transfer handshake, once."""
+Tid = NewType("Tid", bytes)
+"""16 bytes: one delivery, the same in every later try."""
+
+Kind = Literal["computer", "user", "application"]
+KeySource = Literal["sender", "coordinator"]
+KeyOrder = Literal["recipient-first", "sender-first"]
+
+_LABEL: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
+_NAME: Final = re.compile(rf"{_LABEL}(?:/{_LABEL})?", re.ASCII)
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` is ``NAME`` or ``NAME/APP`` of the contract's grammar (ASCII, at most 127 characters)."""
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(text: str, what: str = "name") -> str:
+    """``text`` if it is a name, else `UsageError`."""
+    if not is_name(text):
+        raise UsageError(
+            f"{what} {text[:80]!r} is not a name",
+            detail="bad-name",
+            hint="names are lower-case letters, digits, '.', '_' and '-', at most 63 characters (NAME or NAME/APP)",
+        )
+    return text
+
+
+def owner_of(name: str) -> str | None:
+    """``bob`` for ``bob/backup``; None for a name that is no application's."""
+    owner, slash, _ = name.partition("/")
+    return owner if slash else None

@@ -1,0 +1,532 @@
+"""The grammar of every message: tagged, typed, bounded. What a message *means* is said in ``zkc.protocol``.
+
+Four rooms: registration (R0..R6), channel (C1, S1 and what records carry), transfer (REQ, RESP, KEY, CONF and
+their coordinator-made sisters), data (manifest, start, acknowledgements, receipt).
+A field of type bytes that another message's transcript absorbs is opaque here: it travels as it was made.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, NOTE_MAX
+
+Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+MaybeHash = Annotated[bytes, Meta(max_length=32)]
+Blob = Annotated[bytes, Meta(max_length=48 * 1024)]
+Small = Annotated[bytes, Meta(max_length=8 * 1024)]
+Name = Annotated[str, Meta(max_length=127)]
+Word = Annotated[str, Meta(max_length=64)]
+Line = Annotated[str, Meta(max_length=512)]
+U8 = Annotated[int, Meta(ge=0, le=0xFF)]
+U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
+U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+U64 = Annotated[int, Meta(ge=0, le=0x7FFFFFFFFFFFFFFF)]
+ContractCode = Annotated[int, Meta(ge=1, le=40)]
+
+
+class _Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+# --- registration ----------------------------------------------------------------------------------------------
+
+
+class RegHello(_Message, frozen=True, tag="R0"):
+    invite_id: Id
+
+
+class RegCoordinator(_Message, frozen=True, tag="R0c"):
+    card: Small
+    """`CoordinatorCard`."""
+    signature: Small
+
+
+class RegName(_Message, frozen=True, tag="R1"):
+    invite_id: Id
+    sealed_name: Small
+    mac: Hash
+
+
+class RegTempServer(_Message, frozen=True, tag="R2"):
+    temp_server_key: Small
+    signature: Small
+
+
+class RegTempClient(_Message, frozen=True, tag="R3"):
+    sealed_temp_client_key: Small
+    ct1: Small
+    mac: Hash
+    register: MaybeHash
+    """The MAC of R3b where the registration request travels in the same message, else empty."""
+
+
+class RegRegister(_Message, frozen=True, tag="R3b"):
+    register: Hash
+
+
+class RegPermServer(_Message, frozen=True, tag="R4"):
+    ct2: Small
+    sealed_perm_server_key: Small
+    mac: Hash
+
+
+class RegPermClient(_Message, frozen=True, tag="R5"):
+    sealed_to: Literal["permanent", "temporary"]
+    sealed_card: Blob
+    mac: Hash
+
+
+class RegDone(_Message, frozen=True, tag="R6"):
+    sealed_done: Small
+    mac: Hash
+
+
+class RegError(_Message, frozen=True, tag="RE"):
+    code: ContractCode
+    detail: Word
+    mac: Hash
+
+
+RegMessage = (
+    RegHello | RegCoordinator | RegName | RegTempServer | RegTempClient | RegRegister | RegPermServer
+    | RegPermClient | RegDone | RegError
+)
+
+
+class CoordinatorCard(_Message, frozen=True):
+    """What an invitation's fingerprint vouches for (R0's answer)."""
+
+    ed25519: Hash
+    ml_dsa: Small
+    general_key: Small
+    curve_key: Hash
+    suite: Word
+    epoch: U32
+
+
+class SealedName(_Message, frozen=True):
+    name: Name
+    kind: Literal["computer", "user", "application"]
+
+
+class SealedPermServer(_Message, frozen=True):
+    uid: Id
+    perm_server_key: Small
+    certificate: Small
+    """Coordinator's durable signature over {name, uid, H(perm_server_key), epoch}."""
+
+
+class SealedPermClient(_Message, frozen=True):
+    card: Blob
+    curve_key: Hash
+    signature: Small
+
+
+class SealedDone(_Message, frozen=True):
+    card_hash: Hash
+    certificate: Small
+    """Coordinator's durable signature over {name, uid, H(card), epoch}."""
+    log_index: U64
+
+
+class InvitationText(_Message, frozen=True):
+    """The fields of an invitation."""
+
+    endpoints: Annotated[list[Line], Meta(max_length=32)]
+    fingerprint: Hash
+    curve_key: Hash
+    suite: Word
+    invite_id: Id
+    name: Name
+    kind: Literal["computer", "user", "application"]
+    secret: Id
+
+    def __repr__(self) -> str:
+        return f"InvitationText(name={self.name!r}, …)"
+
+
+# --- cards ---------------------------------------------------------------------------------------------------------
+
+
+class CardBody(_Message, frozen=True):
+    name: Name
+    kind: Literal["computer", "user", "application"]
+    uid: Id
+    ed25519: Hash
+    ml_dsa: Small
+    kem_key: Small
+    epoch: U32
+    not_after: U64
+    """Seconds since 1970."""
+    owner: MaybeHash
+    """Fingerprint of the owner's identity for an application, else empty."""
+
+
+class Card(_Message, frozen=True):
+    body: Small
+    """`CardBody`, as it was signed."""
+    signature: Small
+    owner_ed25519: MaybeHash
+    owner_ml_dsa: Small
+    owner_signature: Small
+
+
+class Certified(_Message, frozen=True):
+    """What a certificate signs: H of this."""
+
+    name: Name
+    uid: Id
+    key_hash: Hash
+    epoch: U32
+
+
+# --- channel ---------------------------------------------------------------------------------------------------------
+
+
+class ChannelHello(_Message, frozen=True, tag="C1"):
+    uid: Id
+    ct_s: Small
+    ephemeral_key: Small
+    sealed: Small
+
+
+class ChannelAnswer(_Message, frozen=True, tag="S1"):
+    ct_e: Small
+    ct_c: Small
+    sealed: Small
+
+
+ChannelMessage = ChannelHello | ChannelAnswer
+
+
+class HelloInfo(_Message, frozen=True):
+    role: Literal["daemon", "once"]
+    instance: Id
+    """Random for each process: tells a second daemon from a renewed channel."""
+    versions: Annotated[list[U16], Meta(min_length=1, max_length=16)]
+    epoch: U32
+
+
+class AnswerInfo(_Message, frozen=True):
+    version: U16
+    control_max: U32
+    heartbeat_ms: U32
+
+
+# What the records of a channel carry: requests either way, each with one answer or failure.
+
+
+class Heartbeat(_Message, frozen=True, tag="heartbeat"):
+    pass
+
+
+class Goodbye(_Message, frozen=True, tag="goodbye"):
+    pass
+
+
+class TransferRequest(_Message, frozen=True, tag="x1"):
+    request: Small
+    signature: Small
+    card: Blob
+
+
+class TransferKey(_Message, frozen=True, tag="x5"):
+    key: Small
+    signature: Small
+
+
+class TransferConfirmKey(_Message, frozen=True, tag="confs"):
+    """Coordinator-made: the sender's confirmation (G4, G2')."""
+
+    confirmation: Small
+
+
+class TransferEnd(_Message, frozen=True, tag="xend"):
+    """Either end gives a handshake up; the other is told."""
+
+    xid: Id
+    code: ContractCode
+    detail: Word
+
+
+class ListPeers(_Message, frozen=True, tag="peers"):
+    after: Name
+
+
+class LookUp(_Message, frozen=True, tag="lookup"):
+    name: Name
+
+
+class InviteApplication(_Message, frozen=True, tag="invite-app"):
+    app: Name
+
+
+class Leave(_Message, frozen=True, tag="leave"):
+    pass
+
+
+class Notify(_Message, frozen=True, tag="x2"):
+    request: Small
+    signature: Small
+    card: Blob
+    certificate: Small
+
+
+class DeliverKey(_Message, frozen=True, tag="x5r"):
+    key: Small
+    signature: Small
+
+
+class DeliverSessionKey(_Message, frozen=True, tag="keyr"):
+    """Coordinator-made: the recipient's wrapped key (G1), and in sender-first order CONFS with it (G3')."""
+
+    wrapped: Small
+    confirmation: Small
+
+
+class DeliverConfirmation(_Message, frozen=True, tag="confr-s"):
+    """Coordinator-made, recipient first: the sender's CONFS forwarded (G4)."""
+
+    confirmation: Small
+
+
+class Revoked(_Message, frozen=True, tag="revoked"):
+    """Coordinator to client: this registration has ended."""
+
+    reason: Line
+
+
+class Replaced(_Message, frozen=True, tag="replaced"):
+    """Coordinator to client: another daemon of the same registration has taken over."""
+
+
+RequestBody = (
+    Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
+    | InviteApplication | Leave | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
+)
+
+
+class Ok(_Message, frozen=True, tag="ok"):
+    pass
+
+
+class TransferGrant(_Message, frozen=True, tag="x4"):
+    response: Small
+    signature: Small
+    card: Blob
+    certificate: Small
+    wrapped: Small
+    """Coordinator-made: KEYS; else empty."""
+    confirmation: Small
+    """Coordinator-made, recipient first: CONFR; else empty."""
+
+
+class TransferResponse(_Message, frozen=True, tag="x3"):
+    response: Small
+    signature: Small
+
+
+class TransferConfirm(_Message, frozen=True, tag="x6"):
+    confirmation: Small
+
+
+class Peer(_Message, frozen=True):
+    name: Name
+    kind: Literal["computer", "user", "application"]
+    online: bool
+    last_seen: U64
+    """Seconds since 1970; 0: never."""
+    fingerprint: Hash
+
+
+class PeerPage(_Message, frozen=True, tag="peer-page"):
+    peers: Annotated[list[Peer], Meta(max_length=256)]
+    more: bool
+
+
+class PeerCard(_Message, frozen=True, tag="peer-card"):
+    card: Blob
+    certificate: Small
+
+
+class Invitation(_Message, frozen=True, tag="invitation"):
+    text: Annotated[str, Meta(max_length=4096)]
+
+    def __repr__(self) -> str:
+        return "Invitation(<secret>)"
+
+
+AnswerBody = Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation
+
+
+class Request(_Message, frozen=True, tag="q"):
+    id: Id
+    body: RequestBody
+
+
+class Answer(_Message, frozen=True, tag="a"):
+    id: Id
+    body: AnswerBody
+
+
+class Failure(_Message, frozen=True, tag="f"):
+    id: Id
+    code: ContractCode
+    detail: Word
+
+
+Record = Request | Answer | Failure
+
+
+# --- transfer handshake: byte strings that the coordinator forwards as they came -------------------------------
+
+
+class Req(_Message, frozen=True):
+    xid: Id
+    tid: Id
+    sender: Name
+    recipient: Name
+    pin: MaybeHash
+    """Fingerprint under which the sender has pinned the recipient, else empty."""
+    key_source: Literal["sender", "coordinator"]
+    key_order: Literal["recipient-first", "sender-first"]
+    cipher: Word
+    presence: Literal["online", "present", "authorised"]
+    wait: U32
+    size_class: U8
+    """Upper bound of the size as a power of two; 255: not known."""
+    can_listen: bool
+    fresh: bool
+    card_hash: Hash
+    sender_one_time_key: Small
+    """Coordinator-made: e_S; else empty."""
+
+
+class Resp(_Message, frozen=True):
+    xid: Id
+    verdict: Literal["accept", "refuse"]
+    code: U8
+    """0, or why it is refused."""
+    detail: Word
+    presence: Literal["online", "present", "authorised"]
+    presence_age: U32
+    recipient_one_time_key: Small
+    chunk: Annotated[int, Meta(ge=CHUNK_MIN, le=CHUNK_MAX)]
+    max_bytes: U64
+    """The recipient's limit for this transfer; 0: none."""
+    live: bool
+    card_hash: Hash
+    key_source: Literal["sender", "coordinator"]
+    key_order: Literal["recipient-first", "sender-first"]
+    sender_one_time_key: Small
+    sealed_endpoints: Small
+
+
+class Endpoints(_Message, frozen=True):
+    """Where the recipient listens: every address has both ports."""
+
+    addresses: Annotated[list[Word], Meta(max_length=16)]
+    data_port: U16
+    ack_port: U16
+    resume: U64
+    """Durable position that the recipient holds of this delivery."""
+
+
+class Key(_Message, frozen=True):
+    xid: Id
+    ct1: Small
+    ct2: Small
+    sealed_endpoints: Small
+
+
+class Conf(_Message, frozen=True):
+    xid: Id
+    mac: Hash
+
+
+class WrappedKey(_Message, frozen=True):
+    """KEYR and KEYS: p1, p2, w."""
+
+    xid: Id
+    p1: Small
+    p2: Small
+    w: Small
+
+
+class ConfS(_Message, frozen=True):
+    xid: Id
+    sealed_endpoints: Small
+    mac: Hash
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+class Manifest(_Message, frozen=True):
+    kind: Literal["file", "stream", "message"]
+    name: Annotated[str, Meta(max_length=4 * FILE_NAME_MAX)]
+    note: Annotated[str, Meta(max_length=NOTE_MAX)]
+    size: U64 | None
+    mode: U32
+    mtime_ns: U64
+
+
+class Start(_Message, frozen=True):
+    attempt: U32
+    offset: U64
+
+
+class Ack(_Message, frozen=True, tag="ack"):
+    attempt: U32
+    position: U64
+    """Bytes of this stream that the recipient has taken over."""
+    credit: U32
+    """Bytes beyond ``position`` that the sender may have under way."""
+
+
+class Done(_Message, frozen=True, tag="done"):
+    receipt: Blob
+
+
+class Stop(_Message, frozen=True, tag="stop"):
+    """Either end gives the delivery up, with a code of the contract."""
+
+    code: ContractCode
+    detail: Word
+
+
+AckMessage = Ack | Done | Stop
+
+
+class ReceiptBody(_Message, frozen=True):
+    tid: Id
+    xid: Id
+    th: Hash
+    sender: Name
+    sender_fingerprint: Hash
+    recipient: Name
+    recipient_fingerprint: Hash
+    name_digest: Hash
+    size: U64
+    digest: Hash
+    """BLAKE3 of the whole stream."""
+    manifest_digest: Hash
+    key_source: Literal["sender", "coordinator"]
+    cipher: Word
+    presence: Literal["online", "present", "authorised"]
+    presence_age: U32
+    durable: bool
+    asker: MaybeHash
+    began: U64
+    ended: U64
+    """Recipient's clock, milliseconds since 1970."""
+
+
+class Receipt(_Message, frozen=True):
+    body: Small
+    signature: Small
+    card: Blob
