@@ -54,6 +54,10 @@ class IdentityPublic:
     def _ml_dsa(self) -> MLDSA65PublicKey:
         return MLDSA65PublicKey.from_public_bytes(self.ml_dsa)
 
+    def load(self) -> None:
+        """Both halves parsed by the library; ValueError or TypeError where it does not take them."""
+        _ = self._ed25519, self._ml_dsa
+
     def verify(self, label: str, hashed: bytes, signature: bytes) -> None:
         """A live (Ed25519) signature; `PeerViolation` (``forged``)."""
         try:
@@ -79,7 +83,7 @@ def read_identity(ed25519: bytes, ml_dsa: bytes) -> IdentityPublic:
         if len(ed25519) != 32 or y >= _P or y in _SMALL_ORDER_Y:
             raise ValueError("not an Ed25519 point of large order")
         identity = IdentityPublic(ed25519, ml_dsa)
-        _ = identity._ed25519, identity._ml_dsa
+        identity.load()
     except (ValueError, TypeError) as error:
         raise PeerViolation("bad-key", str(error)[:80]) from None
     return identity

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa, x25519
 from cryptography.hazmat.primitives.hpke import (
@@ -34,7 +34,8 @@ _X25519: Final = 32
 _RSA_BITS: Final = range(3072, 4097)
 _RSA_EXPONENT: Final = 65537
 
-# Points of small order on Curve25519 (and their non-canonical encodings), top bit cleared: a shared secret with one is a constant.
+# Points of small order on Curve25519 (and their non-canonical encodings), top bit cleared: a shared secret with one
+# is a constant.
 _X25519_SMALL_ORDER: Final = frozenset(
     bytes.fromhex(encoding)
     for encoding in (
@@ -182,11 +183,17 @@ def _rsa_load_private(private: bytes) -> tuple[Any, bytes]:
 
 
 def _rsa_load_public(public: bytes) -> Any:
-    key = serialization.load_der_public_key(public)
+    try:
+        key = serialization.load_der_public_key(public)
+    except UnsupportedAlgorithm:
+        raise ValueError("a key of an unknown kind") from None
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in _RSA_BITS:
         raise ValueError("not an RSA key of 3072 to 4096 bits")
-    if key.public_numbers().e != _RSA_EXPONENT or _rsa_public_bytes(key) != public:
+    numbers = key.public_numbers()
+    if numbers.e != _RSA_EXPONENT or _rsa_public_bytes(key) != public:
         raise ValueError("not the canonical encoding of an RSA key with exponent 65537")
+    if numbers.n % 2 == 0:  # loads, and then fails when something is encrypted to it
+        raise ValueError("an RSA modulus is odd")
     return key
 
 

@@ -74,24 +74,24 @@ def own_name(text: str) -> str:
     """
     name = _SURROGATE.sub("\ufffd", text)
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
-        raise UsageError(f"{escape(text[:80])!r} is not a file name", hint="it is one name, without '/'")
+        raise UsageError(f"'{escape(text[:80])}' is not a file name", hint="it is one name, without '/'")
     if len(name.encode()) > FILE_NAME_MAX:
         raise UsageError(f"the name {escape(text[:40])}... is too long", hint=f"at most {FILE_NAME_MAX} bytes in UTF-8")
     return name
 
 
 def escape(text: str) -> str:
-    """``text`` for a terminal or a line of a log: printable, one line, nothing invisible (attack F07). Never raises.
+    r"""``text`` for a terminal or a line of a log: printable, one line, nothing invisible (attack F07). Never raises.
 
     Control characters (C0, C1), bidi and zero-width characters, line separators, spaces other than U+0020, lone
-    surrogates, unassigned and private characters become ``\\x1b``, ``\\u202e``, ``\\U000e0001``; a backslash is
+    surrogates, unassigned and private characters become ``\x1b``, ``\u202e``, ``\U000e0001``; a backslash is
     doubled, so two different texts are never shown alike. A combining mark at the beginning is escaped
     too: it would change the character that was printed before.
     """
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
     shown = [_escaped(character) for character in text]
-    if unicodedata.combining(text[:1] or " ") or unicodedata.category(text[:1] or " ").startswith("M"):
+    if unicodedata.category(text[0]).startswith("M"):
         shown[0] = _code(text[0])
     return "".join(shown)
 

@@ -42,8 +42,7 @@ def parse_size(text: str, what: str = "size") -> int:
     if match is None or (match[2] is not None and not match[3]):
         raise UsageError(f"{what}: {text[:40]!r} is not a size", hint="write it like 512K, 20M or 4G (powers of 1024)")
     unit = BYTES[match[3].upper()]
-    fraction = match[2] or "0"
-    size = int(match[1]) * unit + int(fraction) * unit // 10 ** len(fraction)
+    size = int(match[1]) * unit + int((match[2] or "").ljust(9, "0")) * unit // 10**9
     if size > SIZE_MAX:
         raise UsageError(f"{what}: {text[:40]!r} is too large", hint=f"the largest is {SIZE_MAX} bytes")
     return size

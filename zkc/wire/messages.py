@@ -7,7 +7,7 @@ A field of type bytes that another message's transcript absorbs is opaque here: 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -148,6 +148,9 @@ class InvitationText(_Message, frozen=True):
     def __repr__(self) -> str:
         return f"InvitationText(name={self.name!r}, …)"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name)]
+
 
 # --- cards ---------------------------------------------------------------------------------------------------------
 
@@ -231,7 +234,6 @@ class Goodbye(_Message, frozen=True, tag="goodbye"):
 class TransferRequest(_Message, frozen=True, tag="x1"):
     request: Small
     signature: Small
-    card: Blob
 
 
 class TransferKey(_Message, frozen=True, tag="x5"):
@@ -315,7 +317,7 @@ class Ok(_Message, frozen=True, tag="ok"):
 
 
 class TransferGrant(_Message, frozen=True, tag="x4"):
-    response: Small
+    response: Blob
     signature: Small
     card: Blob
     certificate: Small
@@ -326,7 +328,7 @@ class TransferGrant(_Message, frozen=True, tag="x4"):
 
 
 class TransferResponse(_Message, frozen=True, tag="x3"):
-    response: Small
+    response: Blob
     signature: Small
 
 
@@ -358,6 +360,9 @@ class Invitation(_Message, frozen=True, tag="invitation"):
 
     def __repr__(self) -> str:
         return "Invitation(<secret>)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 AnswerBody = Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation
@@ -408,7 +413,7 @@ class Req(_Message, frozen=True):
 
 class Resp(_Message, frozen=True):
     xid: Id
-    verdict: Literal["accept", "refuse"]
+    verdict: Literal["accept", "refuse", "have"]
     code: U8
     """0, or why it is refused."""
     detail: Word
@@ -423,7 +428,8 @@ class Resp(_Message, frozen=True):
     key_source: Literal["sender", "coordinator"]
     key_order: Literal["recipient-first", "sender-first"]
     sender_one_time_key: Small
-    sealed_endpoints: Small
+    sealed_endpoints: Blob
+    """Seal of `Endpoints`; with verdict ``have`` of the receipt."""
 
 
 class Endpoints(_Message, frozen=True):

@@ -1,0 +1,239 @@
+"""The tables of docs/claims.md and docs/security.md, from the markers of the tests.
+
+A test says what it proves by ``@pytest.mark.claims("B3", 1, 5)`` (rows and claim numbers) and by
+``@pytest.mark.attack("R01")``. A page keeps its prose; only what stands between ``<!-- tests: NAME -->`` and
+``<!-- end -->`` is written here.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from scripts.lib.rows import CLAIMS, PARTS, ROWS
+
+TOP: Final = Path(__file__).parents[2]
+ATTACK: Final = re.compile(r"[RCHDFLKOXPZ]\d\d[a-z]?")
+FRAME: Final = "<!-- tests: {name} -->"
+END: Final = "<!-- end -->"
+
+NEW_PAGES: Final = {
+    "claims": f"""# What the seed document asks for, and which test proves it
+
+zkc is built after WO 01/69843 A2. Each part of that document is a row here, proved by tests that would fail if it did
+not work.
+
+{FRAME.format(name="claims")}
+{END}
+""",
+    "security": f"""# Security
+
+Each case is an attack that a test carries out.
+
+{FRAME.format(name="attacks")}
+{END}
+""",
+}
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One test function: where it is, what it says of itself, what it proves, which modules it exercises."""
+
+    file: str
+    name: str
+    says: str
+    claims: tuple[str | int, ...]
+    attacks: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+class _Collector:
+    """A pytest plugin that keeps what was collected."""
+
+    def __init__(self) -> None:
+        self.items: list[pytest.Item] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.items = list(session.items)
+
+
+def collect() -> list[Marked]:
+    """Every marked test of the project, in the order of files; RuntimeError if one cannot be collected.
+
+    In a process of its own: pytest inside pytest would exchange its hooks and our mark in the environment.
+    """
+    words = [sys.executable, __file__, "--collect"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=TOP)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    lists = [{name: tuple(value) if isinstance(value, list) else value for name, value in test.items()}
+             for test in json.loads(done.stdout)]
+    return [Marked(**test) for test in lists]
+
+
+def _collect_here() -> list[Marked]:
+    collector, said = _Collector(), io.StringIO()
+    with contextlib.chdir(TOP), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        words = ["--collect-only", "-q", "-p", "no:cacheprovider", "tests"]
+        if pytest.main(words, plugins=[collector]) != pytest.ExitCode.OK:
+            raise RuntimeError(said.getvalue())
+    found: dict[tuple[str, str], Marked] = {}
+    for item in collector.items:
+        marked = _marked(item)
+        if marked.claims or marked.attacks:
+            key = (marked.file, marked.name)
+            known = found.get(key)
+            found[key] = marked if known is None else _both(known, marked)
+    return sorted(found.values(), key=lambda marked: (marked.file, marked.name))
+
+
+def _marked(item: pytest.Item) -> Marked:
+    function = getattr(item, "function", None)
+    claims = [word for mark in item.iter_markers("claims") for word in mark.args]
+    attacks = [word for mark in item.iter_markers("attack") for word in mark.args]
+    told = [mark.kwargs["module"] for mark in item.iter_markers("claims") if mark.kwargs.get("module")]
+    return Marked(
+        file=item.path.relative_to(TOP).as_posix(),
+        name=getattr(item, "originalname", item.name),
+        says=_summary(getattr(function, "__doc__", None) or ""),
+        claims=tuple(dict.fromkeys(claims)),
+        attacks=tuple(dict.fromkeys(attacks)),
+        modules=tuple(told) or imported_modules(item.path.read_text(encoding="utf-8")),
+    )
+
+
+def _both(one: Marked, other: Marked) -> Marked:
+    """Two parameters of one test."""
+    return Marked(
+        one.file, one.name, one.says, tuple(dict.fromkeys(one.claims + other.claims)),
+        tuple(dict.fromkeys(one.attacks + other.attacks)), tuple(dict.fromkeys(one.modules + other.modules)),
+    )
+
+
+def _summary(docstring: str) -> str:
+    return " ".join(docstring.strip().partition("\n\n")[0].split()).removesuffix(".")
+
+
+def imported_modules(source: str) -> tuple[str, ...]:
+    """The modules of zkc that a test file imports and that do the work: not identifiers, errors, numbers, grammar."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inner if _is_module(name)}
+            names |= modules or {node.module}
+    dull = {"zkc", "zkc.constants", "zkc.env", "zkc.errors", "zkc.ids", "zkc.testing"}
+    return tuple(sorted(name for name in names if name.startswith("zkc.") and name not in dull))
+
+
+def _is_module(name: str) -> bool:
+    path = TOP.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def claims_table(tests: Sequence[Marked]) -> str:
+    """Row -> claims -> tests -> modules, a table for each part; then claim -> tests."""
+    parts: list[str] = []
+    for part, title in PARTS.items():
+        lines = [f"## {part}. {title}", "", "| row | what | claims | tests | modules |", "|---|---|---|---|---|"]
+        for row in (row for row in ROWS if row.id[0] == part):
+            proving = [test for test in tests if row.id in test.claims]
+            lines.append(
+                f"| {row.id} | {row.what} | {_ranges(row.claims)} | {_links(proving)} | {_modules(proving)} |"
+            )
+        parts.append("\n".join(lines))
+    lines = ["## Claim by claim", "", "| claim | rows | tests |", "|---|---|---|"]
+    for claim in CLAIMS:
+        proving = [test for test in tests if claim in test.claims]
+        rows = ", ".join(row.id for row in ROWS if claim in row.claims)
+        lines.append(f"| {claim} | {rows} | {_links(proving)} |")
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def attacks_table(tests: Sequence[Marked]) -> str:
+    """Case -> test -> what it does."""
+    lines = ["| case | test | what is tried, and what must come of it |", "|---|---|---|"]
+    for case in sorted({case for test in tests for case in test.attacks}):
+        lines += [
+            f"| {case} | {_links([test])} | {test.says or test.name.removeprefix('test_').replace('_', ' ')} |"
+            for test in tests
+            if case in test.attacks
+        ]
+    return "\n".join(lines)
+
+
+def _links(tests: Iterable[Marked]) -> str:
+    return "<br>".join(f"[{test.name}](../{test.file})" for test in tests) or "not yet"
+
+
+def _modules(tests: Iterable[Marked]) -> str:
+    return "<br>".join(f"`{name}`" for name in sorted({name for test in tests for name in test.modules}))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``1, 5-7``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def filled(page: str, name: str, table: str) -> str:
+    """``page`` with ``table`` in the frame called ``name``; ValueError if it has no such frame."""
+    begin = FRAME.format(name=name)
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise ValueError(f"the page has no frame {begin} ... {END}")
+    return f"{before}{begin}\n\n{table}\n\n{END}{after}"
+
+
+def pages(tests: Sequence[Marked]) -> dict[Path, str]:
+    """Path -> what it should hold now."""
+    wanted = {}
+    for page, name, table in (("claims", "claims", claims_table(tests)), ("security", "attacks", attacks_table(tests))):
+        path = TOP / "docs" / f"{page}.md"
+        wanted[path] = filled(path.read_text(encoding="utf-8") if path.exists() else NEW_PAGES[page], name, table)
+    return wanted
+
+
+def main(words: Sequence[str]) -> int:
+    """Writes the pages; with ``--check`` tells which are old and returns 1."""
+    if "--collect" in words:
+        print(json.dumps([asdict(test) for test in _collect_here()]))
+        return 0
+    code = 0
+    for path, wanted in pages(collect()).items():
+        if path.exists() and path.read_text(encoding="utf-8") == wanted:
+            continue
+        if "--check" in words:
+            print(f"{os.path.relpath(path)} is old: run scripts/docs")
+            code = 1
+        else:
+            path.write_text(wanted, encoding="utf-8")
+            print(f"{os.path.relpath(path)} written")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

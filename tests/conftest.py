@@ -1,0 +1,65 @@
+"""What holds for every test: markers that select, and nothing left behind when a worker ends."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SESSION = "PYTEST_ZKC_SESSION"
+"""In the environment of every process that a test of this worker starts, and of what that one starts."""
+
+
+def pytest_configure() -> None:
+    os.environ[SESSION] = secrets.token_hex(8)
+    # The user's own zkc must not show through.
+    for name in [name for name in os.environ if name.startswith("ZKC_")]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Every process that a test started has ended and every zmq context is closed, whatever the tests did."""
+    yield
+    left = _processes()
+    for process in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    contexts = _open_contexts()
+    assert not left, f"processes left behind: {list(left.values())}"
+    assert not contexts, f"zmq contexts left open: {contexts}"
+
+
+def _processes() -> dict[int, str]:
+    """Process id -> command of each process that carries our mark, but ourselves."""
+    mark = f"{SESSION}={os.environ[SESSION]}".encode()
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int(folder.name) != os.getpid() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z":
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def _open_contexts() -> list[str]:
+    zmq = sys.modules.get("zmq")
+    if zmq is None:
+        return []
+    gc.collect()
+    return [repr(thing) for thing in gc.get_objects() if isinstance(thing, zmq.Context) and not thing.closed]

@@ -1,0 +1,1 @@
+"""What tests share: a proxy between two processes, peers that break the rules, waiting with a deadline."""

@@ -1,0 +1,32 @@
+"""Waiting for what must happen: with a generous deadline, never for a fixed time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+DEADLINE = 20.0
+"""Seconds. Only a failing test waits this long."""
+
+
+def wait_until(happened: Callable[[], object], within: float = DEADLINE) -> None:
+    """Return as soon as ``happened()`` is true; `AssertionError` if it is not within ``within`` seconds."""
+    tick = threading.Event()
+    end = time.monotonic() + within
+    while not happened():
+        assert time.monotonic() < end, f"did not happen within {within:g} s: {happened}"
+        tick.wait(0.002)
+
+
+async def until(happened: Callable[[], object], within: float = DEADLINE) -> None:
+    """`wait_until` for a test on an asyncio loop, which goes on meanwhile."""
+    async with asyncio.timeout(within):
+        tick = asyncio.Event()
+        while not happened():
+            try:
+                async with asyncio.timeout(0.002):
+                    await tick.wait()
+            except TimeoutError:
+                continue

@@ -1,0 +1,60 @@
+"""The markers say what exists, and the pages made from them are current."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from scripts.lib import tables
+from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS
+
+pytestmark = pytest.mark.xdist_group("markers")
+
+
+@pytest.fixture(scope="module")
+def marked() -> list[tables.Marked]:
+    return tables.collect()
+
+
+def test_a_claims_marker_names_rows_and_claims_that_exist(marked: list[tables.Marked]) -> None:
+    for test in marked:
+        unknown = [word for word in test.claims if word not in BY_ID and word not in CLAIMS]
+        assert not unknown, f"{test.file}::{test.name}: {unknown}"
+
+
+def test_an_attack_marker_names_cases_by_letter_and_number(marked: list[tables.Marked]) -> None:
+    for test in marked:
+        assert all(tables.ATTACK.fullmatch(case) for case in test.attacks), f"{test.file}::{test.name}"
+
+
+def test_a_module_that_a_marker_names_exists(marked: list[tables.Marked]) -> None:
+    for test in marked:
+        missing = [name for name in test.modules if importlib.util.find_spec(name) is None]
+        assert not missing, f"{test.file}::{test.name}: {missing}"
+
+
+def test_the_pages_made_from_the_markers_are_current(marked: list[tables.Marked]) -> None:
+    for path, wanted in tables.pages(marked).items():
+        if path.exists():
+            assert path.read_text(encoding="utf-8") == wanted, f"{path.name} is old: run scripts/docs"
+
+
+def test_every_claim_of_the_document_is_asked_for_by_a_row() -> None:
+    assert set(CLAIMS) == {claim for row in ROWS for claim in row.claims}
+    assert {row.id[0] for row in ROWS} == set(PARTS)
+
+
+def test_a_table_names_row_test_and_module() -> None:
+    test = tables.Marked("tests/a/test_b.py", "test_c", "", ("B3", 5), ("R01",), ("zkc.wire.frames",))
+    rows = tables.claims_table([test])
+    assert "| 1, 5, 17, 26-28, 32, 39-40, 49, 110 | [test_c](../tests/a/test_b.py) | `zkc.wire.frames` |" in rows
+    assert "| 5 | B3 | [test_c](../tests/a/test_b.py) |" in rows
+    assert "| R01 | [test_c](../tests/a/test_b.py) | c |" in tables.attacks_table([test])
+
+
+def test_a_page_keeps_its_prose_around_a_table() -> None:
+    page = "# Title\n<!-- tests: x -->\nold\n<!-- end -->\nlast words\n"
+    assert tables.filled(page, "x", "new") == "# Title\n<!-- tests: x -->\n\nnew\n\n<!-- end -->\nlast words\n"
+    with pytest.raises(ValueError, match="no frame"):
+        tables.filled("# Title\n", "x", "new")

@@ -1,0 +1,416 @@
+"""Every ZeroMQ socket of zkc, made with all of its options before it binds or connects.
+
+An option that is set later applies to new pipes only, so no other module makes a socket that faces a network.
+Server sides demand ZAP (`ZAP_ENFORCE_DOMAIN` and a domain that is not empty): without the first a missing handler
+admits everybody, without the second libzmq skips ZAP. There is no NULL socket on TCP: it would take the bytes of
+ZMTP 1.0 peers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import socket as sockets
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import zmq
+from zmq.utils import z85
+
+from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX
+from zkc.env import Entropy, SystemEntropy
+from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
+
+Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+Socket: TypeAlias = "zmq.Socket[bytes]"
+Watch: TypeAlias = "Callable[[Socket], object]"
+"""Called with a new socket before it binds or connects: the time to open its monitor, or it misses the first events."""
+
+LIBZMQ_MIN: Final = (4, 3, 5)
+"""The oldest libzmq without the known memory faults in its decoders and its CURVE handshake."""
+CONTROL_DOMAIN: Final = b"zkc"
+"""ZAP domain of control sockets (CURVE)."""
+BULK_DOMAIN: Final = b"xfer"
+"""ZAP domain of bulk sockets (PLAIN)."""
+BULK_FRAME_MAX: Final = CHUNK_MAX + 256
+"""Bytes of one bulk frame: the largest chunk with header, commitment, trailer, padding and tag, and room for a chunk
+above the agreed size to arrive and be refused by name; libzmq itself only drops the connection, and says nothing."""
+
+CONTROL_HANDSHAKE_MS: Final = 5000
+BULK_HANDSHAKE_MS: Final = 2000
+"""A peer that has not finished its handshake by then is dropped (libzmq's default is 30 s)."""
+
+_COMMON: Final[Mapping[int, int]] = {
+    zmq.IPV6: 1,
+    zmq.LINGER: 0,
+    zmq.MAXMSGSIZE: CONTROL_MESSAGE_MAX,
+    zmq.HEARTBEAT_IVL: 15_000,
+    zmq.HEARTBEAT_TIMEOUT: 45_000,
+    zmq.HEARTBEAT_TTL: 60_000,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.ZAP_ENFORCE_DOMAIN: 1,
+}
+_ROUTER: Final[Mapping[int, int]] = {
+    **_COMMON,
+    zmq.ROUTER_MANDATORY: 1,
+    # With a hand-over, a peer that claims another's routing id gets that one's answers (measured).
+    zmq.ROUTER_HANDOVER: 0,
+    # Queues are per peer: 16 messages of at most 64 KiB bound each to 1 MiB.
+    zmq.SNDHWM: 16,
+    zmq.RCVHWM: 16,
+    zmq.BACKLOG: 4096,
+    zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
+    zmq.SNDTIMEO: 0,
+    zmq.TCP_MAXRT: 60_000,
+    zmq.CURVE_SERVER: 1,
+}
+_DEALER: Final[Mapping[int, int]] = {
+    **_COMMON,
+    # Without it, sends before the connection stands succeed and may vanish.
+    zmq.IMMEDIATE: 1,
+    zmq.SNDHWM: 16,
+    zmq.RCVHWM: 64,
+    zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
+    zmq.RECONNECT_IVL_MAX: 30_000,
+    zmq.TCP_MAXRT: 60_000,
+}
+_BULK: Final[Mapping[int, int]] = {
+    **_COMMON,
+    zmq.IMMEDIATE: 1,
+    # libzmq's own reconnect would present the spent token and then hang in silence.
+    zmq.RECONNECT_IVL: -1,
+    zmq.HANDSHAKE_IVL: BULK_HANDSHAKE_MS,
+}
+_DATA_IN: Final[Mapping[int, int]] = {**_BULK, zmq.MAXMSGSIZE: BULK_FRAME_MAX, zmq.RCVHWM: 4}
+_DATA_OUT: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 4, zmq.RCVHWM: 1}
+_ACKS: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 16, zmq.RCVHWM: 16}
+
+
+class PortsTaken(LocalIOError):
+    """Every port that bulk sockets may use here is taken (detail ``no-port``), until a transfer ends."""
+
+
+# --- start ---------------------------------------------------------------------------------------------------------
+
+
+def require_libzmq(version: tuple[int, int, int] | None = None, *, has_curve: bool | None = None) -> None:
+    """`VersionMismatch` unless libzmq is at least `LIBZMQ_MIN` and has CURVE; arguments stand in for the loaded one."""
+    have = zmq.zmq_version_info() if version is None else version
+    if have < LIBZMQ_MIN:
+        raise VersionMismatch(
+            f"libzmq {'.'.join(map(str, have))} is too old",
+            detail="libzmq",
+            hint=f"zkc needs {'.'.join(map(str, LIBZMQ_MIN))} or newer: install a newer pyzmq",
+        )
+    if not (zmq.has("curve") if has_curve is None else has_curve):
+        raise VersionMismatch("libzmq was built without CURVE", detail="libzmq", hint="install pyzmq from its wheel")
+
+
+def seed_c_rng(entropy: Entropy | None = None) -> None:
+    """Seed the C library's generator, from which libzmq takes the first routing id of each ROUTER.
+
+    libzmq never seeds it, so the ids would be the same in every process, and a peer that claims one before it is
+    given out makes libzmq abort.
+    """
+    seed = int.from_bytes((entropy or SystemEntropy()).bytes(4), "little")
+    ctypes.CDLL(None).srand(ctypes.c_uint(seed))
+
+
+def context(entropy: Entropy | None = None) -> Context:
+    """A ZeroMQ context, on a libzmq that is new enough and with its generator seeded. Ends with `destroy(linger=0)`."""
+    require_libzmq()
+    seed_c_rng(entropy)
+    made: Context = zmq.Context()
+    made.set(zmq.BLOCKY, 0)
+    return made
+
+
+# --- CURVE keys ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CurveKeys:
+    """A CURVE key pair, each 40 characters of Z85."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+
+
+def generate_curve() -> CurveKeys:
+    """A new key pair, from libzmq (libsodium, or the system's generator)."""
+    public, secret = zmq.curve_keypair()
+    return CurveKeys(public, secret)
+
+
+def curve_public(secret_z85: bytes) -> bytes:
+    """The public key (Z85) of a secret one (Z85)."""
+    return zmq.curve_public(to_z85(secret_z85))
+
+
+def to_z85(key: bytes) -> bytes:
+    """A CURVE key as 40 characters of Z85, from them or from the 32 bytes; `UsageError` (``bad-key``) otherwise."""
+    if len(key) == 32:
+        return z85.encode(key)
+    to_raw(key)
+    return key
+
+
+def to_raw(key: bytes) -> bytes:
+    """The 32 bytes of a CURVE key, from them or from 40 characters of Z85; `UsageError` (``bad-key``) otherwise."""
+    if len(key) == 32:
+        return key
+    if len(key) == 40:
+        with contextlib.suppress(KeyError, ValueError, IndexError, OverflowError, UnicodeDecodeError):
+            raw = z85.decode(key)
+            if len(raw) == 32 and z85.encode(raw) == key:
+                return raw
+    raise UsageError("not a CURVE key", detail="bad-key", hint="a CURVE key is 32 bytes, or 40 characters of Z85")
+
+
+# --- endpoints -----------------------------------------------------------------------------------------------------
+
+_TCP: Final = re.compile(r"tcp://(?P<host>\*|\[[^\]\s]+\]|[^:\[\]\s/;]+):(?P<port>\d{1,5}|\*)", re.ASCII)
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host (IPv6 without its brackets) and port of ``tcp://HOST:PORT``; `UsageError` (``bad-endpoint``) otherwise."""
+    match = _TCP.fullmatch(endpoint)
+    port = -1 if match is None else 0 if match["port"] == "*" else int(match["port"])
+    if match is None or not 0 <= port <= 65535:
+        raise UsageError(
+            f"{endpoint[:120]!r} is not an endpoint",
+            detail="bad-endpoint",
+            hint="an endpoint is tcp://HOST:PORT, an IPv6 address in brackets",
+        )
+    return match["host"].strip("[]"), port
+
+
+def tcp_endpoint(host: str, port: int) -> str:
+    """``tcp://HOST:PORT`` with an IPv6 address in brackets; port 0 lets the system choose."""
+    endpoint = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    split_endpoint(endpoint)
+    return endpoint
+
+
+def reach_locally(endpoint: str) -> str:
+    """The endpoint at which this machine reaches a socket that is bound to ``endpoint``."""
+    host, port = split_endpoint(endpoint)
+    # [::] is bound for both families, and IPv4's loopback is there even where IPv6 is switched off.
+    return tcp_endpoint("127.0.0.1" if host in ("*", "0.0.0.0", "::") else host, port)  # noqa: S104  (compared, not bound)
+
+
+# --- control sockets -----------------------------------------------------------------------------------------------
+
+
+def bind_router(
+    ctx: Context,
+    endpoints: Sequence[str],
+    curve_secret_z85: bytes,
+    zap_domain: bytes = CONTROL_DOMAIN,
+    *,
+    watch: Watch | None = None,
+) -> tuple[Socket, list[str]]:
+    """A CURVE server ROUTER on all of ``endpoints`` (wildcards, port 0 and IPv6 included), and where it was bound.
+
+    Start the ZAP handler first. `UsageError` (``bad-endpoint``); `LocalIOError` (``address-in-use``, ``address``)
+    when an endpoint cannot be bound: then none is.
+    """
+    if not zap_domain:
+        raise InternalError("a CURVE server without a ZAP domain admits everybody")
+    if not endpoints:
+        raise UsageError("nothing to listen on", detail="bad-endpoint")
+    for endpoint in endpoints:
+        split_endpoint(endpoint)
+    options: dict[int, int | bytes] = {
+        **_ROUTER,
+        zmq.CURVE_SECRETKEY: to_z85(curve_secret_z85),
+        zmq.ZAP_DOMAIN: zap_domain,
+    }
+    with _made(ctx, zmq.ROUTER, options, watch) as sock:
+        return sock, [_bind(sock, endpoint) for endpoint in endpoints]
+
+
+def connect_dealer(
+    ctx: Context,
+    endpoint: str,
+    server_key: bytes,
+    public: bytes,
+    secret: bytes,
+    *,
+    watch: Watch | None = None,
+    entropy: Entropy | None = None,
+) -> Socket:
+    """A CURVE client DEALER towards ``endpoint``; keys as 32 bytes or as Z85. It sets no routing id.
+
+    Returns before the connection stands: the monitor tells. A socket that ZAP refused never connects again.
+    """
+    split_endpoint(endpoint)
+    options: dict[int, int | bytes] = {
+        **_DEALER,
+        # libzmq's own jitter comes from a generator that is the same in every process; doubling has none at all.
+        zmq.RECONNECT_IVL: int((entropy or SystemEntropy()).jitter(200, 1500)),
+        zmq.CURVE_SERVERKEY: to_z85(server_key),
+        zmq.CURVE_PUBLICKEY: to_z85(public),
+        zmq.CURVE_SECRETKEY: to_z85(secret),
+    }
+    with _made(ctx, zmq.DEALER, options, watch) as sock:
+        _connect(sock, endpoint)
+        return sock
+
+
+# --- bulk sockets --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """PLAIN user and password of one bulk socket: a token for one attempt of one transfer, derived from its key."""
+
+    user: bytes
+    password: bytes = field(repr=False)
+
+
+def bind_bulk(
+    ctx: Context,
+    host: str,
+    ports: range | None = None,
+    zap_domain: bytes = BULK_DOMAIN,
+    *,
+    watch: Watch | None = None,
+) -> tuple[Socket, Socket, int, int]:
+    """The listening end of one transfer: ``(pull for data, push for acknowledgements, data port, ack port)``.
+
+    ``ports`` None lets the system choose. Start the ZAP handler first. `PortsTaken` when no two of ``ports`` are free;
+    `LocalIOError` (``address``) when ``host`` is no address of this machine.
+    """
+    if not zap_domain:
+        raise InternalError("PLAIN without a ZAP domain aborts the process")
+    server: Mapping[int, int | bytes] = {zmq.PLAIN_SERVER: 1, zmq.ZAP_DOMAIN: zap_domain}
+    left = iter((0, 0) if ports is None else ports)
+    with (
+        _made(ctx, zmq.PULL, {**_DATA_IN, **server}, watch) as pull,
+        _made(ctx, zmq.PUSH, {**_ACKS, **server}, watch) as push,
+    ):
+        return pull, push, _bind_free(pull, host, left, ports), _bind_free(push, host, left, ports)
+
+
+def connect_bulk(
+    ctx: Context,
+    host: str,
+    data_port: int,
+    ack_port: int,
+    data_login: Login,
+    ack_login: Login,
+    *,
+    watch: Watch | None = None,
+) -> tuple[Socket, Socket]:
+    """The connecting end of one transfer: ``(push for data, pull for acknowledgements)``, each with its own token.
+
+    They connect once: after a loss close them and make new ones, with new tokens.
+    """
+    with (
+        _made(ctx, zmq.PUSH, {**_DATA_OUT, **_login(data_login)}, watch) as push,
+        _made(ctx, zmq.PULL, {**_ACKS, **_login(ack_login)}, watch) as pull,
+    ):
+        _connect(push, tcp_endpoint(host, data_port))
+        _connect(pull, tcp_endpoint(host, ack_port))
+        return push, pull
+
+
+def _login(login: Login) -> dict[int, int | bytes]:
+    return {zmq.PLAIN_USERNAME: login.user, zmq.PLAIN_PASSWORD: login.password}
+
+
+# --- connections by descriptor -------------------------------------------------------------------------------------
+
+
+def inode_of(fd: int) -> int:
+    """Inode of the socket behind descriptor ``fd``: two connections that share a number differ in it. 0: no socket."""
+    try:
+        status = os.fstat(fd)
+    except (OSError, OverflowError):
+        return 0
+    return status.st_ino if stat.S_ISSOCK(status.st_mode) else 0
+
+
+def shutdown_connection(fd: int, inode: int) -> bool:
+    """Shut down the TCP connection behind ``fd`` if it is still the one with ``inode``; whether it was.
+
+    The one way to drop a single peer: libzmq has none. It sees the end of the stream and cleans up by itself.
+    """
+    try:
+        mine = os.dup(fd)
+    except (OSError, OverflowError):
+        return False
+    # From here on the duplicate is ours: libzmq may close and reuse ``fd`` without harm.
+    if not inode or inode_of(mine) != inode:
+        os.close(mine)
+        return False
+    with sockets.socket(fileno=mine) as connection:
+        if connection.family not in (sockets.AF_INET, sockets.AF_INET6):
+            return False
+        with contextlib.suppress(OSError):
+            connection.shutdown(sockets.SHUT_RDWR)
+    return True
+
+
+# --- inside --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _made(
+    ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Watch | None
+) -> Iterator[Socket]:
+    """A socket with ``options`` and watched; closed again if the body fails."""
+    sock = ctx.socket(kind)
+    try:
+        for option, value in options.items():
+            sock.setsockopt(option, value)
+        if watch is not None:
+            watch(sock)
+        yield sock
+    except BaseException:
+        sock.close(linger=0)
+        raise
+
+
+def _bind(sock: Socket, endpoint: str) -> str:
+    """Bind, and say where: the port that the system chose, the address behind a wildcard."""
+    try:
+        sock.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise LocalIOError(f"{endpoint} is in use by another program", detail="address-in-use") from None
+        if error.errno == errno.EINVAL:
+            raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint") from None
+        raise LocalIOError(f"cannot listen on {endpoint}: {error.strerror}", detail="address") from None
+    return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _bind_free(sock: Socket, host: str, left: Iterator[int], ports: range | None) -> int:
+    """Bind to the first free port of ``left``; the port."""
+    for port in left:
+        try:
+            return split_endpoint(_bind(sock, tcp_endpoint(host, port)))[1]
+        except LocalIOError as error:
+            if error.detail != "address-in-use":
+                raise
+    span = f"{ports[0]}-{ports[-1]}" if ports else "of the range (it is empty)"
+    raise PortsTaken(
+        f"no two free ports for a transfer: {span} are all in use",
+        detail="no-port",
+        hint="each transfer takes two: widen the range, or wait for one to end",
+    )
+
+
+def _connect(sock: Socket, endpoint: str) -> None:
+    try:
+        sock.connect(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == errno.EINVAL:
+            raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint") from None
+        raise LocalIOError(f"cannot connect to {endpoint}: {error.strerror}", detail="address") from None

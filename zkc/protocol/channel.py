@@ -1,0 +1,189 @@
+"""The channel between a registered client and the coordinator: the KEM form of Noise KK, in one round trip.
+
+ 1. C1 -> uid, ct_s, e, AEAD{role, instance, versions, epoch}    the coordinator knows: someone has this client's permanent server key
+ 2. S1 <- ct_e, ct_c, AEAD{version, limits}                      the client knows: the coordinator, now
+ 3. C2 -> the first record                                        the coordinator knows: the client, now
+
+The two permanent keys are the document's "encrypted under the permanent server key / permanent client key". Keys of
+both directions come from ss_s, ss_e and ss_c together: forward secrecy by e, authentication by the other two. Before
+C2 nothing is done, counted as online or stored. A record's counter rises strictly; a repeat ends the channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from zkc.constants import CHANNEL_RECORDS_MAX, CHANNEL_SECONDS_MAX, TAG_BYTES, VERSION
+from zkc.crypto.primitives import (
+    NONCE_BYTES, ZERO_NONCE, Secret, aead_open, aead_seal, counter_nonce, expand, extract,
+)
+from zkc.crypto.suites import KemPrivateKey, KemPublicKey, Suite, kem_decapsulate, kem_encapsulate
+from zkc.crypto.transcript import Transcript
+from zkc.errors import PeerViolation
+from zkc.protocol.step import Send, Step, Table
+from zkc.wire.codec import decode, encode
+from zkc.wire.frames import record_header, split_record
+from zkc.wire.messages import AnswerInfo, ChannelAnswer, ChannelHello, HelloInfo
+
+VERSIONS: Final = (VERSION,)
+NO_COMMON_VERSION: Final = 0
+_CHANNEL_ID: Final = 32
+
+
+class Channel:
+    """Both directions' keys and counters. An object, not a value: it is never copied and never stored."""
+
+    def __init__(self, prk: Secret, *, client: bool, now: float) -> None:
+        self.id = expand(prk, "chan id", _CHANNEL_ID)
+        self.tag = self.id[:TAG_BYTES]
+        up, down = (_Direction(prk, name) for name in ("up", "down"))
+        self._out, self._in = (up, down) if client else (down, up)
+        self._born = now
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """The next record, a whole control frame."""
+        out = self._out
+        header = record_header(self.tag, out.counter)
+        nonce = counter_nonce(out.iv, out.counter)
+        out.counter += 1
+        return header + aead_seal(out.key, nonce, plaintext, self.id + out.name + header)
+
+    def open(self, frame: bytes) -> bytes:
+        """What a record carries. `PeerViolation`: ``replay`` (the channel has to end), ``forged``, ``malformed``."""
+        into = self._in
+        header, tag, counter, ciphertext = split_record(frame)
+        if tag != self.tag:
+            raise PeerViolation("unexpected", "a record of another channel")
+        plaintext = aead_open(into.key, counter_nonce(into.iv, counter), ciphertext, self.id + into.name + header)
+        if counter < into.counter:
+            raise PeerViolation("replay", f"record {counter} after {into.counter - 1}")
+        into.counter = counter + 1
+        return plaintext
+
+    def is_old(self, now: float) -> bool:
+        """Whether its keys have served long enough; then the client makes a new channel."""
+        return now - self._born > CHANNEL_SECONDS_MAX or self._out.counter + self._in.counter > CHANNEL_RECORDS_MAX
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("an owner of nonces is neither copied nor stored")
+
+
+class _Direction:
+    def __init__(self, prk: Secret, name: str) -> None:
+        self.name = name.encode()
+        self.key = expand(prk, f"chan {name} key", 32)
+        self.iv = expand(prk, f"chan {name} iv", NONCE_BYTES)
+        self.counter = 0
+
+
+# --- the client's half -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class ClientKeys:
+    """What a registration left at the client."""
+
+    suite: Suite
+    uid: bytes
+    perm_client: KemPrivateKey
+    perm_server: KemPublicKey
+
+
+@dataclass(frozen=True, repr=False)
+class HelloSent:
+    th: Transcript
+    ephemeral: KemPrivateKey
+    ss_s: Secret
+    now: float
+
+
+@dataclass(frozen=True, repr=False)
+class Established:
+    """The client may send records; the coordinator believes it once the first of them has opened."""
+
+    channel: Channel
+    info: AnswerInfo
+
+
+def create_hello(keys: ClientKeys, info: HelloInfo, now: float) -> Step:
+    """C1."""
+    th = Transcript.start("chan", keys.suite.name).absorb(keys.uid)
+    ss_s, ct_s = kem_encapsulate(keys.perm_server, "chan-s", th.value)
+    th = th.absorb(ct_s)
+    prk = extract(th.value, ss_s)
+    ephemeral = keys.suite.generate_one_time()
+    public = ephemeral.public.encode()
+    th = th.absorb(public)
+    sealed = aead_seal(expand(prk, "chan c1", 32), ZERO_NONCE, encode(info), th.value)
+    prk.wipe()
+    return Step(
+        HelloSent(th.absorb(sealed), ephemeral, ss_s, now), (Send(ChannelHello(keys.uid, ct_s, public, sealed)),)
+    )
+
+
+def consume_answer(keys: ClientKeys, state: HelloSent, message: ChannelAnswer) -> Step:
+    """S1 -> the channel."""
+    ss_e = kem_decapsulate(state.ephemeral, "chan-e", state.th.value, message.ct_e)
+    th = state.th.absorb(message.ct_e)
+    ss_c = kem_decapsulate(keys.perm_client, "chan-c", th.value, message.ct_c)
+    th = th.absorb(message.ct_c)
+    prk = extract(th.value, state.ss_s, ss_e, ss_c)
+    opened = aead_open(expand(prk, "chan s1", 32), ZERO_NONCE, message.sealed, th.value)
+    info: AnswerInfo = decode(opened, AnswerInfo)
+    if info.version not in VERSIONS:
+        raise PeerViolation("version", "the coordinator speaks none of our versions")
+    channel = Channel(prk, client=True, now=state.now)
+    for secret in (state.ephemeral, state.ss_s, ss_e, ss_c, prk):
+        secret.wipe()
+    return Step(Established(channel, info))
+
+
+TABLE: Final[Table] = {(HelloSent, ChannelAnswer): consume_answer}
+
+
+# --- the coordinator's half --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class PeerKeys:
+    """What a registration left at the coordinator."""
+
+    suite: Suite
+    uid: bytes
+    perm_server: KemPrivateKey
+    perm_client: KemPublicKey
+
+
+@dataclass(frozen=True, repr=False)
+class Unconfirmed:
+    """S1 has been made; `channel` counts for nothing before its first record has opened."""
+
+    channel: Channel
+    hello: HelloInfo
+
+
+def consume_hello(keys: PeerKeys, message: ChannelHello, limits: AnswerInfo, now: float) -> Step:
+    """C1 -> S1. A replayed C1 costs two seals and changes nothing."""
+    if message.uid != keys.uid:
+        raise PeerViolation("identity", "the uid is not that of the connection")
+    th = Transcript.start("chan", keys.suite.name).absorb(message.uid)
+    ss_s = kem_decapsulate(keys.perm_server, "chan-s", th.value, message.ct_s)
+    th = th.absorb(message.ct_s)
+    first = extract(th.value, ss_s)
+    th = th.absorb(message.ephemeral_key)
+    opened = aead_open(expand(first, "chan c1", 32), ZERO_NONCE, message.sealed, th.value)
+    hello: HelloInfo = decode(opened, HelloInfo)
+    th = th.absorb(message.sealed)
+    ss_e, ct_e = kem_encapsulate(keys.suite.read_one_time(message.ephemeral_key), "chan-e", th.value)
+    th = th.absorb(ct_e)
+    ss_c, ct_c = kem_encapsulate(keys.perm_client, "chan-c", th.value)
+    th = th.absorb(ct_c)
+    prk = extract(th.value, ss_s, ss_e, ss_c)
+    common = [version for version in VERSIONS if version in hello.versions]
+    info = AnswerInfo(max(common, default=NO_COMMON_VERSION), limits.control_max, limits.heartbeat_ms)
+    sealed = aead_seal(expand(prk, "chan s1", 32), ZERO_NONCE, encode(info), th.value)
+    channel = Channel(prk, client=False, now=now)
+    for secret in (ss_s, first, ss_e, ss_c, prk):
+        secret.wipe()
+    return Step(Unconfirmed(channel, hello), (Send(ChannelAnswer(ct_e, ct_c, sealed)),))

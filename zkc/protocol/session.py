@@ -1,0 +1,89 @@
+"""What both ends hold once a transfer's key is agreed, and the few derivations that both handshake sides share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from zkc.crypto.cards import VerifiedCard
+from zkc.crypto.primitives import Secret, aead_open, aead_seal, check_mac, expand, extract, mac
+from zkc.crypto.primitives import ZERO_NONCE
+from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate
+from zkc.crypto.transcript import Transcript
+from zkc.errors import PeerViolation
+from zkc.wire.codec import decode, encode
+from zkc.wire.messages import Conf, Endpoints, Req, Resp, WrappedKey
+
+
+@dataclass(frozen=True, repr=False)
+class Session:
+    """One transfer, agreed: K, its transcript, both ends, the terms that both have signed.
+
+    K stays in one process's memory; it is handed over, never copied, never written down.
+    """
+
+    k: Secret
+    th: bytes
+    req: Req
+    resp: Resp
+    peer: VerifiedCard
+    """The other end's card."""
+    own_fingerprint: bytes
+    endpoints: Endpoints | None
+    """At the sender: where the recipient listens."""
+
+
+LEVELS: Final = ("online", "present", "authorised")
+
+
+def level_met(stated: str, required: str) -> bool:
+    """Whether a presence level is at least the required one (claims D1 to D4)."""
+    return LEVELS.index(stated) >= LEVELS.index(required)
+
+
+def session_key(th: Transcript, ss1: Secret, ss2: Secret) -> Secret:
+    """K of a sender-made transfer: Extract(salt th after SIG "xfer-key", ss1 || ss2)."""
+    return extract(th.value, ss1, ss2)
+
+
+def confirmation(k: Secret, name: str, xid: bytes, *covered: bytes) -> bytes:
+    """CONF, CONFR and CONFS: MACs under keys expanded from K, over the transcript."""
+    return encode(Conf(xid, mac(expand(k, name, 32), *covered)))
+
+
+def check_confirmation(k: Secret, name: str, xid: bytes, encoded: bytes, *covered: bytes) -> None:
+    """`PeerViolation` (``forged``) where the other side does not hold K, or confirms another transfer."""
+    conf: Conf = decode(encoded, Conf)
+    if conf.xid != xid:
+        raise PeerViolation("identity", "a confirmation of another transfer")
+    check_mac(mac(expand(k, name, 32), *covered), conf.mac)
+
+
+def wrap_session_key(
+    k: Secret, xid: bytes, end: str, permanent: KemPublicKey, one_time: KemPublicKey, th_c: bytes
+) -> bytes:
+    """KEYR, KEYS: a coordinator-made key under an end's permanent and one-time keys (Figures 9 and 10, blocks 904, 1004)."""
+    ss1, p1 = kem_encapsulate(permanent, f"ck-perm-{end}", th_c)
+    ss2, p2 = kem_encapsulate(one_time, f"ck-eph-{end}", th_c)
+    prk = extract(th_c, ss1, ss2)
+    w = aead_seal(expand(prk, f"ck {end}", 32), ZERO_NONCE, k.reveal(), th_c + p1 + p2)
+    for secret in (ss1, ss2, prk):
+        secret.wipe()
+    return encode(WrappedKey(xid, p1, p2, w))
+
+
+def unwrap_session_key(
+    encoded: bytes, xid: bytes, end: str, permanent: KemPrivateKey, one_time: KemPrivateKey, th_c: bytes
+) -> Secret:
+    """K's PRK out of KEYR or KEYS: Extract(salt th_c, K) (Figure 15, blocks 1501-1502)."""
+    wrapped: WrappedKey = decode(encoded, WrappedKey)
+    if wrapped.xid != xid:
+        raise PeerViolation("identity", "a key of another transfer")
+    ss1 = kem_decapsulate(permanent, f"ck-perm-{end}", th_c, wrapped.p1)
+    ss2 = kem_decapsulate(one_time, f"ck-eph-{end}", th_c, wrapped.p2)
+    prk = extract(th_c, ss1, ss2)
+    k = Secret(aead_open(expand(prk, f"ck {end}", 32), ZERO_NONCE, wrapped.w, th_c + wrapped.p1 + wrapped.p2))
+    root = extract(th_c, k)
+    for secret in (ss1, ss2, prk, k):
+        secret.wipe()
+    return root

@@ -1,0 +1,249 @@
+"""The transfer handshake, the coordinator's part (Figures 2, 8 to 10): it passes on, in order, what it cannot read.
+
+Sender-made key                                       Coordinator-made key, recipient first (sender first: 4 before 3)
+ 1. X1 <- request; X2 -> notification                  1. the same
+ 2. X3 <- answer; X4 -> the recipient's card           2. X3 <- answer; K is made; G1 -> KEYR
+ 3. X5 <- key -> recipient                             3. G2 <- CONFR, checked; G3 -> answer, card, KEYS, CONFR
+ 4. X6 <- confirmation -> sender                       4. G4 <- CONFS -> recipient; K is erased
+
+It acts on what the channels authenticate: who spoke, and the fields of REQ and RESP that both ends sign. It checks no
+signature: the ends do. The level of presence is verified before any key passes (claims D1 to D4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from zkc.crypto.primitives import Secret, extract
+from zkc.crypto.suites import KemPublicKey, Suite
+from zkc.crypto.transcript import Transcript
+from zkc.errors import PeerViolation
+from zkc.protocol.session import check_confirmation, level_met, wrap_session_key
+from zkc.protocol.step import Step, Table
+from zkc.wire.codec import decode
+from zkc.wire.messages import (
+    ConfS, DeliverConfirmation, DeliverKey, DeliverSessionKey, Key, Notify, Ok, Req, Resp, TransferConfirm,
+    TransferConfirmKey, TransferGrant, TransferKey, TransferRequest, TransferResponse,
+)
+
+
+@dataclass(frozen=True)
+class Party:
+    """A registered client, as the key database has it."""
+
+    name: str
+    card: bytes
+    certificate: bytes
+    kem_key: KemPublicKey
+
+
+@dataclass(frozen=True, repr=False)
+class Broker:
+    """One handshake's two parties, and where random bytes come from."""
+
+    suite: Suite
+    sender: Party
+    recipient: Party
+    fresh_key: Secret
+    """32 random bytes, used where the key is coordinator-made, else wiped unused."""
+
+
+# --- states --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Idle:
+    """No request of this xid has come."""
+
+
+@dataclass(frozen=True)
+class Notified:
+    req: Req
+    th: Transcript
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Sender-made: the sender has the recipient's card; its key is awaited."""
+
+    req: Req
+
+
+@dataclass(frozen=True)
+class KeyPassed:
+    """Sender-made: the key is with the recipient; its confirmation is awaited. The same key may pass again, no other."""
+
+    req: Req
+    message: TransferKey
+
+
+@dataclass(frozen=True, repr=False)
+class KeyWithRecipient:
+    """Coordinator-made, recipient first: KEYR is out, CONFR is awaited; nothing goes to the sender before it."""
+
+    req: Req
+    th_c: Transcript
+    answer: TransferResponse
+    k: Secret
+
+
+@dataclass(frozen=True, repr=False)
+class KeyWithSender:
+    """Coordinator-made: KEYS is out, CONFS is awaited."""
+
+    req: Req
+    th_c: Transcript
+    recipient_key: bytes
+    """The recipient's one-time key: in sender-first order KEYR is still to be made."""
+    k: Secret
+
+
+@dataclass(frozen=True)
+class SenderConfirmed:
+    """Coordinator-made: CONFS is on its way to the recipient; its word is awaited. K is erased."""
+
+    req: Req
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The handshake is over; nothing of it is held."""
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AskRecipient:
+    body: Any
+
+
+@dataclass(frozen=True)
+class AnswerSender:
+    body: Any
+
+
+@dataclass(frozen=True)
+class FailSender:
+    code: int
+    detail: str
+
+
+# --- consume ---------------------------------------------------------------------------------------------------------------
+
+
+def read_request(message: TransferRequest) -> Req:
+    """REQ, to find the parties and to ask policy."""
+    req: Req = decode(message.request, Req)
+    return req
+
+
+def xid_of(message: TransferKey | TransferConfirmKey) -> bytes:
+    """Which handshake a later message of the sender belongs to."""
+    inner = decode(message.key, Key) if isinstance(message, TransferKey) else decode(message.confirmation, ConfS)
+    xid: bytes = inner.xid
+    return xid
+
+
+def consume_request(broker: Broker, state: Idle, message: TransferRequest) -> Step:
+    """X1 -> X2: the request becomes a notification (Figure 8, blocks 801-804)."""
+    req = read_request(message)
+    if req.sender != broker.sender.name:
+        raise PeerViolation("identity", "the sender is not the owner of the channel")
+    th = Transcript.start("xfer", broker.suite.name).absorb(message.request, message.signature)
+    notify = Notify(message.request, message.signature, broker.sender.card, broker.sender.certificate)
+    return Step(Notified(req, th), (AskRecipient(notify),))
+
+
+def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -> Step:
+    """X3 -> X4, or the session key to the recipient first (Figure 9, blocks 901-905)."""
+    req = state.req
+    resp: Resp = decode(message.response, Resp)
+    if (resp.xid, resp.key_source, resp.key_order) != (req.xid, req.key_source, req.key_order):
+        raise PeerViolation("identity", "an answer of another transfer")
+    if resp.verdict == "refuse":
+        return Step(Finished(), (FailSender(resp.code or 25, resp.detail),))
+    if resp.verdict == "have":
+        return Step(Finished(), (_grant(broker, message),))
+    if not level_met(resp.presence, req.presence):
+        return Step(Finished(), (FailSender(22 if req.presence == "present" else 23, ""),))
+    if req.key_source == "sender":
+        return Step(Answered(req), (_grant(broker, message),))
+    th_c = state.th.absorb(message.response, message.signature)
+    k = broker.fresh_key
+    if req.key_order == "sender-first":
+        return Step(
+            KeyWithSender(req, th_c, resp.recipient_one_time_key, k),
+            (_grant(broker, message, wrapped=_wrap(broker, req, th_c, k, "S", broker.sender, req.sender_one_time_key)),),
+        )
+    wrapped = _wrap(broker, req, th_c, k, "R", broker.recipient, resp.recipient_one_time_key)
+    return Step(KeyWithRecipient(req, th_c, message, k), (AskRecipient(DeliverSessionKey(wrapped, b"")),))
+
+
+def consume_key(broker: Broker, state: Answered | KeyPassed, message: TransferKey) -> Step:
+    """X5: the sender-made key, passed on unread, once (Figure 2, alternate embodiment)."""
+    if isinstance(state, KeyPassed) and state.message != message:
+        raise PeerViolation("unexpected", "another key on the same transfer")
+    return Step(KeyPassed(state.req, message), (AskRecipient(DeliverKey(message.key, message.signature)),))
+
+
+def consume_confirmation(broker: Broker, state: KeyPassed, message: TransferConfirm) -> Step:
+    """X6: the recipient holds the key; the sender is told (Figure 10, blocks 1001-1005)."""
+    return Step(Finished(), (AnswerSender(message),))
+
+
+def consume_recipient_confirmation(broker: Broker, state: KeyWithRecipient, message: TransferConfirm) -> Step:
+    """G2 -> G3: only now does the key go to the sender (Figure 10, blocks 1001-1005; Figure 2, 206)."""
+    root = extract(state.th_c.value, state.k)
+    check_confirmation(root, "confR", state.req.xid, message.confirmation, state.th_c.value)
+    root.wipe()
+    wrapped = _wrap(broker, state.req, state.th_c, state.k, "S", broker.sender, state.req.sender_one_time_key)
+    return Step(
+        KeyWithSender(state.req, state.th_c, b"", state.k),
+        (_grant(broker, state.answer, wrapped=wrapped, confirmation=message.confirmation),),
+    )
+
+
+def consume_sender_confirmation(broker: Broker, state: KeyWithSender, message: TransferConfirmKey) -> Step:
+    """G4, in sender-first order G2' -> G3': the sender holds the key (Figure 2, 208; Figure 10, block 1003)."""
+    if state.req.key_order == "recipient-first":
+        state.k.wipe()
+        return Step(SenderConfirmed(state.req), (AskRecipient(DeliverConfirmation(message.confirmation)),))
+    wrapped = _wrap(broker, state.req, state.th_c, state.k, "R", broker.recipient, state.recipient_key)
+    state.k.wipe()
+    return Step(SenderConfirmed(state.req), (AskRecipient(DeliverSessionKey(wrapped, message.confirmation)),))
+
+
+def consume_recipient_word(broker: Broker, state: SenderConfirmed, message: TransferConfirm | Ok) -> Step:
+    """The recipient holds the key and knows that the sender does: data may flow."""
+    return Step(Finished(), (AnswerSender(message),))
+
+
+TABLE: Final[Table] = {
+    (Idle, TransferRequest): consume_request,
+    (Notified, TransferResponse): consume_answer,
+    (Answered, TransferKey): consume_key,
+    (KeyPassed, TransferKey): consume_key,
+    (KeyPassed, TransferConfirm): consume_confirmation,
+    (KeyWithRecipient, TransferConfirm): consume_recipient_confirmation,
+    (KeyWithSender, TransferConfirmKey): consume_sender_confirmation,
+    (SenderConfirmed, TransferConfirm): consume_recipient_word,
+    (SenderConfirmed, Ok): consume_recipient_word,
+}
+
+
+def _grant(
+    broker: Broker, message: TransferResponse, *, wrapped: bytes = b"", confirmation: bytes = b""
+) -> AnswerSender:
+    party = broker.recipient
+    return AnswerSender(
+        TransferGrant(message.response, message.signature, party.card, party.certificate, wrapped, confirmation)
+    )
+
+
+def _wrap(
+    broker: Broker, req: Req, th_c: Transcript, k: Secret, end: str, party: Party, one_time: bytes
+) -> bytes:
+    key = broker.suite.read_one_time(one_time)
+    return wrap_session_key(k, req.xid, end, party.kem_key, key, th_c.value)

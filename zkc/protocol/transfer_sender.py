@@ -1,0 +1,250 @@
+"""The transfer handshake, the sender's side (Figures 2, 13, 15).
+
+Sender-made key (the default)                       Coordinator-made key
+ 1. X1 -> REQ, signed                                1. X1 -> REQ with a one-time key, signed
+ 2. X4 <- RESP, signed; the recipient's card         2. G3 <- RESP, card, KEYS and (recipient first) CONFR
+          its name, its pin, its end, its level               the same checks; the recipient holds the key already
+ 3. X5 -> KEY: two encapsulations, signed            3. G4 -> CONFS
+ 4. X6 <- CONF: the recipient opened it              4. <- stored by the recipient (sender first: CONFR)
+then data; nothing flows before 4 has verified.
+
+th0 = start("xfer", suite); th absorbs REQ, SIG, RESP, SIG, KEY, SIG, each as one field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from zkc.constants import ID_BYTES
+from zkc.crypto.cards import VerifiedCard
+from zkc.crypto.primitives import Secret, mac, expand
+from zkc.crypto.signing import IdentityKey
+from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed
+from zkc.crypto.transcript import Transcript
+from zkc.errors import PeerViolation, error_for
+from zkc.ids import KeyOrder, KeySource
+from zkc.protocol.session import (
+    Session, check_confirmation, level_met, session_key, unwrap_session_key,
+)
+from zkc.protocol.step import Send, Step, Table
+from zkc.protocol.trust import Authority, Known, judge_peer, verify_peer
+from zkc.wire.codec import decode, encode
+from zkc.wire.messages import (
+    ConfS, Endpoints, Key, Ok, Req, Resp, TransferConfirm, TransferConfirmKey, TransferGrant, TransferKey,
+    TransferRequest,
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Sender:
+    """Who sends, with which keys, on whose authority, and what it knows of the recipient."""
+
+    authority: Authority
+    identity: IdentityKey
+    kem_key: KemPrivateKey
+    name: str
+    card_hash: bytes
+    known: Known
+    wall: float
+    """Seconds since 1970, for the end of the recipient's card alone."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is asked for."""
+
+    xid: bytes
+    tid: bytes
+    recipient: str
+    key_source: KeySource
+    key_order: KeyOrder
+    cipher: str
+    size_class: int
+    fresh: bool
+    wait: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Requested:
+    th: Transcript
+    req: Req
+    one_time: KemPrivateKey | None
+
+
+@dataclass(frozen=True, repr=False)
+class Granted:
+    """The recipient has answered and is who it should be; no key has been made."""
+
+    th: Transcript
+    req: Req
+    resp: Resp
+    card: VerifiedCard
+    endpoints: Endpoints
+
+
+@dataclass(frozen=True, repr=False)
+class AlreadyDelivered:
+    """An earlier handshake of this delivery was finished; its receipt has still to be held against what was sent."""
+
+    card: VerifiedCard
+    receipt: bytes
+
+
+@dataclass(frozen=True, repr=False)
+class KeyOpened:
+    """Coordinator-made: the sender holds K; the recipient's confirmation has verified or is awaited."""
+
+    granted: Granted
+    k: Secret
+    recipient_confirmed: bool
+
+
+@dataclass(frozen=True, repr=False)
+class KeySent:
+    granted: Granted
+    th: Transcript
+    k: Secret
+
+
+@dataclass(frozen=True, repr=False)
+class AwaitingStored:
+    """Coordinator-made, recipient first: the coordinator passes CONFS on; then data may flow."""
+
+    sent: KeySent
+
+
+@dataclass(frozen=True, repr=False)
+class Agreed:
+    """The recipient confirmed that it holds the key: data may flow (Figure 2, 209)."""
+
+    session: Session
+
+
+@dataclass(frozen=True)
+class MakeKey:
+    """Event: go on to hand the key over (the caller has looked at what was granted, and stored this attempt)."""
+
+
+REFUSALS: Final = (22, 23, 24, 25, 30, 33)
+"""Codes with which a recipient may refuse; any other is told as policy."""
+
+
+def size_class(size: int | None) -> int:
+    """The size as the exponent of the next power of two; 255 where it is not known."""
+    return 255 if size is None else max(0, size - 1).bit_length()
+
+
+def create_request(sender: Sender, terms: Terms) -> Step:
+    """X1: the request to send (Figure 13, blocks 1301-1302; Figure 2, 201)."""
+    if len(terms.xid) != ID_BYTES or len(terms.tid) != ID_BYTES:
+        raise ValueError("xid and tid are 16 bytes long")
+    one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
+    req = Req(
+        terms.xid, terms.tid, sender.name, terms.recipient, sender.known.fingerprint, terms.key_source,
+        terms.key_order, terms.cipher, "online", terms.wait, terms.size_class, False, terms.fresh, sender.card_hash,
+        one_time.public.encode() if one_time else b"",
+    )
+    encoded = encode(req)
+    th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)
+    signature = sender.identity.sign("xfer-req", th.value)
+    return Step(Requested(th.absorb(signature), req, one_time), (Send(TransferRequest(encoded, signature)),))
+
+
+def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> Step:
+    """X4 (sender-made), G3 or G1' (coordinator-made): the recipient's signed terms and its permanent key.
+
+    Raises the error of the contract for a refusal that the recipient signed, `IdentityError` for a card that is not
+    the one that the name should have, `PeerViolation` (``forged``, ``identity``) for terms that were changed.
+    """
+    card = verify_peer(sender.authority, state.req.recipient, message.card, message.certificate)
+    judge_peer(card, sender.known, sender.wall)
+    signed_at = state.th.absorb(message.response)
+    card.identity.verify("xfer-resp", signed_at.value, message.signature)
+    resp: Resp = decode(message.response, Resp)
+    req = state.req
+    if (resp.xid, resp.card_hash) != (req.xid, card.hash):
+        raise PeerViolation("identity", "an answer of another transfer or under another card")
+    if (resp.key_source, resp.key_order, resp.sender_one_time_key) != (
+        req.key_source, req.key_order, req.sender_one_time_key,
+    ):
+        raise PeerViolation("forged", "the answer is not to what was asked")
+    if resp.verdict == "refuse":
+        code = resp.code if resp.code in REFUSALS else 25
+        raise error_for(code, f"{req.recipient} refused the transfer", detail=resp.detail)
+    if not level_met(resp.presence, req.presence):
+        raise error_for(22, f"{req.recipient} is not {req.presence}")
+    opened = open_sealed(sender.kem_key, "xfer-ep", state.th.value, resp.sealed_endpoints)
+    if resp.verdict == "have":
+        return Step(AlreadyDelivered(card, opened))
+    endpoints: Endpoints = decode(opened, Endpoints)
+    th = signed_at.absorb(message.signature)
+    granted = Granted(th, req, resp, card, endpoints)
+    if state.one_time is None:
+        return Step(granted)
+    k = unwrap_session_key(message.wrapped, req.xid, "S", sender.kem_key, state.one_time, th.value)
+    state.one_time.wipe()
+    if req.key_order == "recipient-first":
+        check_confirmation(k, "confR", req.xid, message.confirmation, th.value)
+    return Step(KeyOpened(granted, k, req.key_order == "recipient-first"))
+
+
+def create_key(sender: Sender, state: Granted, event: MakeKey) -> Step:
+    """X5: make the session key, seal it to the recipient (claims C2; Figure 2, alternate embodiment).
+
+    Encapsulated to the permanent key (who may read) and to the one-time key (who can never read again).
+    """
+    suite = sender.authority.suite
+    th = state.th
+    ss1, ct1 = kem_encapsulate(state.card.kem_key, "xfer-perm", th.value)
+    ss2, ct2 = kem_encapsulate(suite.read_one_time(state.resp.recipient_one_time_key), "xfer-eph", th.value)
+    key = encode(Key(state.req.xid, ct1, ct2, b""))
+    th = th.absorb(key)
+    signature = sender.identity.sign("xfer-key", th.value)
+    th = th.absorb(signature)
+    k = session_key(th, ss1, ss2)
+    ss1.wipe()
+    ss2.wipe()
+    return Step(KeySent(state, th, k), (Send(TransferKey(key, signature)),))
+
+
+def create_sender_confirmation(sender: Sender, state: KeyOpened, event: MakeKey) -> Step:
+    """G4, G2': the sender confirms the coordinator-made key (Figure 15, blocks 1503-1504; Figure 2, 207)."""
+    req, th = state.granted.req, state.granted.th
+    tag = mac(expand(state.k, "confS", 32), th.value)
+    sent = KeySent(state.granted, th, state.k)
+    return Step(
+        sent if not state.recipient_confirmed else AwaitingStored(sent),
+        (Send(TransferConfirmKey(encode(ConfS(req.xid, b"", tag)))),),
+    )
+
+
+def consume_confirmation(sender: Sender, state: KeySent, message: TransferConfirm) -> Step:
+    """X6, G4': the recipient opened the key (Figure 2, 205-206)."""
+    name = "conf" if state.granted.req.key_source == "sender" else "confR"
+    check_confirmation(state.k, name, state.granted.req.xid, message.confirmation, state.th.value)
+    return Step(_agreed(sender, state))
+
+
+def consume_stored(sender: Sender, state: AwaitingStored, message: Ok) -> Step:
+    """CONFS has reached the recipient (Figure 2, 208)."""
+    return Step(_agreed(sender, state.sent))
+
+
+def _agreed(sender: Sender, state: KeySent) -> Agreed:
+    granted = state.granted
+    return Agreed(
+        Session(
+            state.k, state.th.value, granted.req, granted.resp, granted.card, sender.identity.public.fingerprint,
+            granted.endpoints,
+        )
+    )
+
+
+TABLE: Final[Table] = {
+    (Requested, TransferGrant): consume_grant,
+    (Granted, MakeKey): create_key,
+    (KeyOpened, MakeKey): create_sender_confirmation,
+    (KeySent, TransferConfirm): consume_confirmation,
+    (AwaitingStored, Ok): consume_stored,
+}

@@ -1,0 +1,285 @@
+"""What lies under a key database: today one SQLite file, by URL.
+
+A backend gives transactions, a counter that tells when somebody else wrote, and the translation of its library's
+errors; which tables there are and what stands in them is `zkc.stores.keydb`'s. A second backend is a second class
+here and a line in `open_backend`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from zkc.errors import InternalError, LocalIOError, UsageError, ZkcError
+from zkc.stores import migrations
+
+BUSY_SECONDS: Final = 10.0
+"""How long a transaction waits for another process's; a transaction takes milliseconds."""
+
+
+class Backend(Protocol):
+    """An open database with the latest schema, for the thread that opened it."""
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state and changes nothing."""
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction that no other writer can interleave with; durable when the block has ended.
+
+        An exception in the block undoes it.
+        """
+
+    def change_counter(self) -> int:
+        """A number that differs from the last one if another connection has committed since."""
+
+    def close(self) -> None:
+        """Let go of everything. Harmless when repeated."""
+
+
+def open_backend(url: str, mac_key: bytes, *, create: bool) -> Backend:
+    """The database at ``url`` (``sqlite:///PATH``), brought to the latest schema.
+
+    Errors: `UsageError` for a URL of no use; else what the backend's own ``open`` says.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Not repeated in the message: a URL can hold a password.
+        raise UsageError("the key database's URL is malformed", hint="use sqlite:///PATH") from None
+    path = parsed.database
+    if parsed.get_backend_name() != "sqlite" or parsed.query or parsed.host or path is None or path in ("", ":memory:"):
+        shown = parsed.render_as_string(hide_password=True)
+        raise UsageError(f"{shown!r} is no key database that zkc can use", hint="use sqlite:///PATH")
+    return SqliteBackend.open(Path(path).absolute(), mac_key, create=create)
+
+
+class SqliteBackend:
+    """One file in WAL mode with full sync; several processes may have it open at once."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self._path = path
+        self._engine = engine
+        self._writer = engine.execution_options(zkc_begin="BEGIN IMMEDIATE")
+
+    @classmethod
+    def open(cls, path: Path, mac_key: bytes, *, create: bool) -> Self:
+        """The file at ``path``; made, 0600, if there is none and ``create`` is set.
+
+        Errors: `LocalIOError` with ``missing``, ``permission`` (others can read or write it, it is a symbolic link or
+        somebody else's: attack K01), ``damaged`` (attack K03), ``no-space``, ``busy``, ``io``; `VersionMismatch`.
+        """
+        with _translated(path):
+            if create and not os.path.lexists(path):
+                _create(path, mac_key)
+            _check_access(path)
+        backend = cls(path, _engine(path))
+        try:
+            backend._check_content(mac_key)
+        except BaseException:
+            backend.close()
+            raise
+        return backend
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        with _translated(self._path), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        with _translated(self._path), self._writer.begin() as connection:
+            yield connection
+
+    def change_counter(self) -> int:
+        with self.reading() as connection:
+            return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+
+    def close(self) -> None:
+        # SQLite writes on the last close (it moves the log into the file); what fails there is done at the next open.
+        with suppress(sqlite3.Error, DBAPIError):
+            self._engine.dispose()
+
+    def _check_content(self, mac_key: bytes) -> None:
+        """The schema is exactly the one of its number, and every page and index of the file agrees with the others.
+
+        The rows' MACs show a changed value; only this shows a row that damage hides (a flipped bit in an index or
+        in a page's header).
+        """
+        with self.reading() as connection:
+            version = migrations.version_of(connection, mac_key)
+            whole = (
+                _schema(connection) == _schema_numbered(version)
+                and connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all() == ["ok"]
+            )
+        if not whole:
+            raise _damaged(self._path)
+        if version < migrations.LATEST:
+            with self.writing() as connection:
+                migrations.upgrade(connection, mac_key)
+
+
+def _engine(path: Path | None) -> Engine:
+    """One connection to the file (None: to a database in memory), with transactions begun by us alone."""
+
+    def connect() -> sqlite3.Connection:
+        # The driver's own transactions begin late and without the write lock: two readers would then both write.
+        connection = sqlite3.connect(path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            for pragma in (
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "secure_delete = ON",  # a cancelled invitation's secret leaves the file with its row
+                "cell_size_check = ON",
+                "trusted_schema = OFF",
+                "temp_store = MEMORY",
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("zkc_begin", "BEGIN"))
+
+    return engine
+
+
+def _schema(connection: Connection) -> list[tuple[object, ...]]:
+    rows = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name").all()
+    return [tuple(row) for row in rows]
+
+
+def _schema_numbered(version: int) -> list[tuple[object, ...]]:
+    engine = _engine(None)
+    try:
+        with engine.begin() as connection:
+            migrations.create(connection, b"", version)
+            return _schema(connection)
+    finally:
+        engine.dispose()
+
+
+def _create(path: Path, mac_key: bytes) -> None:
+    """A complete database under ``path``, or nothing: an empty file under that name is damage, never a beginning."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except FileNotFoundError:
+        raise LocalIOError(f"the folder of the key database {path} does not exist", detail="missing") from None
+    scratch = Path(name)
+    try:
+        # SQLite gives its -wal and -shm files the mode of the file that it finds.
+        os.fchmod(descriptor, 0o600)
+        backend = SqliteBackend(scratch, _engine(scratch))
+        try:
+            with backend.writing() as connection:
+                migrations.create(connection, mac_key)
+        finally:
+            backend.close()
+        os.fsync(descriptor)
+        with suppress(FileExistsError):  # another process was first: its database is the database
+            os.link(scratch, path)
+    finally:
+        os.close(descriptor)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{scratch}{suffix}").unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check_access(path: Path) -> None:
+    """Refuse a database that somebody else could read, change or have put there (attack K01)."""
+    folder = path.parent.stat()
+    if folder.st_mode & 0o022:
+        raise _refused(path.parent, "others can write to the folder", f"chmod go-w {path.parent}")
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        try:
+            found = file.lstat()
+        except FileNotFoundError:
+            if file == path:
+                raise LocalIOError(f"there is no key database {path}", detail="missing") from None
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            raise _refused(file, "not a regular file", "put the file itself there")
+        if found.st_uid != os.geteuid():
+            raise _refused(file, "it belongs to another user", "run zkc as that user")
+        if found.st_mode & 0o077:
+            raise _refused(file, "others can read or write it", f"chmod 600 {file}")
+        if file == path and found.st_size == 0:
+            raise _damaged(path)
+
+
+def _refused(path: Path, why: str, hint: str) -> LocalIOError:
+    return LocalIOError(f"key database refused: {path}: {why}", detail="permission", hint=hint)
+
+
+def _damaged(path: Path) -> LocalIOError:
+    return LocalIOError(f"the key database {path} is damaged", detail="damaged", hint="restore it from a backup")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """The one door through which errors of the file system and of SQLite leave as ours."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _from_sqlite(path, error.orig) from error
+    except sqlite3.Error as error:
+        raise _from_sqlite(path, error) from error
+    except UnicodeDecodeError as error:
+        # The driver's, over SQLite's message that quotes the damaged schema.
+        raise _damaged(path) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
+        raise LocalIOError(
+            f"key database {path}: {error.strerror}", detail="no-space" if full else "permission" if denied else "io"
+        ) from error
+
+
+_DAMAGED_IO: Final = frozenset(
+    {sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA}
+)
+
+
+def _from_sqlite(path: Path, error: BaseException | None) -> ZkcError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+        return InternalError(f"key database used wrongly: {error}")
+    if code is None:
+        return _damaged(path)  # the driver's own: text in the file that is no UTF-8
+    match code & 0xFF:
+        case sqlite3.SQLITE_CONSTRAINT:
+            return InternalError(f"key database: {error}")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return LocalIOError(f"the key database {path} is held by another process", detail="busy", hint="try again")
+        case sqlite3.SQLITE_FULL:
+            return LocalIOError(f"no space left for the key database {path}", detail="no-space")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM if not _writable(path):
+            return LocalIOError(f"the key database {path} cannot be opened for writing", detail="permission")
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if code not in _DAMAGED_IO:
+            return LocalIOError(f"key database {path}: {error}", detail="io")
+        case _:
+            return _damaged(path)  # "no such table" and "read-only" too: so says the file, which is not as we wrote it
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)

@@ -1,0 +1,201 @@
+"""What every store on disk does alike: private files and folders, publishing a finished file, errors as ours.
+
+No function here follows a symbolic link in the last component of a path, and none removes what it did not make.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from shlex import quote
+from typing import Final
+
+from zkc.errors import LocalIOError
+
+PRIVATE_FILE: Final = 0o600
+PRIVATE_FOLDER: Final = 0o700
+
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_RENAME_NOREPLACE: Final = 1
+
+_scratch_numbers: Final = count()
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Errors of the system inside the block become `LocalIOError`: "``doing``: what the system said".
+
+    ``detail`` is ``no-space``, ``permission``, ``missing`` or ``io``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise local_error(error, doing) from error
+
+
+def local_error(error: OSError, doing: str) -> LocalIOError:
+    """The `LocalIOError` for what the system answered to ``doing``."""
+    said = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in NO_SPACE:
+        return LocalIOError(f"{doing}: {said}", detail="no-space", hint="make room and run it again")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return LocalIOError(f"{doing}: {said}", detail="permission")
+    return LocalIOError(f"{doing}: {said}", detail="missing" if error.errno == errno.ENOENT else "io")
+
+
+def refused(path: Path, why: str, mend: str) -> LocalIOError:
+    """A file or folder that zkc will not use as it is; ``mend`` is the command that puts it right."""
+    return LocalIOError(f"{path}: {why}", detail="permission", hint=f"to mend it: {mend}")
+
+
+# --- who may read and write (attacks K01, L02) -----------------------------------------------------------------------
+
+
+def check_folder(path: Path, *, private: bool) -> None:
+    """Refuse a folder that is somebody else's, or where others can put or exchange files.
+
+    ``private`` is for folders that zkc makes: no link in their place, and others cannot even look inside. The folder
+    that a user names as home may be a link, and be readable.
+    """
+    with translated(f"folder {path}"):
+        found = path.lstat() if private else path.stat()
+    if stat.S_ISLNK(found.st_mode):
+        raise refused(path, "a symbolic link stands where a folder of zkc belongs", f"rm {quote(str(path))}")
+    if not stat.S_ISDIR(found.st_mode):
+        raise refused(path, "is not a folder", f"mv {quote(str(path))} {quote(f'{path}.old')}")
+    _check_owner(path, found)
+    if private and found.st_mode & 0o077:
+        raise refused(path, "others can look into or write to the folder", f"chmod 700 {quote(str(path))}")
+    if found.st_mode & 0o022:
+        raise refused(path, "others can write to the folder", f"chmod go-w {quote(str(path))}")
+
+
+def make_folder(path: Path) -> None:
+    """The private folder ``path``: made 0700, or the one that is there, checked (`check_folder`)."""
+    with translated(f"folder {path}"), suppress(FileExistsError):
+        path.mkdir(PRIVATE_FOLDER)
+    check_folder(path, private=True)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that others can read or write, that is somebody else's, or that is not the file itself."""
+    with translated(f"file {path}"):
+        found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        place = os.path.realpath(path)
+        raise refused(path, "is a symbolic link", f"mv {quote(place)} {quote(str(path))}")
+    if not stat.S_ISREG(found.st_mode):
+        raise refused(path, "is not a regular file", f"mv {quote(str(path))} {quote(f'{path}.old')}")
+    _check_owner(path, found)
+    if found.st_mode & 0o077:
+        raise refused(path, "others can read or write it", f"chmod 600 {quote(str(path))}")
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise refused(path, "belongs to another user", f"chown {os.geteuid()} {quote(str(path))}")
+
+
+# --- whole files or none ---------------------------------------------------------------------------------------------
+
+
+def open_folder(path: Path, *, follow: bool = False) -> int:
+    """A descriptor of the folder: what is done through it stays in that folder, whatever becomes of the path."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    with translated(f"folder {path}"):
+        return os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """All of ``data``; `OSError` where the system takes less."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left):]
+
+
+def publish(source_folder: int, source: str, folder: int, name: str) -> None:
+    """Give the finished file ``source`` its ``name``, replacing nothing: `FileExistsError` where the name is taken.
+
+    link + unlink: the one way to "rename without replacing" that Python has without a foreign call, atomic on each
+    local file system. A crash between the two leaves a second name in ``source_folder``, where only unfinished files
+    live. File systems without hard links (FAT) have renameat2 instead; loading ctypes costs only there.
+    """
+    try:
+        os.link(source, name, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _rename_noreplace(source_folder, source, folder, name)
+        return
+    os.unlink(source, dir_fd=source_folder)
+
+
+def _rename_noreplace(source_folder: int, source: str, folder: int, name: str) -> None:
+    import ctypes  # noqa: PLC0415 - only where there are no hard links
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(source), os.fsencode(name)
+    if libc.renameat2(source_folder, paths[0], folder, paths[1], ctypes.c_uint(_RENAME_NOREPLACE)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+
+
+def scratch_name(stem: str) -> str:
+    """A name for an unfinished file that no other running process uses."""
+    return f".{stem}.{os.getpid()}.{next(_scratch_numbers)}"
+
+
+def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
+    """The file ``path``, 0600, with exactly ``data``, durable when this returns; old or new at every instant.
+
+    Without ``replace`` a file that is there stays as it is, and the answer is False. Errors: `LocalIOError`.
+    """
+    folder = open_folder(path.parent)
+    scratch = scratch_name(path.name)
+    try:
+        with translated(f"writing {path}"):
+            with suppress(FileNotFoundError):  # of a process of this number that was killed
+                os.unlink(scratch, dir_fd=folder)
+            try:
+                _write_scratch(folder, scratch, data)
+                if replace:
+                    os.rename(scratch, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                else:
+                    publish(folder, scratch, folder, path.name)
+            except FileExistsError:
+                return False
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(scratch, dir_fd=folder)
+            os.fsync(folder)
+            return True
+    finally:
+        os.close(folder)
+
+
+def _write_scratch(folder: int, scratch: str, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(scratch, flags, PRIVATE_FILE, dir_fd=folder)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_private(path: Path, limit: int = 1 << 20) -> bytes:
+    """The content of a private file (`check_file`); `LocalIOError`, also where it is longer than ``limit`` bytes."""
+    check_file(path)
+    with translated(f"reading {path}"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise LocalIOError(f"{path} is longer than anything zkc writes there", detail="damaged")
+    return data

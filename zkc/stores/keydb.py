@@ -1,0 +1,449 @@
+"""The coordinator's key database: invitations, clients with their keys and certificates, the log of both.
+
+Each public method is one transaction and is durable when it returns. Several processes use a database at once (the
+running coordinator, administration commands), each with a `KeyDb` of its own; `KeyDb.version` tells one of them that
+another wrote.
+
+Every row carries a MAC (`zkc.stores.rowmac`), so a value that is read is the value that was stored, or
+`LocalIOError` (``damaged``) says that it is not (attack K03). Any method can raise `LocalIOError`: ``damaged``,
+``no-space``, ``busy`` (another process held the database for ten seconds), ``permission``, ``io``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, Self, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, TableClause, column, delete, insert, select, table, update
+
+from zkc.errors import InternalError, LocalIOError, NotRegistered
+from zkc.ids import owner_of
+from zkc.stores.backends import Backend, open_backend
+from zkc.stores.rowmac import mac, verifies
+
+T = TypeVar("T")
+
+
+class InviteUsed(NotRegistered):
+    """Another card has used the invitation, or what was registered with it is revoked."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the invitation for {name} was used", detail="invite-used", hint="ask for a new invitation")
+
+
+class InviteExpired(NotRegistered):
+    """The invitation's time is over."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the invitation for {name} has expired", detail="expired", hint="ask for a new invitation")
+
+
+class InviteUnknown(NotRegistered):
+    """There is no such invitation (any more)."""
+
+    def __init__(self) -> None:
+        super().__init__("the invitation is unknown", detail="invite-unknown", hint="ask for a new invitation")
+
+
+class NameTaken(NotRegistered):
+    """A client that is registered, and not revoked, has the name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the name {name} is taken", detail="name-taken", hint=f"revoke {name} first, or choose another name"
+        )
+
+
+class OwnerGone(NotRegistered):
+    """An application's owner is not registered (any more)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the owner of {name} is not registered", detail="owner-gone", hint="register the owner first")
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationRow:
+    """One single-use invitation."""
+
+    invite_id: bytes
+    name: str
+    kind: str
+    psk: bytes = field(repr=False)
+    """32 bytes, secret: what the newcomer proves to hold."""
+    curve_public: bytes
+    """32 bytes: the CURVE key with which the newcomer connects."""
+    expires: float
+    """Seconds since 1970; from then on it registers nobody."""
+    owner_uid: bytes | None = None
+    """The client that vouched, for an application."""
+    uid: bytes | None = None
+    """The identifier reserved for the newcomer."""
+    psk_private: bytes | None = field(default=None, repr=False)
+    """The permanent server key made for the newcomer alone, secret; none before it is reserved, nor once retired."""
+    used_by: bytes | None = None
+    """The uid that was registered with it."""
+    retired: bool = False
+    """Nobody connects with it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRow:
+    """One registration, for as long as it lives and after."""
+
+    uid: bytes
+    name: str
+    kind: str
+    card: bytes
+    card_hash: bytes
+    certificate: bytes
+    curve_public: bytes
+    perm_server_private: bytes = field(repr=False)
+    """The permanent server key for this client alone, secret."""
+    fingerprint: bytes
+    owner_uid: bytes | None = None
+    registered: float = 0.0
+    """Seconds since 1970."""
+    last_seen: float = 0.0
+    """Seconds since 1970."""
+    revoked: float | None = None
+    """Seconds since 1970, or None while it lives."""
+    reason: str = ""
+    """Why it was revoked."""
+    log_index: int = -1
+    """Of its ``registered`` entry in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One thing that happened to a registration."""
+
+    log_index: int
+    """From 0, without gaps."""
+    at: float
+    """Seconds since 1970."""
+    event: str
+    """``registered`` or ``revoked``."""
+    name: str
+    uid: bytes
+    card_hash: bytes
+    reason: str
+
+
+def _columns_of(kind: type[Any], *without: str) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind) if each.name not in without)
+
+
+def _table(name: str, names: Iterable[str]) -> TableClause:
+    # Untyped: a damaged column must reach the MAC as it is, not through a type's conversion that trips over it.
+    return table(name, *(column(each) for each in names), column("mac"))
+
+
+_INVITATION_FIELDS: Final = _columns_of(InvitationRow)
+_CLIENT_FIELDS: Final = _columns_of(ClientRow, "last_seen")
+_SIGHTING_FIELDS: Final = ("uid", "last_seen")
+_LOG_FIELDS: Final = _columns_of(LogEntry)
+
+_INVITATIONS: Final = _table("invitations", _INVITATION_FIELDS)
+_CLIENTS: Final = _table("clients", _CLIENT_FIELDS)
+_SIGHTINGS: Final = _table("sightings", _SIGHTING_FIELDS)
+_LOG: Final = _table("log", _LOG_FIELDS)
+
+TABLES: Final[tuple[TableClause, ...]] = (_INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG)
+"""What this module expects of the latest schema."""
+
+_CLIENT_SELECT: Final = select(
+    *_CLIENTS.c, _SIGHTINGS.c.last_seen, _SIGHTINGS.c.mac.label("sighting_mac")
+).select_from(_CLIENTS.outerjoin(_SIGHTINGS, _SIGHTINGS.c.uid == _CLIENTS.c.uid))
+
+
+class KeyDb:
+    """An open key database, for the thread that opened it."""
+
+    def __init__(self, backend: Backend, mac_key: bytes) -> None:
+        self._backend = backend
+        self._mac_key = mac_key
+
+    @classmethod
+    def open(cls, url: str, mac_key: bytes, *, create: bool) -> Self:
+        """The database at ``url``, with its schema brought up to date; made if there is none and ``create`` is set.
+
+        Errors: `UsageError` (the URL), `VersionMismatch` (a newer zkc made it), `LocalIOError` with ``missing``,
+        ``permission`` (its file is open to others, a symbolic link, or somebody else's: attack K01), ``damaged``
+        (also when ``mac_key`` is another database's), ``no-space``, ``busy``, ``io``.
+        """
+        return cls(open_backend(url, mac_key, create=create), mac_key)
+
+    def close(self) -> None:
+        """Let go of the database. Harmless when repeated."""
+        self._backend.close()
+
+    def version(self) -> int:
+        """A number that has changed since the last call if another process or `KeyDb` has written."""
+        return self._backend.change_counter()
+
+    # --- invitations -------------------------------------------------------------------------------------------
+
+    def add_invitation(self, row: InvitationRow) -> None:
+        """Store a new invitation. `NameTaken` if a live client has its name, `OwnerGone` if its owner is none."""
+        with self._backend.writing() as connection:
+            self._check_name_and_owner(connection, row)
+            self._insert(connection, _INVITATIONS, _values(row, _INVITATION_FIELDS))
+
+    def invitation(self, invite_id: bytes) -> InvitationRow | None:
+        """The invitation, in whatever state it is; None if it never was or was cancelled."""
+        with self._backend.reading() as connection:
+            return self._invitation(connection, invite_id)
+
+    def invitations(self) -> list[InvitationRow]:
+        """All that were not cancelled, by name and then by end."""
+        query = select(*_INVITATIONS.c).order_by(_INVITATIONS.c.name, _INVITATIONS.c.expires, _INVITATIONS.c.invite_id)
+        with self._backend.reading() as connection:
+            return [self._to_invitation(row) for row in connection.execute(query).mappings()]
+
+    def cancel_invitations(self, name: str) -> int:
+        """Delete the unused invitations for ``name``; how many there were."""
+        with self._backend.writing() as connection:
+            return self._cancel(connection, _INVITATIONS.c.name == name)
+
+    def reserve(self, invite_id: bytes, make: Callable[[], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+        """The uid and the permanent server key's private half for this newcomer, durable before they are used (701).
+
+        ``make`` is called, outside of any transaction, if there are none yet; every later call returns the same.
+        `InviteUnknown` if there is no such invitation, `InviteUsed` once it is retired.
+        """
+        row = _existing(self.invitation(invite_id))
+        if row.uid is None:
+            uid, private = make()
+            with self._backend.writing() as connection:
+                row = _existing(self._invitation(connection, invite_id))
+                if row.uid is None and not row.retired:
+                    row = replace(row, uid=uid, psk_private=private)
+                    self._update(connection, _INVITATIONS, _values(row, _INVITATION_FIELDS), "invite_id")
+        if row.uid is None or row.psk_private is None:
+            raise InviteUsed(row.name)
+        return row.uid, row.psk_private
+
+    def register(self, invite_id: bytes, client: ClientRow, now: float) -> ClientRow:
+        """Register ``client``: invitation used, client row and log entry in one transaction (601-603, attack R03).
+
+        ``now`` (seconds since 1970) becomes ``registered`` and ``last_seen``; the log gives ``log_index``; the row
+        as stored is returned. The same card on the invitation that it used: the row as stored before, whatever the
+        time. Errors: `InviteUnknown`, `InviteUsed`, `InviteExpired`, `NameTaken`, `OwnerGone`; `InternalError` if
+        ``client`` is not the one whom the invitation and `reserve` named.
+        """
+        with self._backend.writing() as connection:
+            invitation = _existing(self._invitation(connection, invite_id))
+            if invitation.used_by is not None:
+                return self._registered_before(connection, invitation, client)
+            if invitation.retired:
+                raise InviteUsed(invitation.name)
+            if now >= invitation.expires:
+                raise InviteExpired(invitation.name)
+            self._check_name_and_owner(connection, invitation)
+            _check_same(invitation, client)
+            index = self._append(connection, "registered", client, now)
+            stored = replace(client, registered=now, last_seen=now, revoked=None, reason="", log_index=index)
+            self._insert(connection, _CLIENTS, _values(stored, _CLIENT_FIELDS))
+            self._insert(connection, _SIGHTINGS, _values(stored, _SIGHTING_FIELDS))
+            used = replace(invitation, used_by=stored.uid)
+            self._update(connection, _INVITATIONS, _values(used, _INVITATION_FIELDS), "invite_id")
+            return stored
+
+    def retire_invitation(self, invite_id: bytes) -> None:
+        """Nobody connects with this invitation again: its client has its own channel. Harmless when repeated.
+
+        Its copy of the permanent server key is erased.
+        """
+        with self._backend.writing() as connection:
+            row = self._invitation(connection, invite_id)
+            if row is not None and not row.retired:
+                self._retire(connection, row)
+
+    # --- clients -----------------------------------------------------------------------------------------------
+
+    def client(self, uid: bytes) -> ClientRow | None:
+        """The client with this uid, revoked or not."""
+        with self._backend.reading() as connection:
+            return self._client(connection, uid)
+
+    def client_named(self, name: str) -> ClientRow | None:
+        """The live client with this name."""
+        with self._backend.reading() as connection:
+            return self._client_named(connection, name)
+
+    def clients(self, after: str = "", limit: int = 256) -> list[ClientRow]:
+        """Clients, live and revoked, of the first ``limit`` names behind ``after``: by name, then oldest first.
+
+        ``limit`` counts names, so all that ever had a name stand on one page; the next page is the one
+        after the last row's name.
+        """
+        names = select(_CLIENTS.c.name).where(_CLIENTS.c.name > after).distinct().order_by(_CLIENTS.c.name).limit(limit)
+        query = _CLIENT_SELECT.where(_CLIENTS.c.name.in_(names)).order_by(_CLIENTS.c.name, _CLIENTS.c.log_index)
+        with self._backend.reading() as connection:
+            return [self._to_client(row) for row in connection.execute(query).mappings()]
+
+    def revoke(self, name: str, reason: str, now: float) -> list[ClientRow]:
+        """End the live registrations of ``name`` and of its applications; the rows as they are now, owner first.
+
+        Their unused invitations are deleted too: one that was left over would let its holder take the name. An empty
+        list if nobody live has the name.
+        """
+        with self._backend.writing() as connection:
+            query = _CLIENT_SELECT.where(_of(_CLIENTS, name), _CLIENTS.c.revoked.is_(None)).order_by(_CLIENTS.c.name)
+            rows = [self._to_client(row) for row in connection.execute(query).mappings().all()]
+            revoked = [replace(row, revoked=now, reason=reason) for row in rows]
+            for row in revoked:
+                self._update(connection, _CLIENTS, _values(row, _CLIENT_FIELDS), "uid")
+                self._append(connection, "revoked", row, now)
+            self._cancel(connection, _of(_INVITATIONS, name))
+            left = select(*_INVITATIONS.c).where(_of(_INVITATIONS, name), _INVITATIONS.c.retired == 0)
+            for invitation in connection.execute(left).mappings().all():
+                self._retire(connection, self._to_invitation(invitation))
+            return revoked
+
+    def touch(self, uid: bytes, last_seen: float) -> None:
+        """Note when a client was last seen (seconds since 1970); nothing happens for an unknown uid."""
+        self.touch_all({uid: last_seen})
+
+    def touch_all(self, last_seen: Mapping[bytes, float]) -> None:
+        """`touch` for many clients at the price of one (uid -> seconds since 1970)."""
+        with self._backend.writing() as connection:
+            for uid, seen in last_seen.items():
+                self._update(connection, _SIGHTINGS, {"uid": uid, "last_seen": float(seen)}, "uid")
+
+    # --- the log -----------------------------------------------------------------------------------------------
+
+    def log_size(self) -> int:
+        """The number of log entries; the next one's index."""
+        with self._backend.reading() as connection:
+            return self._next_index(connection)
+
+    def log_entries(self, first: int = 0, limit: int = 256) -> list[LogEntry]:
+        """At most ``limit`` log entries from index ``first`` on."""
+        query = select(*_LOG.c).where(_LOG.c.log_index >= first).order_by(_LOG.c.log_index).limit(limit)
+        with self._backend.reading() as connection:
+            return [self._to_entry(row) for row in connection.execute(query).mappings()]
+
+    # --- inside a transaction ------------------------------------------------------------------------------------
+
+    def _invitation(self, connection: Connection, invite_id: bytes) -> InvitationRow | None:
+        query = select(*_INVITATIONS.c).where(_INVITATIONS.c.invite_id == invite_id)
+        found = connection.execute(query).mappings().one_or_none()
+        row = None if found is None else self._to_invitation(found)
+        return _asked_for(row, row is None or row.invite_id == invite_id)
+
+    def _client(self, connection: Connection, uid: bytes) -> ClientRow | None:
+        found = connection.execute(_CLIENT_SELECT.where(_CLIENTS.c.uid == uid)).mappings().one_or_none()
+        row = None if found is None else self._to_client(found)
+        return _asked_for(row, row is None or row.uid == uid)
+
+    def _client_named(self, connection: Connection, name: str) -> ClientRow | None:
+        query = _CLIENT_SELECT.where(_CLIENTS.c.name == name, _CLIENTS.c.revoked.is_(None))
+        found = connection.execute(query).mappings().one_or_none()
+        row = None if found is None else self._to_client(found)
+        return _asked_for(row, row is None or (row.name == name and row.revoked is None))
+
+    def _check_name_and_owner(self, connection: Connection, invitation: InvitationRow) -> None:
+        if self._client_named(connection, invitation.name) is not None:
+            raise NameTaken(invitation.name)
+        if invitation.owner_uid is not None:
+            owner = self._client(connection, invitation.owner_uid)
+            if owner is None or owner.revoked is not None or owner.name != owner_of(invitation.name):
+                raise OwnerGone(invitation.name)
+
+    def _registered_before(self, connection: Connection, invitation: InvitationRow, client: ClientRow) -> ClientRow:
+        """The answer to a repeated R5: the same card gets what it got before, any other nothing."""
+        stored = self._client(connection, invitation.used_by or b"")
+        if stored is None or stored.revoked is not None or stored.card_hash != client.card_hash:
+            raise InviteUsed(invitation.name)
+        return stored
+
+    def _next_index(self, connection: Connection) -> int:
+        query = select(*_LOG.c).order_by(_LOG.c.log_index.desc()).limit(1)
+        last = connection.execute(query).mappings().one_or_none()
+        return 0 if last is None else self._to_entry(last).log_index + 1
+
+    def _append(self, connection: Connection, event: str, client: ClientRow, now: float) -> int:
+        index = self._next_index(connection)
+        entry = LogEntry(index, float(now), event, client.name, client.uid, client.card_hash, client.reason)
+        self._insert(connection, _LOG, _values(entry, _LOG_FIELDS))
+        return index
+
+    def _cancel(self, connection: Connection, which: ColumnElement[bool]) -> int:
+        unused = delete(_INVITATIONS).where(which, _INVITATIONS.c.used_by.is_(None), _INVITATIONS.c.retired == 0)
+        return connection.execute(unused).rowcount
+
+    def _retire(self, connection: Connection, row: InvitationRow) -> None:
+        values = _values(replace(row, retired=True, psk_private=None), _INVITATION_FIELDS)
+        self._update(connection, _INVITATIONS, values, "invite_id")
+
+    # --- rows and their MACs -------------------------------------------------------------------------------------
+
+    def _insert(self, connection: Connection, into: TableClause, values: dict[str, Any]) -> None:
+        connection.execute(insert(into).values(**values, mac=mac(self._mac_key, into.name, values.values())))
+
+    def _update(self, connection: Connection, where: TableClause, values: dict[str, Any], key: str) -> None:
+        sealed = {**values, "mac": mac(self._mac_key, where.name, values.values())}
+        connection.execute(update(where).where(where.c[key] == values[key]).values(**sealed))
+
+    def _to_invitation(self, row: Mapping[Any, Any]) -> InvitationRow:
+        values = self._verified(_INVITATIONS, row, _INVITATION_FIELDS)
+        return InvitationRow(**{**values, "retired": bool(values["retired"])})
+
+    def _to_entry(self, row: Mapping[Any, Any]) -> LogEntry:
+        return LogEntry(**self._verified(_LOG, row, _LOG_FIELDS))
+
+    def _to_client(self, row: Mapping[Any, Any]) -> ClientRow:
+        values = self._verified(_CLIENTS, row, _CLIENT_FIELDS)
+        seen = {"uid": values["uid"], "last_seen": row["last_seen"], "mac": row["sighting_mac"]}
+        return ClientRow(**values, last_seen=self._verified(_SIGHTINGS, seen, _SIGHTING_FIELDS)["last_seen"])
+
+    def _verified(self, source: TableClause, row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        values = {name: row[name] for name in names}
+        if not verifies(self._mac_key, source.name, values.values(), row["mac"]):
+            raise _damaged(source.name)
+        return values
+
+
+def _values(row: InvitationRow | ClientRow | LogEntry, names: tuple[str, ...]) -> dict[str, Any]:
+    """The columns ``names`` of ``row``, each of the type in which it will be read back (the MAC tells types apart)."""
+    return {name: _plain(getattr(row, name), name in _REALS) for name in names}
+
+
+_REALS: Final = frozenset({"expires", "registered", "last_seen", "revoked", "at"})
+
+
+def _plain(value: Any, real: bool) -> Any:
+    if real and value is not None:
+        return float(value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def _of(source: TableClause, name: str) -> ColumnElement[bool]:
+    """``name`` itself and its applications (``name/...``; '0' is what follows '/')."""
+    return (source.c.name == name) | ((source.c.name > f"{name}/") & (source.c.name < f"{name}0"))
+
+
+def _existing(row: InvitationRow | None) -> InvitationRow:
+    if row is None:
+        raise InviteUnknown
+    return row
+
+
+def _check_same(invitation: InvitationRow, client: ClientRow) -> None:
+    """What the invitation and its reservation say of the newcomer is not the newcomer's to change."""
+    told = (invitation.name, invitation.kind, invitation.owner_uid, invitation.uid, invitation.psk_private)
+    if told != (client.name, client.kind, client.owner_uid, client.uid, client.perm_server_private):
+        raise InternalError(f"registration of {client.name} differs from its invitation")
+
+
+def _asked_for(row: T, same: bool) -> T:
+    """``row`` if it is the one asked for: a damaged index can lead to another one, whose MAC is in order."""
+    if not same:
+        raise _damaged("index")
+    return row
+
+
+def _damaged(where: str) -> LocalIOError:
+    return LocalIOError(f"the key database is damaged ({where})", detail="damaged", hint="restore it from a backup")

@@ -1,0 +1,378 @@
+"""A client's keys: its registrations, what it knows of others' keys (pins), and what it has begun to send.
+
+One file, ``keys.db``. What is read is what was written, or it is refused (attack K03): each row carries a MAC
+(`rowmac`), and each table a seal over the MACs of all its rows, so that damage neither changes a key nor hides a pin;
+without the seal a peer whose row has vanished would be a first contact again. The MAC's key lies in the file:
+this is against damage, not against somebody who can write the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+from zkc.env import Entropy, SystemEntropy
+from zkc.errors import UsageError
+from zkc.ids import Kind
+from zkc.stores.home import Home
+from zkc.stores.localdb import LocalDb, Schema
+from zkc.stores.rowmac import Field, mac, verifies
+
+ATTEMPT_SECONDS: Final = 90 * 86400.0
+"""How long a recipient may answer a repeated delivery with the first receipt, and so how long its row is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One name of this home at its coordinator, with everything that speaks for it."""
+
+    name: str
+    kind: Kind
+    uid: bytes
+    identity_private: bytes = field(repr=False)
+    kem_private: bytes = field(repr=False)
+    curve_secret: bytes = field(repr=False)
+    card: bytes
+    perm_server_public: bytes
+    coordinator_card: bytes
+    coordinator_fingerprint: bytes
+    endpoints: tuple[str, ...]
+    suite: str
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The key that a name has had so far. ``alarm``: the fingerprint seen instead of it, empty where none was."""
+
+    name: str
+    kind: Kind
+    fingerprint: bytes
+    card: bytes
+    card_hash: bytes
+    epoch: int
+    first_seen: float
+    last_seen: float
+    verified: float | None = None
+    """When a person compared the safety numbers; None: never. Seconds since 1970, like the other times."""
+    alarm: bytes = b""
+
+
+_REGISTRATION: Final = tuple(item.name for item in fields(Registration))
+_PIN: Final = tuple(item.name for item in fields(Pin))
+_SEALED: Final[dict[str, tuple[str, ...]]] = {
+    "registrations": _REGISTRATION,
+    "aside": (*_REGISTRATION, "put_aside"),
+    "pending": ("invite_id", "blob"),
+    "pins": _PIN,
+}
+"""Tables that are read as a whole. They have no index: a damaged one would hide a row without a word."""
+
+_SCHEMA: Final = Schema(
+    what="the key store",
+    application_id=0x7A6B6331,
+    version=1,
+    statements=(
+        "CREATE TABLE meta (name TEXT NOT NULL, value BLOB NOT NULL)",
+        *(f"CREATE TABLE {table} ({', '.join(columns)}, mac BLOB NOT NULL)" for table, columns in _SEALED.items()),
+        "CREATE TABLE attempts (tid BLOB NOT NULL, xid BLOB NOT NULL, th BLOB NOT NULL, began REAL NOT NULL,"
+        " mac BLOB NOT NULL)",
+        "CREATE INDEX attempts_tid ON attempts (tid)",
+        "CREATE INDEX attempts_began ON attempts (began)",
+    ),
+)
+
+
+class KeyStore:
+    """The open key store of a client's home. Every change is durable when its method returns.
+
+    Each method raises `LocalIOError`: ``damaged`` where the file is not what was written, ``no-space``, ``busy``, ``io``.
+    """
+
+    def __init__(self, db: LocalDb, mac_key: bytes) -> None:
+        self._db = db
+        self._key = mac_key
+
+    @classmethod
+    def open(cls, home: Home, entropy: Entropy | None = None) -> Self:
+        """The key store of ``home``, made where there is none. ``entropy`` makes the MAC key of a new one.
+
+        Errors: `LocalIOError`, with ``permission`` and the command that mends it where others could read or write the
+        file (attack K01).
+        """
+        def fill(connection: sqlite3.Connection) -> None:
+            key = (entropy or SystemEntropy()).bytes(32)
+            connection.execute("INSERT INTO meta VALUES ('mac-key', ?)", (key + _key_check(key),))
+            for table in _SEALED:
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (f"seal-{table}", _seal(key, table, ())))
+
+        db = LocalDb.open(home.keys_db, _SCHEMA, fill)
+        try:
+            return cls(db, _mac_key(db))
+        except BaseException:
+            db.close()
+            raise
+
+    def close(self) -> None:
+        """Harmless when repeated."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def version(self) -> int:
+        """A number that grows whenever this or another process has changed the store."""
+        return self._db.version()
+
+    # --- registrations -----------------------------------------------------------------------------------------------
+
+    def save_pending(self, invite_id: bytes, blob: bytes) -> None:
+        """Keep what a registration under way needs to be taken up again (before R5 leaves)."""
+        with self._changing("pending") as (table,):
+            table.delete(invite_id)
+            table.insert((invite_id, blob))
+
+    def pending(self, invite_id: bytes) -> bytes | None:
+        """What `save_pending` kept for this invitation."""
+        for found, blob in self._rows("pending"):
+            if found == invite_id and isinstance(blob, bytes):
+                return blob
+        return None
+
+    def drop_pending(self, invite_id: bytes) -> None:
+        """Give a registration up for good."""
+        with self._changing("pending") as (table,):
+            table.delete(invite_id)
+
+    def complete(self, registration: Registration, invite_id: bytes = b"") -> None:
+        """R6 has come: the registration is there and its pending state is not, in one step. Harmless when repeated.
+
+        Errors: `UsageError` (``already-registered``) where the name stands for another registration.
+        """
+        with self._changing("registrations", "pending") as (registered, pending):
+            for row in registered.rows():
+                known = _registration(row)
+                if known.name == registration.name and known.uid != registration.uid:
+                    raise UsageError(
+                        f"this home is registered as {known.name} already", detail="already-registered",
+                        hint="use --force to put that registration aside",
+                    )
+            registered.delete(registration.name)
+            registered.insert(_registration_row(registration))
+            pending.delete(invite_id)
+
+    def registrations(self) -> list[Registration]:
+        """All of this home, the owner before its applications."""
+        return sorted((_registration(row) for row in self._rows("registrations")), key=lambda found: found.name)
+
+    def registration(self, name: str) -> Registration | None:
+        return next((found for found in self.registrations() if found.name == name), None)
+
+    def remove(self, name: str) -> bool:
+        """End a registration here (`leave`, or revoked): its keys leave the file. False: there is none."""
+        with self._changing("registrations") as (table,):
+            return table.delete(name)
+
+    def put_aside(self, now: float) -> list[str]:
+        """Take all registrations out of use but keep them (`join --force`); their names. Pins stay."""
+        with self._changing("registrations", "aside") as (registered, aside):
+            names = sorted(_registration(row).name for row in registered.rows())
+            for row in registered.rows():
+                aside.insert((*row, now))
+            registered.clear()
+            return names
+
+    # --- pins --------------------------------------------------------------------------------------------------------
+
+    def pin(self, name: str) -> Pin | None:
+        return next((found for found in self.pins() if found.name == name), None)
+
+    def pins(self) -> list[Pin]:
+        """All, by name."""
+        return sorted((_pin(row) for row in self._rows("pins")), key=lambda found: found.name)
+
+    def set_pin(self, pin: Pin) -> None:
+        """Put ``pin`` in place of what its name had. For a change that depends on what is there: `update_pin`."""
+        self.update_pin(pin.name, lambda known: pin)
+
+    def update_pin(self, name: str, change: Callable[[Pin | None], Pin | None]) -> Pin | None:
+        """Set the pin of ``name`` to what ``change`` makes of the present one; the result (None: forgotten).
+
+        One step: no other process's alarm or verification is lost in between. What ``change`` raises changes nothing.
+        """
+        with self._changing("pins") as (table,):
+            known = next((_pin(row) for row in table.rows() if row[0] == name), None)
+            wanted = change(known)
+            if wanted != known:
+                table.delete(name)
+                if wanted is not None:
+                    table.insert(_pin_row(wanted))
+            return wanted
+
+    def forget(self, name: str) -> bool:
+        """Remove the pin of ``name``. False: there is none."""
+        with self._changing("pins") as (table,):
+            return table.delete(name)
+
+    # --- deliveries that were begun ----------------------------------------------------------------------------------
+
+    def note_attempt(self, tid: bytes, xid: bytes, th: bytes, now: float) -> None:
+        """Keep that handshake ``xid``, with transcript ``th``, was for delivery ``tid``: before its KEY leaves.
+
+        A receipt that answers a later try must be of one of these. Kept for 90 days.
+        """
+        row = (tid, xid, th, float(now))
+        with self._db.writing() as connection:
+            connection.execute("DELETE FROM attempts WHERE began < ?", (now - ATTEMPT_SECONDS,))
+            connection.execute(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?)", (*row, mac(self._key, "attempts", row))
+            )
+
+    def attempts(self, tid: bytes) -> list[tuple[bytes, bytes]]:
+        """(xid, th) of each handshake for ``tid``, oldest first."""
+        with self._db.reading() as connection:
+            rows = connection.execute(
+                "SELECT tid, xid, th, began, mac FROM attempts WHERE tid = ? ORDER BY rowid", (tid,)
+            ).fetchall()
+        for row in rows:
+            if row[0] != tid or not verifies(self._key, "attempts", row[:-1], row[-1]):
+                raise self._db.damaged()
+        return [(xid, th) for _, xid, th, _, _ in rows]
+
+    # --- sealed tables -----------------------------------------------------------------------------------------------
+
+    def _rows(self, table: str) -> list[Row]:
+        with self._db.reading() as connection:
+            return [row for _, row, _ in self._load(connection, table)]
+
+    def _load(self, connection: sqlite3.Connection, table: str) -> list[_Stored]:
+        columns = ", ".join(_SEALED[table])
+        found = connection.execute(
+            f"SELECT rowid, mac, {columns} FROM {table} ORDER BY rowid"  # noqa: S608 - names of ours
+        ).fetchall()
+        seals = connection.execute("SELECT value FROM meta WHERE name = ?", (f"seal-{table}",)).fetchall()
+        stored: list[_Stored] = [(rowid, row, made) for rowid, made, *row in found]
+        whole = (
+            all(verifies(self._key, table, row, made) for _, row, made in stored)
+            and len(seals) == 1
+            and _same(seals[0][0], _seal(self._key, table, (made for _, _, made in stored)))
+        )
+        if not whole:
+            raise self._db.damaged()
+        return stored
+
+    @contextmanager
+    def _changing(self, *names: str) -> Iterator[tuple[_Table, ...]]:
+        """The tables ``names``, verified; what the block does to them is one durable step."""
+        with self._db.writing() as connection:
+            tables = tuple(_Table(name, self._load(connection, name)) for name in names)
+            yield tables
+            for table in tables:
+                self._apply(connection, table)
+        # What was committed leaves the log, whose damage SQLite takes for the log's end, without a word.
+        self._db.checkpoint()
+
+    def _apply(self, connection: sqlite3.Connection, table: _Table) -> None:
+        marks = ", ".join("?" * (len(_SEALED[table.name]) + 1))
+        macs = [made for _, _, made in table.stored]
+        for rowid in table.gone:
+            done = connection.execute(f"DELETE FROM {table.name} WHERE rowid = ?", (rowid,))  # noqa: S608 - ours
+            if done.rowcount != 1:
+                raise self._db.damaged()
+        for row in table.new:
+            macs.append(mac(self._key, table.name, row))
+            connection.execute(f"INSERT INTO {table.name} VALUES ({marks})", (*row, macs[-1]))  # noqa: S608 - ours
+        if table.gone or table.new:
+            done = connection.execute(
+                "UPDATE meta SET value = ? WHERE name = ?", (_seal(self._key, table.name, macs), f"seal-{table.name}")
+            )
+            if done.rowcount != 1:
+                raise self._db.damaged()
+
+
+Row = Sequence[Field]
+_Stored = tuple[int, Row, bytes]
+
+
+class _Table:
+    """A sealed table inside a transaction: what stands there, what goes, what comes."""
+
+    def __init__(self, name: str, stored: list[_Stored]) -> None:
+        self.name = name
+        self.stored = stored
+        self.gone: list[int] = []
+        self.new: list[Row] = []
+
+    def rows(self) -> list[Row]:
+        return [row for _, row, _ in self.stored]
+
+    def delete(self, first: Field) -> bool:
+        """The rows whose first column is ``first``. Whether there was one."""
+        return self._keep(lambda row: row[0] != first)
+
+    def clear(self) -> None:
+        self._keep(lambda row: False)
+
+    def insert(self, row: Row) -> None:
+        self.new.append(row)
+
+    def _keep(self, wanted: Callable[[Row], bool]) -> bool:
+        gone = [rowid for rowid, row, _ in self.stored if not wanted(row)]
+        self.gone += gone
+        self.stored = [stored for stored in self.stored if wanted(stored[1])]
+        return bool(gone)
+
+
+def _seal(key: bytes, table: str, macs: Iterable[bytes]) -> bytes:
+    return mac(key, f"seal {table}", sorted(macs))
+
+
+def _key_check(key: bytes) -> bytes:
+    return hashlib.sha256(b"zkc key store\0" + key).digest()
+
+
+def _mac_key(db: LocalDb) -> bytes:
+    with db.reading() as connection:
+        rows = connection.execute("SELECT value FROM meta WHERE name = 'mac-key'").fetchall()
+    value = rows[0][0] if len(rows) == 1 else None
+    if not isinstance(value, bytes) or len(value) != 64 or not _same(value[32:], _key_check(value[:32])):
+        raise db.damaged()
+    return value[:32]
+
+
+def _same(stored: object, expected: bytes) -> bool:
+    return isinstance(stored, bytes) and hmac.compare_digest(stored, expected)
+
+
+# Rows have verified when these read them: their types are those that were written.
+
+
+def _registration_row(value: Registration) -> Row:
+    row = [getattr(value, column) for column in _REGISTRATION]
+    row[_REGISTRATION.index("endpoints")] = "\n".join(value.endpoints)
+    return row
+
+
+def _registration(row: Row) -> Registration:
+    values: dict[str, Any] = dict(zip(_REGISTRATION, row[: len(_REGISTRATION)], strict=True))
+    values["endpoints"] = tuple(values["endpoints"].split("\n")) if values["endpoints"] else ()
+    return Registration(**values)
+
+
+def _pin_row(value: Pin) -> Row:
+    return [getattr(value, column) for column in _PIN]
+
+
+def _pin(row: Row) -> Pin:
+    return Pin(*cast("tuple[Any, ...]", tuple(row)))

@@ -1,0 +1,258 @@
+"""A client's SQLite file: made whole or not at all, private, shared by the daemon and any number of commands.
+
+One door: `LocalDb.reading` and `LocalDb.writing` are the transactions, and the only places where SQLite's errors
+become ours. WAL and full sync: a reader never waits for a writer, and what was committed is on disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from zkc.errors import LocalIOError
+from zkc.stores import files
+
+BUSY_SECONDS: Final = 5.0
+"""How long a transaction waits for another process's; one takes milliseconds."""
+CHECKPOINT_BUSY_MS: Final = 100
+"""A checkpoint is a courtesy; readers hold it up no longer than this."""
+
+_SIDE_FILES: Final = ("-wal", "-shm")
+_DAMAGED_IO: Final = frozenset(
+    {sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a file of one kind holds."""
+
+    what: str
+    """For messages: "the inbox"."""
+    application_id: int
+    """In the file's header: one kind of file is not taken for another."""
+    version: int
+    statements: tuple[str, ...]
+
+
+class LocalDb:
+    """An open file. Threads may share it: one transaction at a time."""
+
+    def __init__(self, path: Path, schema: Schema, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._schema = schema
+        self._connection = connection
+        self._mutex = threading.RLock()
+        self._writes = 0
+
+    @classmethod
+    def open(cls, path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None = None) -> Self:
+        """The file at ``path``; made, 0600, where there is none, with the schema and what ``fill`` adds, as one step.
+
+        Errors: `LocalIOError` with ``permission`` (attack K01), ``damaged``, ``newer``, ``no-space``, ``busy``, ``io``.
+        """
+        files.check_folder(path.parent, private=False)
+        if not os.path.lexists(path):
+            _create(path, schema, fill)
+        files.check_file(path)
+        for suffix in _SIDE_FILES:
+            if os.path.lexists(f"{path}{suffix}"):
+                # Another process that closes the file last removes them at any moment.
+                with suppress_missing():
+                    files.check_file(Path(f"{path}{suffix}"))
+        with _translated(path, schema):
+            connection = _connect(path)
+        opened = cls(path, schema, connection)
+        try:
+            opened._check()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that sees one state."""
+        with self._transaction("BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that no other writer interleaves with; durable once the block has ended.
+
+        An exception in the block, and one at its end, undo it.
+        """
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+        self._writes += 1
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        with self._mutex, _translated(self.path, self._schema):
+            self._connection.execute(begin)
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite has ended it already after some errors.
+                if self._connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
+                raise
+
+    def version(self) -> int:
+        """A number that grows whenever this or another process has committed. Cheap: for one who waits."""
+        with self._mutex, _translated(self.path, self._schema):
+            (others,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(others) + self._writes
+
+    def checkpoint(self) -> None:
+        """Move what was committed from the log into the file, where the rows' MACs watch it, and erase the log."""
+        with self._mutex, suppress(sqlite3.Error):  # committed it is in any case
+            try:
+                self._connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+    def damaged(self) -> LocalIOError:
+        """For who finds that the content is not what was written."""
+        return _damaged(self.path, self._schema)
+
+    def close(self) -> None:
+        """Harmless when repeated."""
+        # The last one to close moves the log into the file; what fails there is done at the next opening.
+        with self._mutex, suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _check(self) -> None:
+        with self.reading() as connection:
+            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application_id != self._schema.application_id or version < 1:
+            raise self.damaged()
+        if version > self._schema.version:
+            raise LocalIOError(
+                f"{self._schema.what} {self.path} was written by a newer zkc", detail="newer", hint="upgrade zkc"
+            )
+
+
+@contextmanager
+def suppress_missing() -> Iterator[None]:
+    """Let a `LocalIOError` pass that only says that the file has gone."""
+    try:
+        yield
+    except LocalIOError as error:
+        if error.detail != "missing":
+            raise
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    escaped = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    # mode=rw: a file that vanished is an error, never a new and empty store.
+    connection = sqlite3.connect(
+        f"file:{escaped}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "secure_delete = ON",  # a key that was removed leaves the file with its row
+            "cell_size_check = ON",
+            "trusted_schema = OFF",
+            "temp_store = MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None) -> None:
+    """A complete file under ``path``, or none: so an empty file there is damage, and never read as "nothing stored"."""
+    folder = files.open_folder(path.parent)
+    scratch = Path(f"{path}.new")
+    try:
+        with _translated(path, schema):
+            fcntl.flock(folder, fcntl.LOCK_EX)  # of two processes that start at once the second finds the file
+            if os.path.lexists(path):
+                return
+            _remove(scratch)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            # SQLite gives its side files the mode of the file that it finds.
+            os.close(os.open(scratch, flags, files.PRIVATE_FILE))
+            try:
+                connection = _connect(scratch)
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.execute(f"PRAGMA application_id = {schema.application_id}")
+                    connection.execute(f"PRAGMA user_version = {schema.version}")
+                    for statement in schema.statements:
+                        connection.execute(statement)
+                    if fill is not None:
+                        fill(connection)
+                    connection.execute("COMMIT")
+                finally:
+                    connection.close()
+                _sync(scratch)
+                scratch.rename(path)
+            except BaseException:
+                _remove(scratch)
+                raise
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remove(scratch: Path) -> None:
+    for suffix in ("", *_SIDE_FILES):
+        Path(f"{scratch}{suffix}").unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(path: Path, schema: Schema) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _from_sqlite(path, schema, error) from error
+    except OSError as error:
+        raise files.local_error(error, f"{schema.what} {path}") from error
+
+
+def _from_sqlite(path: Path, schema: Schema, error: sqlite3.Error) -> LocalIOError:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    what = f"{schema.what} {path}"
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE or code & 0xFF == sqlite3.SQLITE_FULL:
+        return LocalIOError(f"no space left for {what}", detail="no-space", hint="make room and run it again")
+    match code & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return LocalIOError(f"{what} is held by another process", detail="busy", hint="run it again")
+        case sqlite3.SQLITE_IOERR if code not in _DAMAGED_IO:
+            return LocalIOError(f"{what}: {error}", detail="io")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH if not (
+            os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+        ):
+            return LocalIOError(f"{what} cannot be opened for writing", detail="permission")
+        case _:
+            # Also "no such table", "read-only" and text that is no UTF-8: only a file that is no longer ours says so.
+            return _damaged(path, schema)
+
+
+def _damaged(path: Path, schema: Schema) -> LocalIOError:
+    return LocalIOError(f"{schema.what} {path} is damaged", detail="damaged", hint="restore it from a backup")

@@ -1,0 +1,130 @@
+"""The numbered steps from an empty key database to today's schema.
+
+Every database was made by running all the steps, at once or over the years, so a fresh schema is a migrated one.
+A step that was released is never edited: its text is part of each database that it made, and is compared with it at
+every start. Later changes are later steps; a step that changes a table's columns seals that table's rows anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Connection
+
+from zkc.errors import LocalIOError, VersionMismatch
+from zkc.stores.rowmac import mac, verifies
+
+Step = Callable[[Connection, bytes], None]
+"""One migration: connection (in a transaction) and the key of the rows' MACs."""
+
+_TYPES: Final[dict[str, dict[str, str]]] = {"sqlite": {"bytes": "BLOB", "real": "REAL", "int": "INTEGER"}}
+"""Column types by SQLAlchemy dialect."""
+
+_V1: Final = (
+    """CREATE TABLE invitations (
+        invite_id {bytes} NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        psk {bytes} NOT NULL,
+        curve_public {bytes} NOT NULL,
+        expires {real} NOT NULL,
+        owner_uid {bytes},
+        uid {bytes},
+        psk_private {bytes},
+        used_by {bytes},
+        retired {int} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+    "CREATE INDEX invitations_by_name ON invitations (name)",
+    """CREATE TABLE clients (
+        uid {bytes} NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        card {bytes} NOT NULL,
+        card_hash {bytes} NOT NULL,
+        certificate {bytes} NOT NULL,
+        curve_public {bytes} NOT NULL,
+        perm_server_private {bytes} NOT NULL,
+        fingerprint {bytes} NOT NULL,
+        owner_uid {bytes},
+        registered {real} NOT NULL,
+        revoked {real},
+        reason TEXT NOT NULL,
+        log_index {int} NOT NULL UNIQUE,
+        mac {bytes} NOT NULL
+    )""",
+    "CREATE INDEX clients_by_name ON clients (name)",
+    "CREATE UNIQUE INDEX clients_live ON clients (name) WHERE revoked IS NULL",
+    # Apart from the clients: it changes all the time, and must not rewrite a row of several kilobytes of keys.
+    """CREATE TABLE sightings (
+        uid {bytes} NOT NULL PRIMARY KEY,
+        last_seen {real} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+    """CREATE TABLE log (
+        log_index {int} NOT NULL PRIMARY KEY,
+        at {real} NOT NULL,
+        event TEXT NOT NULL,
+        name TEXT NOT NULL,
+        uid {bytes} NOT NULL,
+        card_hash {bytes} NOT NULL,
+        reason TEXT NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+)
+
+
+def _first_schema(connection: Connection, _mac_key: bytes) -> None:
+    """Invitations, clients, when they were last seen, and the log of what happened to them."""
+    for statement in _V1:
+        connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
+
+
+STEPS: Final[tuple[Step, ...]] = (_first_schema,)
+"""Step n is at n - 1."""
+LATEST: Final = len(STEPS)
+
+_VERSION_TABLE: Final = "CREATE TABLE schema_version (version {int} NOT NULL, mac {bytes} NOT NULL)"
+
+
+def create(connection: Connection, mac_key: bytes, upto: int = LATEST) -> None:
+    """The schema numbered ``upto`` in an empty database, inside the caller's transaction."""
+    connection.exec_driver_sql(_VERSION_TABLE.format_map(_TYPES[connection.dialect.name]))
+    _run(connection, mac_key, 0, upto)
+
+
+def upgrade(connection: Connection, mac_key: bytes) -> None:
+    """From whatever version stands in the database to the latest, inside the caller's transaction.
+
+    Errors: those of `version_of`.
+    """
+    _run(connection, mac_key, version_of(connection, mac_key), LATEST)
+
+
+def version_of(connection: Connection, mac_key: bytes) -> int:
+    """The number of the database's schema.
+
+    `LocalIOError` (``damaged``) when it does not verify, so also when ``mac_key`` is another database's;
+    `VersionMismatch` when a newer zkc made it.
+    """
+    rows = connection.exec_driver_sql("SELECT version, mac FROM schema_version").all()
+    if len(rows) != 1 or not verifies(mac_key, "schema_version", (rows[0][0],), rows[0][1]):
+        raise LocalIOError("the key database is damaged, or its key is another one's", detail="damaged")
+    version: int = rows[0][0]
+    if version > LATEST:
+        raise VersionMismatch(
+            f"the key database has schema {version}, this zkc knows up to {LATEST}", hint="install the newer zkc"
+        )
+    return version
+
+
+def _run(connection: Connection, mac_key: bytes, start: int, upto: int) -> None:
+    if start == upto:
+        return
+    for step in STEPS[start:upto]:
+        step(connection, mac_key)
+    connection.exec_driver_sql("DELETE FROM schema_version")
+    connection.exec_driver_sql(
+        "INSERT INTO schema_version (version, mac) VALUES (?, ?)", (upto, mac(mac_key, "schema_version", (upto,)))
+    )

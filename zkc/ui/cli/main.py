@@ -1,0 +1,48 @@
+"""The ``zkc`` command: finds the one file that a command needs, runs it, and ends with the code of the contract.
+
+This module imports nothing that costs: a signal that arrives while the rest is imported already ends with its own code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final, NoReturn
+
+COMMANDS: Final = {
+    "config": "zkc.ui.cli.config",
+}
+"""Command -> module. Each module holds one object ``command``; it is imported only when it is called or listed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``zkc`` with ``argv`` (the process's own arguments by default) and returns its exit code."""
+    try:
+        _open_standard_streams()
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminated)
+
+        from zkc.ui.cli.door import run
+
+        return run(COMMANDS, sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+
+
+def _terminated(signum: int, _frame: FrameType | None) -> NoReturn:
+    """SystemExit, not an exception of our own: asyncio hands it on from wherever in the loop it is raised."""
+    raise SystemExit(128 + signum)
+
+
+def _open_standard_streams() -> None:
+    """Closed descriptors 0 to 2 become /dev/null, or the next file that is opened (keys.db) would take their place."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
