@@ -134,7 +134,7 @@ def _written(expects: str, check: Callable[[str], object], *, secret: bool = Fal
 
 
 def _check_keydb(url: str) -> None:
-    if url and (not url.startswith("sqlite:///") or len(url) == len("sqlite:///")):
+    if url and (not url.startswith("sqlite:///") or len(url) == len("sqlite:///") or escape(url) != url):
         raise ValueError
 
 
@@ -360,7 +360,7 @@ def _load(kind: type[C], path: Path | None, environ: Mapping[str, str], options:
     values: dict[str, object] = {name: key.default for name, key in keys.items()}
     origins = dict.fromkeys(keys, "default")
     for name, (value, line) in _read_file(kind, path).items():
-        values[name], origins[name] = value, f"file {path}:{line}"
+        values[name], origins[name] = value, f"file {escape(str(path))}:{line}"
     for name, key in keys.items():
         if text := environ.get(key.variable):
             values[name] = _value(key, key.reader.from_text(text), f"variable {key.variable}")
@@ -493,7 +493,7 @@ def _paths(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 def _value(key: _Key, value: object, where: str) -> object:
     with contextlib.suppress(TypeError, ValueError, UsageError):
         return key.reader.read(value)
-    said = "" if key.reader.secret else f" {_to_toml(value)[:60]}"
+    said = " what it is" if key.reader.secret else f" {_to_toml(value)[:60]}"
     raise _wrong(f"{where}: {key.section}.{key.name} cannot be{said}", f"expected {key.reader.expects}")
 
 

@@ -53,6 +53,10 @@ REGISTRATION_SECONDS: Final = 60.0
 REQUEST_SECONDS: Final = 10.0
 """A request in the channel that nobody answers is repeated after RETRY_SECONDS until this is over."""
 RETRY_SECONDS: Final = 2.0
+SESSION_LINGER_SECONDS: Final = 60.0
+"""How long a coordinator keeps the channel of a client whose connection broke."""
+APPLICATION_INVITE_SECONDS: Final = 600.0
+"""How long the invitation that a client gets for its application can be used."""
 GOODBYE_SECONDS: Final = 1.0
 """How long a program that ends waits for the answer to its goodbye."""
 BACKOFF_FIRST: Final = 0.2
@@ -76,6 +80,14 @@ ANSWERS_KEPT_MAX: Final = 256
 """Answers kept for repeated requests, for each client."""
 REGISTRATIONS_MAX: Final = 1024
 """Registrations under way at a coordinator."""
+REGISTRATIONS_PER_INVITATION_MAX: Final = 64
+"""Of those: with one invitation; the oldest goes."""
+HELLOS_PER_SECOND_MAX: Final = 100
+"""C1 from one client in a second: each costs the coordinator 0.4 ms."""
+APPLICATION_INVITATIONS_MAX: Final = 16
+"""Open invitations that one client holds for its applications."""
+XIDS_KEPT_MAX: Final = 65_536
+"""Transfer ids that a coordinator remembers as used."""
 HANDSHAKES_MAX: Final = 10_000
 """Transfer handshakes under way at a coordinator."""
 HANDSHAKES_PER_CLIENT_MAX: Final = 256

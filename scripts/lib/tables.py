@@ -106,7 +106,7 @@ def _marked(item: pytest.Item) -> Marked:
     function = getattr(item, "function", None)
     claims = [word for mark in item.iter_markers("claims") for word in mark.args]
     attacks = [word for mark in item.iter_markers("attack") for word in mark.args]
-    told = [mark.kwargs["module"] for mark in item.iter_markers("claims") if mark.kwargs.get("module")]
+    told = [name for mark in item.iter_markers("claims") for name in _names(mark.kwargs.get("module"))]
     return Marked(
         file=item.path.relative_to(TOP).as_posix(),
         name=getattr(item, "originalname", item.name),
@@ -115,6 +115,10 @@ def _marked(item: pytest.Item) -> Marked:
         attacks=tuple(dict.fromkeys(attacks)),
         modules=tuple(told) or imported_modules(item.path.read_text(encoding="utf-8")),
     )
+
+
+def _names(module: str | Sequence[str] | None) -> Sequence[str]:
+    return [module] if isinstance(module, str) else module or []
 
 
 def _both(one: Marked, other: Marked) -> Marked:

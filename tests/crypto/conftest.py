@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from zkc.crypto.primitives import digest
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import SUITES, KemPrivateKey, Suite
+
+# How long one example takes says nothing on a machine that runs other things too.
+settings.register_profile("zkc", deadline=None)
+settings.load_profile("zkc")
 
 
 def identity_of(name: str) -> IdentityKey:

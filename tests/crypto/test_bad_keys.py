@@ -285,7 +285,7 @@ def test_a_card_with_a_small_order_identity_is_refused(encoding: str, alice: Ide
         assert caught.value.detail == "bad-key"
 
 
-@pytest.mark.parametrize("size", [0, 1, 1951, 1953, 8192])
+@pytest.mark.parametrize("size", [0, 1, 1951, 1953, 4000])
 def test_a_card_with_an_ml_dsa_key_of_another_length_is_refused(size: int, alice: IdentityKey) -> None:
     with pytest.raises(PeerViolation) as caught:
         verify_card(card_with(alice, SUITES["x25519"], ml_dsa=bytes(size)), SUITES["x25519"])

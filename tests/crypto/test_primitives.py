@@ -40,7 +40,7 @@ def test_a_secret_does_not_show_in_repr_str_or_format() -> None:
 
 def test_a_secret_does_not_show_in_a_traceback_with_locals() -> None:
     def fail(key: Secret) -> None:
-        raise RuntimeError("something else went wrong")
+        raise RuntimeError(f"something else went wrong with {key}")
 
     try:
         fail(Secret(MARK))

@@ -24,10 +24,10 @@ MORE, LONG, COMMAND = 0x01, 0x02, 0x04
 
 
 def greeting(version: tuple[int, int] = (3, 1), mechanism: bytes = b"NULL", *, as_server: bool = False) -> bytes:
-    """The first bytes of a ZMTP peer: 64 for version 3, what older ones sent for 1 and 2.
+    """The first bytes of a ZMTP peer: 64 for version 3, for 1 and 2 what the older ones sent.
 
-    Version 1 has no greeting: a routing id of no bytes, as a frame. Version 2: signature, revision 1, socket type DEALER,
-    and the routing id as a frame.
+    Version 1 has no greeting: a routing id of no bytes, as a frame. Version 2: signature, revision 1, socket type
+    DEALER, and the routing id as a frame.
     """
     if version[0] == 1:
         return bytes((1, 0))
@@ -100,6 +100,11 @@ class RawPeer:
             return False
         return True
 
+    def finish(self) -> None:
+        """Say that nothing more will be sent (the other direction stays open)."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
     def handshake_null(self, socket_type: bytes = b"DEALER", routing_id: bytes = b"") -> None:
         """Greeting and READY of the NULL mechanism."""
         self.send(greeting())
@@ -119,7 +124,7 @@ class RawPeer:
         return b"READY" in (self.read_frame() or (0, b""))[1]
 
     def send_endless(self, part: bytes, limit: int) -> int:
-        """Parts of one message that never ends, until ``limit`` bytes are sent or the other side has closed; bytes sent."""
+        """Parts of one endless message, until ``limit`` bytes are sent or the other side has closed; bytes sent."""
         piece = frame(part, more=True)
         sent = 0
         while sent < limit and self.send(piece):

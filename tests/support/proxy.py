@@ -113,7 +113,7 @@ class TcpProxy:
         self._delay = seconds
 
     def flip(self, way: Way, at: int | None = None, mask: int = 0x01) -> None:
-        """Damage one byte, once: the next that passes, or the one at position ``at`` of whichever connection gets there."""
+        """Damage one byte, once: the next that passes, or that at position ``at`` of a connection."""
         with self._lock:
             self._flips.append(_Flip(way, at, mask))
 

@@ -7,7 +7,6 @@ with its five functions, one line in `SUITES`.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.hpke import (
 from cryptography.hazmat.primitives.hpke import Suite as Hpke
 
 from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal
+from zkc.env import SystemEntropy
 from zkc.errors import PeerViolation
 
 _MLKEM_PUBLIC: Final = 1184
@@ -210,7 +210,7 @@ def _rsa_decapsulate(key: Any, info: bytes, ciphertext: bytes) -> bytes:
 
 
 def _rsa_encrypt(key: Any, info: bytes, plaintext: bytes) -> bytes:
-    content_key = secrets.token_bytes(32)
+    content_key = SystemEntropy().bytes(32)
     return _rsa_encapsulate(key, info, content_key) + aead_seal(content_key, ZERO_NONCE, plaintext, info)
 
 
@@ -301,8 +301,20 @@ def suite_named(name: str) -> Suite:
         raise PeerViolation("version", f"suite {name!r}") from None
 
 
+@dataclass(slots=True)
+class Tally:
+    """What this process has done so far: shows from outside that a refusal came before any costly work."""
+
+    operations: int = 0
+    """Seals, encapsulations, and openings of both, whether they succeeded or not."""
+
+
+TALLY: Final = Tally()
+
+
 def seal(key: KemPublicKey, label: str, th: bytes, plaintext: bytes) -> bytes:
     """Seal(pk, label, th, pt): to the holder of ``key``, bound to label and transcript; says nothing of who sealed."""
+    TALLY.operations += 1
     return _KINDS[key.kind].encrypt(key.native, _info(label, th), plaintext)
 
 
@@ -313,7 +325,8 @@ def open_sealed(key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes) ->
 
 def kem_encapsulate(key: KemPublicKey, label: str, th: bytes) -> tuple[Secret, bytes]:
     """KemEnc(pk, label, th): a fresh 32-byte secret, and it sealed to ``key``."""
-    secret = secrets.token_bytes(32)
+    TALLY.operations += 1
+    secret = SystemEntropy().bytes(32)
     return Secret(secret), _KINDS[key.kind].encapsulate(key.native, _info(label, th), secret)
 
 
@@ -332,6 +345,7 @@ def _info(label: str, th: bytes) -> bytes:
 def _opened(
     decrypt: Callable[[Any, bytes, bytes], bytes], key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes
 ) -> bytes:
+    TALLY.operations += 1
     try:
         return decrypt(key.native, _info(label, th), ciphertext)
     except (InvalidTag, ValueError, TypeError, PeerViolation):

@@ -94,14 +94,13 @@ class LocalServer(Generic[Req, Rep]):
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = credentials(writer.get_extra_info("socket"))
-        refusal = (
-            "foreign-uid" if not may_talk(peer.uid, os.geteuid())
-            else "too-many" if len(self._tasks) >= self._connections_max
-            else ""
-        )
-        if refusal:
+        if not may_talk(peer.uid, os.geteuid()):
             writer.transport.abort()
-            self._refused(refusal, peer)
+            self._refused("foreign-uid", peer)
+            return
+        if len(self._tasks) >= self._connections_max:
+            writer.transport.abort()
+            self._refused("too-many", peer)
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer, peer))
         self._tasks.add(task)

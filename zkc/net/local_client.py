@@ -182,9 +182,7 @@ class LocalClient(Generic[Rep]):
             raise bad_answer(self._path, PeerViolation("malformed", f"{len(got)} replies"))
         return got[0]
 
-    def stream(
-        self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS
-    ) -> Generator[Rep, None, None]:
+    def stream(self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS) -> Generator[Rep, None, None]:
         """The replies to ``request`` as they come; ``within`` seconds for each, None: as long as it takes.
 
         Closing the generator early closes the connection, which tells the other side to stop.

@@ -52,6 +52,14 @@ class Received:
     inode: int
     """Its inode, for `shutdown_connection`; 0: closed by now."""
 
+    @property
+    def claimed(self) -> bool:
+        """Whether the peer chose its routing id itself, as no client of zkc does: libzmq's are 0x00 and four bytes.
+
+        A peer that claims one of exactly this form cannot be told apart.
+        """
+        return bool(self.routing_id) and (len(self.routing_id) != 5 or self.routing_id[0] != 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:

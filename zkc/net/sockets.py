@@ -15,6 +15,7 @@ import os
 import re
 import socket as sockets
 import stat
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -45,10 +46,13 @@ CONTROL_HANDSHAKE_MS: Final = 5000
 BULK_HANDSHAKE_MS: Final = 2000
 """A peer that has not finished its handshake by then is dropped (libzmq's default is 30 s)."""
 
+CURVE_OVERHEAD: Final = 33
+"""Bytes by which CURVE makes a frame longer: MAXMSGSIZE counts what is on the wire (measured)."""
+
 _COMMON: Final[Mapping[int, int]] = {
     zmq.IPV6: 1,
     zmq.LINGER: 0,
-    zmq.MAXMSGSIZE: CONTROL_MESSAGE_MAX,
+    zmq.MAXMSGSIZE: CONTROL_MESSAGE_MAX + CURVE_OVERHEAD,
     zmq.HEARTBEAT_IVL: 15_000,
     zmq.HEARTBEAT_TIMEOUT: 45_000,
     zmq.HEARTBEAT_TTL: 60_000,
@@ -165,7 +169,7 @@ def to_raw(key: bytes) -> bytes:
     if len(key) == 32:
         return key
     if len(key) == 40:
-        with contextlib.suppress(KeyError, ValueError, IndexError, OverflowError, UnicodeDecodeError):
+        with contextlib.suppress(KeyError, ValueError, IndexError, OverflowError, UnicodeDecodeError, struct.error):
             raw = z85.decode(key)
             if len(raw) == 32 and z85.encode(raw) == key:
                 return raw
@@ -195,6 +199,11 @@ def tcp_endpoint(host: str, port: int) -> str:
     endpoint = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     split_endpoint(endpoint)
     return endpoint
+
+
+def plain_address(address: str) -> str:
+    """``address`` without IPv6's mapping: sockets for both families name IPv4's 192.0.2.1 as ::ffff:192.0.2.1."""
+    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def reach_locally(endpoint: str) -> str:
@@ -362,9 +371,7 @@ def shutdown_connection(fd: int, inode: int) -> bool:
 
 
 @contextlib.contextmanager
-def _made(
-    ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Watch | None
-) -> Iterator[Socket]:
+def _made(ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Watch | None) -> Iterator[Socket]:
     """A socket with ``options`` and watched; closed again if the body fails."""
     sock = ctx.socket(kind)
     try:
@@ -388,7 +395,8 @@ def _bind(sock: Socket, endpoint: str) -> str:
         if error.errno == errno.EINVAL:
             raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint") from None
         raise LocalIOError(f"cannot listen on {endpoint}: {error.strerror}", detail="address") from None
-    return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+    host, port = split_endpoint(sock.getsockopt_string(zmq.LAST_ENDPOINT))
+    return tcp_endpoint(plain_address(host), port)
 
 
 def _bind_free(sock: Socket, host: str, left: Iterator[int], ports: range | None) -> int:

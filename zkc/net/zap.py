@@ -19,7 +19,7 @@ import zmq
 from zkc.errors import InternalError, PeerViolation
 from zkc.net.loopsocket import EdgeReader
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
-from zkc.net.sockets import Context, Socket, connect_dealer, generate_curve, reach_locally
+from zkc.net.sockets import Context, Socket, connect_dealer, generate_curve, plain_address, reach_locally
 
 ENDPOINT: Final = "inproc://zeromq.zap.01"
 SELF_TEST_SECONDS: Final = 5.0
@@ -36,8 +36,6 @@ class ZapRequest:
     domain: str
     address: str
     """The peer's IP address."""
-    routing_id: bytes
-    """What the peer calls itself: for the log (a leading 0x00 is an attack), never an identity."""
     mechanism: str
     credentials: tuple[bytes, ...] = field(repr=False)
     """CURVE: the public key, 32 bytes, proved. PLAIN: user, password."""
@@ -51,6 +49,7 @@ OnError = Callable[[Exception], None]
 def parse(frames: Sequence[bytes]) -> ZapRequest:
     """The request in ZAP's frames: version, request id, domain, address, routing id, mechanism, credentials.
 
+    The routing id is not what the peer claims but our own socket's (measured): it is left out.
     `PeerViolation` (``malformed``) for another form, another mechanism, or credentials that do not fit it.
     """
     if len(frames) < 6 or frames[0] != _VERSION:
@@ -64,7 +63,7 @@ def parse(frames: Sequence[bytes]) -> ZapRequest:
         raise PeerViolation("malformed", "credentials that do not fit the mechanism")
     if mechanism == "CURVE" and len(credentials[0]) != 32:
         raise PeerViolation("malformed", "a CURVE key that is not 32 bytes")
-    return ZapRequest(frames[1], domain, address, frames[4], mechanism, credentials)
+    return ZapRequest(frames[1], domain, plain_address(address), mechanism, credentials)
 
 
 def reply(request: ZapRequest, user_id: str | None) -> list[bytes]:
@@ -188,9 +187,7 @@ async def self_test(ctx: Context, endpoint: str, server_key: bytes, within: floa
             closing.callback(sock.close, linger=0)
             closing.callback(AsyncMonitor(sock, note, loop=loop).close)
 
-        connect_dealer(
-            ctx, reach_locally(endpoint), server_key, stranger.public, stranger.secret, watch=watch
-        )
+        connect_dealer(ctx, reach_locally(endpoint), server_key, stranger.public, stranger.secret, watch=watch)
         try:
             async with asyncio.timeout(within):
                 event = await outcome

@@ -38,8 +38,7 @@ class Recipient:
     authority: Authority
     identity: IdentityKey
     kem_key: KemPrivateKey
-    name: str
-    card_hash: bytes
+    card: VerifiedCard
     known: Known
 
 
@@ -124,7 +123,7 @@ def consume_notification(recipient: Recipient, state: Idle, message: Notify) -> 
     sender.identity.verify("xfer-req", th.value, message.signature)
     if req.card_hash != sender.hash:
         raise PeerViolation("identity", "the request was made under another card")
-    if req.recipient != recipient.name:
+    if req.recipient != recipient.card.name:
         raise PeerViolation("identity", "the request is for somebody else")
     if req.pin and req.pin != recipient.identity.public.fingerprint:
         raise IdentityError(f"{req.sender} has pinned another key of this client", detail="identity")
@@ -230,7 +229,7 @@ def _response(
         chunk=chunk,
         max_bytes=max_bytes,
         live=False,
-        card_hash=recipient.card_hash,
+        card_hash=recipient.card.hash,
         key_source=req.key_source,
         key_order=req.key_order,
         sender_one_time_key=req.sender_one_time_key,

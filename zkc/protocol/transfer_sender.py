@@ -43,8 +43,7 @@ class Sender:
     authority: Authority
     identity: IdentityKey
     kem_key: KemPrivateKey
-    name: str
-    card_hash: bytes
+    card: VerifiedCard
     known: Known
     wall: float
     """Seconds since 1970, for the end of the recipient's card alone."""
@@ -130,19 +129,14 @@ REFUSALS: Final = (22, 23, 24, 25, 30, 33)
 """Codes with which a recipient may refuse; any other is told as policy."""
 
 
-def size_class(size: int | None) -> int:
-    """The size as the exponent of the next power of two; 255 where it is not known."""
-    return 255 if size is None else max(0, size - 1).bit_length()
-
-
 def create_request(sender: Sender, terms: Terms) -> Step:
     """X1: the request to send (Figure 13, blocks 1301-1302; Figure 2, 201)."""
     if len(terms.xid) != ID_BYTES or len(terms.tid) != ID_BYTES:
         raise ValueError("xid and tid are 16 bytes long")
     one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
     req = Req(
-        terms.xid, terms.tid, sender.name, terms.recipient, sender.known.fingerprint, terms.key_source,
-        terms.key_order, terms.cipher, "online", terms.wait, terms.size_class, False, terms.fresh, sender.card_hash,
+        terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint, terms.key_source,
+        terms.key_order, terms.cipher, "online", terms.wait, terms.size_class, False, terms.fresh, sender.card.hash,
         one_time.public.encode() if one_time else b"",
     )
     encoded = encode(req)

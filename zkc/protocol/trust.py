@@ -14,6 +14,19 @@ from zkc.crypto.suites import Suite
 from zkc.errors import IdentityError, PeerViolation
 
 
+class KeyChanged(IdentityError):
+    """The alarm that a person has to look into."""
+
+    def __init__(self, name: str, pinned: bytes, seen: bytes) -> None:
+        super().__init__(
+            f"the key of {name} has CHANGED: pinned {pinned.hex()}, now {seen.hex()}; nothing was sent",
+            detail="identity",
+            hint=f"ask {name} for its fingerprint over another channel; only if it is the new one:"
+            f" zkc verify {name} --trust {seen.hex()}",
+        )
+        self.seen = seen
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What this client already knows that bears on one name."""
@@ -57,11 +70,11 @@ def verify_peer(authority: Authority, name: str, card: bytes, certificate: bytes
 def judge_peer(card: VerifiedCard, known: Known, now: float | None) -> None:
     """Holds a verified card against what is pinned; ``now`` (seconds since 1970) only where its end counts.
 
-    `IdentityError`: ``identity`` (another key than the pinned one), ``two-names``, ``owner``, ``epoch``, ``expired``.
+    `KeyChanged` (``identity``); `IdentityError`: ``two-names``, ``owner``, ``epoch``, ``expired``.
     """
     name = card.name
     if known.fingerprint and card.fingerprint != known.fingerprint:
-        raise key_changed(name, known.fingerprint, card.fingerprint)
+        raise KeyChanged(name, known.fingerprint, card.fingerprint)
     if any(other != name for other in known.names):
         raise _alarm(name, "two-names", f"the same key is pinned as {known.names[0]!r}")
     if known.owner_fingerprint and card.owner_fingerprint != known.owner_fingerprint:
@@ -70,16 +83,6 @@ def judge_peer(card: VerifiedCard, known: Known, now: float | None) -> None:
         raise _alarm(name, "epoch", f"the card is older (epoch {card.body.epoch}) than one already seen")
     if now is not None and now > card.body.not_after + CARD_GRACE_SECONDS:
         raise _alarm(name, "expired", "its card has expired, or one of the two clocks is wrong")
-
-
-def key_changed(name: str, pinned: bytes, seen: bytes) -> IdentityError:
-    """The alarm that a person has to look into."""
-    return IdentityError(
-        f"the key of {name} has CHANGED: pinned {pinned.hex()}, now {seen.hex()}; nothing was sent",
-        detail="identity",
-        hint=f"ask {name} for its fingerprint over another channel; only if it is the new one:"
-        f" zkc verify {name} --trust {seen.hex()}",
-    )
 
 
 def _alarm(name: str, detail: str, why: str) -> IdentityError:

@@ -135,7 +135,8 @@ class Home:
     def lock(self, tries: int = LOCK_TRIES) -> HomeLock:
         """The right to be this home's one running program, until released or dead (attack L03).
 
-        Waits at most 2 s for a program that is just ending. Errors: `DaemonError` (``already-running``), `LocalIOError`.
+        Waits at most 2 s for a program that is just ending.
+        Errors: `DaemonError` (``already-running``), `LocalIOError`.
         """
         files.make_folder(self.lock_file.parent)
         for left in range(tries, -1, -1):
@@ -146,7 +147,8 @@ class Home:
                 select.select((), (), (), LOCK_PAUSE_SECONDS)
         runs, holder = _RUNS[self.role], _holder(self.lock_file)
         raise DaemonError(
-            f"a {runs} is already running in {self.data}{holder}", detail="already-running", hint=f"end that {runs} first"
+            f"a {runs} is already running in {self.data}{holder}", detail="already-running",
+            hint=f"end that {runs} first",
         )
 
     def socket_path(self) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, TableClause, column, delete, insert, select, table, update
+from sqlalchemy import ColumnElement, Connection, TableClause, column, delete, func, insert, select, table, update
 
 from zkc.errors import InternalError, LocalIOError, NotRegistered
 from zkc.ids import owner_of
@@ -195,6 +195,14 @@ class KeyDb:
         with self._backend.reading() as connection:
             return self._invitation(connection, invite_id)
 
+    def invitation_with_key(self, curve_public: bytes) -> InvitationRow | None:
+        """The invitation whose newcomer connects with this CURVE key (32 bytes)."""
+        query = select(*_INVITATIONS.c).where(_INVITATIONS.c.curve_public == curve_public).limit(1)
+        with self._backend.reading() as connection:
+            found = connection.execute(query).mappings().one_or_none()
+            row = None if found is None else self._to_invitation(found)
+            return _asked_for(row, row is None or row.curve_public == curve_public)
+
     def invitations(self) -> list[InvitationRow]:
         """All that were not cancelled, by name and then by end."""
         query = select(*_INVITATIONS.c).order_by(_INVITATIONS.c.name, _INVITATIONS.c.expires, _INVITATIONS.c.invite_id)
@@ -271,6 +279,21 @@ class KeyDb:
         """The live client with this name."""
         with self._backend.reading() as connection:
             return self._client_named(connection, name)
+
+    def client_with_key(self, curve_public: bytes) -> ClientRow | None:
+        """The live client that connects with this CURVE key (32 bytes); of several the one that registered first."""
+        which = (_CLIENTS.c.curve_public == curve_public) & _CLIENTS.c.revoked.is_(None)
+        query = _CLIENT_SELECT.where(which).order_by(_CLIENTS.c.log_index).limit(1)
+        with self._backend.reading() as connection:
+            found = connection.execute(query).mappings().one_or_none()
+            row = None if found is None else self._to_client(found)
+            return _asked_for(row, row is None or (row.curve_public == curve_public and row.revoked is None))
+
+    def live_clients(self) -> int:
+        """How many clients are registered and not revoked."""
+        with self._backend.reading() as connection:
+            query = select(func.count()).select_from(_CLIENTS).where(_CLIENTS.c.revoked.is_(None))
+            return int(connection.execute(query).scalar_one())
 
     def clients(self, after: str = "", limit: int = 256) -> list[ClientRow]:
         """Clients, live and revoked, of the first ``limit`` names behind ``after``: by name, then oldest first.

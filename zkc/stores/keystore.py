@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import UsageError
@@ -79,10 +79,9 @@ _SCHEMA: Final = Schema(
     application_id=0x7A6B6331,
     version=1,
     statements=(
-        "CREATE TABLE meta (name TEXT NOT NULL, value BLOB NOT NULL)",
+        "CREATE TABLE meta (name, value)",
         *(f"CREATE TABLE {table} ({', '.join(columns)}, mac BLOB NOT NULL)" for table, columns in _SEALED.items()),
-        "CREATE TABLE attempts (tid BLOB NOT NULL, xid BLOB NOT NULL, th BLOB NOT NULL, began REAL NOT NULL,"
-        " mac BLOB NOT NULL)",
+        "CREATE TABLE attempts (tid, xid, th, began, mac BLOB NOT NULL)",
         "CREATE INDEX attempts_tid ON attempts (tid)",
         "CREATE INDEX attempts_began ON attempts (began)",
     ),
@@ -92,7 +91,8 @@ _SCHEMA: Final = Schema(
 class KeyStore:
     """The open key store of a client's home. Every change is durable when its method returns.
 
-    Each method raises `LocalIOError`: ``damaged`` where the file is not what was written, ``no-space``, ``busy``, ``io``.
+    Each method raises `LocalIOError`: ``damaged`` where the file is not what was written, ``no-space``, ``busy``,
+    ``io``.
     """
 
     def __init__(self, db: LocalDb, mac_key: bytes) -> None:
@@ -204,7 +204,7 @@ class KeyStore:
 
     def set_pin(self, pin: Pin) -> None:
         """Put ``pin`` in place of what its name had. For a change that depends on what is there: `update_pin`."""
-        self.update_pin(pin.name, lambda known: pin)
+        self.update_pin(pin.name, lambda _: pin)
 
     def update_pin(self, name: str, change: Callable[[Pin | None], Pin | None]) -> Pin | None:
         """Set the pin of ``name`` to what ``change`` makes of the present one; the result (None: forgotten).
@@ -319,19 +319,17 @@ class _Table:
 
     def delete(self, first: Field) -> bool:
         """The rows whose first column is ``first``. Whether there was one."""
-        return self._keep(lambda row: row[0] != first)
+        found = [stored for stored in self.stored if stored[1][0] == first]
+        self.gone += [rowid for rowid, _, _ in found]
+        self.stored = [stored for stored in self.stored if stored[1][0] != first]
+        return bool(found)
 
     def clear(self) -> None:
-        self._keep(lambda row: False)
+        self.gone += [rowid for rowid, _, _ in self.stored]
+        self.stored = []
 
     def insert(self, row: Row) -> None:
         self.new.append(row)
-
-    def _keep(self, wanted: Callable[[Row], bool]) -> bool:
-        gone = [rowid for rowid, row, _ in self.stored if not wanted(row)]
-        self.gone += gone
-        self.stored = [stored for stored in self.stored if wanted(stored[1])]
-        return bool(gone)
 
 
 def _seal(key: bytes, table: str, macs: Iterable[bytes]) -> bytes:
@@ -375,4 +373,5 @@ def _pin_row(value: Pin) -> Row:
 
 
 def _pin(row: Row) -> Pin:
-    return Pin(*cast("tuple[Any, ...]", tuple(row)))
+    values: dict[str, Any] = dict(zip(_PIN, row, strict=True))
+    return Pin(**values)

@@ -231,6 +231,9 @@ def _translated(path: Path, schema: Schema) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _from_sqlite(path, schema, error) from error
+    except UnicodeDecodeError as error:
+        # SQLite quotes a damaged schema in its message, and the driver stumbles over the message.
+        raise _damaged(path, schema) from error
     except OSError as error:
         raise files.local_error(error, f"{schema.what} {path}") from error
 

@@ -37,6 +37,8 @@ _V1: Final = (
         mac {bytes} NOT NULL
     )""",
     "CREATE INDEX invitations_by_name ON invitations (name)",
+    # Every connection asks whose key it shows.
+    "CREATE INDEX invitations_by_key ON invitations (curve_public)",
     """CREATE TABLE clients (
         uid {bytes} NOT NULL PRIMARY KEY,
         name TEXT NOT NULL,
@@ -55,6 +57,7 @@ _V1: Final = (
         mac {bytes} NOT NULL
     )""",
     "CREATE INDEX clients_by_name ON clients (name)",
+    "CREATE INDEX clients_by_key ON clients (curve_public)",
     "CREATE UNIQUE INDEX clients_live ON clients (name) WHERE revoked IS NULL",
     # Apart from the clients: it changes all the time, and must not rewrite a row of several kilobytes of keys.
     """CREATE TABLE sightings (

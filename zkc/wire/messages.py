@@ -28,35 +28,35 @@ U64 = Annotated[int, Meta(ge=0, le=0x7FFFFFFFFFFFFFFF)]
 ContractCode = Annotated[int, Meta(ge=1, le=40)]
 
 
-class _Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    pass
+class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An array of its fields in order, nothing less and nothing more."""
 
 
 # --- registration ----------------------------------------------------------------------------------------------
 
 
-class RegHello(_Message, frozen=True, tag="R0"):
+class RegHello(Message, frozen=True, tag="R0"):
     invite_id: Id
 
 
-class RegCoordinator(_Message, frozen=True, tag="R0c"):
+class RegCoordinator(Message, frozen=True, tag="R0c"):
     card: Small
     """`CoordinatorCard`."""
     signature: Small
 
 
-class RegName(_Message, frozen=True, tag="R1"):
+class RegName(Message, frozen=True, tag="R1"):
     invite_id: Id
     sealed_name: Small
     mac: Hash
 
 
-class RegTempServer(_Message, frozen=True, tag="R2"):
+class RegTempServer(Message, frozen=True, tag="R2"):
     temp_server_key: Small
     signature: Small
 
 
-class RegTempClient(_Message, frozen=True, tag="R3"):
+class RegTempClient(Message, frozen=True, tag="R3"):
     sealed_temp_client_key: Small
     ct1: Small
     mac: Hash
@@ -64,28 +64,28 @@ class RegTempClient(_Message, frozen=True, tag="R3"):
     """The MAC of R3b where the registration request travels in the same message, else empty."""
 
 
-class RegRegister(_Message, frozen=True, tag="R3b"):
+class RegRegister(Message, frozen=True, tag="R3b"):
     register: Hash
 
 
-class RegPermServer(_Message, frozen=True, tag="R4"):
+class RegPermServer(Message, frozen=True, tag="R4"):
     ct2: Small
     sealed_perm_server_key: Small
     mac: Hash
 
 
-class RegPermClient(_Message, frozen=True, tag="R5"):
+class RegPermClient(Message, frozen=True, tag="R5"):
     sealed_to: Literal["permanent", "temporary"]
     sealed_card: Blob
     mac: Hash
 
 
-class RegDone(_Message, frozen=True, tag="R6"):
+class RegDone(Message, frozen=True, tag="R6"):
     sealed_done: Small
     mac: Hash
 
 
-class RegError(_Message, frozen=True, tag="RE"):
+class RegError(Message, frozen=True, tag="RE"):
     code: ContractCode
     detail: Word
     mac: Hash
@@ -97,7 +97,7 @@ RegMessage = (
 )
 
 
-class CoordinatorCard(_Message, frozen=True):
+class CoordinatorCard(Message, frozen=True):
     """What an invitation's fingerprint vouches for (R0's answer)."""
 
     ed25519: Hash
@@ -108,32 +108,32 @@ class CoordinatorCard(_Message, frozen=True):
     epoch: U32
 
 
-class SealedName(_Message, frozen=True):
+class SealedName(Message, frozen=True):
     name: Name
     kind: Literal["computer", "user", "application"]
 
 
-class SealedPermServer(_Message, frozen=True):
+class SealedPermServer(Message, frozen=True):
     uid: Id
     perm_server_key: Small
     certificate: Small
     """Coordinator's durable signature over {name, uid, H(perm_server_key), epoch}."""
 
 
-class SealedPermClient(_Message, frozen=True):
+class SealedPermClient(Message, frozen=True):
     card: Blob
     curve_key: Hash
     signature: Small
 
 
-class SealedDone(_Message, frozen=True):
+class SealedDone(Message, frozen=True):
     card_hash: Hash
     certificate: Small
     """Coordinator's durable signature over {name, uid, H(card), epoch}."""
     log_index: U64
 
 
-class InvitationText(_Message, frozen=True):
+class InvitationText(Message, frozen=True):
     """The fields of an invitation."""
 
     endpoints: Annotated[list[Line], Meta(max_length=32)]
@@ -155,7 +155,7 @@ class InvitationText(_Message, frozen=True):
 # --- cards ---------------------------------------------------------------------------------------------------------
 
 
-class CardBody(_Message, frozen=True):
+class CardBody(Message, frozen=True):
     name: Name
     kind: Literal["computer", "user", "application"]
     uid: Id
@@ -169,7 +169,7 @@ class CardBody(_Message, frozen=True):
     """Fingerprint of the owner's identity for an application, else empty."""
 
 
-class Card(_Message, frozen=True):
+class Card(Message, frozen=True):
     body: Small
     """`CardBody`, as it was signed."""
     signature: Small
@@ -178,7 +178,7 @@ class Card(_Message, frozen=True):
     owner_signature: Small
 
 
-class Certified(_Message, frozen=True):
+class Certified(Message, frozen=True):
     """What a certificate signs: H of this."""
 
     name: Name
@@ -190,14 +190,14 @@ class Certified(_Message, frozen=True):
 # --- channel ---------------------------------------------------------------------------------------------------------
 
 
-class ChannelHello(_Message, frozen=True, tag="C1"):
+class ChannelHello(Message, frozen=True, tag="C1"):
     uid: Id
     ct_s: Small
     ephemeral_key: Small
     sealed: Small
 
 
-class ChannelAnswer(_Message, frozen=True, tag="S1"):
+class ChannelAnswer(Message, frozen=True, tag="S1"):
     ct_e: Small
     ct_c: Small
     sealed: Small
@@ -206,7 +206,7 @@ class ChannelAnswer(_Message, frozen=True, tag="S1"):
 ChannelMessage = ChannelHello | ChannelAnswer
 
 
-class HelloInfo(_Message, frozen=True):
+class HelloInfo(Message, frozen=True):
     role: Literal["daemon", "once"]
     instance: Id
     """Random for each process: tells a second daemon from a renewed channel."""
@@ -214,7 +214,7 @@ class HelloInfo(_Message, frozen=True):
     epoch: U32
 
 
-class AnswerInfo(_Message, frozen=True):
+class AnswerInfo(Message, frozen=True):
     version: U16
     control_max: U32
     heartbeat_ms: U32
@@ -223,31 +223,31 @@ class AnswerInfo(_Message, frozen=True):
 # What the records of a channel carry: requests either way, each with one answer or failure.
 
 
-class Heartbeat(_Message, frozen=True, tag="heartbeat"):
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
     pass
 
 
-class Goodbye(_Message, frozen=True, tag="goodbye"):
+class Goodbye(Message, frozen=True, tag="goodbye"):
     pass
 
 
-class TransferRequest(_Message, frozen=True, tag="x1"):
+class TransferRequest(Message, frozen=True, tag="x1"):
     request: Small
     signature: Small
 
 
-class TransferKey(_Message, frozen=True, tag="x5"):
+class TransferKey(Message, frozen=True, tag="x5"):
     key: Small
     signature: Small
 
 
-class TransferConfirmKey(_Message, frozen=True, tag="confs"):
+class TransferConfirmKey(Message, frozen=True, tag="confs"):
     """Coordinator-made: the sender's confirmation (G4, G2')."""
 
     confirmation: Small
 
 
-class TransferEnd(_Message, frozen=True, tag="xend"):
+class TransferEnd(Message, frozen=True, tag="xend"):
     """Either end gives a handshake up; the other is told."""
 
     xid: Id
@@ -255,54 +255,54 @@ class TransferEnd(_Message, frozen=True, tag="xend"):
     detail: Word
 
 
-class ListPeers(_Message, frozen=True, tag="peers"):
+class ListPeers(Message, frozen=True, tag="peers"):
     after: Name
 
 
-class LookUp(_Message, frozen=True, tag="lookup"):
+class LookUp(Message, frozen=True, tag="lookup"):
     name: Name
 
 
-class InviteApplication(_Message, frozen=True, tag="invite-app"):
+class InviteApplication(Message, frozen=True, tag="invite-app"):
     app: Name
 
 
-class Leave(_Message, frozen=True, tag="leave"):
+class Leave(Message, frozen=True, tag="leave"):
     pass
 
 
-class Notify(_Message, frozen=True, tag="x2"):
+class Notify(Message, frozen=True, tag="x2"):
     request: Small
     signature: Small
     card: Blob
     certificate: Small
 
 
-class DeliverKey(_Message, frozen=True, tag="x5r"):
+class DeliverKey(Message, frozen=True, tag="x5r"):
     key: Small
     signature: Small
 
 
-class DeliverSessionKey(_Message, frozen=True, tag="keyr"):
+class DeliverSessionKey(Message, frozen=True, tag="keyr"):
     """Coordinator-made: the recipient's wrapped key (G1), and in sender-first order CONFS with it (G3')."""
 
     wrapped: Small
     confirmation: Small
 
 
-class DeliverConfirmation(_Message, frozen=True, tag="confr-s"):
+class DeliverConfirmation(Message, frozen=True, tag="confr-s"):
     """Coordinator-made, recipient first: the sender's CONFS forwarded (G4)."""
 
     confirmation: Small
 
 
-class Revoked(_Message, frozen=True, tag="revoked"):
+class Revoked(Message, frozen=True, tag="revoked"):
     """Coordinator to client: this registration has ended."""
 
     reason: Line
 
 
-class Replaced(_Message, frozen=True, tag="replaced"):
+class Replaced(Message, frozen=True, tag="replaced"):
     """Coordinator to client: another daemon of the same registration has taken over."""
 
 
@@ -312,11 +312,11 @@ RequestBody = (
 )
 
 
-class Ok(_Message, frozen=True, tag="ok"):
+class Ok(Message, frozen=True, tag="ok"):
     pass
 
 
-class TransferGrant(_Message, frozen=True, tag="x4"):
+class TransferGrant(Message, frozen=True, tag="x4"):
     response: Blob
     signature: Small
     card: Blob
@@ -327,16 +327,16 @@ class TransferGrant(_Message, frozen=True, tag="x4"):
     """Coordinator-made, recipient first: CONFR; else empty."""
 
 
-class TransferResponse(_Message, frozen=True, tag="x3"):
+class TransferResponse(Message, frozen=True, tag="x3"):
     response: Blob
     signature: Small
 
 
-class TransferConfirm(_Message, frozen=True, tag="x6"):
+class TransferConfirm(Message, frozen=True, tag="x6"):
     confirmation: Small
 
 
-class Peer(_Message, frozen=True):
+class Peer(Message, frozen=True):
     name: Name
     kind: Literal["computer", "user", "application"]
     online: bool
@@ -345,17 +345,17 @@ class Peer(_Message, frozen=True):
     fingerprint: Hash
 
 
-class PeerPage(_Message, frozen=True, tag="peer-page"):
+class PeerPage(Message, frozen=True, tag="peer-page"):
     peers: Annotated[list[Peer], Meta(max_length=256)]
     more: bool
 
 
-class PeerCard(_Message, frozen=True, tag="peer-card"):
+class PeerCard(Message, frozen=True, tag="peer-card"):
     card: Blob
     certificate: Small
 
 
-class Invitation(_Message, frozen=True, tag="invitation"):
+class Invitation(Message, frozen=True, tag="invitation"):
     text: Annotated[str, Meta(max_length=4096)]
 
     def __repr__(self) -> str:
@@ -368,17 +368,17 @@ class Invitation(_Message, frozen=True, tag="invitation"):
 AnswerBody = Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation
 
 
-class Request(_Message, frozen=True, tag="q"):
+class Request(Message, frozen=True, tag="q"):
     id: Id
     body: RequestBody
 
 
-class Answer(_Message, frozen=True, tag="a"):
+class Answer(Message, frozen=True, tag="a"):
     id: Id
     body: AnswerBody
 
 
-class Failure(_Message, frozen=True, tag="f"):
+class Failure(Message, frozen=True, tag="f"):
     id: Id
     code: ContractCode
     detail: Word
@@ -390,7 +390,7 @@ Record = Request | Answer | Failure
 # --- transfer handshake: byte strings that the coordinator forwards as they came -------------------------------
 
 
-class Req(_Message, frozen=True):
+class Req(Message, frozen=True):
     xid: Id
     tid: Id
     sender: Name
@@ -411,7 +411,7 @@ class Req(_Message, frozen=True):
     """Coordinator-made: e_S; else empty."""
 
 
-class Resp(_Message, frozen=True):
+class Resp(Message, frozen=True):
     xid: Id
     verdict: Literal["accept", "refuse", "have"]
     code: U8
@@ -432,7 +432,7 @@ class Resp(_Message, frozen=True):
     """Seal of `Endpoints`; with verdict ``have`` of the receipt."""
 
 
-class Endpoints(_Message, frozen=True):
+class Endpoints(Message, frozen=True):
     """Where the recipient listens: every address has both ports."""
 
     addresses: Annotated[list[Word], Meta(max_length=16)]
@@ -442,19 +442,19 @@ class Endpoints(_Message, frozen=True):
     """Durable position that the recipient holds of this delivery."""
 
 
-class Key(_Message, frozen=True):
+class Key(Message, frozen=True):
     xid: Id
     ct1: Small
     ct2: Small
     sealed_endpoints: Small
 
 
-class Conf(_Message, frozen=True):
+class Conf(Message, frozen=True):
     xid: Id
     mac: Hash
 
 
-class WrappedKey(_Message, frozen=True):
+class WrappedKey(Message, frozen=True):
     """KEYR and KEYS: p1, p2, w."""
 
     xid: Id
@@ -463,7 +463,7 @@ class WrappedKey(_Message, frozen=True):
     w: Small
 
 
-class ConfS(_Message, frozen=True):
+class ConfS(Message, frozen=True):
     xid: Id
     sealed_endpoints: Small
     mac: Hash
@@ -472,7 +472,7 @@ class ConfS(_Message, frozen=True):
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-class Manifest(_Message, frozen=True):
+class Manifest(Message, frozen=True):
     kind: Literal["file", "stream", "message"]
     name: Annotated[str, Meta(max_length=4 * FILE_NAME_MAX)]
     note: Annotated[str, Meta(max_length=NOTE_MAX)]
@@ -481,12 +481,12 @@ class Manifest(_Message, frozen=True):
     mtime_ns: U64
 
 
-class Start(_Message, frozen=True):
+class Start(Message, frozen=True):
     attempt: U32
     offset: U64
 
 
-class Ack(_Message, frozen=True, tag="ack"):
+class Ack(Message, frozen=True, tag="ack"):
     attempt: U32
     position: U64
     """Bytes of this stream that the recipient has taken over."""
@@ -494,11 +494,11 @@ class Ack(_Message, frozen=True, tag="ack"):
     """Bytes beyond ``position`` that the sender may have under way."""
 
 
-class Done(_Message, frozen=True, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     receipt: Blob
 
 
-class Stop(_Message, frozen=True, tag="stop"):
+class Stop(Message, frozen=True, tag="stop"):
     """Either end gives the delivery up, with a code of the contract."""
 
     code: ContractCode
@@ -508,7 +508,7 @@ class Stop(_Message, frozen=True, tag="stop"):
 AckMessage = Ack | Done | Stop
 
 
-class ReceiptBody(_Message, frozen=True):
+class ReceiptBody(Message, frozen=True):
     tid: Id
     xid: Id
     th: Hash
@@ -532,7 +532,7 @@ class ReceiptBody(_Message, frozen=True):
     """Recipient's clock, milliseconds since 1970."""
 
 
-class Receipt(_Message, frozen=True):
+class Receipt(Message, frozen=True):
     body: Small
     signature: Small
     card: Blob

@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from zkc.errors import InternalError, LocalIOError, UsageError, ZkcError
-from zkc.ui.cli.options import Invocation, nearest, root
+from zkc.ui.cli.options import Invocation, nearest, root, spot
 from zkc.ui.cli.output import StdoutClosedError
 
 BROKEN_PIPE: Final = 141
@@ -57,22 +57,16 @@ def _invoke(commands: Mapping[str, str], argv: Sequence[str], call: Invocation) 
 
 def _failed(call: Invocation, argv: Sequence[str], told: ZkcError, cause: Exception) -> int:
     """Tells of the failure and returns its code."""
-    options = call.options
-    if not options.json and "--json" in _our_words(argv):  # parsing ended before it was reached
-        from dataclasses import replace
-
-        call.options = replace(options, json=True)
-        call.__dict__.pop("out", None)
+    call.guess(_our_words(argv))
     try:
-        if options.debug or "--debug" in _our_words(argv):
+        if call.options.debug:
             import traceback
 
             call.out.trace("".join(traceback.format_exception(cause)))
         call.out.error(told)
         call.out.flush()
-    except LocalIOError as unwritable:
+    except LocalIOError:  # stdout cannot be written, which may be what is told
         _forget_stdout()
-        return told.code or unwritable.code
     return told.code
 
 
@@ -84,16 +78,16 @@ def _our_words(argv: Sequence[str]) -> Sequence[str]:
 def _usage(error: click.ClickException) -> ZkcError:
     """click's message in our words."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    where = context.command_path if context is not None else "zkc"
-    hint = f"see '{where} --help'"
+    where = spot(context) if context is not None else ""
+    hint = f"see '{context.command_path if context is not None else 'zkc'} --help'"
     if isinstance(error, click.NoSuchOption):
         names = [name for option in context.command.get_params(context) for name in option.opts] if context else []
         meant = nearest(error.option_name, [name for name in names if name.startswith("--")])
         return UsageError(
-            f"{where}: there is no option {error.option_name}", hint=f"did you mean {meant}?" if meant else hint
+            f"{where}there is no option {error.option_name}", hint=f"did you mean {meant}?" if meant else hint
         )
     text = " ".join(error.format_message().split()).removesuffix(".")
-    return UsageError(f"{where}: {text[:1].lower()}{text[1:]}", hint=hint)
+    return UsageError(f"{where}{text[:1].lower()}{text[1:]}", hint=hint)
 
 
 def _local(error: OSError) -> ZkcError:

@@ -5,6 +5,7 @@ This module imports nothing that costs: a signal that arrives while the rest is 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -40,9 +41,12 @@ def _terminated(signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Closed descriptors 0 to 2 become /dev/null, or the next file that is opened (keys.db) would take their place."""
+    """Closed descriptors 0 to 2 become /dev/null: the next file that is opened (keys.db) must not take their place."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the locale cannot write is shown as \xNN, and ends nothing
+            stream.reconfigure(errors="backslashreplace")

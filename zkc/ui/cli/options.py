@@ -7,7 +7,8 @@ stays a note, and what follows ``--`` stays a path.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -41,6 +42,8 @@ class Invocation:
     """One call of ``zkc``: its options, complete once all arguments are parsed, and the way to print."""
 
     options: Options = field(default_factory=Options)
+    parsed: bool = False
+    """Whether a command runs, so that `options` are complete."""
 
     @cached_property
     def out(self) -> Out:
@@ -48,13 +51,22 @@ class Invocation:
         told = self.options
         return Out(Style(json=told.json, quiet=told.quiet, batch=told.batch, progress=told.progress))
 
+    def guess(self, words: Sequence[str]) -> None:
+        """Looks in ``words`` for how to tell of an error, if parsing ended before it reached those options."""
+        if not self.parsed:
+            told = self.options
+            self.options = replace(told, json=told.json or "--json" in words, debug=told.debug or "--debug" in words)
+            self.__dict__.pop("out", None)
+
 
 def pass_invocation(command: Callable[Concatenate[Invocation, P], R]) -> Callable[P, R]:
     """For the function behind a command: its first argument is the `Invocation`."""
 
     @wraps(command)
     def with_invocation(*args: P.args, **kwargs: P.kwargs) -> R:
-        return command(_invocation(click.get_current_context()), *args, **kwargs)
+        call = _invocation(click.get_current_context())
+        call.parsed = True
+        return command(call, *args, **kwargs)
 
     return with_invocation
 
@@ -66,9 +78,15 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
+def spot(context: click.Context) -> str:
+    """``inbox show: ``, the command that a usage error is about, to stand before its message."""
+    path = context.command_path.partition(" ")[2]
+    return f"{path}: " if path else ""
+
+
 def _told(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value == "" and parameter.name == "home":
-        raise UsageError(f"{context.command_path}: --home is empty", hint="give it a folder, or leave it out")
+        raise UsageError(f"{spot(context)}--home is empty", hint="give it a folder, or leave it out")
     if value and parameter.name:
         call = _invocation(context)
         call.options = replace(call.options, **{parameter.name: value})
@@ -124,6 +142,10 @@ class Command(click.Command):
         attributes.setdefault("epilog", "Options of every command: see zkc --help.")
         super().__init__(name, **attributes)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _named(ctx):
+            return super().parse_args(ctx, args)
+
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         return _own_help(super().get_help_option(ctx))
 
@@ -138,7 +160,7 @@ class Group(click.Group):
     def __init__(self, name: str, modules: Mapping[str, str], *, default: str | None = None, **attributes: Any) -> None:
         attributes["params"] = [*(attributes.get("params") or []), *_globals(hidden=name != "zkc")]
         attributes.setdefault("context_settings", CONTEXT)
-        super().__init__(name, **attributes)
+        super().__init__(name, no_args_is_help=False, **attributes)
         self.modules: Final = modules
         self.default: Final = default
 
@@ -159,7 +181,8 @@ class Group(click.Group):
             at = self._first_word(ctx, args)
             if at == len(args) or args[at].startswith("-"):
                 args = [*args[:at], self.default, *args[at:]]
-        return super().parse_args(ctx, args)
+        with _named(ctx):
+            return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -169,12 +192,12 @@ class Group(click.Group):
         if command is None:
             meant = nearest(name, self.modules)
             hint = f"did you mean '{ctx.command_path} {meant}'?" if meant else f"'{ctx.command_path} --help' lists them"
-            raise UsageError(f"{ctx.command_path}: there is no command {name!r}", hint=hint)
+            raise UsageError(f"{spot(ctx)}there is no command {name!r}", hint=hint)
         return name, command, args[1:]
 
     def invoke(self, ctx: click.Context) -> Any:
         if not ctx.args and not ctx._protected_args:  # noqa: SLF001 (click has no public name for it)
-            raise UsageError(f"{ctx.command_path}: no command given", hint=f"'{ctx.command_path} --help' lists them")
+            raise UsageError(f"{spot(ctx)}no command given", hint=f"'{ctx.command_path} --help' lists them")
         return super().invoke(ctx)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
@@ -201,6 +224,16 @@ def root(modules: Mapping[str, str]) -> Group:
         help="Sends files, pipes and messages straight to another computer, end-to-end encrypted, with a receipt.",
         epilog="These options may stand anywhere after 'zkc'. Each command has its own --help.",
     )
+
+
+@contextmanager
+def _named(context: click.Context) -> Iterator[None]:
+    """click leaves some errors of parsing without the command in which they arose."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.ctx = error.ctx or context
+        raise
 
 
 def _own_help(option: click.Option | None) -> click.Option | None:

@@ -41,9 +41,6 @@ class Out:
         self._stderr: Final = stderr or sys.stderr
         self._payload = False
         self.style: Final = style
-        for stream in (self._stdout, self._stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
 
     # --- data -------------------------------------------------------------------------------------------------------
 
@@ -152,7 +149,7 @@ class Out:
             told = {"code": error.code, "reason": error.reason, "detail": error.detail, "message": one_line(str(error))}
             self.event("error", told)
         else:
-            self._on_stderr(f"zkc: {one_line(str(error)).removeprefix('zkc: ')}\n")
+            self._on_stderr(f"zkc: {one_line(str(error))}\n")
 
     def trace(self, text: str) -> None:
         """Where an error arose, for ``--debug``."""

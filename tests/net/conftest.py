@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.waiting import DEADLINE
+from zkc.net.sockets import Context, CurveKeys, Socket, bind_router, context, generate_curve, split_endpoint, to_raw
+from zkc.net.zap import ThreadZap, ZapRequest
+
+
+@pytest.fixture
+def ctx() -> Iterator[Context]:
+    made = context()
+    yield made
+    made.destroy(linger=0)
+
+
+@dataclass
+class Door:
+    """A CURVE ROUTER on loopback whose ZAP admits one key, as ``guest``."""
+
+    socket: Socket
+    endpoint: str
+    server: CurveKeys
+    guest: CurveKeys
+    asked: list[ZapRequest]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return split_endpoint(self.endpoint)
+
+    def receive(self) -> list[bytes]:
+        assert self.socket.poll(int(DEADLINE * 1000)), "nothing came"
+        return self.socket.recv_multipart()
+
+    def is_silent(self) -> bool:
+        """Whether nothing has been delivered so far."""
+        return not self.socket.poll(0)
+
+
+@pytest.fixture
+def door(ctx: Context) -> Iterator[Door]:
+    asked: list[ZapRequest] = []
+    server, guest = generate_curve(), generate_curve()
+    guest_raw = to_raw(guest.public)
+
+    def admit(request: ZapRequest) -> str | None:
+        asked.append(request)
+        return "guest" if request.credentials == (guest_raw,) else None
+
+    with ThreadZap(ctx, admit):
+        router, (endpoint,) = bind_router(ctx, ["tcp://127.0.0.1:0"], server.secret)
+        yield Door(router, endpoint, server, guest, asked)
+        router.close(linger=0)

@@ -1,0 +1,128 @@
+"""What reaches the ports of zkc that is no client of it: each is disconnected, and the next client is served."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import zmq
+
+from tests.net.conftest import Door
+from tests.support import evil
+from tests.support.evil import KeyedPeer, RawPeer
+from tests.support.waiting import DEADLINE
+from zkc.net.monitor import EventKind, ThreadMonitor
+from zkc.net.sockets import Context, bind_bulk
+from zkc.net.zap import ThreadZap
+
+JUNK = {
+    "http": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "tls": bytes.fromhex("16030100c8010000c40303") + bytes(range(200)),
+    "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "zeros": bytes(4096),
+    "ones": b"\xff" * 4096,
+    "random": os.urandom(4096),
+    "half-greeting-then-junk": evil.greeting()[:40] + b"\xa5" * 64,
+    "zmtp1": evil.greeting((1, 0)) + b"\x06\0hello",
+    "zmtp2": evil.greeting((2, 0)) + b"\0\5hello",
+    "null": evil.greeting() + evil.ready() + evil.frame(b"hello"),
+    "null-3.0": evil.greeting((3, 0)) + evil.ready() + evil.frame(b"hello"),
+    "future": evil.greeting((255, 255)) + evil.ready() + evil.frame(b"hello"),
+    "unknown-mechanism": evil.greeting(mechanism=b"ZZZZZZZZZZZZZZZZZZZZ"),
+    "as-server": evil.greeting(mechanism=b"CURVE", as_server=True) + bytes(64),
+    "curve-then-null": evil.greeting(mechanism=b"CURVE") + evil.ready() + evil.frame(b"hello"),
+    "curve-short-hello": evil.greeting(mechanism=b"CURVE") + evil.command(b"HELLO", bytes(10)),
+    "curve-zero-hello": evil.greeting(mechanism=b"CURVE") + evil.command(b"HELLO", b"\1\0" + bytes(192)),
+    "curve-initiate-first": evil.greeting(mechanism=b"CURVE") + evil.command(b"INITIATE", bytes(400)),
+    "curve-frame-first": evil.greeting(mechanism=b"CURVE") + evil.frame(b"hello"),
+    "curve-huge-length": evil.greeting(mechanism=b"CURVE") + evil.raw_frame(evil.LONG | evil.COMMAND, 2**63, b""),
+    "plain-initiate-first": evil.greeting(mechanism=b"PLAIN") + evil.initiate(),
+    "plain-short-hello": evil.greeting(mechanism=b"PLAIN") + evil.command(b"HELLO", b"\xff"),
+    "plain-frame-first": evil.greeting(mechanism=b"PLAIN") + evil.frame(b"hello"),
+}  # fmt: skip
+
+
+def throw(address: tuple[str, int], junk: bytes) -> None:
+    """Say ``junk``, end the sentence, and wait until the other side hangs up."""
+    with RawPeer(*address) as peer:
+        if peer.send(junk):
+            peer.finish()
+        peer.wait_closed()
+
+
+@pytest.mark.attack("C13")
+@pytest.mark.parametrize("kind", JUNK)
+def test_junk_on_the_control_port_is_disconnected_and_disturbs_nobody(door: Door, kind: str) -> None:
+    with KeyedPeer(door.endpoint, door.server.public, door.guest) as bystander:
+        assert bystander.verdict() is EventKind.HANDSHAKE_SUCCEEDED
+        throw(door.address, JUNK[kind])
+        bystander.send(b"still here")
+        assert door.receive()[1] == b"still here"
+        assert door.is_silent()
+    assert len(door.asked) == 1
+
+
+@pytest.mark.attack("C13")
+@pytest.mark.parametrize("kind", JUNK)
+def test_junk_on_both_bulk_ports_is_disconnected_and_disturbs_nobody(ctx: Context, kind: str) -> None:
+    with ThreadZap(ctx, lambda request: "ok" if request.credentials == (b"u", b"p") else None):
+        pull, push, data, ack = bind_bulk(ctx, "127.0.0.1")
+        for port in (data, ack):
+            throw(("127.0.0.1", port), JUNK[kind])
+        with RawPeer("127.0.0.1", data) as sender, RawPeer("127.0.0.1", ack) as listener:
+            assert sender.handshake_plain(b"u", b"p")
+            sender.send(evil.frame(b"data"))
+            assert pull.poll(int(DEADLINE * 1000))
+            assert pull.recv() == b"data"
+            assert listener.handshake_plain(b"u", b"p", b"PULL")
+            assert push.poll(int(DEADLINE * 1000), zmq.POLLOUT)
+            push.send(b"ack", zmq.DONTWAIT)
+            assert listener.read_frame() == (0, b"ack")
+        assert not pull.poll(0)
+        pull.close(linger=0)
+        push.close(linger=0)
+
+
+@pytest.mark.attack("C13")
+@pytest.mark.parametrize("mechanism", ["NULL", "PLAIN"])
+def test_a_real_peer_with_a_weaker_mechanism_is_refused_by_the_control_port(
+    ctx: Context, door: Door, mechanism: str
+) -> None:
+    at_door = ThreadMonitor(door.socket)
+    dealer = ctx.socket(zmq.DEALER)
+    if mechanism == "PLAIN":
+        dealer.setsockopt(zmq.PLAIN_USERNAME, b"u")
+        dealer.setsockopt(zmq.PLAIN_PASSWORD, b"p")
+    dealer.connect(door.endpoint)
+    dealer.send(b"hello")
+    failed = at_door.wait({EventKind.HANDSHAKE_FAILED_PROTOCOL, EventKind.HANDSHAKE_SUCCEEDED}, DEADLINE)
+    assert failed is not None
+    assert failed.kind is EventKind.HANDSHAKE_FAILED_PROTOCOL
+    assert door.is_silent()
+    assert not door.asked
+    at_door.close()
+    dealer.close(linger=0)
+
+
+def test_a_silent_connection_is_closed_when_its_handshake_is_overdue(ctx: Context) -> None:
+    """Bulk sockets: 2 s; a stranger cannot keep descriptors by saying nothing."""
+    pull, push, data, _ = bind_bulk(ctx, "127.0.0.1")
+    with RawPeer("127.0.0.1", data) as idle, RawPeer("127.0.0.1", data) as half:
+        half.send(evil.greeting()[:20])
+        idle.wait_closed()
+        half.wait_closed()
+    pull.close(linger=0)
+    push.close(linger=0)
+
+
+def test_a_hundred_silent_connections_leave_a_client_its_service(door: Door) -> None:
+    with_greeting = evil.greeting(mechanism=b"CURVE")
+    idle = [socket.create_connection(door.address, timeout=DEADLINE) for _ in range(100)]
+    for one in idle[::2]:
+        one.sendall(with_greeting)
+    with KeyedPeer(door.endpoint, door.server.public, door.guest) as client:
+        client.send(b"hello")
+        assert door.receive()[1] == b"hello"
+    for one in idle:
+        one.close()

@@ -1,0 +1,899 @@
+"""X1 to X6 and G1 to G4 between sender, coordinator and recipient (figures 2, 8-10, 13-16)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+import pytest
+
+from tests.support.link import flipped
+from tests.support.parties import World
+from tests.support.talks import HERE, TransferTalk, Turn, secrets_in, snapshot, terms
+from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX, ID_BYTES
+from zkc.crypto.primitives import Secret, expand, mac
+from zkc.crypto.suites import kem_decapsulate
+from zkc.errors import (
+    IdentityError,
+    NobodyThere,
+    PeerViolation,
+    PolicyRefused,
+    Refused,
+    ZkcError,
+)
+from zkc.ids import KeyOrder, KeySource
+from zkc.protocol import transfer_coordinator as tc
+from zkc.protocol import transfer_recipient as tr
+from zkc.protocol import transfer_sender as ts
+from zkc.protocol.session import level_met, session_key
+from zkc.protocol.step import erase, step
+from zkc.wire.codec import decode, encode
+from zkc.wire.frames import RECORD_HEADER_BYTES
+from zkc.wire.messages import (
+    Answer,
+    Conf,
+    ConfS,
+    DeliverConfirmation,
+    DeliverKey,
+    DeliverSessionKey,
+    Key,
+    Notify,
+    Ok,
+    Req,
+    Request,
+    Resp,
+    TransferConfirm,
+    TransferConfirmKey,
+    TransferGrant,
+    TransferKey,
+    TransferRequest,
+    TransferResponse,
+    WrappedKey,
+)
+
+SENDER_MADE: Final = ("sender", "recipient-first")
+RECIPIENT_FIRST: Final = ("coordinator", "recipient-first")
+SENDER_FIRST: Final = ("coordinator", "sender-first")
+FORMS: Final = (SENDER_MADE, RECIPIENT_FIRST, SENDER_FIRST)
+Form = tuple[KeySource, KeyOrder]
+
+each_form = pytest.mark.parametrize("form", FORMS, ids=["sender-made", "recipient-first", "sender-first"])
+
+
+def asked(form: Form, serial: int = 1, recipient: str = "bob") -> ts.Terms:
+    return terms(recipient, serial=serial, key_source=form[0], key_order=form[1])
+
+
+def finished(talk: TransferTalk) -> TransferTalk:
+    """``talk``, through to its end."""
+    talk.run()
+    assert talk.agreed == (True, True)
+    return talk
+
+
+def replacing(kind: type, make: Callable[[Turn], object]) -> Callable[[Turn], object]:
+    """A tap that puts ``make(turn)`` in the place of the first message of a kind."""
+    done: list[object] = []
+
+    def tap(turn: Turn) -> object:
+        if isinstance(turn.message, kind) and not done:
+            done.append(make(turn))
+            return done[0]
+        return turn.message
+
+    return tap
+
+
+def remade(message: msgspec.Struct, field: str, inner: type, **changes: object) -> msgspec.Struct:
+    """``message`` with some fields changed of the structure that stands encoded in one of its fields."""
+    value = decode(getattr(message, field), inner)
+    return msgspec.structs.replace(message, **{field: encode(msgspec.structs.replace(value, **changes))})
+
+
+def all_secrets(talk: TransferTalk, *sides: str) -> Iterator[tuple[str, Secret]]:
+    for name in sides or talk.sides:
+        for state in talk.sides[name].states:
+            yield from secrets_in(state, f"{name}.{type(state).__name__}")
+
+
+# --- the way through ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.claims("C1", "C2", "C3", "C4", 58, 59, 60, 68, 69, 70, 71, 73, 76, 77, 78, 79, 82, 83, 84, 92, 93, 94, 95)
+def test_a_sender_made_key_is_agreed_in_the_documents_order(each_world: World) -> None:
+    """Request, notification, answer, the recipient's permanent key, the sealed key, the confirmation: then data."""
+    talk = finished(each_world.transfer(asked(SENDER_MADE)))
+    assert [(to, type(message)) for (to, _), message in zip(talk.wire, talk.messages(object), strict=True)] == [
+        ("coordinator", TransferRequest), ("recipient", Notify), ("coordinator", TransferResponse),
+        ("sender", TransferGrant), ("coordinator", TransferKey), ("recipient", DeliverKey),
+        ("coordinator", TransferConfirm), ("sender", TransferConfirm),
+    ]  # fmt: skip
+    sender, recipient = talk.sessions
+    assert sender.k.reveal() == recipient.k.reveal()
+    assert (sender.th, sender.req, sender.resp) == (recipient.th, recipient.req, recipient.resp)
+    assert sender.endpoints == HERE
+    assert sender.peer.fingerprint == each_world.bob.fingerprint == recipient.own_fingerprint
+
+
+@pytest.mark.claims("B1", "B2", "B3", 1, 2, 3, 4, 5, 17, 18, 19, 20, 26, 27, 28, 31, 32, 39, 40, 49, 52, 110)
+def test_a_coordinator_made_key_goes_to_the_recipient_and_only_then_to_the_sender(each_world: World) -> None:
+    """Nothing reaches the sender before the recipient's confirmation has verified (figure 2, 204-208)."""
+    talk = finished(each_world.transfer(asked(RECIPIENT_FIRST)))
+    assert [(to, type(message)) for (to, _), message in zip(talk.wire, talk.messages(object), strict=True)] == [
+        ("coordinator", TransferRequest), ("recipient", Notify), ("coordinator", TransferResponse),
+        ("recipient", DeliverSessionKey), ("coordinator", TransferConfirm), ("sender", TransferGrant),
+        ("coordinator", TransferConfirmKey), ("recipient", DeliverConfirmation), ("coordinator", Ok), ("sender", Ok),
+    ]  # fmt: skip
+    sender, recipient = talk.sessions
+    assert sender.k.reveal() == recipient.k.reveal()
+    assert sender.th == recipient.th
+
+
+@pytest.mark.claims("B7", "B3")
+def test_the_key_can_go_to_the_sender_first(each_world: World) -> None:
+    """The other order of figure 2: the recipient gets its key together with the sender's confirmation."""
+    talk = finished(each_world.transfer(asked(SENDER_FIRST)))
+    assert [(to, type(message)) for (to, _), message in zip(talk.wire, talk.messages(object), strict=True)] == [
+        ("coordinator", TransferRequest), ("recipient", Notify), ("coordinator", TransferResponse),
+        ("sender", TransferGrant), ("coordinator", TransferConfirmKey), ("recipient", DeliverSessionKey),
+        ("coordinator", TransferConfirm), ("sender", TransferConfirm),
+    ]  # fmt: skip
+    assert talk.sessions[0].k.reveal() == talk.sessions[1].k.reveal()
+
+
+@pytest.mark.claims("B6", "C4", 6, 7, 21, 22, 33, 44, 51, 73, 97, 102, 103)
+@each_form
+def test_every_transfer_has_a_new_key_under_the_same_permanent_keys(default_world: World, form: Form) -> None:
+    held = set()
+    for serial in range(4):
+        broker = dataclasses.replace(default_world.broker(), fresh_key=Secret(bytes([serial]) * 32))
+        talk = TransferTalk(
+            default_world.alice.sender(), broker, default_world.bob.recipient(), asked(form, serial)
+        )
+        held.add(finished(talk).sessions[0].k.reveal())
+    assert len(held) == 4
+
+
+@pytest.mark.claims("C4", 78, 79)
+@each_form
+def test_the_recipient_knows_who_sends_before_it_answers(default_world: World, form: Form) -> None:
+    talk = finished(default_world.transfer(asked(form)))
+    notified = next(state for state in talk.sides["recipient"].states if isinstance(state, tr.Notified))
+    assert (notified.sender.name, notified.sender.fingerprint) == ("alice", default_world.alice.fingerprint)
+
+
+@each_form
+def test_pinned_peers_reach_each_other_as_strangers_do(quick_world: World, form: Form) -> None:
+    talk = TransferTalk(
+        quick_world.alice.sender(quick_world.bob.pin), quick_world.broker(),
+        quick_world.bob.recipient(quick_world.alice.pin), asked(form),
+    )  # fmt: skip
+    assert finished(talk).sessions[0].req.pin == quick_world.bob.fingerprint
+
+
+@each_form
+def test_a_client_can_send_to_itself(quick_world: World, form: Form) -> None:
+    alice = quick_world.alice
+    talk = TransferTalk(
+        alice.sender(alice.pin), quick_world.broker(alice, alice), alice.recipient(alice.pin),
+        asked(form, recipient="alice"),
+    )  # fmt: skip
+    finished(talk)
+
+
+@pytest.mark.claims("A9")
+@each_form
+def test_an_application_receives_under_its_own_keys(quick_world: World, form: Form) -> None:
+    backup = quick_world.backup
+    talk = TransferTalk(
+        quick_world.alice.sender(), quick_world.broker(quick_world.alice, backup), backup.recipient(),
+        asked(form, recipient="bob/backup"),
+    )  # fmt: skip
+    assert finished(talk).sessions[0].peer.owner_fingerprint == quick_world.bob.fingerprint
+
+
+@pytest.mark.claims("A10", 47, 48, 55, 56, 57, 72, 96)
+def test_one_registration_serves_any_number_of_transfers_in_any_form(quick_world: World) -> None:
+    before = snapshot(quick_world.bob.recipient())
+    for serial, form in enumerate(FORMS * 2):
+        finished(quick_world.transfer(asked(form, serial)))
+    assert snapshot(quick_world.bob.recipient()) == before
+
+
+@pytest.mark.claims("E1", 15, 24, 37, 45, 53, 66, 74, 80, 90, 98, 104)
+@each_form
+def test_every_handshake_message_fits_in_a_record(each_world: World, form: Form) -> None:
+    """Within a record: the id around it, its header and its tag included."""
+    talk = finished(each_world.transfer(asked(form)))
+    for to, message in zip((to for to, _ in talk.wire), talk.messages(object), strict=True):
+        around = Request if to == "recipient" or type(message) in (TransferRequest, TransferKey) else Answer
+        assert RECORD_HEADER_BYTES + 16 + len(encode(around(bytes(16), message))) <= CONTROL_MESSAGE_MAX
+
+
+def test_ids_of_another_length_are_a_defect_of_the_caller(default_world: World) -> None:
+    for changes in ({"xid": bytes(ID_BYTES - 1)}, {"tid": b""}):
+        wrong = dataclasses.replace(asked(SENDER_MADE), **changes)
+        with pytest.raises(ValueError, match="16 bytes"):
+            ts.create_request(default_world.alice.sender(), wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "exponent"), [(None, 255), (0, 0), (1, 0), (2, 1), (3, 2), (1024, 10), (1025, 11), (2**40, 40)]
+)
+def test_the_coordinator_learns_the_size_as_a_power_of_two_at_most(size: int | None, exponent: int) -> None:
+    assert ts.size_class(size) == exponent
+    assert size is None or size <= 2**exponent
+
+
+# --- what is answered instead ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.claims("B2", "C1")
+@each_form
+@pytest.mark.parametrize(("code", "detail"), [(25, "limit"), (24, "refused"), (33, "no-space")])
+def test_a_refusal_gives_no_card_and_no_key(default_world: World, form: Form, code: int, detail: str) -> None:
+    talk = default_world.transfer(asked(form), decision=tr.Decline(code, detail))
+    talk.run()
+    assert talk.failure == tc.FailSender(code, detail)
+    assert isinstance(talk.state("recipient"), tr.Closed)
+    assert not talk.messages(TransferGrant, DeliverSessionKey, DeliverKey)
+    (answer,) = talk.messages(TransferResponse)
+    resp = decode(answer.response, Resp)
+    assert (resp.recipient_one_time_key, resp.sealed_endpoints) == (b"", b"")
+
+
+@each_form
+@pytest.mark.parametrize("code", [0, 1, 12, 41, 255])
+def test_a_refusal_with_a_code_that_refuses_nothing_is_told_as_policy(
+    default_world: World, form: Form, code: int
+) -> None:
+    """A recipient chooses among the codes of a refusal; it cannot make the sender report a defect or an alarm."""
+    talk = default_world.transfer(asked(form), decision=tr.Decline(code, "x"))
+    talk.run()
+    assert talk.failure == tc.FailSender(25, "x")
+
+
+@pytest.mark.parametrize(("code", "error"), [(24, Refused), (22, NobodyThere), (12, PolicyRefused), (99, PolicyRefused)])
+def test_a_refusal_that_reaches_the_sender_is_believed_because_it_is_signed(
+    default_world: World, code: int, error: type[ZkcError]
+) -> None:
+    """Whatever the coordinator makes of it: the sender ends with the recipient's own code."""
+    talk = default_world.transfer(asked(SENDER_MADE), decision=tr.Decline(code, "why"))
+    talk.run()
+    (answer,) = talk.messages(TransferResponse)
+    bob = default_world.bob
+    grant = TransferGrant(answer.response, answer.signature, bob.card.encoded, bob.certificate, b"", b"")
+    with pytest.raises(error) as caught:
+        talk.feed("sender", grant)
+    assert caught.value.detail == "why"
+
+
+@each_form
+def test_a_finished_delivery_is_answered_with_its_receipt_and_no_key(default_world: World, form: Form) -> None:
+    """Verdict `have`: the receipt, readable by the sender alone; nobody makes a key."""
+    talk = default_world.transfer(asked(form), decision=tr.AlreadyHave(b"the receipt of last week"))
+    talk.run()
+    assert talk.state("sender").receipt == b"the receipt of last week"
+    assert isinstance(talk.state("sender"), ts.AlreadyDelivered)
+    assert isinstance(talk.state("recipient"), tr.Closed)
+    assert isinstance(talk.state("coordinator"), tc.Finished)
+    assert not talk.messages(TransferKey, DeliverSessionKey)
+    assert b"last week" not in b"".join(data for _, data in talk.wire)
+
+
+def test_levels_are_ordered() -> None:
+    levels = ("online", "present", "authorised")
+    assert [[level_met(stated, required) for required in levels] for stated in levels] == [
+        [True, False, False], [True, True, False], [True, True, True],
+    ]  # fmt: skip
+
+
+@pytest.mark.claims("D1", 40, 62, 86)
+@each_form
+@pytest.mark.parametrize(("required", "code"), [("present", 22), ("authorised", 23)])
+def test_no_key_passes_before_the_level_asked_for_is_stated(
+    default_world: World, form: Form, required: str, code: int
+) -> None:
+    """The coordinator holds the answer back and tells the sender why."""
+    talk = default_world.transfer(asked(form))
+    alice = default_world.alice
+    first = talk.sides["sender"].state
+    req = msgspec.structs.replace(first.req, presence=required)
+    signed = _signed_request(default_world, req)
+    assert req.presence == required
+    talk.tap = replacing(TransferRequest, lambda turn: signed)
+    talk.run()
+    assert talk.failure == tc.FailSender(code, "")
+    assert not talk.messages(TransferGrant, DeliverSessionKey)
+    assert alice.name == req.sender
+
+
+def _signed_request(world: World, req: Req) -> TransferRequest:
+    """REQ as alice signs it."""
+    encoded = encode(req)
+    th = ts.Transcript.start("xfer", world.suite.name).absorb(encoded)
+    return TransferRequest(encoded, world.alice.identity.sign("xfer-req", th.value))
+
+
+# --- the coordinator's own rules -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("C09")
+def test_a_request_in_another_clients_name_is_refused(default_world: World) -> None:
+    """carol's channel, a REQ that says alice sends, even alice's own true one."""
+    first = ts.create_request(default_world.alice.sender(), asked(SENDER_MADE))
+    broker = default_world.broker(default_world.carol)
+    with pytest.raises(PeerViolation) as caught:
+        step(tc.TABLE, broker, tc.Idle(), first.effects[0].message)
+    assert caught.value.detail == "identity"
+
+
+@pytest.mark.parametrize("key", [b"", b"\x01short", bytes(33)])
+def test_a_bad_one_time_key_of_the_sender_is_the_senders_fault_at_its_request(
+    default_world: World, key: bytes
+) -> None:
+    """Not the recipient's, whose answer would otherwise be what fails, and not after he was notified."""
+    first = ts.create_request(default_world.alice.sender(), asked(RECIPIENT_FIRST))
+    req = msgspec.structs.replace(first.state.req, sender_one_time_key=key)
+    with pytest.raises(PeerViolation) as caught:
+        step(tc.TABLE, default_world.broker(), tc.Idle(), _signed_request(default_world, req))
+    assert caught.value.detail in {"bad-key", "malformed"}
+
+
+def test_a_one_time_key_where_none_belongs_is_refused_at_the_request(default_world: World) -> None:
+    first = ts.create_request(default_world.alice.sender(), asked(SENDER_MADE))
+    req = msgspec.structs.replace(first.state.req, sender_one_time_key=default_world.bob.kem_key.public.encode())
+    with pytest.raises(PeerViolation, match="malformed"):
+        step(tc.TABLE, default_world.broker(), tc.Idle(), _signed_request(default_world, req))
+
+
+@pytest.mark.parametrize("form", [RECIPIENT_FIRST, SENDER_FIRST])
+def test_a_bad_one_time_key_of_the_recipient_is_its_fault_at_its_answer(default_world: World, form: Form) -> None:
+    talk = default_world.transfer(
+        asked(form),
+        tap=replacing(
+            TransferResponse, lambda turn: remade(turn.message, "response", Resp, recipient_one_time_key=b"\x01no")
+        ),
+    )
+    with pytest.raises(PeerViolation, match="bad-key"):
+        talk.run()
+    assert isinstance(talk.state("coordinator"), tc.Notified)
+
+
+@pytest.mark.attack("H06")
+def test_the_same_key_passes_again_and_no_other_does(default_world: World) -> None:
+    """KEY lost on the way: repeated byte for byte. Another KEY on the xid is refused."""
+    talk = default_world.transfer(
+        asked(SENDER_MADE), tap=lambda turn: None if isinstance(turn.message, TransferConfirm) else turn.message
+    )
+    talk.run()
+    (key,) = talk.messages(TransferKey)
+    again = step(tc.TABLE, talk.sides["coordinator"].context, talk.state("coordinator"), key)
+    assert again.effects == (tc.AskRecipient(DeliverKey(key.key, key.signature)),)
+    other = TransferKey(key.key, flipped(key.signature, 0))
+    with pytest.raises(PeerViolation, match="unexpected"):
+        step(tc.TABLE, talk.sides["coordinator"].context, again.state, other)
+
+
+@pytest.mark.parametrize("changes", [{"key_source": "coordinator"}, {"key_order": "sender-first"}, {"xid": bytes(16)}])
+def test_an_answer_that_is_not_to_what_was_asked_stops_at_the_coordinator(
+    default_world: World, changes: dict[str, object]
+) -> None:
+    talk = default_world.transfer(
+        asked(SENDER_MADE),
+        tap=replacing(TransferResponse, lambda turn: remade(turn.message, "response", Resp, **changes)),
+    )
+    with pytest.raises(PeerViolation, match="identity"):
+        talk.run()
+    assert not talk.messages(TransferGrant)
+
+
+def test_later_messages_of_the_sender_tell_their_transfer(default_world: World) -> None:
+    one, two = (finished(default_world.transfer(asked(form))) for form in (SENDER_MADE, RECIPIENT_FIRST))
+    assert tc.xid_of(one.messages(TransferKey)[0]) == one.sides["sender"].states[0].req.xid
+    assert tc.xid_of(two.messages(TransferConfirmKey)[0]) == two.sides["sender"].states[0].req.xid
+
+
+# --- who holds which key -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.claims("C3", "C5", 65, 83, 89, 92, 100, 101)
+def test_the_coordinator_never_holds_a_key_that_opens_a_sender_made_transfer(quick_world: World) -> None:
+    """Its states hold no secret at all, and with every key that it owns neither half of KEY opens."""
+    talk = finished(quick_world.transfer(asked(SENDER_MADE)))
+    assert not list(all_secrets(talk, "coordinator"))
+    owned = [quick_world.coordinator.general_key]
+    for client in (quick_world.alice, quick_world.bob, quick_world.carol, quick_world.backup):
+        owned.append(client.perm_server)
+    key = decode(talk.messages(TransferKey)[0].key, Key)
+    at = next(s for s in talk.sides["recipient"].states if isinstance(s, tr.Responded)).th.value
+    for private in owned:
+        for label, ct in (("xfer-perm", key.ct1), ("xfer-eph", key.ct2)):
+            with pytest.raises(PeerViolation, match="forged"):
+                kem_decapsulate(private, label, at, ct)
+
+
+@pytest.mark.claims("C5")
+@each_form
+def test_random_bytes_for_a_key_are_erased_however_the_handshake_ends(default_world: World, form: Form) -> None:
+    """Used or not: nothing that could become K stays at the coordinator."""
+    for decision in (None, tr.Decline(25, "policy"), tr.AlreadyHave(b"receipt")):
+        talk = default_world.transfer(asked(form), decision=decision)
+        talk.run()
+        assert not talk.sides["coordinator"].context.fresh_key.reveal()
+
+
+@pytest.mark.claims("A7")
+@each_form
+def test_one_time_keys_are_erased_once_the_session_key_is_open(quick_world: World, form: Form) -> None:
+    """What is left at the ends is K alone, the same object in every state that names it."""
+    talk = finished(quick_world.transfer(asked(form)))
+    sender, recipient = talk.sessions
+    left = {path for path, secret in all_secrets(talk) if secret.reveal() and secret not in (sender.k, recipient.k)}
+    assert not left
+
+
+@each_form
+def test_a_handshake_that_broke_off_is_erased_at_every_step(default_world: World, form: Form) -> None:
+    """`erase` on the three last states leaves no key, wherever the conversation broke off."""
+    length = len(finished(default_world.transfer(asked(form))).wire)
+    for broken_at in range(length):
+        count = iter(range(length))
+        talk = default_world.transfer(
+            asked(form), tap=lambda turn, count=count, end=broken_at: turn.message if next(count) < end else None
+        )
+        talk.run()
+        for side in talk.sides.values():
+            erase(side.state)
+        ended = [state.session.k for state in (talk.state("sender"), talk.state("recipient")) if hasattr(state, "session")]
+        left = [path for path, secret in all_secrets(talk) if secret.reveal() and secret not in ended]
+        assert not left, f"broken off before message {broken_at}"
+
+
+@pytest.mark.attack("H09")
+def test_a_thief_of_every_permanent_key_opens_no_recorded_transfer(quick_world: World) -> None:
+    """All that was recorded and all that lies on disks of S, R and C: half of the session key opens, K does not."""
+    talk = finished(quick_world.transfer(asked(SENDER_MADE)))
+    k = talk.sessions[0].k.reveal()
+    stolen = [quick_world.coordinator.general_key]
+    for client in (quick_world.alice, quick_world.bob):
+        stolen += [client.kem_key, client.perm_server]
+    responded = next(s for s in talk.sides["recipient"].states if isinstance(s, tr.Responded))
+    key = decode(talk.messages(TransferKey)[0].key, Key)
+    opened = []
+    for private in stolen:
+        for label in ("xfer-perm", "xfer-eph"):
+            for ct in (key.ct1, key.ct2):
+                try:
+                    opened.append((label, kem_decapsulate(private, label, responded.th.value, ct)))
+                except PeerViolation as violation:
+                    assert violation.detail == "forged"  # noqa: PT017
+    assert [label for label, _ in opened] == ["xfer-perm"]
+    th = responded.th.absorb(talk.messages(TransferKey)[0].key, talk.messages(TransferKey)[0].signature)
+    half = opened[0][1]
+    for guess in (Secret(b""), Secret(bytes(32)), half):
+        assert session_key(th, half, guess).reveal() != k
+    assert not responded.one_time.secret.reveal()
+
+
+@pytest.mark.attack("H09")
+@pytest.mark.parametrize("form", [RECIPIENT_FIRST, SENDER_FIRST])
+def test_a_thief_of_every_permanent_key_opens_no_recorded_coordinator_made_key(quick_world: World, form: Form) -> None:
+    talk = finished(quick_world.transfer(asked(form)))
+    stolen = [quick_world.coordinator.general_key]
+    for client in (quick_world.alice, quick_world.bob):
+        stolen += [client.kem_key, client.perm_server]
+    th_c = talk.sessions[0].th
+    wrapped = [decode(message.wrapped, WrappedKey) for message in talk.messages(TransferGrant, DeliverSessionKey)]
+    opened = 0
+    for each in wrapped:
+        for end in ("R", "S"):
+            for private in stolen:
+                with pytest.raises(PeerViolation, match="forged"):
+                    kem_decapsulate(private, f"ck-eph-{end}", th_c, each.p2)
+                try:
+                    kem_decapsulate(private, f"ck-perm-{end}", th_c, each.p1)
+                    opened += 1
+                except PeerViolation:
+                    continue
+    assert opened == len(wrapped) == 2
+    for state in talk.sides["coordinator"].states:
+        assert not [path for path, secret in secrets_in(state) if secret.reveal()]
+
+
+# --- substitution, replay, confusion -----------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("H02")
+@each_form
+def test_a_key_substituted_after_pinning_stops_the_transfer(default_world: World, form: Form) -> None:
+    """The coordinator certifies another identity as bob: the pin wins, nothing is sent."""
+    impostor = _impostor(default_world)
+    talk = TransferTalk(
+        default_world.alice.sender(default_world.bob.pin), default_world.broker(recipient=impostor),
+        impostor.recipient(), asked(form),
+    )  # fmt: skip
+    with pytest.raises(IdentityError) as caught:
+        talk.run()
+    assert caught.value.code == 12
+    assert not talk.messages(TransferKey, TransferConfirmKey)
+
+
+@pytest.mark.attack("H02")
+def test_a_coordinator_that_swaps_both_answer_and_card_is_caught_by_the_pin(default_world: World) -> None:
+    """As it would: bob's true answer replaced by the impostor's own, well signed. bob's end sees nothing."""
+    impostor = _impostor(default_world)
+    bob = default_world.bob
+    pinned = msgspec.structs.replace
+    talk = TransferTalk(
+        default_world.alice.sender(bob.pin), default_world.broker(), bob.recipient(), asked(SENDER_MADE),
+        tap=replacing(
+            TransferGrant,
+            lambda turn: pinned(turn.message, card=impostor.card.encoded, certificate=impostor.certificate),
+        ),
+    )  # fmt: skip
+    with pytest.raises(IdentityError, match="CHANGED"):
+        talk.run()
+
+
+def _impostor(world: World):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """Another identity that the same coordinator certifies as bob."""
+    from tests.support.parties import identity_of
+    from zkc.crypto.cards import certify, make_card, verify_card
+
+    identity, kem_key = identity_of("impostor"), world.suite.generate()
+    encoded = make_card(
+        name="bob", kind="computer", uid=world.bob.uid, identity=identity, kem_key=kem_key.public, epoch=1,
+        not_after=world.bob.card.body.not_after,
+    )  # fmt: skip
+    card = verify_card(encoded, world.suite)
+    certificate = certify(world.coordinator.identity, "bob", world.bob.uid, card.hash, 1)
+    return dataclasses.replace(world.bob, identity=identity, kem_key=kem_key, card=card, certificate=certificate)
+
+
+@pytest.mark.attack("P08")
+@each_form
+@pytest.mark.parametrize("pinned", [False, True])
+def test_the_card_of_another_pinned_peer_is_not_taken_for_the_name_asked(
+    default_world: World, form: Form, pinned: bool
+) -> None:
+    """The coordinator answers a request for bob with carol, whom alice knows."""
+    carol = default_world.carol
+    known = dataclasses.replace(carol.pin, names=("carol",)) if pinned else ts.Known()
+    as_bob = dataclasses.replace(carol.recipient(), name="bob")
+    talk = TransferTalk(
+        default_world.alice.sender(known), default_world.broker(recipient=carol), as_bob, asked(form)
+    )
+    with pytest.raises(IdentityError) as caught:
+        talk.run()
+    assert caught.value.code == 12
+    assert not talk.messages(TransferKey, TransferConfirmKey)
+
+
+@pytest.mark.attack("H03", "H08")
+@each_form
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipient_one_time_key": None}, {"max_bytes": 2**40}, {"chunk": CHUNK_MIN + 1}, {"live": True},
+        {"presence": "authorised"}, {"presence_age": 9}, {"card_hash": bytes(32)}, {"sealed_endpoints": b""},
+        {"sender_one_time_key": None}, {"verdict": "have"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_an_answer_changed_on_its_way_fails_at_the_signature(
+    default_world: World, form: Form, changes: dict[str, object]
+) -> None:
+    """One-time key, limits, chunk size, level, verdict: by whoever carries it, the coordinator included."""
+    stolen = default_world.suite.generate_one_time().public.encode()
+    changes = {name: stolen if value is None else value for name, value in changes.items()}
+
+    def change(turn: Turn) -> object:
+        return remade(turn.message, "response", Resp, **changes)
+
+    talk = default_world.transfer(asked(form), tap=replacing(TransferGrant, change))
+    with pytest.raises(PeerViolation) as caught:
+        talk.run()
+    assert caught.value.detail == "forged"
+    assert isinstance(talk.state("sender"), ts.Requested)
+
+
+@pytest.mark.attack("H08")
+@each_form
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key_source": "other"}, {"key_order": "other"}, {"cipher": "3des"}, {"presence": "present"}, {"wait": 3600},
+        {"size_class": 0}, {"can_listen": True}, {"fresh": True}, {"tid": bytes(16)}, {"recipient": "carol"},
+        {"pin": bytes(32)}, {"card_hash": bytes(32)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_a_request_changed_on_its_way_fails_at_the_signature(
+    default_world: World, form: Form, changes: dict[str, object]
+) -> None:
+    other = {"key_source": {"sender": "coordinator", "coordinator": "sender"}[form[0]],
+             "key_order": {"sender-first": "recipient-first", "recipient-first": "sender-first"}[form[1]]}  # fmt: skip
+    changes = {name: other.get(name, value) for name, value in changes.items()}
+
+    def change(turn: Turn) -> object:
+        return remade(turn.message, "request", Req, **changes)
+
+    talk = default_world.transfer(asked(form), tap=replacing(Notify, change))
+    with pytest.raises(PeerViolation) as caught:
+        talk.run()
+    assert caught.value.detail == "forged"
+    assert isinstance(talk.state("recipient"), tr.Idle)
+
+
+@pytest.mark.attack("H08")
+@pytest.mark.parametrize(("source", "offered"), [("sender", DeliverSessionKey), ("coordinator", DeliverKey)])
+def test_a_key_of_the_source_that_was_not_agreed_is_refused(
+    default_world: World, source: KeySource, offered: type
+) -> None:
+    """A coordinator cannot make the key of a transfer whose ends agreed that the sender does, nor the other way."""
+    forms = {"sender": (SENDER_MADE, DeliverKey, RECIPIENT_FIRST), "coordinator": (RECIPIENT_FIRST, DeliverSessionKey, SENDER_MADE)}
+    form, kind, other_form = forms[source]
+    (stolen,) = finished(default_world.transfer(asked(other_form))).messages(offered)
+    talk = default_world.transfer(asked(form), tap=replacing(kind, lambda turn: stolen))
+    with pytest.raises(PeerViolation, match="unexpected"):
+        talk.run()
+    assert isinstance(talk.state("recipient"), tr.Responded)
+
+
+@pytest.mark.attack("H04")
+@each_form
+def test_the_answers_of_two_parallel_transfers_cannot_be_swapped(default_world: World, form: Form) -> None:
+    """Same ends, same terms, another xid."""
+    (other,) = finished(default_world.transfer(asked(form, 2))).messages(TransferGrant)
+    talk = default_world.transfer(asked(form, 1), tap=replacing(TransferGrant, lambda turn: other))
+    with pytest.raises(PeerViolation) as caught:
+        talk.run()
+    assert caught.value.detail in {"forged", "identity"}
+    assert isinstance(talk.state("sender"), ts.Requested)
+
+
+@pytest.mark.attack("H04")
+@each_form
+def test_the_answer_of_another_recipient_is_refused(default_world: World, form: Form) -> None:
+    carol = default_world.carol
+    talk = TransferTalk(
+        default_world.alice.sender(), default_world.broker(recipient=carol), carol.recipient(),
+        asked(form, recipient="carol"),
+    )  # fmt: skip
+    (other,) = finished(talk).messages(TransferGrant)
+    talk = default_world.transfer(asked(form), tap=replacing(TransferGrant, lambda turn: other))
+    with pytest.raises(IdentityError) as caught:
+        talk.run()
+    assert caught.value.detail == "name"
+
+
+@pytest.mark.attack("H05")
+def test_a_key_of_another_transfer_is_refused(default_world: World) -> None:
+    """As it came, and with this transfer's xid written into it."""
+    (other,) = finished(default_world.transfer(asked(SENDER_MADE, 2))).messages(DeliverKey)
+    this = asked(SENDER_MADE, 1)
+    for offered, detail in (
+        (other, "identity"), (remade(other, "key", Key, xid=this.xid), "forged"),
+    ):  # fmt: skip
+        talk = default_world.transfer(this, tap=replacing(DeliverKey, lambda turn, offered=offered: offered))
+        with pytest.raises(PeerViolation) as caught:
+            talk.run()
+        assert caught.value.detail == detail
+        assert isinstance(talk.state("recipient"), tr.Responded)
+
+
+@pytest.mark.attack("H05")
+def test_a_key_for_another_recipient_is_refused(default_world: World) -> None:
+    """KEY of alice to bob, brought to carol who has answered alice under the same xid."""
+    (for_bob,) = finished(default_world.transfer(asked(SENDER_MADE))).messages(DeliverKey)
+    carol = default_world.carol
+    talk = TransferTalk(
+        default_world.alice.sender(), default_world.broker(recipient=carol), carol.recipient(),
+        asked(SENDER_MADE, recipient="carol"), tap=replacing(DeliverKey, lambda turn: for_bob),
+    )  # fmt: skip
+    with pytest.raises(PeerViolation, match="forged"):
+        talk.run()
+
+
+@pytest.mark.attack("H05")
+@pytest.mark.parametrize("form", [RECIPIENT_FIRST, SENDER_FIRST])
+def test_a_coordinator_made_key_of_another_transfer_or_end_is_refused(default_world: World, form: Form) -> None:
+    other = finished(default_world.transfer(asked(form, 2)))
+    this = asked(form, 1)
+    (for_sender,), (for_recipient,) = other.messages(TransferGrant), other.messages(DeliverSessionKey)
+    for kind, wrong in (
+        (DeliverSessionKey, for_recipient.wrapped), (DeliverSessionKey, for_sender.wrapped),
+        (TransferGrant, for_sender.wrapped), (TransferGrant, for_recipient.wrapped),
+    ):  # fmt: skip
+        renamed = encode(msgspec.structs.replace(decode(wrong, WrappedKey), xid=this.xid))
+        for offered in (wrong, renamed):
+            talk = default_world.transfer(
+                this,
+                tap=replacing(kind, lambda turn, offered=offered: msgspec.structs.replace(turn.message, wrapped=offered)),
+            )
+            with pytest.raises(PeerViolation):
+                talk.run()
+            assert talk.agreed == (False, False)
+
+
+@pytest.mark.attack("H06")
+@each_form
+def test_what_was_recorded_is_refused_when_it_comes_again(default_world: World, form: Form) -> None:
+    """Every message of a finished handshake, again, to the side that took it: no state takes it twice."""
+    talk = finished(default_world.transfer(asked(form)))
+    before = {name: snapshot(side.state) for name, side in talk.sides.items()}
+    for (to, _), message in zip(talk.wire, talk.messages(object), strict=True):
+        with pytest.raises(PeerViolation, match="unexpected"):
+            talk.feed(to, message)
+    assert {name: snapshot(side.state) for name, side in talk.sides.items()} == before
+
+
+@pytest.mark.attack("H06")
+@each_form
+def test_a_recording_played_to_a_recipient_that_has_forgotten_gives_no_transfer(
+    default_world: World, form: Form
+) -> None:
+    """REQ replayed after a restart gets a new one-time key; the recorded KEY, KEYR and CONFS fit no other."""
+    recorded = finished(default_world.transfer(asked(form)))
+    bob = default_world.bob.recipient()
+    (notify,) = recorded.messages(Notify)
+    state = step(tr.TABLE, bob, tr.Idle(), notify).state
+    state = step(tr.TABLE, bob, state, tr.Accept(HERE, CHUNK_MIN, 0)).state
+    before = snapshot(state)
+    for message in recorded.messages(DeliverKey, DeliverSessionKey, DeliverConfirmation):
+        with pytest.raises(PeerViolation):
+            step(tr.TABLE, bob, state, message)
+    assert snapshot(state) == before
+
+
+@pytest.mark.attack("H07")
+@each_form
+def test_a_forged_confirmation_lets_no_data_flow(default_world: World, form: Form) -> None:
+    """By whoever does not hold K: random, of another transfer, under another label, of the other end."""
+    other = finished(default_world.transfer(asked(form, 2)))
+    k, th, xid = other.sessions[0].k, other.sessions[0].th, asked(form, 1).xid
+    forged = [bytes(32), mac(expand(k, "conf", 32), th), mac(expand(k, "confR", 32), th), mac(expand(k, "confS", 32), th)]
+    for tag in forged:
+        confirmation = encode(Conf(xid, tag))
+        talk = default_world.transfer(
+            asked(form, 1),
+            tap=lambda turn, confirmation=confirmation: (
+                TransferConfirm(confirmation) if isinstance(turn.message, TransferConfirm) else turn.message
+            ),
+        )
+        with pytest.raises(PeerViolation, match="forged"):
+            talk.run()
+        assert not talk.agreed[0]
+
+
+@pytest.mark.attack("H07")
+@pytest.mark.parametrize("form", [RECIPIENT_FIRST, SENDER_FIRST])
+def test_a_forged_confirmation_of_the_sender_is_refused_by_the_recipient(default_world: World, form: Form) -> None:
+    confirmation = encode(ConfS(asked(form).xid, b"", bytes(32)))
+    other = encode(ConfS(asked(form, 2).xid, b"", bytes(32)))
+    for offered, detail in ((confirmation, "forged"), (other, "identity")):
+        talk = default_world.transfer(
+            asked(form), tap=replacing(TransferConfirmKey, lambda turn, offered=offered: TransferConfirmKey(offered))
+        )
+        with pytest.raises(PeerViolation) as caught:
+            talk.run()
+        assert caught.value.detail == detail
+        assert talk.agreed == (False, False)
+
+
+@pytest.mark.attack("H07")
+def test_the_confirmation_of_the_recipient_is_checked_before_anything_goes_to_the_sender(default_world: World) -> None:
+    """Coordinator-made, recipient first: G2 forged, and no KEYS leaves."""
+    talk = default_world.transfer(
+        asked(RECIPIENT_FIRST),
+        tap=replacing(TransferConfirm, lambda turn: remade(turn.message, "confirmation", Conf, mac=bytes(32))),
+    )
+    with pytest.raises(PeerViolation, match="forged"):
+        talk.run()
+    assert not talk.messages(TransferGrant)
+    assert isinstance(talk.state("coordinator"), tc.KeyWithRecipient)
+
+
+def test_a_confirmation_before_its_time_is_refused(default_world: World) -> None:
+    """Recipient first: CONFS inside KEYR."""
+    talk = default_world.transfer(
+        asked(RECIPIENT_FIRST),
+        tap=replacing(DeliverSessionKey, lambda turn: msgspec.structs.replace(turn.message, confirmation=b"early")),
+    )
+    with pytest.raises(PeerViolation, match="unexpected"):
+        talk.run()
+
+
+@pytest.mark.attack("H10")
+def test_a_signature_of_one_message_does_not_stand_under_another(default_world: World) -> None:
+    """The same key over the same transcript under each other label."""
+    labels = ("xfer-req", "xfer-resp", "xfer-key", "reg-client", "card", "cert", "receipt")
+    alice, bob = default_world.alice, default_world.bob
+
+    def relabelled(label: str, kind: type, who) -> Callable[[Turn], object]:  # type: ignore[no-untyped-def] # noqa: ANN001
+        def change(turn: Turn) -> object:
+            state, message = turn.state, turn.message
+            first = {Notify: "request", TransferGrant: "response", DeliverKey: "key"}[kind]
+            start = state.th if hasattr(state, "th") else ts.Transcript.start("xfer", default_world.suite.name)
+            th = start.absorb(getattr(message, first))
+            return msgspec.structs.replace(message, signature=who.identity.sign(label, th.value))
+
+        return replacing(kind, change)
+
+    for kind, right, who in ((Notify, "xfer-req", alice), (TransferGrant, "xfer-resp", bob), (DeliverKey, "xfer-key", alice)):
+        for label in labels:
+            talk = default_world.transfer(asked(SENDER_MADE), tap=relabelled(label, kind, who))
+            if label == right:
+                finished(talk)
+                continue
+            with pytest.raises(PeerViolation, match="forged"):
+                talk.run()
+
+
+@pytest.mark.attack("H10")
+def test_the_halves_of_a_key_are_not_exchangeable(default_world: World) -> None:
+    """ct1 in the place of ct2 with a valid signature: the labels differ."""
+
+    def change(turn: Turn) -> object:
+        key = decode(turn.message.key, Key)
+        swapped = encode(Key(key.xid, key.ct2, key.ct1, b""))
+        signature = default_world.alice.identity.sign("xfer-key", turn.state.th.absorb(swapped).value)
+        return DeliverKey(swapped, signature)
+
+    talk = default_world.transfer(asked(SENDER_MADE), tap=replacing(DeliverKey, change))
+    with pytest.raises(PeerViolation, match="forged"):
+        talk.run()
+
+
+def test_a_request_for_somebody_else_is_refused_by_the_recipient(default_world: World) -> None:
+    """A true REQ of alice to carol, brought to bob."""
+    first = ts.create_request(default_world.alice.sender(), asked(SENDER_MADE, recipient="carol"))
+    message, alice = first.effects[0].message, default_world.alice
+    notify = Notify(message.request, message.signature, alice.card.encoded, alice.certificate)
+    with pytest.raises(PeerViolation, match="identity"):
+        step(tr.TABLE, default_world.bob.recipient(), tr.Idle(), notify)
+
+
+def test_a_sender_that_pinned_another_key_of_the_recipient_is_told_so(default_world: World) -> None:
+    talk = TransferTalk(
+        default_world.alice.sender(default_world.carol.pin), default_world.broker(), default_world.bob.recipient(),
+        asked(SENDER_MADE),
+    )  # fmt: skip
+    with pytest.raises(IdentityError):
+        talk.run()
+    assert isinstance(talk.state("recipient"), tr.Idle)
+
+
+@pytest.mark.attack("H02")
+def test_a_sender_whose_key_is_not_the_pinned_one_is_refused(default_world: World) -> None:
+    talk = TransferTalk(
+        default_world.alice.sender(), default_world.broker(),
+        default_world.bob.recipient(dataclasses.replace(default_world.alice.pin, fingerprint=bytes(32))),
+        asked(SENDER_MADE),
+    )  # fmt: skip
+    with pytest.raises(IdentityError, match="CHANGED"):
+        talk.run()
+    assert isinstance(talk.state("recipient"), tr.Idle)
+
+
+# --- verify into locals, commit last -----------------------------------------------------------------------------------
+
+
+def test_a_grant_that_fails_at_its_last_check_leaves_the_senders_state_whole(default_world: World) -> None:
+    """G3 with a damaged CONFR: refused, and the true G3 still counts."""
+    whole: list[object] = []
+
+    def tap(turn: Turn) -> object:
+        if isinstance(turn.message, TransferGrant):
+            before = snapshot(turn.state)
+            bad = remade(turn.message, "confirmation", Conf, mac=bytes(32))
+            with pytest.raises(PeerViolation, match="forged"):
+                step(turn.table, turn.context, turn.state, bad)
+            whole.append(snapshot(turn.state) == before)
+        return turn.message
+
+    finished(default_world.transfer(asked(RECIPIENT_FIRST), tap=tap))
+    assert whole == [True]

@@ -1,0 +1,880 @@
+"""An item is in the inbox once, whole, and under a name of ours; and it is taken once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.program import environment
+from zkc.errors import LocalIOError, UsageError
+from zkc.stores import files
+from zkc.stores.home import Home
+from zkc.stores.inbox import Claim, Conflict, Inbox, Item, NewItem, save_item, save_receipt
+
+FP, TID, XID = b"f" * 32, b"t" * 16, b"x" * 16
+NOW = 1_700_000_000.0
+DAY = 86400.0
+HOSTILE = [
+    "../../escape", "/etc/passwd", "..", ".", "", "a/b", "~/.bashrc", ".ssh/authorized_keys", "C:x", "CON", "nul\0byte",
+    "\x1b[31mred", "new\nline", "\u202etxt.exe", "x" * 5000, "-rf", "a\\..\\b", "%s{0}", "'; DROP TABLE items; --",
+]
+
+
+def entry(name: str = "a.txt", **changes: object) -> NewItem:
+    fields = {
+        "sender": "alice", "app": "", "name": name, "note": "", "kind": "file", "key_source": "sender", "xid": XID,
+        "mode": 0o644, "mtime_ns": 10**18,
+    }
+    return NewItem(**(fields | changes))  # type: ignore[arg-type]
+
+
+def receive(
+    inbox: Inbox, data: bytes = b"hello", tid: bytes = TID, what: NewItem | None = None, now: float = NOW
+) -> Item:
+    partial = inbox.begin(FP, tid, what or entry())
+    partial.write(data)
+    return inbox.commit(partial, b"d" * 32, b"receipt of " + tid, now)
+
+
+def on_disk(home: Home) -> list[str]:
+    """Payloads, finished or not."""
+    return sorted(f"{path.parent.name}/{path.name}" for path in home.inbox.glob("*/*"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.resolve("client", str(tmp_path / "home")).prepare()
+
+
+@pytest.fixture
+def inbox(home: Home) -> Iterator[Inbox]:
+    with Inbox.open(home) as opened:
+        yield opened
+
+
+# --- arriving ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_item_is_there_with_all_that_was_said_of_it_for_every_process(home: Home, inbox: Inbox) -> None:
+    what = entry("naïve \U0001f600.txt", note="a note", app="bob/backup", kind="stream", key_source="coordinator")
+    item = receive(inbox, b"payload", what=what)
+    with Inbox.open(home) as other:
+        assert other.items() == [item]
+        assert other.done(FP, TID) == b"receipt of " + TID
+    assert item == Item(
+        id=item.id, sender="alice", sender_fp=FP, app="bob/backup", name=what.name, note="a note", size=7,
+        digest=b"d" * 32, key_source="coordinator", kind="stream", received=NOW, xid=XID, tid=TID, mode=0o644,
+        mtime_ns=10**18, path=home.inbox / "files" / item.id,
+    )
+    assert item.transfer == XID.hex()
+    assert item.path.read_bytes() == b"payload"
+    assert len(item.id) >= 12
+
+
+def test_nothing_is_visible_before_the_commit_and_nothing_stays_of_what_is_discarded(home: Home, inbox: Inbox) -> None:
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"abc")
+    partial.write(memoryview(b"def"))
+    assert partial.position == 6
+    assert inbox.items() == []
+    assert inbox.done(FP, TID) is None
+    partial.close(discard=True)
+    partial.close(discard=True)
+    assert on_disk(home) == []
+    with pytest.raises(LocalIOError):
+        partial.write(b"late")
+
+
+def test_a_partial_item_starts_again_from_nothing(inbox: Inbox) -> None:
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"the first attempt was longer")
+    partial.restart()
+    partial.write(b"second")
+    item = inbox.commit(partial, b"d" * 32, b"r", NOW)
+    assert (item.size, item.path.read_bytes()) == (6, b"second")
+
+
+def test_items_are_listed_oldest_first_whatever_the_clock_said(inbox: Inbox) -> None:
+    items = [receive(inbox, tid=bytes([n]) * 16, now=NOW - n) for n in range(5)]
+    assert inbox.items() == items
+
+
+@pytest.mark.attack("P03")
+def test_a_delivery_that_is_done_yields_no_second_item_and_keeps_its_receipt(home: Home, inbox: Inbox) -> None:
+    first = receive(inbox, b"one")
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"one")
+    assert inbox.commit(partial, b"d" * 32, b"another receipt", NOW + 1) == first
+    assert inbox.items() == [first]
+    assert inbox.done(FP, TID) == b"receipt of " + TID
+    assert on_disk(home) == [f"files/{first.id}"]
+
+
+@pytest.mark.attack("P03")
+def test_a_delivery_whose_item_was_taken_is_still_done(home: Home, inbox: Inbox) -> None:
+    first = receive(inbox)
+    assert inbox.remove(first.id)
+    again = receive(inbox)
+    assert again.id == first.id
+    assert inbox.items() == []
+    assert inbox.done(FP, TID) == b"receipt of " + TID
+    assert on_disk(home) == []
+
+
+@pytest.mark.attack("P03")
+def test_two_receivers_of_one_delivery_make_one_item(home: Home, inbox: Inbox) -> None:
+    with Inbox.open(home) as other:
+        partials = [box.begin(FP, TID, entry()) for box in (inbox, other)]
+        for partial in partials:
+            partial.write(b"same")
+        first = inbox.commit(partials[0], b"d" * 32, b"first", NOW)
+        assert other.commit(partials[1], b"d" * 32, b"second", NOW) == first
+    assert on_disk(home) == [f"files/{first.id}"]
+
+
+@pytest.mark.attack("P03")
+def test_a_delivery_that_another_finishes_in_the_middle_of_the_commit_yields_one_item(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, real = inbox.begin(FP, TID, entry()), files.publish
+    partial.write(b"mine")
+    first: list[Item] = []
+
+    def overtaken(*arguments: Any) -> None:
+        monkeypatch.undo()
+        with Inbox.open(home) as other:
+            first.append(receive(other, b"theirs"))
+        real(*arguments)
+
+    monkeypatch.setattr(files, "publish", overtaken)
+    assert [inbox.commit(partial, b"d" * 32, b"late", NOW)] == first == inbox.items()
+    assert on_disk(home) == [f"files/{first[0].id}"]
+    assert inbox.done(FP, TID) == b"receipt of " + TID
+
+
+def test_the_same_id_of_another_sender_is_another_delivery(inbox: Inbox) -> None:
+    receive(inbox)
+    partial = inbox.begin(b"g" * 32, TID, entry())
+    inbox.commit(partial, b"d" * 32, b"r", NOW)
+    assert len(inbox.items()) == 2
+
+
+def test_a_receipt_is_kept_for_ninety_days(inbox: Inbox) -> None:
+    receive(inbox, now=NOW)
+    receive(inbox, tid=b"u" * 16, now=NOW + 89 * DAY)
+    assert inbox.done(FP, TID) is not None
+    inbox.recover(NOW + 91 * DAY)
+    assert inbox.done(FP, TID) is None
+    assert inbox.done(FP, b"u" * 16) is not None
+    assert len(inbox.items()) == 2
+
+
+# --- names, modes, links ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("F01", "F02")
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_of_a_peer_is_part_of_a_path(home: Home, inbox: Inbox, tmp_path: Path, text: str) -> None:
+    what = entry(text, sender=text, note=text, app=text)
+    open_partial = inbox.begin(FP, b"p" * 16, what)
+    item = receive(inbox, what=what)
+    assert inbox.items() == [item]
+    assert (item.name, item.note, item.sender) == (text, text, text)
+    names = [path.name for path in home.inbox.rglob("*") if path.parent != home.inbox]
+    assert len(names) == 2
+    assert all(len(name) == 16 and set(name) <= set("0123456789abcdef") for name in names)
+    open_partial.close(discard=True)
+    assert inbox.remove(item.id)
+    inbox.recover(NOW)
+    assert on_disk(home) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+@pytest.mark.attack("F05")
+@pytest.mark.parametrize("sent", [0o644, 0o777, 0o7777, 0o4755, 0])
+def test_files_of_the_inbox_are_0600_and_folders_0700(tmp_path: Path, sent: int) -> None:
+    before = os.umask(0)
+    try:
+        home = Home.resolve("client", str(tmp_path / "home")).prepare()
+        with Inbox.open(home) as inbox:
+            inbox.begin(FP, b"p" * 16, entry(mode=sent)).close(discard=False)
+            receive(inbox, what=entry(mode=sent))
+            save_receipt(home, TID, b"receipt")
+            found = [path.lstat().st_mode for path in home.data.rglob("*")]
+    finally:
+        os.umask(before)
+    # role; index.db and its side files; a partial item; an item; a receipt
+    assert sorted(stat.S_IMODE(mode) for mode in found if not stat.S_ISDIR(mode)) == [0o600] * 7
+    assert {stat.S_IMODE(mode) for mode in found if stat.S_ISDIR(mode)} == {0o700}
+
+
+@pytest.mark.attack("F03")
+@pytest.mark.parametrize("name", ["", "files", "partial"])
+@pytest.mark.parametrize("kind", ["link", "file", "loose"])
+def test_a_folder_of_the_inbox_that_is_not_ours_is_refused(home: Home, tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "elsewhere").mkdir(0o700)
+    home.inbox.mkdir(0o700)
+    place = home.inbox / name
+    if not name:
+        place.rmdir()
+    if kind == "link":
+        place.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        place.touch()
+    else:
+        place.mkdir()
+        place.chmod(0o750)
+    with pytest.raises(LocalIOError) as caught:
+        Inbox.open(home)
+    assert caught.value.detail == "permission"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.attack("F03")
+def test_a_link_in_place_of_a_payload_is_not_followed(inbox: Inbox, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    item = receive(inbox)
+    item.path.unlink()
+    item.path.symlink_to(tmp_path / "secret")
+    with pytest.raises(LocalIOError):
+        inbox.take(item.id)
+    with pytest.raises(LocalIOError):
+        save_item(item, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    assert inbox.remove(item.id)
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+@pytest.mark.attack("F03", "F05")
+def test_a_payload_never_replaces_what_has_its_id(home: Home, inbox: Inbox) -> None:
+    partial = inbox.begin(FP, TID, entry())
+    (home.inbox / "files" / partial.id).write_text("older")
+    with pytest.raises(LocalIOError):
+        inbox.commit(partial, b"d" * 32, b"r", NOW)
+    partial.close(discard=True)
+    assert (home.inbox / "files" / partial.id).read_text() == "older"
+    assert inbox.items() == []
+    assert inbox.done(FP, TID) is None
+
+
+@pytest.mark.parametrize("number", [1, 95])  # EPERM, EOPNOTSUPP
+def test_a_file_system_without_hard_links_does_not_replace_either(
+    inbox: Inbox, home: Home, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(number, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    item = receive(inbox)
+    assert item.path.read_bytes() == b"hello"
+    assert on_disk(home) == [f"files/{item.id}"]
+    first, second = (save_item(item, home.data / "saved.txt") for _ in range(2))
+    assert (first, second) == (home.data / "saved.txt", home.data / "saved (2).txt")
+
+
+# --- killed anywhere --------------------------------------------------------------------------------------------------
+
+CRASH = """
+import json, os, signal, sys
+
+folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+HERE = ("inbox.py", "files.py", "localdb.py")
+
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox, NewItem
+
+ENTRY = NewItem("alice", "", "a.txt", "", "file", "sender", b"x" * 16)
+
+def receive(inbox, left):
+    partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
+    partial.write(b"payload")
+    def trace(frame, event, arg):
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(HERE):
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+    inbox.commit(partial, b"d" * 32, b"receipt", 5.0)
+    sys.settrace(None)
+
+for number in range(first, last):
+    home = Home.resolve("client", f"{folder}/{number}").prepare()
+    Inbox.open(home).close()
+    child = os.fork()
+    if child == 0:
+        receive(Inbox.open(home), number)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(status)
+    with Inbox.open(home) as inbox:
+        seen = [len(inbox.items()), inbox.done(b"f" * 32, b"t" * 16) is not None]
+        inbox.recover(6.0)
+        after = [[item.id for item in inbox.items()], inbox.done(b"f" * 32, b"t" * 16) is not None]
+        payloads = [item.path.read_bytes().decode() for item in inbox.items()]
+        left = sorted(os.listdir(home.inbox / "files")), os.listdir(home.inbox / "partial")
+        partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
+        partial.write(b"payload")
+        repeated = inbox.commit(partial, b"d" * 32, b"later", 7.0).id
+        final = [item.id for item in inbox.items()]
+    print(json.dumps([killed, seen, after, payloads, left, repeated, final]), flush=True)
+    if not killed:
+        break
+"""
+
+
+@pytest.mark.attack("P03")
+def test_a_receiver_that_is_killed_at_any_line_of_the_commit_leaves_one_whole_item_or_none(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, str(tmp_path), "0", "2000"], capture_output=True, text=True, check=True,
+        env=environment(),
+    )
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    for killed, seen, (ids, is_done), payloads, (in_files, in_partial), repeated, final in outcomes:
+        assert seen == [len(ids), is_done], "recover changes nothing that was visible"
+        assert len(ids) == int(is_done) <= 1
+        assert payloads == ["payload"] * len(ids)
+        assert in_files == ids
+        assert in_partial == []
+        assert final == [repeated]
+        assert ids in ([], final)
+        assert killed or ids
+    assert not outcomes[-1][0], "the last run went through"
+    assert len(outcomes) > 60
+    assert {len(outcome[2][0]) for outcome in outcomes if outcome[0]} == {0, 1}, "both sides of the commit were tried"
+
+
+@pytest.mark.attack("P03", "F02")
+def test_recovery_removes_orphans_and_nothing_that_is_not_ours(home: Home, inbox: Inbox, tmp_path: Path) -> None:
+    item = receive(inbox)
+    inbox.begin(FP, b"p" * 16, entry()).close(discard=False)
+    orphan, foreign = home.inbox / "files" / ("0" * 16), home.inbox / "files" / "notes.txt"
+    link, folder = home.inbox / "partial" / ("a" * 16), home.inbox / "partial" / ("b" * 16)
+    orphan.touch()
+    foreign.write_text("mine")
+    (tmp_path / "target").write_text("target")
+    link.symlink_to(tmp_path / "target")
+    folder.mkdir()
+    assert inbox.recover(NOW) == 2
+    assert inbox.recover(NOW) == 0
+    assert not orphan.exists()
+    assert foreign.exists()
+    assert link.is_symlink()
+    assert folder.exists()
+    assert (tmp_path / "target").read_text() == "target"
+    assert item.path.exists()
+
+
+@pytest.mark.attack("P03")
+def test_recovery_leaves_what_a_living_process_writes(home: Home, inbox: Inbox) -> None:
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"abc")
+    with Inbox.open(home) as other:
+        assert other.recover(NOW) == 0
+        # As if it stood between its rename and its transaction.
+        (home.inbox / "partial" / partial.id).rename(home.inbox / "files" / partial.id)
+        assert other.recover(NOW) == 0
+        assert (home.inbox / "files" / partial.id).exists()
+        partial.close(discard=False)
+        assert other.recover(NOW) == 1
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.root
+def test_a_payload_that_does_not_fit_is_no_space_and_nothing_is_visible(small_disk: Callable[[int], Path]) -> None:
+    home = Home.resolve("client", str(small_disk(1_000_000))).prepare()
+    with Inbox.open(home) as inbox:
+        partial = inbox.begin(FP, TID, entry())
+        for _ in range(20):
+            partial.write(bytes(10_000))
+        with pytest.raises(LocalIOError) as caught:
+            partial.write(bytes(2_000_000))
+        assert (caught.value.code, caught.value.detail) == (33, "no-space")
+        partial.close(discard=True)
+        assert inbox.items() == []
+        assert inbox.done(FP, TID) is None
+        assert on_disk(home) == []
+        assert inbox.free_bytes() > 100_000
+        receive(inbox)
+        assert len(inbox.items()) == 1
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.root
+def test_a_disk_full_at_the_commit_is_no_space_and_nothing_is_visible(small_disk: Callable[[int], Path]) -> None:
+    home = Home.resolve("client", str(small_disk(1_000_000))).prepare()
+    with Inbox.open(home) as inbox:
+        partial = inbox.begin(FP, TID, entry())
+        partial.write(b"abc")
+        with pytest.raises(OSError, match="No space"):
+            (home.data / "filler").write_bytes(bytes(2_000_000))
+        with pytest.raises(LocalIOError) as caught:
+            inbox.commit(partial, b"d" * 32, bytes(20_000), NOW)
+        assert caught.value.detail == "no-space"
+        partial.close(discard=True)
+        assert inbox.items() == []
+        assert inbox.done(FP, TID) is None
+        assert on_disk(home) == []
+        (home.data / "filler").unlink()
+        receive(inbox)
+        assert len(inbox.items()) == 1
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.root
+def test_saving_to_a_full_disk_is_no_space_and_leaves_the_item_and_no_file(
+    inbox: Inbox, small_disk: Callable[[int], Path]
+) -> None:
+    target = small_disk(100_000)
+    item = receive(inbox, bytes(200_000))
+    with pytest.raises(LocalIOError) as caught:
+        save_item(item, target / "a.txt")
+    assert caught.value.detail == "no-space"
+    assert list(target.iterdir()) == []
+    assert inbox.items() == [item]
+
+
+@pytest.mark.attack("D16")
+def test_a_limit_on_the_size_of_files_is_no_space(inbox: Inbox, home: Home) -> None:
+    partial = inbox.begin(FP, TID, entry())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(LocalIOError) as caught:
+            partial.write(bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.detail == "no-space"
+    partial.close(discard=True)
+    assert on_disk(home) == []
+
+
+# --- leaving ----------------------------------------------------------------------------------------------------------
+
+
+def take(inbox: Inbox, item: Item) -> Claim:
+    claim = inbox.take(item.id)
+    assert claim is not None
+    return claim
+
+
+def test_an_item_is_taken_by_one_and_leaves_when_that_one_is_done(home: Home, inbox: Inbox) -> None:
+    item = receive(inbox)
+    with Inbox.open(home) as other:
+        with take(inbox, item) as claim, claim.open() as payload:
+            assert claim.item == item
+            assert payload.read() == b"hello"
+            assert other.take(item.id) is None
+            assert other.items() == [item]
+        with take(other, item) as claim:
+            assert claim.finish()
+            assert other.take(item.id) is None
+        assert inbox.take(item.id) is None
+    assert inbox.items() == []
+    assert on_disk(home) == []
+
+
+def test_the_oldest_item_that_matches_and_is_free_is_taken_first(home: Home, inbox: Inbox) -> None:
+    first, second, other = (receive(inbox, tid=bytes([n]) * 16, what=entry(name)) for n, name in enumerate("aab"))
+    with take(inbox, first), Inbox.open(home) as reader:
+        claim = reader.take_first(lambda item: item.name == "a")
+        assert claim is not None
+        assert claim.item == second
+        assert reader.take_first(lambda item: item.name == "a") is None
+        claim.close()
+        found = reader.take_first(lambda item: item.name == "b")
+        assert found is not None
+        assert found.item == other
+        found.close()
+
+
+def test_an_item_can_be_taken_as_soon_as_it_is_visible(
+    inbox: Inbox, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiter that saw the inbox change looks once; the receiver may not have closed its file by then."""
+    partial = inbox.begin(FP, TID, entry())
+    taken: list[Claim | None] = []
+    with Inbox.open(home) as waiter:
+        monkeypatch.setattr(partial, "close", lambda discard: taken.append(waiter.take_first(lambda _: discard)))
+        inbox.commit(partial, b"d" * 32, b"r", NOW)
+        assert taken[0] is not None
+        taken[0].close()
+    monkeypatch.undo()
+    partial.close(discard=True)
+
+
+def test_an_item_that_is_finished_between_opening_and_locking_is_not_taken_again(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item, real = receive(inbox), fcntl.flock
+    with Inbox.open(home) as other:
+
+        def finished_first(descriptor: int, operation: int) -> None:
+            monkeypatch.undo()
+            with take(other, item) as claim:
+                claim.finish()
+            real(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", finished_first)
+        assert inbox.take(item.id) is None
+
+
+TAKE = """
+import sys
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
+with Inbox.open(Home.resolve("client", sys.argv[1])) as inbox:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while (claim := inbox.take_first(lambda item: True)) is not None:
+        with claim, claim.open() as payload:
+            data = payload.read().decode()
+            if claim.finish():
+                print(data, flush=True)
+"""
+
+
+def test_processes_that_take_at_once_take_each_item_once(home: Home, inbox: Inbox) -> None:
+    for number in range(60):
+        receive(inbox, str(number).encode(), tid=number.to_bytes(16))
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TAKE, str(home.data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment(),
+        )
+        for _ in range(3)
+    ]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+    for reader in readers:
+        assert reader.stdin is not None
+        reader.stdin.write("\n")
+        reader.stdin.flush()
+    taken = [line for reader in readers for line in reader.communicate(timeout=60)[0].split()]
+    assert [reader.returncode for reader in readers] == [0, 0, 0]
+    assert sorted(int(line) for line in taken) == list(range(60))
+    assert inbox.items() == []
+
+
+HOLD = """
+import sys
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
+claim = Inbox.open(Home.resolve("client", sys.argv[1])).take_first(lambda item: True)
+print(claim.item.id, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_reader_gives_its_item_back(home: Home, inbox: Inbox) -> None:
+    item = receive(inbox)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(home.data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment(),
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline().strip() == item.id
+        assert inbox.take(item.id) is None
+        reader.send_signal(signal.SIGKILL)
+        reader.wait(20)
+    take(inbox, item).close()
+
+
+def test_a_child_that_reads_the_payload_does_not_keep_the_claim(inbox: Inbox) -> None:
+    item = receive(inbox)
+    claim = take(inbox, item)
+    with claim.open() as payload, subprocess.Popen(
+        ["cat", "-"], stdin=payload, stdout=subprocess.PIPE, env=environment()
+    ) as child:
+        claim.close()
+        take(inbox, item).close()
+        assert child.communicate(timeout=20)[0] == b"hello"
+
+
+def test_an_item_whose_file_a_stranger_removed_is_told_and_can_be_removed(inbox: Inbox) -> None:
+    item = receive(inbox)
+    item.path.unlink()
+    with pytest.raises(LocalIOError) as caught:
+        inbox.take(item.id)
+    assert (caught.value.detail, item.id in str(caught.value)) == ("missing", True)
+    assert inbox.remove(item.id)
+    assert not inbox.remove(item.id)
+    assert inbox.take(item.id) is None
+
+
+@pytest.mark.attack("F02")
+@pytest.mark.parametrize("text", ["../index.db", "", "x", "../../keys.db"])
+def test_what_is_no_id_is_neither_taken_nor_removed(home: Home, inbox: Inbox, text: str) -> None:
+    receive(inbox)
+    assert inbox.take(text) is None
+    assert not inbox.remove(text)
+    assert (home.inbox / "index.db").exists()
+    assert len(inbox.items()) == 1
+
+
+def test_an_item_is_found_by_any_unique_beginning_of_its_id(inbox: Inbox) -> None:
+    items = [receive(inbox, tid=bytes([n]) * 16) for n in range(20)]
+    for item in items:
+        assert inbox.find(item.id) == item
+        assert inbox.find(item.id[:12].upper()) == item
+    with pytest.raises(UsageError) as caught:  # 20 items, 16 first digits
+        next(inbox.find(digit) for digit in "0123456789abcdef" if sum(item.id[0] == digit for item in items) > 1)
+    assert caught.value.detail == "ambiguous-id"
+    for text in ("", "zz", "../files", "%", "0" * 17, "'", "\u0660"):
+        with pytest.raises(UsageError) as unknown:
+            inbox.find(text)
+        assert unknown.value.detail == "unknown-id"
+
+
+def test_the_version_grows_when_the_inbox_changes(home: Home, inbox: Inbox) -> None:
+    seen = [inbox.version()]
+    with Inbox.open(home) as other:
+        item = receive(other)
+        seen.append(inbox.version())
+        inbox.remove(item.id)
+        seen.append(inbox.version())
+    assert seen == sorted(set(seen))
+    assert inbox.version() == seen[-1]
+
+
+def test_an_index_that_is_damaged_or_another_kind_of_file_is_refused(home: Home) -> None:
+    Inbox.open(home).close()
+    (home.inbox / "index.db").write_bytes(b"")
+    with pytest.raises(LocalIOError, match="damaged"):
+        Inbox.open(home)
+    raw = sqlite3.connect(home.inbox / "index.db", isolation_level=None)
+    raw.execute("CREATE TABLE items (id)")
+    raw.close()
+    with pytest.raises(LocalIOError, match="damaged"):
+        Inbox.open(home)
+
+
+def test_a_receipt_of_the_sender_is_kept_by_delivery_and_replaced_whole(home: Home) -> None:
+    path = save_receipt(home, TID, b"first")
+    assert save_receipt(home, TID, b"second") == path
+    assert path.read_bytes() == b"second"
+    assert [found.name for found in home.receipts.iterdir()] == [f"{TID.hex()}.receipt"]
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    folder = tmp_path / "target"
+    folder.mkdir()
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_saved_item_has_its_bytes_and_its_time_and_nothing_else_is_left(inbox: Inbox, target: Path) -> None:
+    item = receive(inbox, bytes(range(256)) * 10_000)
+    assert save_item(item, target / "a.bin") == target / "a.bin"
+    assert (target / "a.bin").read_bytes() == bytes(range(256)) * 10_000
+    assert (target / "a.bin").stat().st_mtime_ns == 10**18
+    assert [path.name for path in target.iterdir()] == ["a.bin"]
+    assert inbox.items() == [item]
+
+
+@pytest.mark.attack("F05")
+def test_what_exists_is_kept_and_the_new_file_gets_a_number(inbox: Inbox, target: Path) -> None:
+    item = receive(inbox)
+    for name in ("a.txt", "a.tar.gz", "plain", ".hidden", "two.dots.txt"):
+        (target / name).write_text("old")
+        (target / f"{name}~").symlink_to("dangling")
+        for number in (2, 3):
+            stem, dot, suffix = name.partition(".tar") if ".tar" in name else name.rpartition(".")
+            wanted = f"{stem} ({number}){dot}{suffix}" if stem else f"{name} ({number})"
+            assert save_item(item, target / name, "rename") == target / wanted
+            assert (target / wanted).read_text() == "hello"
+        assert (target / name).read_text() == "old"
+
+
+@pytest.mark.attack("F03", "F05")
+@pytest.mark.parametrize("kind", ["dangling", "link", "folder", "fifo"])
+@pytest.mark.parametrize("conflict", ["rename", "skip"])
+def test_whatever_has_the_name_is_neither_followed_nor_replaced(
+    inbox: Inbox, target: Path, tmp_path: Path, kind: str, conflict: Conflict
+) -> None:
+    place, victim = target / "a.txt", tmp_path / "victim"
+    victim.write_text("victim")
+    match kind:
+        case "dangling":
+            place.symlink_to(tmp_path / "nowhere")
+        case "link":
+            place.symlink_to(victim)
+        case "folder":
+            place.mkdir()
+        case _:
+            os.mkfifo(place)
+    before = place.lstat()
+    saved = save_item(receive(inbox), place, conflict)
+    assert saved == (None if conflict == "skip" else target / "a (2).txt")
+    assert os.path.samestat(before, place.lstat())
+    assert victim.read_text() == "victim"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_skip_leaves_what_exists_and_says_so(inbox: Inbox, target: Path) -> None:
+    item = receive(inbox)
+    assert save_item(item, target / "a.txt", "skip") == target / "a.txt"
+    (target / "a.txt").write_text("old")
+    assert save_item(item, target / "a.txt", "skip") is None
+    assert contents(target) == {"a.txt": "old"}
+
+
+@pytest.mark.attack("F05")
+def test_a_name_that_appears_while_the_file_is_written_is_not_replaced(
+    inbox: Inbox, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item, real = receive(inbox), os.fsync
+
+    def appear(descriptor: int) -> None:
+        if not (target / "a.txt").exists():
+            (target / "a.txt").write_text("theirs")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", appear)
+    assert save_item(item, target / "a.txt", "skip") is None
+    assert contents(target) == {"a.txt": "theirs"}
+    (target / "a.txt").unlink()
+    assert save_item(item, target / "a.txt", "rename") == target / "a (2).txt"
+
+
+def test_overwrite_replaces_a_file_and_a_link_itself_but_no_folder(
+    inbox: Inbox, target: Path, tmp_path: Path
+) -> None:
+    item = receive(inbox)
+    (tmp_path / "victim").write_text("victim")
+    (target / "file").write_text("old")
+    (target / "link").symlink_to(tmp_path / "victim")
+    (target / "folder").mkdir()
+    assert save_item(item, target / "file", "overwrite") == target / "file"
+    assert save_item(item, target / "link", "overwrite") == target / "link"
+    assert not (target / "link").is_symlink()
+    assert (tmp_path / "victim").read_text() == "victim"
+    with pytest.raises(UsageError, match="is a folder"):
+        save_item(item, target / "folder", "overwrite")
+    assert sorted(path.name for path in target.iterdir()) == ["file", "folder", "link"]
+
+
+@pytest.mark.attack("F05")
+@pytest.mark.parametrize(
+    ("sent", "umask", "saved"),
+    [
+        (0o644, 0o022, 0o644), (0o600, 0o022, 0o644), (0o755, 0o022, 0o755), (0o700, 0o077, 0o700),
+        (0o777, 0o027, 0o750), (0o666, 0o002, 0o664), (0o400, 0o022, 0o444), (0o500, 0o022, 0o555),
+        (0o4755, 0o022, 0o755), (0o6711, 0o022, 0o755), (0o1777, 0o022, 0o755), (0o7777, 0o000, 0o777),
+        (0o077, 0o022, 0o000), (0o644, 0o777, 0o600),
+    ],
+)
+def test_the_owner_gets_the_bits_as_sent_and_the_others_what_the_umask_leaves(
+    inbox: Inbox, target: Path, sent: int, umask: int, saved: int
+) -> None:
+    item = receive(inbox, what=entry(mode=sent))
+    before = os.umask(umask)
+    try:
+        assert save_item(item, target / "a") is not None
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((target / "a").stat().st_mode) == saved
+    assert (target / "a").stat().st_uid == os.geteuid()
+
+
+@pytest.mark.attack("F05")
+@pytest.mark.parametrize("kind", ["stream", "message"])
+def test_what_was_no_file_is_saved_as_a_new_file_of_now(inbox: Inbox, target: Path, kind: str) -> None:
+    item = receive(inbox, what=entry(mode=0o7777, kind=kind))
+    before = os.umask(0o022)
+    try:
+        save_item(item, target / "a")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((target / "a").stat().st_mode) == 0o644
+    assert (target / "a").stat().st_mtime_ns > 10**18
+
+
+@pytest.mark.parametrize("mtime_ns", [2**63 - 1, 2**64])
+def test_a_time_that_no_file_can_have_keeps_nobody_from_saving(inbox: Inbox, target: Path, mtime_ns: int) -> None:
+    partial = inbox.begin(FP, TID, entry(mtime_ns=min(mtime_ns, 2**63 - 1)))
+    item = inbox.commit(partial, b"d" * 32, b"r", NOW)
+    assert save_item(item, target / "a") == target / "a"
+
+
+def test_a_numbered_name_is_cut_to_what_a_file_system_holds(inbox: Inbox, target: Path) -> None:
+    item = receive(inbox)
+    for name in ("x" * 251 + ".txt", "\u00e4" * 125 + ".txt", "y" * 255, "s." + "x" * 253, os.fsdecode(b"\xff" * 255)):
+        assert save_item(item, target / name) == target / name
+        saved = save_item(item, target / name)
+        assert saved is not None
+        assert " (2)" in saved.name
+        assert len(os.fsencode(saved.name)) <= 255
+        assert saved.suffix == Path(name).suffix or len(Path(name).suffix) > 32 or not Path(name).suffix
+
+
+@pytest.mark.parametrize("place", ["missing/a.txt", "file/a.txt"])
+def test_a_folder_that_is_none_is_told_in_one_line(inbox: Inbox, target: Path, place: str) -> None:
+    (target / "file").touch()
+    with pytest.raises(LocalIOError) as caught:
+        save_item(receive(inbox), target / place)
+    assert str(target) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["/", ".", ".."])
+def test_a_destination_without_a_name_is_a_usage_error(inbox: Inbox, place: str) -> None:
+    with pytest.raises(UsageError):
+        save_item(receive(inbox), Path(place))
+
+
+def test_a_payload_that_lost_bytes_is_not_saved(inbox: Inbox, target: Path) -> None:
+    item = receive(inbox)
+    item.path.write_bytes(b"hell")
+    with pytest.raises(LocalIOError) as caught:
+        save_item(item, target / "a")
+    assert caught.value.detail == "damaged"
+    assert contents(target) == {}
+
+
+def test_a_claimed_item_is_locked_for_the_life_of_the_claim_alone(inbox: Inbox) -> None:
+    item = receive(inbox)
+    with item.path.open("rb") as file:
+        claim = take(inbox, item)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim.close()
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_the_stores_of_a_client_import_nothing_heavy() -> None:
+    code = (
+        "import sys, zkc.stores.inbox, zkc.stores.keystore;"
+        "print({'asyncio', 'structlog', 'sqlalchemy', 'zmq', 'platformdirs', 'msgspec', 'ctypes'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert done.stdout == "set()\n"

@@ -1,0 +1,161 @@
+"""The code reproduces the frozen vectors where they are deterministic and opens or verifies them where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from tests.vectors import make
+from zkc.crypto.cards import certify, verify_card, verify_certificate, verify_coordinator_card
+from zkc.crypto.chunks import StreamOpener, StreamSealer, token, xid_tag
+from zkc.crypto.invitations import (
+    format_invitation,
+    invitation_curve_secret,
+    invitation_psk,
+    parse_invitation,
+)
+from zkc.crypto.primitives import Secret, expand, extract
+from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
+from zkc.crypto.signing import IdentityKey, read_identity, safety_number
+from zkc.crypto.suites import kem_decapsulate, open_sealed, read_private, suite_named
+from zkc.crypto.transcript import Transcript
+from zkc.wire.codec import decode, encode
+from zkc.wire.frames import DataHeader, Flag, Stream
+from zkc.wire.messages import Manifest, Receipt, ReceiptBody
+
+Vector = dict[str, Any]
+
+
+def of(vector: Vector, field: str) -> bytes:
+    return bytes.fromhex(vector[field])
+
+
+def transcript(vector: Vector) -> None:
+    th = Transcript.start(vector["pattern"], vector["suite"])
+    assert th.value == of(vector, "th0")
+    for field, after in zip(vector["fields"], vector["th"], strict=True):
+        th = th.absorb(bytes.fromhex(field))
+        assert th.value.hex() == after
+
+
+def hkdf(vector: Vector) -> None:
+    prk = extract(of(vector, "salt"), *(Secret(bytes.fromhex(s)) for s in vector["secrets"]))
+    assert prk.reveal() == of(vector, "prk")
+    assert {name: expand(prk, name, 32).hex() for name in vector["expanded"]} == vector["expanded"]
+
+
+def tokens(vector: Vector) -> None:
+    k = Secret(of(vector, "k"))
+    assert xid_tag(k) == of(vector, "xid_tag")
+    assert token(k, vector["socket"], vector["attempt"]) == vector["token"]
+
+
+def streams(vector: Vector) -> None:
+    which = (Secret(of(vector, "k")), Stream[vector["stream"].upper()], vector["attempt"], vector["cipher"])
+    sealer, opener = StreamSealer(*which), StreamOpener(*which)
+    for number, (chunk, frame) in enumerate(zip(vector["chunks"], vector["frames"], strict=True), 1):
+        plaintext, expected = bytes.fromhex(chunk), bytes.fromhex(frame)
+        flags = Flag.LAST if number == len(vector["frames"]) else Flag.NONE
+        assert sealer.seal(plaintext, flags) == expected
+        assert opener.open(DataHeader.unpack(expected), expected) == plaintext
+
+
+def seals(vector: Vector) -> None:
+    suite, key = suite_named(vector["suite"]), read_private(of(vector, "private"))
+    read = suite.read_public if vector["use"] == "permanent" else suite.read_one_time
+    assert read(of(vector, "public")) == key.public
+    assert open_sealed(key, vector["label"], of(vector, "th"), of(vector, "sealed")) == of(vector, "plaintext")
+    secret = kem_decapsulate(key, vector["label"], of(vector, "th"), of(vector, "encapsulated"))
+    assert secret.reveal() == of(vector, "secret")
+
+
+def identities(vector: Vector) -> None:
+    key = IdentityKey.from_seed(of(vector, "seed"))
+    assert key.public == read_identity(of(vector, "ed25519"), of(vector, "ml_dsa"))
+    assert key.public.fingerprint == of(vector, "fingerprint")
+    assert key.sign(vector["label"], of(vector, "hash")) == of(vector, "signature")
+    key.public.verify_durable(vector["durable_label"], of(vector, "hash"), of(vector, "durable_signature"))
+
+
+def safety_numbers(vector: Vector) -> None:
+    assert safety_number(of(vector, "one"), of(vector, "other")) == vector["number"]
+
+
+def cards(vector: Vector) -> None:
+    card = verify_card(of(vector, "card"), suite_named(vector["suite"]))
+    body = card.body
+    assert (body.name, body.kind, body.epoch, body.not_after) == (
+        vector["name"], vector["kind"], vector["epoch"], vector["not_after"]
+    )
+    assert (card.hash, card.fingerprint, body.uid) == (of(vector, "hash"), of(vector, "identity"), of(vector, "uid"))
+    assert card.kem_key.encode() == of(vector, "kem_key")
+    assert (card.owner_fingerprint or b"") == of(vector, "owner")
+    coordinator = IdentityKey.from_seed(of(vector, "coordinator_seed"))
+    named = (vector["name"], of(vector, "uid"), card.hash, vector["epoch"])
+    verify_certificate(coordinator.public, of(vector, "certificate"), *named)
+    assert certify(coordinator, *named)[:64] == of(vector, "certificate")[:64], "the Ed25519 half is deterministic"
+
+
+def coordinator_cards(vector: Vector) -> None:
+    read = verify_coordinator_card(of(vector, "card"), of(vector, "signature"), of(vector, "fingerprint"))
+    assert read.identity == IdentityKey.from_seed(of(vector, "seed")).public
+    assert (read.general_key.encode(), read.curve_key) == (of(vector, "general_key"), of(vector, "curve_key"))
+    assert read.suite.name == vector["suite"]
+    again = make.make_coordinator_card(
+        IdentityKey.from_seed(of(vector, "seed")), read.general_key, read.curve_key, vector["suite"], vector["epoch"]
+    )
+    assert again == of(vector, "card")
+
+
+def invitations(vector: Vector) -> None:
+    invitation = parse_invitation(vector["text"])
+    assert format_invitation(invitation) == vector["text"]
+    fields = msgspec.structs.asdict(invitation)
+    assert {k: v.hex() if isinstance(v, bytes) else v for k, v in fields.items()} == vector["fields"]
+    assert invitation_psk(invitation.secret).reveal() == of(vector, "psk")
+    assert invitation_curve_secret(invitation.secret).reveal() == of(vector, "curve_secret")
+
+
+def receipts(vector: Vector) -> None:
+    body = verify_receipt(IdentityKey.from_seed(of(vector, "seed")).public, of(vector, "receipt"))
+    assert encode(body) == of(vector, "body")
+    assert decode(of(vector, "body"), ReceiptBody) == body
+    assert decode(of(vector, "receipt"), Receipt).card == of(vector, "card")
+    assert name_digest(vector["name"]) == of(vector, "name_digest") == body.name_digest
+    manifest: Manifest = decode(of(vector, "manifest"), Manifest)
+    assert encode(manifest) == of(vector, "manifest")
+    assert manifest_digest(manifest) == of(vector, "manifest_digest") == body.manifest_digest
+
+
+CHECKS: Final[dict[str, Callable[[Vector], None]]] = {
+    check.__name__: check
+    for check in (
+        transcript, hkdf, tokens, streams, seals, identities, safety_numbers, cards, coordinator_cards, invitations,
+        receipts,
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("topic", "number"), [(topic, number) for topic in CHECKS for number in range(len(make.load(topic)))]
+)
+def test_the_code_agrees_with_the_frozen_vectors(topic: str, number: int) -> None:
+    CHECKS[topic](make.load(topic)[number])
+
+
+def test_every_topic_has_a_file_and_a_check_and_every_file_a_topic() -> None:
+    assert set(make.TOPICS) == set(CHECKS) == {path.stem for path in make.FOLDER.glob("*.json")}
+
+
+@pytest.mark.parametrize("topic", ["transcript", "hkdf", "tokens", "streams", "safety_numbers", "invitations"])
+def test_what_is_deterministic_is_made_again_byte_for_byte(topic: str) -> None:
+    assert make.TOPICS[topic]() == make.load(topic)
+
+
+def test_making_vectors_again_changes_no_frozen_file() -> None:
+    before = {path.name: path.read_bytes() for path in make.FOLDER.glob("*.json")}
+    make.main()
+    assert {path.name: path.read_bytes() for path in make.FOLDER.glob("*.json")} == before

@@ -1,0 +1,162 @@
+"""What a command may ask the daemon of its home, over the local control socket (`zkc.net.local_client`).
+
+K of a granted transfer is handed over here: the socket is the owner's alone, and the daemon keeps no copy.
+"""
+
+from __future__ import annotations
+
+from zkc.client.granting import Grant, Have, Wanted, WouldAccept
+from zkc.crypto.cards import verify_card
+from zkc.crypto.primitives import Secret
+from zkc.crypto.suites import suite_named
+from zkc.errors import PeerViolation
+from zkc.protocol.session import Session
+from zkc.wire.codec import decode, encode
+from zkc.wire.messages import Endpoints, Peer, PeerCard, Req, Resp, Message
+
+
+class AskStatus(Message, frozen=True, tag="status"):
+    pass
+
+
+class AskGrant(Message, frozen=True, tag="grant"):
+    tid: bytes
+    recipient: str
+    key_source: str
+    key_order: str
+    cipher: str
+    size_class: int
+    dry_run: bool
+
+
+class AskPeers(Message, frozen=True, tag="peers"):
+    pass
+
+
+class AskCard(Message, frozen=True, tag="card"):
+    name: str
+
+
+class AskApplication(Message, frozen=True, tag="application"):
+    app: str
+
+
+class AskLeave(Message, frozen=True, tag="leave"):
+    pass
+
+
+class AskReload(Message, frozen=True, tag="reload"):
+    """Registrations or configuration have changed: look again."""
+
+
+ControlRequest = AskStatus | AskGrant | AskPeers | AskCard | AskApplication | AskLeave | AskReload
+
+
+class StatusReply(Message, frozen=True, tag="status"):
+    client: str
+    linked: bool
+    coordinator: str
+    fingerprint: str
+    presence: str
+    listen: str
+    apps: list[str]
+    deliveries: int
+    bytes: int
+    problem: str
+    problem_code: int
+
+
+class GrantReply(Message, frozen=True, tag="granted"):
+    k: bytes
+    th: bytes
+    req: bytes
+    resp: bytes
+    suite: str
+    card: bytes
+    own_fingerprint: bytes
+    endpoints: bytes
+
+    def __repr__(self) -> str:
+        return "GrantReply(…)"
+
+
+class HaveReply(Message, frozen=True, tag="have"):
+    fingerprint: bytes
+    ed25519: bytes
+    ml_dsa: bytes
+    receipt: bytes
+
+
+class AcceptReply(Message, frozen=True, tag="would-accept"):
+    presence: str
+
+
+class PeersReply(Message, frozen=True, tag="peers"):
+    peers: list[Peer]
+
+
+class CardReply(Message, frozen=True, tag="card"):
+    card: PeerCard
+
+
+class InvitationReply(Message, frozen=True, tag="invitation"):
+    text: str
+
+    def __repr__(self) -> str:
+        return "InvitationReply(<secret>)"
+
+
+class DoneReply(Message, frozen=True, tag="done"):
+    pass
+
+
+ControlReply = (
+    StatusReply | GrantReply | HaveReply | AcceptReply | PeersReply | CardReply | InvitationReply | DoneReply
+)
+
+
+def ask_grant(wanted: Wanted) -> AskGrant:
+    return AskGrant(
+        wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
+        wanted.dry_run,
+    )
+
+
+def wanted_of(ask: AskGrant) -> Wanted:
+    """What a command asked for; `PeerViolation` (``malformed``) for words that are none of ours."""
+    if ask.key_source not in ("sender", "coordinator") or ask.key_order not in ("recipient-first", "sender-first"):
+        raise PeerViolation("malformed", "key source or order")
+    return Wanted(
+        ask.tid, ask.recipient,
+        "sender" if ask.key_source == "sender" else "coordinator",
+        "recipient-first" if ask.key_order == "recipient-first" else "sender-first",
+        ask.cipher, ask.size_class, ask.dry_run,
+    )
+
+
+def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
+    """A grant on its way to the process that owns the bytes; our K is wiped."""
+    if isinstance(grant, WouldAccept):
+        return AcceptReply(grant.presence)
+    if isinstance(grant, Have):
+        return HaveReply(grant.fingerprint, grant.ed25519, grant.ml_dsa, grant.receipt)
+    reply = GrantReply(
+        grant.k.reveal(), grant.th, encode(grant.req), encode(grant.resp), suite, grant.peer.encoded,
+        grant.own_fingerprint, encode(grant.endpoints or Endpoints([], 0, 0, 0)),
+    )
+    grant.k.wipe()
+    return reply
+
+
+def grant_of(reply: ControlReply) -> Grant:
+    """The grant in the daemon's reply."""
+    if isinstance(reply, AcceptReply):
+        return WouldAccept(reply.presence)
+    if isinstance(reply, HaveReply):
+        return Have(reply.fingerprint, reply.ed25519, reply.ml_dsa, reply.receipt)
+    if not isinstance(reply, GrantReply):
+        raise PeerViolation("unexpected", type(reply).__name__)
+    return Session(
+        Secret(reply.k), reply.th, decode(reply.req, Req), decode(reply.resp, Resp),
+        verify_card(reply.card, suite_named(reply.suite)), reply.own_fingerprint, decode(reply.endpoints, Endpoints),
+    )

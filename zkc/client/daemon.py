@@ -1,0 +1,203 @@
+"""The client daemon: presence, receiving, and the coordinator for every command of its home.
+
+Starts, says ``ready``, links, serves until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from zkc.client import control
+from zkc.client.access import all_peers
+from zkc.client.granting import grant
+from zkc.client.link import Link
+from zkc.client.principal import Principal, load_main, load_principal
+from zkc.client.receiving import Receiver
+from zkc.config import ClientConfig, load
+from zkc.env import Clock, Entropy
+from zkc.errors import PeerViolation, UsageError, ZkcError
+from zkc.net.local import LocalServer, serve_local
+from zkc.net.local_client import Credentials
+from zkc.net.pipe import Bulk
+from zkc.net.sockets import context
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
+from zkc.stores.keystore import KeyStore
+from zkc.wire.messages import (
+    AnswerBody, InviteApplication, Invitation, Leave, LookUp, PeerCard, RequestBody,
+)
+
+GRACE_SECONDS: Final = 5.0
+"""Bound on the whole of a graceful end."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a daemon says of itself once its control socket serves."""
+
+    endpoint: str
+    fingerprint: str
+
+
+async def run(
+    home: Home, config: ClientConfig, *, clock: Clock, entropy: Entropy, on_ready: Callable[[Ready], None]
+) -> None:
+    """Serve until a signal, or until the coordinator ends the registration (then its error is raised)."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with home.lock(), KeyStore.open(home) as store, Inbox.open(home) as inbox:
+        inbox.recover(clock.wall())
+        daemon = Daemon(home, store, inbox, config, clock, entropy)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+        try:
+            on_ready(await daemon.start())
+            ended = daemon.main.ended
+            waiting: set[asyncio.Future[object]] = {asyncio.ensure_future(stop.wait()), ended}  # type: ignore[arg-type]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise ended.result()
+        finally:
+            async with asyncio.timeout(GRACE_SECONDS):
+                await daemon.close()
+
+
+class Daemon:
+    """The parts of one running daemon, connected."""
+
+    def __init__(
+        self, home: Home, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._home = home
+        self._store = store
+        self._config = config
+        self._clock = clock
+        self._entropy = entropy
+        self._log = structlog.get_logger("zkc.daemon")
+        self._context = context(entropy)
+        self._bulk = Bulk()
+        self._receiver = Receiver(self._bulk, store, inbox, config, clock)
+        self._links: dict[str, Link] = {}
+        self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
+        self._principal = load_main(store)
+
+    @property
+    def main(self) -> Link:
+        """The link of the home's own registration."""
+        return self._links[self._principal.name]
+
+    async def start(self) -> Ready:
+        self._open_links()
+        self._server = await serve_local(
+            self._home.socket_path(), self._serve, control.ControlRequest, on_refused=self._refused
+        )
+        return Ready(self.main.endpoint, self._principal.fingerprint.hex())
+
+    async def close(self) -> None:
+        """Goodbye to the coordinator, an end to every transfer; in bounded time."""
+        if self._server is not None:
+            await self._server.close()
+        await asyncio.gather(self._receiver.close(), *(link.close() for link in self._links.values()))
+        self._context.destroy(linger=200)
+        await asyncio.to_thread(self._bulk.close)
+
+    def reload(self) -> None:
+        """SIGHUP: configuration and registrations again. A configuration with a mistake changes nothing."""
+        try:
+            loaded = load("client", self._home.config_file, os.environ)
+        except UsageError as error:
+            self._log.error("configuration-kept", error=str(error))
+        else:
+            self._config = self._receiver.config = loaded.config
+            self._log.info("configuration-read")
+        self._open_links()
+
+    def _open_links(self) -> None:
+        """A link for each registration that has none; none for one that is gone."""
+        registered = {registration.name: registration for registration in self._store.registrations()}
+        for name in [name for name in self._links if name not in registered and name != self._principal.name]:
+            self._spawn_close(self._links.pop(name))
+        for name, registration in registered.items():
+            if name not in self._links:
+                self._links[name] = self._open_link(load_principal(registration))
+
+    def _open_link(self, principal: Principal) -> Link:
+        log = self._log.bind(client=principal.name)
+
+        async def handle(body: RequestBody) -> AnswerBody:
+            try:
+                return await self._receiver.handle(principal, link.endpoint, body)
+            except (ZkcError, PeerViolation) as error:
+                log.warning("handshake-refused", step=type(body).__name__, error=str(error))
+                raise
+
+        def state(linked: bool) -> None:
+            log.info("linked" if linked else "link-lost", coordinator=link.endpoint)
+
+        link = Link(
+            self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
+            endpoints=self._config.coordinator.endpoints, on_state=state,
+        )
+        link.start()
+        return link
+
+    def _spawn_close(self, link: Link) -> None:
+        task = asyncio.create_task(link.close())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _refused(self, why: str, peer: Credentials) -> None:
+        self._log.warning("control-refused", why=why, uid=peer.uid, pid=peer.pid)
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    async def _serve(
+        self, request: control.ControlRequest, peer: Credentials
+    ) -> AsyncGenerator[control.ControlReply, None]:
+        link = self.main
+        if isinstance(request, control.AskStatus):
+            yield self._status()
+        elif isinstance(request, control.AskGrant):
+            granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
+            yield control.reply_of(granted, self._principal.coordinator.suite.name)
+        elif isinstance(request, control.AskPeers):
+            yield control.PeersReply(await all_peers(link.request))
+        elif isinstance(request, control.AskCard):
+            card = await link.request(LookUp(request.name))
+            if isinstance(card, PeerCard):
+                yield control.CardReply(card)
+        elif isinstance(request, control.AskApplication):
+            invitation = await link.request(InviteApplication(request.app))
+            if isinstance(invitation, Invitation):
+                yield control.InvitationReply(invitation.text)
+        elif isinstance(request, control.AskLeave):
+            await link.request(Leave())
+            yield control.DoneReply()
+        else:
+            self.reload()
+            yield control.DoneReply()
+
+    def _status(self) -> control.StatusReply:
+        link = self.main
+        problem = None if link.linked else link.problem
+        received = self._receiver.received
+        return control.StatusReply(
+            client=self._principal.name,
+            linked=link.linked,
+            coordinator=link.endpoint,
+            fingerprint=self._principal.fingerprint.hex(),
+            presence="online" if link.linked else "offline",
+            listen=self._config.transfer.listen,
+            apps=sorted(name for name in self._links if name != self._principal.name),
+            deliveries=received["deliveries"],
+            bytes=received["bytes"],
+            problem=str(problem) if problem else "",
+            problem_code=problem.code if problem else 0,
+        )

@@ -1,0 +1,97 @@
+"""One connection to the coordinator, from the first SYN to the last byte: what `link` and `join` stand on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from zkc.errors import CoordinatorUnreachable, NotRegistered, ZkcError
+from zkc.net.loopsocket import LoopSocket, Received, Sent
+from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
+from zkc.net.sockets import Context, connect_dealer
+
+DIAL_SECONDS: Final = 5.0
+"""From the first SYN to the end of the CURVE handshake."""
+_KINDS: Final = (
+    EventKind.HANDSHAKE_SUCCEEDED, EventKind.HANDSHAKE_FAILED_AUTH, EventKind.HANDSHAKE_FAILED_NO_DETAIL,
+    EventKind.HANDSHAKE_FAILED_PROTOCOL, EventKind.DISCONNECTED, EventKind.CLOSED, EventKind.CONNECT_RETRIED,
+)
+
+
+class Connection:
+    """A DEALER that stands, or stood: `lost` is done when it is gone."""
+
+    def __init__(
+        self, ctx: Context, endpoint: str, server_key: bytes, public: bytes, secret: bytes,
+        on_frame: Callable[[bytes], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.endpoint = endpoint
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self._up: asyncio.Future[None] = loop.create_future()
+        self._monitor: AsyncMonitor | None = None
+
+        def watch(sock: object) -> None:
+            self._monitor = AsyncMonitor(sock, self._on_event, kinds=_KINDS)  # type: ignore[arg-type]
+
+        dealer = connect_dealer(ctx, endpoint, server_key, public, secret, watch=watch)
+        self._socket = LoopSocket(dealer, lambda received: self._on_message(received, on_frame))
+
+    async def wait_up(self) -> None:
+        """Returns when the CURVE handshake has succeeded.
+
+        `CoordinatorUnreachable` (``refused``, ``handshake``, ``timeout``), `NotRegistered` (``refused-key``): hints
+        that nothing authenticates.
+        """
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                await asyncio.shield(self._up)
+        except TimeoutError:
+            raise CoordinatorUnreachable(
+                f"no answer from the coordinator at {self.endpoint}", detail="timeout", hint="is the address right?"
+            ) from None
+
+    def send(self, frame: bytes) -> bool:
+        """Whether the socket took it; a full queue means a coordinator that does not read."""
+        return not self._socket.closed and self._socket.send(frame) is Sent.OK
+
+    def close(self) -> None:
+        """Again: nothing."""
+        if self._monitor is not None:
+            self._monitor.close()
+        self._socket.close()
+        self._up.cancel()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _on_message(self, received: Received, on_frame: Callable[[bytes], None]) -> None:
+        on_frame(received.payload)
+
+    def _on_event(self, event: SocketEvent) -> None:
+        if event.kind is EventKind.HANDSHAKE_SUCCEEDED:
+            if not self._up.done():
+                self._up.set_result(None)
+            return
+        if not self._up.done():
+            self._up.set_exception(_failure(event, self.endpoint))
+            # Nobody may be waiting any more; the exception has then said its part.
+            self._up.exception()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+def _failure(event: SocketEvent, endpoint: str) -> ZkcError:
+    if event.kind is EventKind.HANDSHAKE_FAILED_AUTH:
+        return NotRegistered(
+            f"the coordinator at {endpoint} does not admit this client's key", detail="refused-key",
+            hint="the registration was revoked, or the invitation was used, cancelled or has expired",
+        )
+    if event.kind in (EventKind.HANDSHAKE_FAILED_NO_DETAIL, EventKind.HANDSHAKE_FAILED_PROTOCOL):
+        return CoordinatorUnreachable(
+            f"what answers at {endpoint} is not this client's coordinator", detail="handshake",
+            hint="something else listens there, or a coordinator with another key",
+        )
+    return CoordinatorUnreachable(
+        f"cannot reach the coordinator at {endpoint}", detail="refused", hint="is it running (zkc coordinator status)?"
+    )

@@ -1,0 +1,140 @@
+"""A transfer's handshake from the sender's side, over this process's own link (Figures 13 and 15).
+
+The daemon grants for commands that ask it over its control socket; a command without a daemon grants for itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from zkc.client.link import Link
+from zkc.client.principal import known_about, note_alarm, pin_peer
+from zkc.constants import ID_BYTES, STEP_SECONDS
+from zkc.env import Clock, Entropy
+from zkc.errors import (
+    IdentityError, PeerViolation, PolicyRefused, RecipientOffline, UnknownRecipient, ZkcError,
+)
+from zkc.ids import KeyOrder, KeySource
+from zkc.protocol import transfer_sender as machine
+from zkc.protocol.session import Session
+from zkc.protocol.step import Send, erase, step
+from zkc.protocol.trust import KeyChanged, judge_peer
+from zkc.stores.keystore import KeyStore
+from zkc.wire.messages import TransferEnd
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a sender asks for; one tid for all tries of one delivery."""
+
+    tid: bytes
+    recipient: str
+    key_source: KeySource
+    key_order: KeyOrder
+    cipher: str
+    size_class: int
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Have:
+    """The recipient finished this delivery in an earlier try."""
+
+    fingerprint: bytes
+    ed25519: bytes
+    ml_dsa: bytes
+    receipt: bytes
+
+
+@dataclass(frozen=True)
+class WouldAccept:
+    """Answer to a dry run."""
+
+    presence: str
+
+
+Grant = Session | Have | WouldAccept
+
+
+async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy) -> Grant:
+    """Ask, judge who answers, hand over the key, wait until the recipient confirms it.
+
+    Every error of the contract that a recipient or coordinator may give; `IdentityError` (12) before any key is made.
+    """
+    principal = link.principal
+    sender = machine.Sender(
+        principal.authority, principal.identity, principal.kem_key, principal.card,
+        known_about(store, wanted.recipient), clock.wall(),
+    )
+    terms = machine.Terms(
+        entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
+        wanted.size_class, True,
+    )
+    current = machine.create_request(sender, terms)
+    finished = False
+    try:
+        while not isinstance(current.state, machine.Agreed):
+            if current.effects:
+                answer = await _ask(link, current.effects, wanted.recipient)
+                current = step(machine.TABLE, sender, current.state, answer)
+                continue
+            state = current.state
+            if isinstance(state, machine.AlreadyDelivered):
+                finished = True
+                keys = state.card.identity
+                return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt)
+            granted = state if isinstance(state, machine.Granted) else state.granted
+            judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
+            if wanted.dry_run:
+                return WouldAccept(granted.resp.presence)
+            pin_peer(store, granted.card, clock.wall())
+            current = step(machine.TABLE, sender, state, machine.MakeKey())
+        finished = True
+        session: Session = current.state.session
+        return session
+    except KeyChanged as alarm:
+        note_alarm(store, wanted.recipient, alarm.seen)
+        raise
+    except PeerViolation as violation:
+        raise IdentityError(
+            f"the handshake with {wanted.recipient} did not verify ({violation}); nothing was sent",
+            detail=violation.detail,
+            hint="somebody between the two ends alters messages, or a version is defective; see zkc verify",
+        ) from None
+    finally:
+        if not finished:
+            erase(current.state)
+            link.tell(TransferEnd(terms.xid, 31, "ended"))
+
+
+async def _ask(link: Link, effects: tuple[Send, ...], recipient: str) -> object:
+    (effect,) = effects
+    try:
+        return await link.request(effect.message, STEP_SECONDS)
+    except ZkcError as error:
+        raise _explained(error, recipient) from None
+
+
+_WORDS: Final = {
+    UnknownRecipient.code: ("there is no {0} at this coordinator", "zkc peers lists who is there"),
+    RecipientOffline.code: ("{0} is offline", "--wait waits for it"),
+    IdentityError.code: ("{0} does not accept this client's key", "ask {0}: zkc verify there shows what it has pinned"),
+    PolicyRefused.code: ("the transfer to {0} was refused by policy", ""),
+}
+
+
+def _explained(error: ZkcError, recipient: str) -> ZkcError:
+    """The coordinator's word as the user reads it."""
+    if error.hint or error.code not in _WORDS:
+        return error
+    message, hint = _WORDS[error.code]
+    return type(error)(message.format(recipient), detail=error.detail, hint=_HINTS.get(error.detail, hint.format(recipient)))
+
+
+_HINTS: Final = {
+    "key-source": "coordinator-made keys need transfer.key_sources to name them at the coordinator and at both ends",
+    "cipher": "transfer.ciphers must name the cipher at the coordinator and at both ends",
+    "limit": "a limit of the coordinator or of the recipient was reached",
+    "accept": "the recipient takes no transfers (inbox.accept)",
+}

@@ -1,0 +1,244 @@
+"""Registering a home (Figures 1, 11, 12): the newcomer's machine over a real connection, and the stores around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from zkc.client.dial import Connection
+from zkc.client.principal import Principal
+from zkc.config import ClientConfig
+from zkc.constants import CARD_SECONDS, REGISTRATION_SECONDS
+from zkc.crypto.invitations import invitation_curve_secret, invitation_psk, parse_invitation
+from zkc.crypto.primitives import check_mac
+from zkc.crypto.signing import IdentityKey
+from zkc.crypto.suites import read_private, suite_named
+from zkc.env import Clock, Entropy
+from zkc.errors import (
+    CoordinatorUnreachable, IdentityError, NotRegistered, PeerViolation, TimedOut, UsageError, ZkcError, error_for,
+)
+from zkc.ids import owner_of
+from zkc.net.sockets import Context, curve_public, generate_curve, to_raw
+from zkc.protocol import registration_client as machine
+from zkc.protocol.step import Send, Step, erase, step
+from zkc.stores.keystore import KeyStore, Registration
+from zkc.wire.codec import decode, encode
+from zkc.wire.frames import ControlKind, control_frame, split_control
+from zkc.wire.messages import InvitationText, RegError, RegMessage
+
+_TRIES: Final = 3
+"""A registration that breaks off is begun anew, with new temporary keys, this often in one command."""
+
+
+class _Pending(msgspec.Struct, frozen=True, array_like=True):
+    """What a try that broke off leaves for the next: permanent keys, and the card once it was made."""
+
+    identity: bytes
+    kem: bytes
+    curve: bytes
+    card: bytes
+
+    def __repr__(self) -> str:
+        return "_Pending(…)"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A registration that the coordinator has acknowledged."""
+
+    name: str
+    fingerprint: bytes
+    endpoints: tuple[str, ...]
+
+
+def read_invitation(text: str) -> InvitationText:
+    """The invitation, checked against this program's suites. `UsageError` (``bad-invite``), `VersionMismatch`."""
+    invitation = parse_invitation(text)
+    try:
+        suite_named(invitation.suite)
+    except PeerViolation:
+        raise UsageError(
+            f"the invitation names the suite {invitation.suite!r}, which this version does not know",
+            detail="bad-invite", hint="upgrade zkc",
+        ) from None
+    return invitation
+
+
+def refuse_second_registration(store: KeyStore, *, force: bool) -> None:
+    """`UsageError` (``already-registered``) for a join over an existing registration without ``--force``."""
+    for registration in store.registrations():
+        if owner_of(registration.name) is None and not force:
+            raise UsageError(
+                f"this home is registered as {registration.name} already", detail="already-registered",
+                hint="zkc leave ends that registration; --force puts it aside",
+            )
+
+
+async def join(
+    ctx: Context, store: KeyStore, invitation: InvitationText, config: ClientConfig, *, clock: Clock, entropy: Entropy,
+    owner: Principal | None = None, force: bool = False,
+) -> Joined:
+    """Register with ``invitation``; for an application ``owner`` vouches. Durable when it returns.
+
+    `NotRegistered` (``invite-used``, ``expired``, ``name-taken``, ``refused-key``), `IdentityError` (another
+    coordinator), `CoordinatorUnreachable`, `TimedOut`; a try that broke off can be repeated with the same invitation.
+    """
+    pending = _load_pending(store, invitation, entropy)
+    newcomer = machine.Newcomer(
+        invitation=invitation,
+        identity=IdentityKey.from_seed(pending.identity),
+        kem_key=read_private(pending.kem),
+        curve_public=to_raw(curve_public(pending.curve)),
+        not_after=int(clock.wall()) + CARD_SECONDS,
+        kept_card=pending.card,
+        owner=owner.identity if owner else None,
+        request_apart=config.registration.request == "apart",
+        seal_to=config.registration.seal_to,
+    )
+
+    def keep(card: bytes) -> None:
+        store.save_pending(invitation.invite_id, encode(_Pending(pending.identity, pending.kem, pending.curve, card)))
+
+    registered = await _register(ctx, newcomer, keep)
+    if force:
+        store.put_aside(clock.wall())
+    endpoints = tuple(invitation.endpoints)
+    store.complete(
+        Registration(
+            name=invitation.name, kind=invitation.kind, uid=registered.uid, identity_private=pending.identity,
+            kem_private=pending.kem, curve_secret=pending.curve, card=registered.card,
+            perm_server_public=registered.perm_server, coordinator_card=registered.coordinator_card,
+            coordinator_fingerprint=invitation.fingerprint, endpoints=endpoints, suite=invitation.suite,
+            owner=owner_of(invitation.name),
+        ),
+        invitation.invite_id,
+    )
+    return Joined(invitation.name, newcomer.identity.public.fingerprint, endpoints)
+
+
+async def _register(
+    ctx: Context, newcomer: machine.Newcomer, keep: Callable[[bytes], None]
+) -> machine.Registered:
+    problem: ZkcError = TimedOut("the registration was not finished in time")
+    endpoints = newcomer.invitation.endpoints
+    try:
+        async with asyncio.timeout(REGISTRATION_SECONDS):
+            # A refused key ends it after one more try: the refusal is a hint that nothing authenticates.
+            for attempt in range(_TRIES * len(endpoints)):
+                endpoint = endpoints[attempt % len(endpoints)]
+                try:
+                    return await _Conversation(ctx, newcomer, endpoint, keep).run()
+                except (CoordinatorUnreachable, NotRegistered) as error:
+                    if error.detail not in ("refused", "timeout", "broke-off", "handshake", "refused-key"):
+                        raise
+                    problem = error
+    except TimeoutError:
+        pass
+    raise problem
+
+
+class _Conversation:
+    """One try: the machine on one connection."""
+
+    def __init__(
+        self, ctx: Context, newcomer: machine.Newcomer, endpoint: str, keep: Callable[[bytes], None]
+    ) -> None:
+        self._newcomer = newcomer
+        self._keep = keep
+        self._frames: asyncio.Queue[bytes] = asyncio.Queue()
+        invitation = newcomer.invitation
+        secret = invitation_curve_secret(invitation.secret).reveal()
+        self._connection = Connection(
+            ctx, endpoint, invitation.curve_key, curve_public(secret), secret, self._frames.put_nowait
+        )
+        self._last = b""
+        self._state: object = None
+
+    async def run(self) -> machine.Registered:
+        try:
+            await self._connection.wait_up()
+            self._perform(machine.create_hello(self._newcomer))
+            while not isinstance(self._state, machine.Registered):
+                self._consume(await self._next_frame())
+            return self._state
+        finally:
+            self._connection.close()
+            if self._state is not None:
+                erase(self._state)
+
+    async def _next_frame(self) -> bytes:
+        frame = asyncio.ensure_future(self._frames.get())
+        waiting: set[asyncio.Future[Any]] = {frame, self._connection.lost}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if frame.done():
+            return frame.result()
+        frame.cancel()
+        raise CoordinatorUnreachable(
+            f"the registration at {self._connection.endpoint} broke off", detail="broke-off",
+            hint="run the same command again: the invitation still holds",
+        )
+
+    def _consume(self, frame: bytes) -> None:
+        try:
+            kind, body = split_control(frame)
+            if kind is not ControlKind.REGISTRATION:
+                raise PeerViolation("unexpected", "not a message of the registration")
+            message = decode(body, RegMessage)
+            if isinstance(message, RegError):
+                raise self._told(message)
+            self._perform(step(machine.TABLE, self._newcomer, self._state, message))
+        except PeerViolation as violation:
+            raise IdentityError(
+                f"the coordinator at {self._connection.endpoint} is not the one that the invitation names"
+                if violation.detail == "identity"
+                else f"the coordinator's answer did not verify ({violation})",
+                detail=violation.detail, hint="ask whoever invited you for a new invitation",
+            ) from None
+
+    def _told(self, message: RegError) -> ZkcError:
+        """An error of the coordinator; it proves that it holds the invitation, else it is a violation."""
+        psk = invitation_psk(self._newcomer.invitation.secret)
+        check_mac(machine.error_mac(psk, self._last, message.code, message.detail), message.mac)
+        name = self._newcomer.invitation.name
+        what = _REFUSALS.get(message.detail, "the coordinator refused the registration")
+        return error_for(message.code, f"{name}: {what}", detail=message.detail, hint="ask for a new invitation")
+
+    def _perform(self, result: Step) -> None:
+        self._state = result.state
+        for effect in result.effects:
+            if isinstance(effect, machine.KeepCard):
+                self._keep(effect.card)
+            elif isinstance(effect, Send):
+                self._last = control_frame(ControlKind.REGISTRATION, encode(effect.message))
+                self._connection.send(self._last)
+            else:
+                raise TypeError(f"unexpected effect {effect!r}")
+
+
+_REFUSALS: Final = {
+    "invite-used": "this invitation has been used by somebody else",
+    "invite-unknown": "the coordinator does not know this invitation",
+    "expired": "this invitation has expired, or one of the two clocks is wrong",
+    "name-taken": "the name is taken",
+    "owner-gone": "the owner of the application is no longer registered",
+}
+
+
+def _load_pending(store: KeyStore, invitation: InvitationText, entropy: Entropy) -> _Pending:
+    """Permanent keys of an earlier try with this invitation, or new ones, kept before anything is sent."""
+    kept = store.pending(invitation.invite_id)
+    if kept is not None:
+        with contextlib.suppress(PeerViolation):
+            found: _Pending = decode(kept, _Pending)
+            return found
+    pending = _Pending(
+        entropy.bytes(64), suite_named(invitation.suite).generate().encode(), to_raw(generate_curve().secret), b""
+    )
+    store.save_pending(invitation.invite_id, encode(pending))
+    return pending
+

@@ -1,0 +1,107 @@
+"""One registration of a home with its keys loaded, and what the home knows of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, read_coordinator_card, verify_card
+from zkc.crypto.signing import IdentityKey
+from zkc.crypto.suites import KemPrivateKey, read_private
+from zkc.errors import LocalIOError, NotRegistered, PeerViolation
+from zkc.ids import owner_of
+from zkc.protocol.channel import ClientKeys
+from zkc.protocol.trust import Authority, Known
+from zkc.stores.keystore import KeyStore, Pin, Registration
+
+
+@dataclass(frozen=True, repr=False)
+class Principal:
+    """A name with its keys: bob, or bob/backup."""
+
+    registration: Registration
+    identity: IdentityKey
+    kem_key: KemPrivateKey
+    card: VerifiedCard
+    coordinator: VerifiedCoordinator
+    channel_keys: ClientKeys
+
+    def __repr__(self) -> str:
+        return f"Principal({self.name}, …)"
+
+    @property
+    def name(self) -> str:
+        return self.registration.name
+
+    @property
+    def fingerprint(self) -> bytes:
+        return self.identity.public.fingerprint
+
+    @property
+    def authority(self) -> Authority:
+        return Authority(self.coordinator.identity, self.coordinator.suite)
+
+
+def load_principal(registration: Registration) -> Principal:
+    """The keys of a stored registration; `LocalIOError` (``damaged``) where they do not fit together."""
+    try:
+        coordinator = read_coordinator_card(registration.coordinator_card)
+        identity = IdentityKey.from_seed(registration.identity_private)
+        kem_key = read_private(registration.kem_private)
+        card = verify_card(registration.card, coordinator.suite)
+        perm_server = coordinator.suite.read_public(registration.perm_server_public)
+    except (PeerViolation, ValueError) as error:
+        raise LocalIOError(
+            f"the keys of {registration.name} do not fit together ({error})", detail="damaged",
+            hint="restore keys.db from a backup, or join again with --force",
+        ) from None
+    keys = ClientKeys(coordinator.suite, registration.uid, kem_key, perm_server)
+    return Principal(registration, identity, kem_key, card, coordinator, keys)
+
+
+def load_main(store: KeyStore) -> Principal:
+    """The home's own registration (not an application's); `NotRegistered` where there is none."""
+    for registration in store.registrations():
+        if owner_of(registration.name) is None:
+            return load_principal(registration)
+    raise NotRegistered(
+        "this client is not registered", detail="no-registration", hint="zkc join, with an invitation"
+    )
+
+
+def known_about(store: KeyStore, name: str, fingerprint: bytes = b"") -> Known:
+    """What is pinned that bears on ``name`` and on the ``fingerprint`` that claims it."""
+    pins = {pin.name: pin for pin in store.pins()}
+    own, owner = pins.get(name), pins.get(owner_of(name) or "")
+    return Known(
+        fingerprint=own.fingerprint if own else b"",
+        epoch=own.epoch if own else 0,
+        owner_fingerprint=owner.fingerprint if owner else b"",
+        names=tuple(pin.name for pin in pins.values() if fingerprint and pin.fingerprint == fingerprint),
+    )
+
+
+def pin_peer(store: KeyStore, card: VerifiedCard, now: float) -> None:
+    """Pin at first contact; later, note that the same key was seen. ``now`` in seconds since 1970."""
+
+    def seen(pin: Pin | None) -> Pin:
+        first_seen, verified = (pin.first_seen, pin.verified) if pin else (now, None)
+        return Pin(
+            card.name, card.body.kind, card.fingerprint, card.encoded, card.hash, card.body.epoch, first_seen, now,
+            verified,
+        )
+
+    store.update_pin(card.name, seen)
+
+
+def note_alarm(store: KeyStore, name: str, seen: bytes) -> None:
+    """Keep which other key showed up under a pinned name, for ``zkc peers`` and ``zkc verify``."""
+
+    def alarmed(pin: Pin | None) -> Pin | None:
+        if pin is None or pin.fingerprint == seen:
+            return pin
+        return Pin(
+            pin.name, pin.kind, pin.fingerprint, pin.card, pin.card_hash, pin.epoch, pin.first_seen, pin.last_seen,
+            pin.verified, seen,
+        )
+
+    store.update_pin(name, alarmed)

@@ -1,0 +1,331 @@
+"""The recipient's transfers: from a notification to an item in the inbox (Figures 14, 15, 16).
+
+The handshake runs on the daemon's loop; the bytes of each transfer in a thread of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from zkc.client.addresses import advertised
+from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
+from zkc.config import ClientConfig
+from zkc.constants import STEP_SECONDS
+from zkc.crypto.receipts import make_receipt
+from zkc.env import Clock
+from zkc.errors import Interrupted, PeerViolation, PolicyRefused, ZkcError
+from zkc.ids import owner_of
+from zkc.net.pipe import Bell, Bulk, LinkLost, Listener
+from zkc.net.sockets import PortsTaken, split_endpoint
+from zkc.protocol import transfer_recipient as machine
+from zkc.protocol.delivery_recipient import receipt_body
+from zkc.protocol.session import Session
+from zkc.protocol.step import Step, erase, step
+from zkc.protocol.trust import KeyChanged
+from zkc.rules.endpoints import parse_port_range
+from zkc.rules.policy import Asked, Standing, decide, decide_size, least_size
+from zkc.stores.inbox import Inbox, NewItem, Partial
+from zkc.stores.keystore import KeyStore
+from zkc.wire.messages import (
+    AnswerBody, DeliverConfirmation, DeliverKey, DeliverSessionKey, Endpoints, Key, Manifest, Notify, Ok, Req,
+    RequestBody, TransferEnd, WrappedKey, ConfS,
+)
+from zkc.wire.codec import decode
+
+_XIDS_KEPT: Final = 4096
+"""Finished xids that are remembered, so that a replayed request is refused (attack H06)."""
+_JOIN_SECONDS: Final = 3.0
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """One xid: its handshake's state, its sockets, and once agreed its thread."""
+
+    context: machine.Recipient
+    state: Any
+    notify: Notify
+    answer: AnswerBody | None = None
+    listener: Listener | None = None
+    timer: asyncio.TimerHandle | None = None
+    bell: Bell | None = None
+    done: asyncio.Future[None] | None = None
+    req: Req = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.req = machine.read_request(self.notify)
+
+
+class Receiver:
+    """All transfers to one home. Belongs to the daemon's loop."""
+
+    def __init__(self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock) -> None:
+        self._bulk = bulk
+        self._store = store
+        self._inbox = inbox
+        self.config = config
+        """Replaced as a whole when the configuration is read again."""
+        self._clock = clock
+        self._transfers: dict[bytes, _Transfer] = {}
+        self._finished: OrderedDict[bytes, None] = OrderedDict()
+        self._requests: dict[str, deque[float]] = {}
+        self._port_freed = asyncio.Event()
+        self._log = structlog.get_logger("zkc.receiving")
+        self.received: Counter[str] = Counter()
+        """Deliveries and bytes since the start, for ``zkc status``."""
+
+    async def handle(self, principal: Principal, endpoint: str, body: RequestBody) -> AnswerBody:
+        """One request of the coordinator to ``principal``, whose link leads to ``endpoint``."""
+        if isinstance(body, Notify):
+            return await self._notified(principal, endpoint, body)
+        if isinstance(body, DeliverKey):
+            key: Key = decode(body.key, Key)
+            return await self._advance(key.xid, body)
+        if isinstance(body, DeliverSessionKey):
+            wrapped: WrappedKey = decode(body.wrapped, WrappedKey)
+            return await self._advance(wrapped.xid, body)
+        if isinstance(body, DeliverConfirmation):
+            conf: ConfS = decode(body.confirmation, ConfS)
+            return await self._advance(conf.xid, body)
+        if isinstance(body, TransferEnd):
+            self._end_handshake(body.xid)
+            return Ok()
+        raise PeerViolation("unexpected", type(body).__name__)
+
+    async def close(self) -> None:
+        """End every transfer: senders are told; what was being written stays as partial items."""
+        running = [transfer.done for transfer in self._transfers.values() if transfer.done is not None]
+        for transfer in list(self._transfers.values()):
+            if transfer.bell is not None:
+                transfer.bell.ring()
+            else:
+                self._end_handshake(transfer.req.xid)
+        if running:
+            await asyncio.wait(running, timeout=_JOIN_SECONDS)
+
+    # --- handshake ---------------------------------------------------------------------------------------------------
+
+    async def _notified(self, principal: Principal, endpoint: str, message: Notify) -> AnswerBody:
+        """X2: verify who sends, judge, bind, answer (Figure 14)."""
+        req = machine.read_request(message)
+        if req.xid in self._finished or req.xid in self._transfers:
+            raise PeerViolation("replay", "this transfer's request has been answered")
+        context = machine.Recipient(
+            principal.authority, principal.identity, principal.kem_key, principal.card,
+            known_about(self._store, req.sender),
+        )
+        try:
+            notified: Step = step(machine.TABLE, context, machine.Idle(), message)
+        except KeyChanged as alarm:
+            note_alarm(self._store, req.sender, alarm.seen)
+            self._log.warning("key-changed", peer=req.sender, seen=alarm.seen.hex())
+            raise
+        transfer = _Transfer(context, notified.state, message)
+        self._transfers[req.xid] = transfer
+        try:
+            verdict = await self._judge(transfer, endpoint)
+        except BaseException:
+            self._end_handshake(req.xid)
+            raise
+        return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
+
+    async def _judge(self, transfer: _Transfer, endpoint: str) -> machine.Accept | machine.Decline | machine.AlreadyHave:
+        sender, req = transfer.state.sender, transfer.req
+        receipt = self._inbox.done(sender.fingerprint, req.tid)
+        if receipt is not None:
+            return machine.AlreadyHave(receipt)
+        rules = self.config.receiving_rules()
+        asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
+        refusal = decide(asked, rules, self._standing(req))
+        if refusal is not None:
+            self._log.info("refused", sender=req.sender, reason=refusal.detail, xid=req.xid.hex())
+            return machine.Decline(refusal.code, refusal.detail)
+        listen = parse_port_range(self.config.transfer.listen)
+        try:
+            transfer.listener = await self._bind(listen.host.strip("[]"), listen.ports)
+        except PolicyRefused as error:
+            return machine.Decline(error.code, error.detail)
+        addresses = advertised(listen.host, split_endpoint(endpoint)[0])
+        where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
+        return machine.Accept(where, self.config.transfer.chunk, rules.max_bytes)
+
+    async def _bind(self, host: str, ports: range) -> Listener:
+        """A pair of ports; when all are taken, the transfer waits for its turn."""
+        try:
+            async with asyncio.timeout(STEP_SECONDS - 5):
+                while True:
+                    self._port_freed.clear()
+                    try:
+                        return self._bulk.listen(host, ports or None)
+                    except PortsTaken:
+                        await self._port_freed.wait()
+        except TimeoutError:
+            raise PolicyRefused("no port became free in time", detail="limit") from None
+
+    async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
+        """X5, or G1 and G4: the key (Figure 15)."""
+        transfer = self._transfers.get(xid)
+        if transfer is None:
+            raise PeerViolation("unexpected", "no handshake of this transfer")
+        return self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, message))
+
+    def _perform(self, transfer: _Transfer, result: Step) -> AnswerBody:
+        transfer.state = result.state
+        if isinstance(result.state, machine.Closed):
+            self._forget(transfer)
+        elif isinstance(result.state, machine.Agreed):
+            self._agreed(transfer, result.state.session)
+        else:
+            self._await_next(transfer)
+        (effect,) = result.effects
+        answer: AnswerBody = effect.message
+        return answer
+
+    def _await_next(self, transfer: _Transfer) -> None:
+        if transfer.timer is not None:
+            transfer.timer.cancel()
+        loop = asyncio.get_running_loop()
+        transfer.timer = loop.call_later(STEP_SECONDS, self._end_handshake, transfer.req.xid)
+
+    def _end_handshake(self, xid: bytes) -> None:
+        """Give up a handshake that is not agreed: its keys and sockets go."""
+        transfer = self._transfers.get(xid)
+        if transfer is not None and transfer.bell is None:
+            erase(transfer.state)
+            self._forget(transfer)
+
+    def _forget(self, transfer: _Transfer) -> None:
+        xid = transfer.req.xid
+        self._transfers.pop(xid, None)
+        self._finished[xid] = None
+        if len(self._finished) > _XIDS_KEPT:
+            self._finished.popitem(last=False)
+        if transfer.timer is not None:
+            transfer.timer.cancel()
+        if transfer.listener is not None:
+            transfer.listener.close()
+            self._port_freed.set()
+
+    def _standing(self, req: Req) -> Standing:
+        now = self._clock.monotonic()
+        recent = self._requests.setdefault(req.sender, deque(maxlen=max(self.config.inbox.per_second, 1)))
+        while recent and recent[0] < now - 1.0:
+            recent.popleft()
+        seen = len(recent)
+        recent.append(now)
+        at_once = sum(other.req.sender == req.sender for other in self._transfers.values()) - 1
+        return Standing(at_once, seen, self._inbox.free_bytes())
+
+    # --- delivery ------------------------------------------------------------------------------------------------------
+
+    def _agreed(self, transfer: _Transfer, session: Session) -> None:
+        """Both ends hold the key: open the door, and receive in a thread."""
+        if transfer.timer is not None:
+            transfer.timer.cancel()
+        if transfer.listener is None:
+            raise PolicyRefused("no sockets are bound for this transfer", detail="limit")
+        pin_peer(self._store, session.peer, self._clock.wall())
+        for other in self._transfers.values():
+            older = other is not transfer and other.bell is not None and other.req.tid == session.req.tid
+            if older and other.state.session.peer.fingerprint == session.peer.fingerprint and other.bell is not None:
+                # The sender has come back with a new handshake: the older one has no sender any more.
+                other.bell.ring()
+        transfer.listener.admit(session)
+        transfer.bell = Bell()
+        transfer.done = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._receive(transfer, session, transfer.listener, transfer.bell))
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    async def _receive(self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell) -> None:
+        req = session.req
+        log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex(), tid=req.tid.hex())
+        sink = _InboxSink(self._inbox, session, transfer.context, self.config, self._clock)
+        try:
+            await asyncio.to_thread(listener.receive, session, sink, bell, self.config.transfer.patience)
+            self.received["deliveries"] += 1
+            self.received["bytes"] += sink.size
+            log.info("received", bytes=sink.size, key_source=req.key_source, item=sink.item_id)
+        except ZkcError as error:
+            sink.abandon(keep=isinstance(error, LinkLost | Interrupted))
+            log.warning("not-received", code=error.code, reason=error.reason, detail=error.detail, error=error.message)
+        except Exception:
+            sink.abandon(keep=False)
+            log.exception("defect")
+        finally:
+            session.k.wipe()
+            bell.close()
+            self._forget(transfer)
+            if transfer.done is not None and not transfer.done.done():
+                transfer.done.set_result(None)
+
+
+class _InboxSink:
+    """`zkc.net.pipe.Sink` into the inbox; lives in the transfer's thread."""
+
+    def __init__(
+        self, inbox: Inbox, session: Session, recipient: machine.Recipient, config: ClientConfig, clock: Clock
+    ) -> None:
+        self._inbox = inbox
+        self._session = session
+        self._recipient = recipient
+        self._config = config
+        self._clock = clock
+        self._began = clock.wall()
+        self._manifest: Manifest | None = None
+        self._partial: Partial | None = None
+        self._until_check = 0
+        self.size = 0
+        self.item_id = ""
+
+    def announced(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._check_space(manifest.size or 0)
+        req = self._session.req
+        self._partial = self._inbox.begin(
+            self._session.peer.fingerprint,
+            req.tid,
+            NewItem(
+                sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
+                note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
+                mtime_ns=manifest.mtime_ns,
+            ),
+        )
+        self.item_id = self._partial.id
+
+    def write(self, data: bytes) -> None:
+        if self._partial is None:
+            raise PolicyRefused("data before its manifest", detail="limit")
+        self._until_check -= len(data)
+        if self._until_check < 0:
+            # The bound holds within 16 MiB, without a system call for every chunk.
+            self._check_space(len(data))
+            self._until_check = 16 * 1024 * 1024
+        self._partial.write(data)
+        self.size += len(data)
+
+    def complete(self, size: int, digest: bytes) -> bytes:
+        """Commit order: file, rename, folder, one transaction with the receipt; then DONE (Figure 16, blocks 1603-1604)."""
+        if self._partial is None or self._manifest is None:
+            raise PolicyRefused("an end before the beginning", detail="limit")
+        now = self._clock.wall()
+        body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
+        receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
+        item = self._inbox.commit(self._partial, digest, receipt, now)
+        self.item_id = item.id
+        self._partial = None
+        return receipt
+
+    def abandon(self, *, keep: bool) -> None:
+        if self._partial is not None:
+            self._partial.close(discard=not keep)
+            self._partial = None
+
+    def _check_space(self, coming: int) -> None:
+        asked = Asked(self._session.req.key_source, self._session.req.cipher, coming)
+        refusal = decide_size(asked, self._config.receiving_rules(), Standing(free_bytes=self._inbox.free_bytes()))
+        if refusal is not None:
+            raise refusal.error()

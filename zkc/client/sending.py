@@ -1,0 +1,240 @@
+"""One delivery from request to receipt: tries, waits, retries; a plain blocking function.
+
+The handshake comes from a `Granter` (this process's own link, or the daemon); the bytes are encrypted and pushed by the
+process that owns them, here. `zkc send` calls it in its main thread, the Python API in a worker thread.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from zkc.client.granting import Grant, Have, Wanted, WouldAccept
+from zkc.client.sources import AnySource, FileSource
+from zkc.config import ClientConfig
+from zkc.constants import ID_BYTES
+from zkc.crypto.receipts import name_digest, verify_receipt
+from zkc.crypto.signing import read_identity
+from zkc.env import Clock, Entropy
+from zkc.errors import (
+    CoordinatorUnreachable, IntegrityError, Interrupted, PeerViolation, RecipientOffline, TimedOut, ZkcError,
+)
+from zkc.ids import KeySource, check_name
+from zkc.net.pipe import Bell, LinkLost, send
+from zkc.protocol.session import Session
+from zkc.rules.policy import Asked, Standing, decide, size_class
+from zkc.stores.home import Home
+from zkc.stores.inbox import save_receipt
+from zkc.wire.messages import Manifest, ReceiptBody
+
+_PAUSE_FIRST: Final = 0.1
+_PAUSE_MAX: Final = 2.0
+_CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable)
+"""What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
+
+
+class Granter(Protocol):
+    """Who makes the handshake."""
+
+    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+        """One try, at most ``within`` seconds; raises the errors of the contract."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to send. Durations in seconds; None: not given."""
+
+    wait: float | None = None
+    timeout: float | None = None
+    key_source: KeySource | None = None
+    cipher: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Requested:
+    recipient: str
+    name: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Granted:
+    recipient: str
+    key_source: KeySource
+    presence: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    bytes: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Delivered: the recipient holds it durably, and signed that it does."""
+
+    transfer: str
+    recipient: str
+    name: str
+    bytes: int
+    digest: str
+    seconds: float
+    receipt: Path
+    key_source: KeySource
+    path: str
+
+
+Event = Requested | Granted | Progress
+
+
+class Sending:
+    """One delivery under way."""
+
+    def __init__(
+        self, home: Home, config: ClientConfig, granter: Granter, recipient: str, source: AnySource,
+        manifest: Manifest, options: Options, *, clock: Clock, entropy: Entropy, bell: Bell,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self._home = home
+        self._config = config
+        self._granter = granter
+        self._recipient = check_name(recipient, "recipient")
+        self._source = source
+        self._manifest = manifest
+        self._options = options
+        self._clock = clock
+        self._bell = bell
+        self._on_event = on_event
+        transfer = config.transfer
+        self._wanted = Wanted(
+            tid=entropy.bytes(ID_BYTES), recipient=recipient, key_source=options.key_source or transfer.key_source,
+            key_order=transfer.key_order, cipher=options.cipher or transfer.cipher,
+            size_class=size_class(manifest.size), dry_run=options.dry_run,
+        )
+        self._entropy = entropy
+        self._began = clock.monotonic()
+        self._timeout = None if options.timeout is None else self._began + options.timeout
+        self._wait = None if options.wait is None else self._began + options.wait
+        self._patience: float | None = None
+        """Until when a transfer that broke off is tried again."""
+        self._tried: list[Session] = []
+        self._path = ""
+        self._flowed = False
+
+    def run(self) -> Delivery | WouldAccept:
+        """Blocks until delivered; every failure is a `ZkcError` with the contract's code."""
+        refusal = decide(
+            Asked(self._wanted.key_source, self._wanted.cipher), self._config.sending_rules(), Standing()
+        )
+        if refusal is not None:
+            raise refusal.error()
+        self._on_event(Requested(self._recipient, self._manifest.name, self._manifest.size))
+        pause = _PAUSE_FIRST
+        while True:
+            try:
+                return self._try()
+            except LinkLost as lost:
+                self._after_loss(lost)
+            except _CONDITIONS as condition:
+                self._may_wait(condition)
+            self._sleep(self._entropy.jitter(pause / 2, pause))
+            pause = min(2 * pause, _PAUSE_MAX)
+
+    def _try(self) -> Delivery | WouldAccept:
+        granted = self._granter.grant(self._wanted, self._left())
+        if isinstance(granted, WouldAccept):
+            return granted
+        if isinstance(granted, Have):
+            return self._delivered(self._check_earlier(granted), granted.receipt)
+        self._tried.append(granted)
+        delivered = send(
+            granted, self._manifest, self._source, self._bell, deadline=self._timeout,
+            on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_progress=self._on_progress,
+            clock=self._clock,
+        )
+        return self._delivered(delivered.body, delivered.receipt)
+
+    def _on_connected(self, session: Session, endpoint: str) -> None:
+        self._flowed = True
+        self._path = f"direct {endpoint}"
+        self._on_event(Granted(self._recipient, session.req.key_source, session.resp.presence, self._path))
+
+    def _on_progress(self, position: int) -> None:
+        if position:
+            self._patience = None
+        self._on_event(Progress(position, self._manifest.size))
+
+    def _left(self) -> float | None:
+        return None if self._timeout is None else max(self._timeout - self._clock.monotonic(), 0.0)
+
+    def _after_loss(self, lost: LinkLost) -> None:
+        """Try again from the first byte, as long as there is patience and the source can be read again."""
+        now = self._clock.monotonic()
+        if self._patience is None:
+            self._patience = now + self._config.transfer.patience
+        if not self._source.rewind():
+            raise Interrupted(
+                f"{lost.message}; piped data cannot be read again", detail="pipe", hint="run the whole pipe again"
+            ) from None
+        if isinstance(self._source, FileSource):
+            self._manifest = self._source.manifest(self._manifest.name, self._manifest.note)
+        if now >= min(self._patience, self._timeout or self._patience):
+            raise Interrupted(lost.message, detail=lost.detail, hint="run the same command again") from None
+
+    def _may_wait(self, condition: ZkcError) -> None:
+        """Raises, unless somebody asked to wait for it, or the transfer had begun and its patience is not over."""
+        now = self._clock.monotonic()
+        until = self._wait if self._patience is None else self._patience
+        if until is not None and self._timeout is not None:
+            until = min(until, self._timeout)
+        if until is None or now >= until:
+            if self._flowed:
+                raise Interrupted(
+                    f"the transfer broke off, and then: {condition.message}", detail=condition.detail,
+                    hint="run the same command again",
+                ) from None
+            raise condition
+
+    def _sleep(self, seconds: float) -> None:
+        left = self._left()
+        if select.select([self._bell.fd], [], [], seconds if left is None else min(seconds, left))[0]:
+            raise Interrupted("the transfer was interrupted", detail="signal")
+
+    def _check_earlier(self, have: Have) -> ReceiptBody:
+        """A receipt of an earlier try of this delivery: it must be one of ours, and of this very data."""
+        try:
+            body = verify_receipt(read_identity(have.ed25519, have.ml_dsa), have.receipt)
+        except PeerViolation as violation:
+            raise IntegrityError(
+                f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt"
+            ) from None
+        session = next((tried for tried in self._tried if (tried.req.xid, tried.th) == (body.xid, body.th)), None)
+        if (
+            session is None
+            or body.tid != self._wanted.tid
+            or body.sender_fingerprint != session.own_fingerprint
+            or body.recipient_fingerprint != have.fingerprint
+            or body.name_digest != name_digest(self._manifest.name)
+            or (self._manifest.size is not None and body.size != self._manifest.size)
+        ):
+            raise IntegrityError(f"{self._recipient} gave a receipt of something else", detail="receipt")
+        return body
+
+    def _delivered(self, body: ReceiptBody, receipt: bytes) -> Delivery:
+        path = save_receipt(self._home, body.tid, receipt)
+        return Delivery(
+            transfer=body.xid.hex(), recipient=self._recipient, name=self._manifest.name, bytes=body.size,
+            digest=f"blake3:{body.digest.hex()}", seconds=self._clock.monotonic() - self._began, receipt=path,
+            key_source=body.key_source, path=self._path,
+        )
+
+
+def time_is_over(recipient: str) -> TimedOut:
+    """``--timeout`` ended a step of which nobody knows what it waits for."""
+    return TimedOut(f"{recipient} did not answer in time", detail="timeout", hint="give it more with --timeout")

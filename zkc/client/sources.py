@@ -1,0 +1,115 @@
+"""Where the bytes of a transfer come from: a file, a pipe, or memory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from zkc.errors import LocalIOError, UsageError
+from zkc.rules.names import own_name
+from zkc.wire.messages import Manifest
+
+
+class FileSource:
+    """A regular file, read from its beginning; noticed if it changes meanwhile."""
+
+    fd: int | None = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            if path.is_dir():
+                raise UsageError(f"{path} is a folder", detail="folder", hint="name a file, or pipe a tar of the folder")
+            # Non-blocking, so that a FIFO without a writer does not hang the open; regular files do not care.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise LocalIOError(f"cannot read {path}: {error.strerror}", detail="unreadable") from None
+        self._stat = os.fstat(self._fd)
+        if not stat.S_ISREG(self._stat.st_mode):
+            os.close(self._fd)
+            raise UsageError(f"{path} is no regular file", detail="not-a-file", hint="pipe it in instead")
+
+    def manifest(self, name: str | None, note: str) -> Manifest:
+        status = self._stat
+        return Manifest(
+            "file", own_name(name or self._path.name), note, status.st_size, stat.S_IMODE(status.st_mode),
+            max(status.st_mtime_ns, 0),
+        )
+
+    def read(self, n: int) -> bytes:
+        try:
+            return os.read(self._fd, n)
+        except OSError as error:
+            raise LocalIOError(f"cannot read {self._path}: {error.strerror}", detail="unreadable") from None
+
+    def check(self) -> None:
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
+            raise LocalIOError(
+                f"{self._path} changed while it was sent", detail="source-changed", hint="send it again"
+            )
+
+    def rewind(self) -> bool:
+        """Whether it can be read again from its first byte; from then on it is."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._stat = os.fstat(self._fd)
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class PipeSource:
+    """Standard input, or any stream with a descriptor; of unknown length, read once."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.fd: int | None = stream.fileno()
+        self._consumed = False
+
+    def read(self, n: int) -> bytes:
+        try:
+            data = os.read(self._stream.fileno(), n)
+        except OSError as error:
+            raise LocalIOError(f"cannot read the piped data: {error.strerror}", detail="unreadable") from None
+        self._consumed = True
+        return data
+
+    def check(self) -> None:
+        """A pipe is whatever comes."""
+
+    def rewind(self) -> bool:
+        return not self._consumed
+
+    def close(self) -> None:
+        """The stream belongs to the caller."""
+
+
+class BytesSource:
+    """Bytes in memory."""
+
+    fd: int | None = None
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._position = 0
+
+    def read(self, n: int) -> bytes:
+        part = bytes(self._data[self._position : self._position + n])
+        self._position += len(part)
+        return part
+
+    def check(self) -> None:
+        """Memory does not change."""
+
+    def rewind(self) -> bool:
+        self._position = 0
+        return True
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+AnySource = FileSource | PipeSource | BytesSource

@@ -1,0 +1,71 @@
+"""What the parts of a running coordinator share: its keys, stores, clocks, counters, log, and the way out to a peer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from zkc.config import CoordinatorConfig
+from zkc.coordinator.identity import CoordinatorIdentity
+from zkc.coordinator.keypool import KeyPool
+from zkc.env import Clock, Entropy
+from zkc.errors import PeerViolation
+from zkc.logs import Repeats
+from zkc.net.loopsocket import Sent
+from zkc.stores.keydb import KeyDb
+
+_CODES: Final = {"identity": 12, "forged": 12, "bad-key": 12, "limit": 25, "replay": 25}
+
+
+def code_of(violation: PeerViolation) -> int:
+    """The contract's code for a rule that an authenticated peer broke; 1 where only a defect breaks it."""
+    return _CODES.get(violation.detail, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Where a message came from: answers go to ``routing_id``; the rest names its TCP connection."""
+
+    routing_id: bytes
+    fd: int
+    inode: int
+
+
+@dataclass
+class Core:
+    """One running coordinator. Belongs to its event loop's thread."""
+
+    identity: CoordinatorIdentity
+    db: KeyDb
+    pool: KeyPool
+    clock: Clock
+    entropy: Entropy
+    config: CoordinatorConfig
+    log: Any
+    send: Callable[[bytes, bytes], Sent]
+    """(frame, routing id): hand a control frame to the ROUTER; never waits."""
+    hang_up: Callable[[int, int], None]
+    """(descriptor, inode): end a peer's TCP connection."""
+    endpoints: tuple[str, ...] = ()
+    """Where clients reach this coordinator, as invitations name it."""
+    counters: Counter[str] = field(default_factory=Counter)
+    repeats: Repeats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.repeats = Repeats(self.clock.monotonic)
+
+    def count(self, name: str, n: int = 1) -> None:
+        self.counters[name] += n
+
+    def violated(self, where: str, violation: PeerViolation, **ids: object) -> None:
+        """A peer broke a rule: counted, logged now and then, never answered by this."""
+        self.count(f"violations.{violation.detail}")
+        self.warn(f"{where}.{violation.detail}", "peer broke a rule", where=where, why=str(violation), **ids)
+
+    def warn(self, kind: str, event: str, **ids: object) -> None:
+        """A warning that a peer can cause: one of its kind in ten seconds."""
+        withheld = self.repeats.passes(kind)
+        if withheld is not None:
+            self.log.warning(event, **ids, **({"withheld": withheld} if withheld else {}))

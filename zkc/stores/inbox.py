@@ -1,0 +1,598 @@
+"""What has arrived at a client: whole, verified and on disk, or not there at all.
+
+::
+
+    inbox/partial/ID        what is being received (locked by the process that writes it)
+    inbox/files/ID          payloads of items; visible only through a row of the index
+    inbox/index.db          items, and the deliveries that are done, with their receipts
+
+`Inbox.commit` is the one way in: fsync(file), rename without replacing, fsync(folder), one transaction {delivery done,
+item, receipt}. Killed anywhere, the old or the new state is there, once `Inbox.recover` has swept (attack P03).
+Every name on disk is one that we made: no text of a peer becomes part of a path here (attacks F01, F02).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Literal, Self
+
+from zkc.constants import FILE_NAME_MAX
+from zkc.env import Entropy, SystemEntropy
+from zkc.errors import LocalIOError, UsageError
+from zkc.ids import KeySource
+from zkc.stores import files
+from zkc.stores.home import Home
+from zkc.stores.localdb import LocalDb, Schema
+
+DONE_SECONDS: Final = 90 * 86400.0
+"""How long a repeated delivery is answered with its receipt (`protocol`: the sender keeps its rows as long)."""
+
+Conflict = Literal["skip", "overwrite", "rename"]
+ItemKind = Literal["file", "stream", "message"]
+
+_ID_BYTES: Final = 8
+_COPY_BYTES: Final = 1 << 20
+_SUFFIX_MAX: Final = 32
+"""Bytes; what is longer after a dot is no suffix that a numbered name keeps."""
+_NUMBERS_MAX: Final = 9999
+_ID: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_PREFIX: Final = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """What is known of an item before its first byte. All text is the peer's, as it came."""
+
+    sender: str
+    app: str
+    """The registration that it came to, where that is an application; else empty."""
+    name: str
+    note: str
+    kind: ItemKind
+    key_source: KeySource
+    xid: bytes
+    mode: int = 0o600
+    """Permissions as sent."""
+    mtime_ns: int = 0
+    """Time of change as sent, nanoseconds since 1970; 0: not told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item of the inbox. ``sender``, ``name`` and ``note`` are the peer's text: escape them before printing."""
+
+    id: str
+    sender: str
+    sender_fp: bytes
+    app: str
+    name: str
+    note: str
+    size: int
+    digest: bytes
+    """BLAKE3 of the whole payload."""
+    key_source: KeySource
+    kind: ItemKind
+    received: float
+    """Seconds since 1970."""
+    xid: bytes
+    tid: bytes
+    mode: int
+    mtime_ns: int
+    path: Path
+
+    @property
+    def transfer(self) -> str:
+        return self.xid.hex()
+
+
+_COLUMNS: Final = tuple(item.name for item in fields(Item) if item.name != "path")
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM items"  # noqa: S608 - names of ours
+
+_SCHEMA: Final = Schema(
+    what="the index of the inbox",
+    application_id=0x7A6B6332,
+    version=1,
+    statements=(
+        f"CREATE TABLE items (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_COLUMNS)}, UNIQUE (id))",
+        "CREATE TABLE done (sender_fp, tid, id, receipt, finished, PRIMARY KEY (sender_fp, tid)) WITHOUT ROWID",
+        "CREATE INDEX done_finished ON done (finished)",
+    ),
+)
+
+
+class Partial:
+    """A payload that is being received. One owner; its methods raise `LocalIOError`."""
+
+    def __init__(self, folder: int, item_id: str, sender_fp: bytes, tid: bytes, entry: NewItem) -> None:
+        self.id = item_id
+        self.sender_fp = sender_fp
+        self.tid = tid
+        self.entry = entry
+        self.position = 0
+        """Bytes written."""
+        self._folder = folder
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor: int | None = os.open(item_id, flags, files.PRIVATE_FILE, dir_fd=folder)
+
+    def fileno(self) -> int:
+        """The open file."""
+        if self._descriptor is None:
+            raise LocalIOError("this partial item is closed")
+        return self._descriptor
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append ``data``, which has been authenticated."""
+        with files.translated("writing to the inbox"):
+            files.write_all(self.fileno(), data)
+        self.position += len(data)
+
+    def restart(self) -> None:
+        """Forget what was written: the sender starts from its first byte."""
+        with files.translated("writing to the inbox"):
+            os.ftruncate(self.fileno(), 0)
+            os.lseek(self.fileno(), 0, os.SEEK_SET)
+        self.position = 0
+
+    def close(self, discard: bool) -> None:
+        """End, and with ``discard`` remove the file. Harmless when repeated, and after `Inbox.commit`."""
+        if self._descriptor is None:
+            return
+        os.close(self._descriptor)
+        self._descriptor = None
+        if discard:
+            _unlink(self._folder, self.id)
+
+
+class Inbox:
+    """The inbox of a client's home: for the daemon, its threads, and any command beside it.
+
+    Every method raises `LocalIOError` (``no-space``, ``busy``, ``damaged``, ``permission``, ``io``).
+    """
+
+    def __init__(self, home: Home, db: LocalDb, folders: tuple[int, int], entropy: Entropy) -> None:
+        self._files = home.inbox / "files"
+        self._partial = home.inbox / "partial"
+        self._db = db
+        self._entropy = entropy
+        self._files_folder, self._partial_folder = folders
+        self._closed = False
+
+    @classmethod
+    def open(cls, home: Home, entropy: Entropy | None = None) -> Self:
+        """The inbox of ``home``, made where there is none. ``entropy`` makes the ids."""
+        files.check_folder(home.data, private=False)
+        for folder in (home.inbox, home.inbox / "files", home.inbox / "partial"):
+            files.make_folder(folder)
+        db = LocalDb.open(home.inbox / "index.db", _SCHEMA)
+        opened: list[int] = []
+        try:
+            opened += (files.open_folder(home.inbox / name) for name in ("files", "partial"))
+        except BaseException:
+            db.close()
+            for folder_descriptor in opened:
+                os.close(folder_descriptor)
+            raise
+        return cls(home, db, (opened[0], opened[1]), entropy or SystemEntropy())
+
+    def close(self) -> None:
+        """Harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self._db.close()
+            os.close(self._files_folder)
+            os.close(self._partial_folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- arriving ----------------------------------------------------------------------------------------------------
+
+    def begin(self, sender_fp: bytes, tid: bytes, entry: NewItem) -> Partial:
+        """A new and empty partial item for delivery ``tid`` of the sender with this fingerprint."""
+        with files.translated("making a partial item in the inbox"):
+            partial = Partial(self._partial_folder, self._entropy.bytes(_ID_BYTES).hex(), sender_fp, tid, entry)
+            try:
+                # For `recover`, which must not take away what another process still writes.
+                fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BaseException:
+                partial.close(discard=True)
+                raise
+        return partial
+
+    def commit(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
+        """Make ``partial``, whose every byte has been verified, an item; durable when this returns.
+
+        A delivery that is done already stays as it is: the item that it had is the answer (its file may have been taken
+        since), `done` has its receipt, and ``partial`` is discarded. After an error nothing of it is visible and
+        ``partial`` can only be closed.
+        """
+        known = self._done_item(partial, digest, now)
+        if known is not None:
+            partial.close(discard=True)
+            return known
+        with files.translated("finishing an item of the inbox"):
+            os.fsync(partial.fileno())
+            files.publish(self._partial_folder, partial.id, self._files_folder, partial.id)
+            os.fsync(self._files_folder)
+        try:
+            item = self._record(partial, digest, receipt, now)
+        except LocalIOError as error:
+            # After any other error it is not certain that nothing was recorded: `recover` will see.
+            if error.detail in {"no-space", "busy"}:
+                _unlink(self._files_folder, partial.id)
+            raise
+        if item.id != partial.id:
+            _unlink(self._files_folder, partial.id)
+        partial.close(discard=True)
+        return item
+
+    def _record(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
+        with self._db.writing() as connection:
+            known = self._known(connection, partial, digest, now)
+            if known is not None:
+                return known
+            item = self._item_of(partial, partial.id, digest, now)
+            marks = ", ".join("?" * len(_COLUMNS))
+            connection.execute(
+                f"INSERT INTO items ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608 - names of ours
+                astuple(item)[: len(_COLUMNS)],
+            )
+            connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
+            connection.execute(
+                "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (partial.sender_fp, partial.tid, item.id, receipt, now)
+            )
+            # Once a reader can see the item he can also take it; until then `recover` is kept out by this transaction.
+            fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
+        return item
+
+    def _done_item(self, partial: Partial, digest: bytes, now: float) -> Item | None:
+        with self._db.reading() as connection:
+            return self._known(connection, partial, digest, now)
+
+    def _known(self, connection: sqlite3.Connection, partial: Partial, digest: bytes, now: float) -> Item | None:
+        """The item of a delivery that is done; as it was, where it has left the inbox."""
+        row = connection.execute(
+            "SELECT id FROM done WHERE sender_fp = ? AND tid = ?", (partial.sender_fp, partial.tid)
+        ).fetchone()
+        if row is None:
+            return None
+        found = connection.execute(f"{_SELECT} WHERE id = ?", row).fetchone()
+        return self._item(found) if found is not None else self._item_of(partial, row[0], digest, now)
+
+    def done(self, sender_fp: bytes, tid: bytes) -> bytes | None:
+        """The receipt of a delivery that is done. Kept for 90 days, whatever became of the item."""
+        with self._db.reading() as connection:
+            row = connection.execute(
+                "SELECT receipt FROM done WHERE sender_fp = ? AND tid = ?", (sender_fp, tid)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def recover(self, now: float) -> int:
+        """Sweep what killed processes left: partial items, files without a row, receipts older than 90 days.
+
+        For the daemon, at its start. What a living process works on is locked and stays; a file that has no name of
+        ours is not ours. Answers how many files went.
+        """
+        removed = sum(_sweep(self._partial_folder, name) for name in self._names(self._partial_folder))
+        with self._db.writing() as connection:
+            connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
+            kept = {row[0] for row in connection.execute("SELECT id FROM items")}
+            # A commit under way holds its file's lock until it is inside a transaction like this one.
+            orphans = [name for name in self._names(self._files_folder) if name not in kept]
+            return removed + sum(_sweep(self._files_folder, name) for name in orphans)
+
+    @staticmethod
+    def _names(folder: int) -> list[str]:
+        with files.translated("reading the inbox"):
+            return [name for name in os.listdir(folder) if _ID.fullmatch(name)]
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def items(self) -> list[Item]:
+        """All, oldest first."""
+        with self._db.reading() as connection:
+            return [self._item(row) for row in connection.execute(f"{_SELECT} ORDER BY seq")]
+
+    def find(self, prefix: str) -> Item:
+        """The item whose id begins with ``prefix``. `UsageError`: ``unknown-id``, ``ambiguous-id``."""
+        wanted = prefix.lower()
+        found: list[tuple[Any, ...]] = []
+        if _PREFIX.fullmatch(wanted):
+            with self._db.reading() as connection:
+                found = connection.execute(
+                    f"{_SELECT} WHERE id >= ? AND id < ? LIMIT 2", (wanted, wanted + "g")
+                ).fetchall()
+        if not found:
+            raise UsageError(
+                f"there is no item {prefix[:40]!r} in the inbox", detail="unknown-id", hint="see zkc inbox"
+            )
+        if len(found) > 1:
+            raise UsageError(
+                f"{prefix!r} is the beginning of several ids", detail="ambiguous-id", hint="give more of its digits"
+            )
+        return self._item(found[0])
+
+    def version(self) -> int:
+        """A number that grows when the inbox has changed. Cheap: for one who waits."""
+        return self._db.version()
+
+    def free_bytes(self) -> int:
+        """Bytes that this user can still write here."""
+        with files.translated("the inbox"):
+            found = os.fstatvfs(self._files_folder)
+        return found.f_bavail * found.f_frsize
+
+    # --- leaving -----------------------------------------------------------------------------------------------------
+
+    def take(self, item_id: str) -> Claim | None:
+        """A claim on the item that no other process gets while it lives. None: another has it, or it has gone.
+
+        A claim that is let go does not change `version`: who waits for an item asks again from time to time.
+        Errors: `LocalIOError` (``missing``) where the item's file was removed by a stranger to zkc.
+        """
+        if not _ID.fullmatch(item_id):
+            return None
+        try:
+            descriptor = _open_payload(self._files_folder, item_id)
+        except FileNotFoundError:
+            if not self._has(item_id):
+                return None
+            raise LocalIOError(
+                f"the file of item {item_id} is missing", detail="missing", hint=f"zkc inbox rm {item_id}"
+            ) from None
+        except OSError as error:
+            raise files.local_error(error, f"item {item_id}") from error
+        claim: Claim | None = None
+        try:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who had the lock before may have finished: its file is open here, but gone.
+                row = self._row(item_id)
+                if row is not None:
+                    claim = Claim(self, self._item(row), self._files_folder, descriptor)
+        finally:
+            if claim is None:
+                os.close(descriptor)
+        return claim
+
+    def take_first(self, matches: Callable[[Item], bool]) -> Claim | None:
+        """A claim on the oldest item that ``matches`` and that no other process has."""
+        return next((claim for item in self.items() if matches(item) and (claim := self.take(item.id))), None)
+
+    def remove(self, item_id: str) -> bool:
+        """Remove an item, also one that is being read. False: there is none. Its delivery stays done."""
+        with self._db.writing() as connection:
+            gone = connection.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount > 0
+        if gone:  # the id is one of ours; killed here, `recover` does the rest
+            _unlink(self._files_folder, item_id)
+        return gone
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _row(self, item_id: str) -> tuple[Any, ...] | None:
+        with self._db.reading() as connection:
+            row: tuple[Any, ...] | None = connection.execute(f"{_SELECT} WHERE id = ?", (item_id,)).fetchone()
+            return row
+
+    def _has(self, item_id: str) -> bool:
+        return self._row(item_id) is not None
+
+    def _item(self, row: tuple[Any, ...]) -> Item:
+        values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+        return Item(**values, path=self._files / values["id"])
+
+    def _item_of(self, partial: Partial, item_id: str, digest: bytes, now: float) -> Item:
+        entry = partial.entry
+        return Item(
+            id=item_id, sender=entry.sender, sender_fp=partial.sender_fp, app=entry.app, name=entry.name,
+            note=entry.note, size=partial.position, digest=digest, key_source=entry.key_source, kind=entry.kind,
+            received=now, xid=entry.xid, tid=partial.tid, mode=entry.mode, mtime_ns=entry.mtime_ns,
+            path=self._files / item_id,
+        )
+
+
+class Claim:
+    """The right to take one item, as long as the object is open and its process lives."""
+
+    def __init__(self, inbox: Inbox, item: Item, folder: int, descriptor: int) -> None:
+        self.item = item
+        self._inbox = inbox
+        self._folder = folder
+        self._descriptor: int | None = descriptor
+
+    def open(self) -> BinaryIO:
+        """The payload from its first byte. The caller closes it; a child that gets it does not get the claim."""
+        if self._descriptor is None:
+            raise LocalIOError("this claim has ended")
+        with files.translated(f"item {self.item.id}"):
+            return open(_open_payload(self._folder, self.item.id), "rb")
+
+    def finish(self) -> bool:
+        """The item has been taken: it leaves the inbox. False: somebody removed it meanwhile."""
+        gone = self._inbox.remove(self.item.id)
+        self.close()
+        return gone
+
+    def close(self) -> None:
+        """Let go; without `finish` the item stays. Harmless when repeated."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def save_receipt(home: Home, tid: bytes, receipt: bytes) -> Path:
+    """Keep the receipt of a delivery that this client sent; its path. Durable when this returns."""
+    files.make_folder(home.receipts)
+    path = home.receipts / f"{tid.hex()}.receipt"
+    files.write_private(path, receipt, replace=True)
+    return path
+
+
+# --- saving to where a person wants it -------------------------------------------------------------------------------
+
+
+def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> Path | None:
+    """Write the payload of ``item`` to ``destination``, durable when this returns; the path that it got.
+
+    Whole or not there: it is written under another name in the same folder and renamed. Where ``destination`` exists,
+    ``skip`` leaves it and answers None, ``overwrite`` replaces it (a link itself, never what it points to), ``rename``
+    finds a free name, ``a (2).txt``. The owner's permissions are as sent, those of group and others follow the umask;
+    nothing else of the sender's file is taken over but its time of change (attack F05).
+
+    ``destination`` is the caller's choice: a name that came from a peer has gone through `rules.names.safe_name`.
+    Errors: `UsageError` where it is a folder; `LocalIOError`, after which nothing is there.
+    """
+    name = destination.name
+    if name in {"", ".."} or (conflict == "overwrite" and destination.is_dir() and not destination.is_symlink()):
+        raise UsageError(f"{destination} is a folder", hint="name a file, or add a slash to save into the folder")
+    with _opened(destination.parent) as folder, files.translated(f"saving {destination}"):
+        if conflict == "skip" and _exists(folder, name):
+            return None
+        scratch = _copy(item, folder)
+        try:
+            saved = _settle(folder, scratch, name, conflict)
+        finally:
+            _unlink(folder, scratch)
+        os.fsync(folder)
+    return None if saved is None else destination.with_name(saved)
+
+
+def _settle(folder: int, scratch: str, name: str, conflict: Conflict) -> str | None:
+    if conflict == "overwrite":
+        os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return name
+    for candidate in _names_for(name):
+        try:
+            files.publish(folder, scratch, folder, candidate)
+        except FileExistsError:
+            if conflict == "skip":
+                return None
+        else:
+            return candidate
+    raise LocalIOError(f"{name}: all its numbered names are taken", detail="exists", hint="name another file with -o")
+
+
+def _names_for(name: str) -> Iterator[str]:
+    """``a.txt``, ``a (2).txt``, ``a (3).txt``, ...: at most 255 bytes each, undecodable bytes of a user's name kept."""
+    yield name
+    stem, suffix = os.path.splitext(name)
+    if stem.endswith(".tar"):
+        stem, suffix = stem.removesuffix(".tar"), f".tar{suffix}"
+    if len(os.fsencode(suffix)) > _SUFFIX_MAX:
+        stem, suffix = name, ""
+    for number in range(2, _NUMBERS_MAX + 1):
+        mark = f" ({number})"
+        room = FILE_NAME_MAX - len(os.fsencode(mark + suffix))
+        kept = stem
+        while len(os.fsencode(kept)) > room:
+            kept = kept[:-1]
+        yield kept + mark + suffix
+
+
+def _copy(item: Item, folder: int) -> str:
+    """The payload in a file of its own in ``folder``, with its final permissions; the file's name."""
+    owner = item.mode & stat.S_IRWXU if item.kind == "file" else stat.S_IRUSR | stat.S_IWUSR
+    scratch = files.scratch_name(f"zkc-{item.id}")
+    source = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _unlink(folder, scratch)  # of a process of this number that was killed
+        # Made with the owner's bits for all, so that the system itself applies the umask, or the folder's ACL.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        target = os.open(scratch, flags, owner | owner >> 3 | owner >> 6, dir_fd=folder)
+        try:
+            if _copy_bytes(source, target) != item.size:
+                raise LocalIOError(f"the file of item {item.id} is not as it arrived", detail="damaged")
+            os.fchmod(target, os.fstat(target).st_mode & 0o077 | owner)
+            if item.kind == "file" and item.mtime_ns:
+                with suppress(OSError, OverflowError):  # a time that this file system cannot hold
+                    os.utime(target, ns=(item.mtime_ns, item.mtime_ns))
+            os.fsync(target)
+        except BaseException:
+            _unlink(folder, scratch)
+            raise
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    return scratch
+
+
+def _copy_bytes(source: int, target: int) -> int:
+    total = 0
+    while chunk := os.read(source, _COPY_BYTES):
+        files.write_all(target, chunk)
+        total += len(chunk)
+    return total
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = files.open_folder(path, follow=True)  # the user's own path: his links are his
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+# --- names in a folder -----------------------------------------------------------------------------------------------
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _unlink(folder: int, name: str) -> None:
+    with files.translated(f"removing {name}"), suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def _open_payload(folder: int, name: str) -> int:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
+
+
+def _sweep(folder: int, name: str) -> bool:
+    """Remove a file of ours that no living process has locked. Whether it went."""
+    with files.translated("sweeping the inbox"):
+        try:
+            descriptor = _open_payload(folder, name)
+        except OSError:
+            return False  # no file of ours stands there: left for a person to look at
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _unlink(folder, name)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
