@@ -63,7 +63,8 @@ def test_a_wiped_secret_is_empty_and_its_buffer_was_overwritten() -> None:
     secret.wipe()
     assert view == MARK
     assert not buffer
-    assert secret.reveal() == b""
+    with pytest.raises(ValueError, match="wiped"):
+        secret.reveal()
     assert repr(secret) == "Secret(wiped)"
 
 

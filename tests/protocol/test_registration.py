@@ -17,7 +17,7 @@ from tests.support.parties import (
     newcomer,
     registered,
 )
-from tests.support.talks import RegistrationTalk, Tap, Turn, passing, secrets_in, snapshot
+from tests.support.talks import RegistrationTalk, Tap, Turn, passing, is_wiped, secrets_in, snapshot
 from zkc.constants import CONTROL_MESSAGE_MAX
 from zkc.crypto.cards import verify_card, verify_certificate
 from zkc.crypto.primitives import digest
@@ -212,7 +212,7 @@ def test_every_temporary_key_is_erased_when_the_registration_ends(
         for side in talk.sides.values()
         for state in side.states
         for path, secret in secrets_in(state, type(state).__name__)
-        if secret.reveal() and secret is not kept.secret
+        if not is_wiped(secret) and secret is not kept.secret
     ]
     assert not left
 
@@ -237,7 +237,7 @@ def test_a_registration_that_broke_off_is_erased_at_every_step(coordinator: Coor
             for side in talk.sides.values()
             for state in side.states
             for path, secret in secrets_in(state, type(state).__name__)
-            if secret.reveal() and not (kept and secret is kept.secret)
+            if not is_wiped(secret) and not (kept and secret is kept.secret)
         ]
         assert not left, f"broken off before message {broken_at}"
 

@@ -114,11 +114,11 @@ class Client:
 
     def sender(self, known: Known = STRANGER, wall: float = WALL) -> Sender:
         return Sender(
-            self.coordinator.authority, self.identity, self.kem_key, self.name, self.card.hash, known, wall
+            self.coordinator.authority, self.identity, self.kem_key, self.card, known, wall
         )
 
     def recipient(self, known: Known = STRANGER) -> Recipient:
-        return Recipient(self.coordinator.authority, self.identity, self.kem_key, self.name, self.card.hash, known)
+        return Recipient(self.coordinator.authority, self.identity, self.kem_key, self.card, known)
 
 
 @dataclass(frozen=True, eq=False)

@@ -317,10 +317,15 @@ def secrets_in(value: Any, path: str = "") -> Iterator[tuple[str, Secret]]:
             yield from secrets_in(each, f"{path}[{i}]")
 
 
+def is_wiped(secret: Secret) -> bool:
+    """Whether nothing of it is left."""
+    return repr(secret) == "Secret(wiped)"
+
+
 def snapshot(value: Any) -> Any:
     """All that a state consists of, secrets revealed: to be compared with another snapshot."""
     if isinstance(value, Secret):
-        return ("secret", value.reveal())
+        return ("secret", b"" if is_wiped(value) else value.reveal())
     if isinstance(value, msgspec.Struct):
         return (type(value).__name__, encode(value))
     if is_dataclass(value) and not isinstance(value, type):

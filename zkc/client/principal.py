@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, read_coordinator_card, verify_card
 from zkc.crypto.signing import IdentityKey
@@ -12,6 +13,10 @@ from zkc.ids import owner_of
 from zkc.protocol.channel import ClientKeys
 from zkc.protocol.trust import Authority, Known
 from zkc.stores.keystore import KeyStore, Pin, Registration
+
+
+SEEN_SECONDS: Final = 60.0
+"""How exact ``last_seen`` is: a write with fsync for every transfer would cost more than the transfer."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,6 +89,8 @@ def pin_peer(store: KeyStore, card: VerifiedCard, now: float) -> None:
     """Pin at first contact; later, note that the same key was seen. ``now`` in seconds since 1970."""
 
     def seen(pin: Pin | None) -> Pin:
+        if pin is not None and pin.card_hash == card.hash and not pin.alarm and now - pin.last_seen < SEEN_SECONDS:
+            return pin
         first_seen, verified = (pin.first_seen, pin.verified) if pin else (now, None)
         return Pin(
             card.name, card.body.kind, card.fingerprint, card.encoded, card.hash, card.body.epoch, first_seen, now,

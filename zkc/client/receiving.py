@@ -6,7 +6,9 @@ The handshake runs on the daemon's loop; the bytes of each transfer in a thread 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,7 +17,7 @@ import structlog
 from zkc.client.addresses import advertised
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.config import ClientConfig
-from zkc.constants import STEP_SECONDS
+from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused, ZkcError
@@ -73,7 +75,8 @@ class Receiver:
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
         self._requests: dict[str, deque[float]] = {}
-        self._port_freed = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self._log = structlog.get_logger("zkc.receiving")
         self.received: Counter[str] = Counter()
         """Deliveries and bytes since the start, for ``zkc status``."""
@@ -106,6 +109,7 @@ class Receiver:
                 self._end_handshake(transfer.req.xid)
         if running:
             await asyncio.wait(running, timeout=_JOIN_SECONDS)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     # --- handshake ---------------------------------------------------------------------------------------------------
 
@@ -154,15 +158,15 @@ class Receiver:
         return machine.Accept(where, self.config.transfer.chunk, rules.max_bytes)
 
     async def _bind(self, host: str, ports: range) -> Listener:
-        """A pair of ports; when all are taken, the transfer waits for its turn."""
+        """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
         try:
             async with asyncio.timeout(STEP_SECONDS - 5):
                 while True:
-                    self._port_freed.clear()
-                    try:
-                        return self._bulk.listen(host, ports or None)
-                    except PortsTaken:
-                        await self._port_freed.wait()
+                    self._freed.clear()
+                    with contextlib.suppress(PortsTaken):
+                        if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
+                            return self._bulk.listen(host, ports or None)
+                    await self._freed.wait()
         except TimeoutError:
             raise PolicyRefused("no port became free in time", detail="limit") from None
 
@@ -208,7 +212,7 @@ class Receiver:
             transfer.timer.cancel()
         if transfer.listener is not None:
             transfer.listener.close()
-            self._port_freed.set()
+            self._freed.set()
 
     def _standing(self, req: Req) -> Standing:
         now = self._clock.monotonic()
@@ -245,7 +249,9 @@ class Receiver:
         log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex(), tid=req.tid.hex())
         sink = _InboxSink(self._inbox, session, transfer.context, self.config, self._clock)
         try:
-            await asyncio.to_thread(listener.receive, session, sink, bell, self.config.transfer.patience)
+            await asyncio.get_running_loop().run_in_executor(
+                self._threads, listener.receive, session, sink, bell, self.config.transfer.patience
+            )
             self.received["deliveries"] += 1
             self.received["bytes"] += sink.size
             log.info("received", bytes=sink.size, key_source=req.key_source, item=sink.item_id)

@@ -180,6 +180,8 @@ class Registrations:
         if talk is not None:
             erase(talk.state)
             talk.registrar.psk.wipe()
+            if talk.perm_server is not None:
+                talk.perm_server.wipe()
 
     def _send(self, wire: Wire, message: Any) -> None:
         self._core.send(control_frame(ControlKind.REGISTRATION, encode(message)), wire.routing_id)

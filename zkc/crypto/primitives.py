@@ -34,7 +34,9 @@ class Secret:
         self._buffer = bytearray(data)
 
     def reveal(self) -> bytes:
-        """The bytes; empty after `wipe`."""
+        """The bytes. ValueError after `wipe`: a key derived from nothing would be anybody's."""
+        if not self._buffer:
+            raise ValueError("this secret was wiped")
         return bytes(self._buffer)
 
     def wipe(self) -> None:

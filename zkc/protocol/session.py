@@ -34,11 +34,18 @@ class Session:
 
 
 LEVELS: Final = ("online", "present", "authorised")
+REFUSALS: Final = (22, 23, 24, 25, 30, 33)
+"""Codes of the contract with which a recipient may refuse; any other is told as policy."""
 
 
 def level_met(stated: str, required: str) -> bool:
     """Whether a presence level is at least the required one (claims D1 to D4)."""
     return LEVELS.index(stated) >= LEVELS.index(required)
+
+
+def refusal_code(stated: int) -> int:
+    """The code that a recipient's refusal is told as: none of a defect, of an alarm or of no meaning."""
+    return stated if stated in REFUSALS else 25
 
 
 def session_key(th: Transcript, ss1: Secret, ss2: Secret) -> Secret:

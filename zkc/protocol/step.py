@@ -8,7 +8,7 @@ performs the effects in their order (store first, send second) and keeps the sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from zkc.crypto.primitives import Secret
@@ -43,8 +43,10 @@ def step(table: Table, context: Any, state: Any, message: Any) -> Step:
 
 
 def erase(state: Any) -> None:
-    """Wipes every temporary key and secret that a state holds (Figure 1: both sides destroy them)."""
+    """Wipes every temporary key and secret that a state holds, at any depth (Figure 1: both sides destroy them)."""
     for field in fields(state):
         value = getattr(state, field.name)
         if isinstance(value, Secret | KemPrivateKey):
             value.wipe()
+        elif is_dataclass(value):
+            erase(value)

@@ -19,7 +19,7 @@ from zkc.crypto.primitives import Secret, extract
 from zkc.crypto.suites import KemPublicKey, Suite
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
-from zkc.protocol.session import check_confirmation, level_met, wrap_session_key
+from zkc.protocol.session import check_confirmation, level_met, refusal_code, wrap_session_key
 from zkc.protocol.step import Step, Table
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
@@ -46,7 +46,7 @@ class Broker:
     sender: Party
     recipient: Party
     fresh_key: Secret
-    """32 random bytes, used where the key is coordinator-made, else wiped unused."""
+    """32 random bytes, the key where it is coordinator-made; wiped once it is spent, or when none is needed."""
 
 
 # --- states --------------------------------------------------------------------------------------------------------------
@@ -151,6 +151,10 @@ def consume_request(broker: Broker, state: Idle, message: TransferRequest) -> St
     req = read_request(message)
     if req.sender != broker.sender.name:
         raise PeerViolation("identity", "the sender is not the owner of the channel")
+    if (req.key_source == "coordinator") is not bool(req.sender_one_time_key):
+        raise PeerViolation("malformed", "key source and one-time key do not go together")
+    if req.sender_one_time_key:
+        broker.suite.read_one_time(req.sender_one_time_key)
     th = Transcript.start("xfer", broker.suite.name).absorb(message.request, message.signature)
     notify = Notify(message.request, message.signature, broker.sender.card, broker.sender.certificate)
     return Step(Notified(req, th), (AskRecipient(notify),))
@@ -162,16 +166,21 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
     resp: Resp = decode(message.response, Resp)
     if (resp.xid, resp.key_source, resp.key_order) != (req.xid, req.key_source, req.key_order):
         raise PeerViolation("identity", "an answer of another transfer")
+    k = broker.fresh_key
     if resp.verdict == "refuse":
-        return Step(Finished(), (FailSender(resp.code or 25, resp.detail),))
+        k.wipe()
+        return Step(Finished(), (FailSender(refusal_code(resp.code), resp.detail),))
     if resp.verdict == "have":
+        k.wipe()
         return Step(Finished(), (_grant(broker, message),))
     if not level_met(resp.presence, req.presence):
+        k.wipe()
         return Step(Finished(), (FailSender(22 if req.presence == "present" else 23, ""),))
     if req.key_source == "sender":
+        k.wipe()
         return Step(Answered(req), (_grant(broker, message),))
+    broker.suite.read_one_time(resp.recipient_one_time_key)
     th_c = state.th.absorb(message.response, message.signature)
-    k = broker.fresh_key
     if req.key_order == "sender-first":
         return Step(
             KeyWithSender(req, th_c, resp.recipient_one_time_key, k),

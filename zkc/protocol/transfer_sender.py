@@ -25,7 +25,7 @@ from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, error_for
 from zkc.ids import KeyOrder, KeySource
 from zkc.protocol.session import (
-    Session, check_confirmation, level_met, session_key, unwrap_session_key,
+    Session, check_confirmation, level_met, refusal_code, session_key, unwrap_session_key,
 )
 from zkc.protocol.step import Send, Step, Table
 from zkc.protocol.trust import Authority, Known, judge_peer, verify_peer
@@ -125,10 +125,6 @@ class MakeKey:
     """Event: go on to hand the key over (the caller has looked at what was granted, and stored this attempt)."""
 
 
-REFUSALS: Final = (22, 23, 24, 25, 30, 33)
-"""Codes with which a recipient may refuse; any other is told as policy."""
-
-
 def create_request(sender: Sender, terms: Terms) -> Step:
     """X1: the request to send (Figure 13, blocks 1301-1302; Figure 2, 201)."""
     if len(terms.xid) != ID_BYTES or len(terms.tid) != ID_BYTES:
@@ -164,9 +160,8 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     ):
         raise PeerViolation("forged", "the answer is not to what was asked")
     if resp.verdict == "refuse":
-        code = resp.code if resp.code in REFUSALS else 25
-        raise error_for(code, f"{req.recipient} refused the transfer", detail=resp.detail)
-    if not level_met(resp.presence, req.presence):
+        raise error_for(refusal_code(resp.code), f"{req.recipient} refused the transfer", detail=resp.detail)
+    if resp.verdict == "accept" and not level_met(resp.presence, req.presence):
         raise error_for(22, f"{req.recipient} is not {req.presence}")
     opened = open_sealed(sender.kem_key, "xfer-ep", state.th.value, resp.sealed_endpoints)
     if resp.verdict == "have":
@@ -177,9 +172,9 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     if state.one_time is None:
         return Step(granted)
     k = unwrap_session_key(message.wrapped, req.xid, "S", sender.kem_key, state.one_time, th.value)
-    state.one_time.wipe()
     if req.key_order == "recipient-first":
         check_confirmation(k, "confR", req.xid, message.confirmation, th.value)
+    state.one_time.wipe()
     return Step(KeyOpened(granted, k, req.key_order == "recipient-first"))
 
 

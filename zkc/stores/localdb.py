@@ -65,7 +65,7 @@ class LocalDb:
         for suffix in _SIDE_FILES:
             if os.path.lexists(f"{path}{suffix}"):
                 # Another process that closes the file last removes them at any moment.
-                with suppress_missing():
+                with _suppress_missing():
                     files.check_file(Path(f"{path}{suffix}"))
         with _translated(path, schema):
             connection = _connect(path)
@@ -145,7 +145,7 @@ class LocalDb:
 
 
 @contextmanager
-def suppress_missing() -> Iterator[None]:
+def _suppress_missing() -> Iterator[None]:
     """Let a `LocalIOError` pass that only says that the file has gone."""
     try:
         yield

@@ -1,0 +1,106 @@
+"""The process that serves: ``python -m zkc.coordinator REPORT ADMITTED LOCK``, started by `zkc.coordinator.supervisor`.
+
+The arguments are inherited descriptors: the socket over which the supervisor tells what to do and is told what
+happened, a file in memory that holds the CURVE key admitted last, and the home's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Final
+
+from zkc import logs
+from zkc.coordinator.engine import Engine, Ready, Settings, defect
+from zkc.coordinator.reports import ADMITTED_BYTES, Failed, Orders, Started, pack_admitted, read_line, write_line
+from zkc.errors import LocalIOError, ZkcError
+from zkc.stores.home import Home, HomeLock
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_DESCRIPTORS_MIN: Final = 256
+_DESCRIPTORS_SPARE: Final = 64
+"""Descriptors that are not connections: sockets, database, log."""
+
+
+def main(arguments: list[str]) -> int:
+    report = socket.socket(fileno=int(arguments[0]))
+    admitted, lock = int(arguments[1]), HomeLock(int(arguments[2]))
+    orders = read_line(report, Orders)
+    if orders is None or not _die_with_parent(orders.supervisor):
+        return 1
+    try:
+        _protect_memory()
+        home = Home.resolve("coordinator", orders.home)
+        if not orders.home:
+            home = Home.resolve("coordinator")
+        settings = Settings(
+            home, orders.options, listen=tuple(orders.listen),
+            on_ready=lambda ready: _tell_ready(report, ready),
+            on_admitted=lambda key, who: _note(admitted, key, who),
+        )
+        config = settings.load().config
+        logs.configure(config.log.format, config.log.level)
+        _claim_descriptors(config.limits.clients)
+        asyncio.run(_serve(settings, lock))
+    except ZkcError as error:
+        write_line(report, Failed(error.code, error.message, error.detail, error.hint))
+        return error.code
+    except Exception as error:  # noqa: BLE001  (the last door of the process: told, logged, ended)
+        logs.get_logger().error("a defect of zkc", exc_info=error)
+        told = defect(error)
+        write_line(report, Failed(told.code, told.message, told.detail, told.hint))
+        return told.code
+    return 0
+
+
+async def _serve(settings: Settings, lock: HomeLock) -> None:
+    engine = Engine(settings, lock)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, engine.stop)
+    loop.add_signal_handler(signal.SIGHUP, engine.reload)
+    await engine.run()
+
+
+def _tell_ready(report: socket.socket, ready: Ready) -> None:
+    write_line(report, Started(list(ready.endpoints), ready.fingerprint))
+
+
+def _note(descriptor: int, key: bytes, who: str) -> None:
+    """Leaves the key where the supervisor finds it after an abort. Never waits for anybody."""
+    os.pwrite(descriptor, pack_admitted(key, who).ljust(ADMITTED_BYTES, b"\0"), 0)
+
+
+def _die_with_parent(supervisor: int) -> bool:
+    """The kernel ends this process with its supervisor; whether that one still lives."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    return os.getppid() == supervisor
+
+
+def _protect_memory() -> None:
+    """No core dump and no debugger of the same user sees the keys (attack K07)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
+
+
+def _claim_descriptors(clients: int) -> None:
+    """As many descriptors as the system gives; refuses to start where they would never do (attack O07)."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = clients + _DESCRIPTORS_SPARE
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if allowed < _DESCRIPTORS_MIN and allowed < wanted:
+        raise LocalIOError(
+            f"at most {hard} open files are allowed (RLIMIT_NOFILE), a coordinator needs {_DESCRIPTORS_MIN}",
+            detail="descriptors", hint="raise it: ulimit -Hn, or LimitNOFILE= of its service",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[0]), hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,488 @@
+"""The registered clients that are connected: their channels, who is online, and what is asked of them.
+
+A client has one session for each of its processes (one daemon, any number of commands), named by the process's random
+instance id: it outlives a renewed channel and a new connection. Identity is ZAP's User-Id and the channel, never a
+field and never the routing id; answers go where the newest valid record came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from zkc.constants import (
+    CHANNELS_PER_CLIENT_MAX, CONTROL_MESSAGE_MAX, GOODBYE_SECONDS, HEARTBEAT_SECONDS, HELLOS_PER_SECOND_MAX, ID_BYTES,
+    OFFLINE_SECONDS, REQUEST_SECONDS, SESSION_LINGER_SECONDS, UNCONFIRMED_CHANNELS_MAX,
+)
+from zkc.coordinator.core import Core, Wire
+from zkc.crypto.suites import read_private
+from zkc.errors import PeerViolation
+from zkc.net.loopsocket import Sent
+from zkc.net.sockets import inode_of
+from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
+from zkc.protocol.channel import VERSIONS, Channel, PeerKeys, consume_hello
+from zkc.protocol.transfer_coordinator import Party
+from zkc.stores.keydb import ClientRow
+from zkc.wire.codec import decode, encode
+from zkc.wire.frames import ControlKind, control_frame, split_record
+from zkc.wire.messages import (
+    AnswerBody, AnswerInfo, Card, CardBody, ChannelHello, ChannelMessage, Failure, HelloInfo, Replaced,
+    RequestBody, Revoked,
+)
+
+Silence = Literal["offline", "expired"]
+"""Why a request got no answer: its client is not (or no longer) there; it did not answer in time."""
+OnReply = Callable[["AnswerBody | Failure | Silence"], None]
+OnRequest = Callable[["Session", Asked], None]
+
+_LIMITS: Final = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000))
+_LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
+"""Seconds: libzmq tells of a disconnection just before it closes the descriptor."""
+_SEEN_FLUSH_SECONDS: Final = 5.0
+_SWEEP_SECONDS: Final = 0.5
+
+
+class Window:
+    """Counts what happened in the current second."""
+
+    __slots__ = ("_count", "_second")
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._count = 0
+
+    def add(self, now: float) -> int:
+        """One more; how many there were before it in this second."""
+        if int(now) != self._second:
+            self._second, self._count = int(now), 0
+        self._count += 1
+        return self._count - 1
+
+
+@dataclass(eq=False)
+class Client:
+    """One registration that has something open here."""
+
+    row: ClientRow
+    keys: PeerKeys
+    party: Party
+    sessions: dict[bytes, Session] = field(default_factory=dict)
+    tags: dict[bytes, Session] = field(default_factory=dict)
+    unconfirmed: OrderedDict[bytes, _Hello] = field(default_factory=OrderedDict)
+    daemon: Session | None = None
+    hellos: Window = field(default_factory=Window)
+    requests: Window = field(default_factory=Window)
+    handshakes: int = 0
+    """Transfer handshakes under way that it began."""
+    revoked: bool = False
+
+    @property
+    def uid(self) -> bytes:
+        return self.row.uid
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    @property
+    def online(self) -> bool:
+        """Whether its daemon is there (a command may only ask)."""
+        return self.daemon is not None and self.daemon.wire is not None
+
+
+@dataclass
+class _Hello:
+    """A channel that no record has confirmed."""
+
+    channel: Channel
+    info: HelloInfo
+    since: float
+
+
+@dataclass(eq=False)
+class Session:
+    """One process of a client."""
+
+    client: Client
+    instance: bytes
+    role: Literal["daemon", "once"]
+    channel: Channel
+    wire: Wire | None
+    heard: float
+    calls: Calls[None] = field(default_factory=Calls)
+    waiting: dict[bytes, OnReply] = field(default_factory=dict)
+    ended: bool = False
+    ending: bool = False
+    """Told that it is over; requests of it are no longer served."""
+
+
+class Clients:
+    """All of them, and the way to ask one something."""
+
+    def __init__(self, core: Core, on_request: OnRequest, on_first_channel: Callable[[bytes], None]) -> None:
+        self._core = core
+        self._on_request = on_request
+        self._on_first_channel = on_first_channel
+        self._by_uid: dict[bytes, Client] = {}
+        self._by_name: dict[str, Client] = {}
+        self._by_fd: dict[int, set[Session]] = {}
+        self._asking: set[Session] = set()
+        self._seen: dict[bytes, float] = {}
+        self._flush_at = self._sweep_at = 0.0
+
+    # --- who is there ---------------------------------------------------------------------------------------------
+
+    @property
+    def online(self) -> list[bytes]:
+        """The uids of the clients that are online."""
+        return [client.uid for client in self._by_uid.values() if client.online]
+
+    def is_online(self, uid: bytes) -> bool:
+        client = self._by_uid.get(uid)
+        return client is not None and client.online
+
+    def named(self, name: str) -> Client | None:
+        """The client of that name if anything of it is open here."""
+        return self._by_name.get(name)
+
+    # --- frames -------------------------------------------------------------------------------------------------------
+
+    def on_hello(self, wire: Wire, uid: bytes, body: bytes) -> None:
+        """C1 of the client that ZAP says ``uid`` is. A replayed one costs two seals and changes nothing."""
+        core, now = self._core, self._core.clock.monotonic()
+        client = self._load(uid)
+        if client is None:
+            core.count("channel.unregistered")
+            core.hang_up(wire.fd, wire.inode)
+            return
+        if client.hellos.add(now) >= HELLOS_PER_SECOND_MAX:
+            core.violated("channel", PeerViolation("limit", "too many greetings"), name=client.name)
+            return
+        try:
+            message = decode(body, ChannelMessage)
+            if not isinstance(message, ChannelHello):
+                raise PeerViolation("unexpected", "S1 is the coordinator's to send")
+            agreed = consume_hello(client.keys, message, _LIMITS, now)
+        except PeerViolation as violation:
+            core.violated("channel", violation, name=client.name)
+            return
+        core.count("channel.hellos")
+        hello: HelloInfo = agreed.state.hello
+        if not set(hello.versions).isdisjoint(VERSIONS):
+            channel: Channel = agreed.state.channel
+            client.unconfirmed[channel.tag] = _Hello(channel, hello, now)
+            if len(client.unconfirmed) > UNCONFIRMED_CHANNELS_MAX:
+                client.unconfirmed.popitem(last=False)
+        for effect in agreed.effects:
+            core.send(control_frame(ControlKind.CHANNEL, encode(effect.message)), wire.routing_id)
+
+    def on_record(self, wire: Wire, uid: bytes, frame: bytes) -> None:
+        """A record of the client ``uid``; its channel is looked for among that client's alone."""
+        core = self._core
+        client = self._by_uid.get(uid)
+        if client is None:
+            core.count("record.no-channel")
+            return
+        tag = b""
+        try:
+            tag = split_record(frame)[1]
+            session, hello = client.tags.get(tag), client.unconfirmed.get(tag)
+            channel = session.channel if session is not None else hello.channel if hello is not None else None
+            if channel is None:
+                core.count("record.no-channel")
+                return
+            plaintext = channel.open(frame)
+            if session is None and hello is not None:
+                session = self._confirm(client, hello)
+            if session is None:
+                raise AssertionError("a channel of nobody")
+            self._heard(session, wire)
+            received = session.calls.receive(plaintext, None)
+        except PeerViolation as violation:
+            core.violated("record", violation, name=client.name)
+            if violation.detail == "replay" and (replayed := client.tags.get(tag)) is not None:
+                self._end(replayed)
+            return
+        core.count("records")
+        self._on_call(session, received)
+
+    def _on_call(self, session: Session, received: Asked | Replied | Outgoing[None] | None) -> None:
+        match received:
+            case Asked() if not session.ending:
+                self._on_request(session, received)
+            case Replied():
+                on_reply = session.waiting.pop(received.id, None)
+                if not session.waiting:
+                    self._asking.discard(session)
+                if on_reply is not None:
+                    on_reply(received.body)
+            case Outgoing():
+                self._transmit(session, received.plaintext)
+            case _:
+                pass
+
+    # --- asking and answering ---------------------------------------------------------------------------------------
+
+    def ask(self, session: Session, body: RequestBody, within: float, on_reply: OnReply) -> None:
+        """A request to the client, repeated until it is answered; ``on_reply`` is called once, never before this returns.
+
+        After ``within`` seconds, or when the client goes away, it gets a `Silence`.
+        """
+        if session.ended or session.wire is None:
+            asyncio.get_running_loop().call_soon(on_reply, "offline")
+            return
+        now = self._core.clock.monotonic()
+        id = self._core.entropy.bytes(ID_BYTES)
+        session.waiting[id] = on_reply
+        self._asking.add(session)
+        self._transmit(session, session.calls.request(id, body, now, now + within))
+
+    def tell(self, session: Session, body: RequestBody) -> None:
+        """A request whose answer matters to nobody."""
+        self.ask(session, body, REQUEST_SECONDS, lambda _: None)
+
+    def answer(self, session: Session, id: bytes, body: AnswerBody) -> None:
+        """Our answer to the client's request ``id``, kept for when it asks again."""
+        self._transmit(session, session.calls.answer(id, body).plaintext)
+
+    def fail(self, session: Session, id: bytes, code: int, detail: str) -> None:
+        """Our refusal of the client's request ``id``."""
+        self._core.count(f"refused.{code}")
+        self._transmit(session, session.calls.fail(id, code, detail).plaintext)
+
+    def _transmit(self, session: Session, plaintext: bytes) -> None:
+        """Seals and sends, if the client is there; what is lost is asked for again."""
+        if session.wire is None or session.ended:
+            return
+        match self._core.send(session.channel.seal(plaintext), session.wire.routing_id):
+            case Sent.GONE:
+                # Later: whoever is sending is in the middle of something.
+                asyncio.get_running_loop().call_soon(self._lost, session, session.wire)
+            case Sent.FULL:
+                self._core.count("send.full")
+            case Sent.OK:
+                pass
+
+    # --- channels come and go ----------------------------------------------------------------------------------------
+
+    def _confirm(self, client: Client, hello: _Hello) -> Session:
+        """C2: the first record of a channel has opened."""
+        info, channel = hello.info, hello.channel
+        del client.unconfirmed[channel.tag]
+        session = client.sessions.get(info.instance)
+        if session is not None and session.role == info.role and not session.ending:
+            client.tags.pop(session.channel.tag, None)
+            session.channel = channel
+        else:
+            if session is not None:
+                self._end(session)
+            self._make_room(client)
+            session = Session(client, info.instance, info.role, channel, None, self._core.clock.monotonic())
+            client.sessions[info.instance] = session
+            if info.role == "daemon":
+                self._replace_daemon(client, session)
+        client.tags[channel.tag] = session
+        self._core.count("channel.confirmed")
+        self._on_first_channel(client.uid)
+        return session
+
+    def _make_room(self, client: Client) -> None:
+        """The process of this client that has been silent for longest gives way."""
+        if len(client.sessions) >= CHANNELS_PER_CLIENT_MAX:
+            self._end(min((s for s in client.sessions.values() if s is not client.daemon), key=lambda s: s.heard))
+
+    def _replace_daemon(self, client: Client, session: Session) -> None:
+        """A second daemon ends the first, and says so to it (its person may have two homes with one registration)."""
+        old, client.daemon = client.daemon, session
+        if old is None:
+            return
+        if old.wire is None:
+            self._end(old)
+            return
+        self._core.log.warning("daemon replaced by another one", name=client.name, uid=client.uid.hex())
+        self._silence(old, "offline")
+        self.ask(old, Replaced(), GOODBYE_SECONDS, lambda _: self._end(old))
+        old.ending = True
+
+    def _heard(self, session: Session, wire: Wire) -> None:
+        """A valid record: from now on answers go where it came from."""
+        session.heard = self._core.clock.monotonic()
+        if session.wire == wire:
+            return
+        came = session.wire is None
+        self._set_wire(session, wire)
+        if came and session is session.client.daemon:
+            self._core.log.info("online", name=session.client.name, uid=session.client.uid.hex())
+
+    def _set_wire(self, session: Session, wire: Wire | None) -> None:
+        if session.wire is not None and (there := self._by_fd.get(session.wire.fd)) is not None:
+            there.discard(session)
+            if not there:
+                del self._by_fd[session.wire.fd]
+        session.wire = wire
+        if wire is not None:
+            self._by_fd.setdefault(wire.fd, set()).add(session)
+
+    def _lost(self, session: Session, wire: Wire) -> None:
+        """Its connection is gone: what it was asked has failed; the channel is kept for when it comes back."""
+        if session.ended or session.wire != wire:
+            return
+        self._set_wire(session, None)
+        client = session.client
+        if session is client.daemon:
+            self._seen[client.uid] = self._core.clock.wall()
+            self._core.log.info("offline", name=client.name, uid=client.uid.hex())
+        self._silence(session, "offline")
+
+    def _silence(self, session: Session, why: Silence) -> None:
+        """Nothing that this session was asked will be answered."""
+        self._asking.discard(session)
+        session.calls.abandon()
+        waiting, session.waiting = session.waiting, {}
+        for on_reply in waiting.values():
+            on_reply(why)
+
+    def _end(self, session: Session) -> None:
+        """The session and its channel are over; records of it are nothing any more."""
+        if session.ended:
+            return
+        client = session.client
+        if session.wire is not None:
+            self._lost(session, session.wire)
+        session.ended = True
+        self._silence(session, "offline")
+        client.tags.pop(session.channel.tag, None)
+        if client.sessions.get(session.instance) is session:
+            del client.sessions[session.instance]
+        if client.daemon is session:
+            client.daemon = None
+        self._forget_if_idle(client)
+
+    def _forget_if_idle(self, client: Client) -> None:
+        if not client.sessions and not client.unconfirmed and not client.handshakes:
+            self._by_uid.pop(client.uid, None)
+            if self._by_name.get(client.name) is client:
+                del self._by_name[client.name]
+
+    def _load(self, uid: bytes) -> Client | None:
+        client = self._by_uid.get(uid)
+        if client is not None:
+            return None if client.revoked else client
+        row = self._core.db.client(uid)
+        if row is None or row.revoked is not None:
+            return None
+        suite = self._core.identity.suite
+        # Verified before it was stored, and the row's MAC says that it is what was stored.
+        body: CardBody = decode(decode(row.card, Card).body, CardBody)
+        kem_key = suite.read_public(body.kem_key)
+        client = Client(
+            row,
+            PeerKeys(suite, uid, read_private(row.perm_server_private), kem_key),
+            Party(row.name, row.card, row.certificate, kem_key),
+        )
+        self._by_uid[uid] = self._by_name[row.name] = client
+        return client
+
+    # --- what ends them ------------------------------------------------------------------------------------------------
+
+    def goodbye(self, session: Session) -> None:
+        """The process ends by itself: offline at once. What it asks again is still answered for a moment."""
+        session.ending = True
+        wire = session.wire
+        if wire is not None and session is session.client.daemon:
+            session.client.daemon = None
+            self._seen[session.client.uid] = self._core.clock.wall()
+            self._core.log.info("offline", name=session.client.name, uid=session.client.uid.hex(), goodbye=True)
+        self._silence(session, "offline")
+        asyncio.get_running_loop().call_later(GOODBYE_SECONDS, self._end, session)
+
+    def revoke(self, uid: bytes, reason: str) -> None:
+        """The registration has ended: its processes are told, then their channels and connections are closed."""
+        client = self._by_uid.get(uid)
+        if client is None:
+            return
+        client.revoked = True
+        client.unconfirmed.clear()
+        for session in list(client.sessions.values()):
+            wire = session.wire
+            if wire is None:
+                self._end(session)
+                continue
+            self._silence(session, "offline")
+            session.ending = True
+
+            def over(_: object, session: Session = session, wire: Wire = wire) -> None:
+                self._end(session)
+                self._core.hang_up(wire.fd, wire.inode)
+
+            self.ask(session, Revoked(reason), GOODBYE_SECONDS, over)
+        client.daemon = None
+        if self._by_name.get(client.name) is client:
+            del self._by_name[client.name]
+        # Until its sessions end, records of it are still opened: they may answer `Revoked`.
+        self._forget_if_idle(client)
+
+    def on_disconnected(self, fd: int) -> None:
+        """A TCP connection with this descriptor has ended: was it one of ours?"""
+        if fd in self._by_fd:
+            asyncio.get_running_loop().call_later(_LOOKS_AFTER_DISCONNECT[0], self._look, fd, 0)
+
+    def _look(self, fd: int, look: int) -> None:
+        """Sessions whose connection is no longer behind its descriptor have lost it."""
+        there = self._by_fd.get(fd)
+        if not there:
+            return
+        inode = inode_of(fd)
+        for session in list(there):
+            wire = session.wire
+            if wire is not None and wire.inode != inode:
+                self._lost(session, wire)
+        if fd in self._by_fd and look + 1 < len(_LOOKS_AFTER_DISCONNECT):
+            asyncio.get_running_loop().call_later(_LOOKS_AFTER_DISCONNECT[look + 1], self._look, fd, look + 1)
+
+    def tick(self, now: float) -> None:
+        """Repeats what is due, and ends what has been silent for too long."""
+        for session in list(self._asking):
+            for due in session.calls.tick(now):
+                match due:
+                    case Expired():
+                        on_reply = session.waiting.pop(due.id, None)
+                        if on_reply is not None:
+                            on_reply("expired")
+                    case Outgoing():
+                        self._transmit(session, due.plaintext)
+            if not session.waiting:
+                self._asking.discard(session)
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_SECONDS
+            self._sweep(now)
+        if now >= self._flush_at:
+            self._flush_at = now + _SEEN_FLUSH_SECONDS
+            self.flush()
+
+    def _sweep(self, now: float) -> None:
+        for client in list(self._by_uid.values()):
+            while client.unconfirmed and next(iter(client.unconfirmed.values())).since + REQUEST_SECONDS < now:
+                client.unconfirmed.popitem(last=False)
+            for session in list(client.sessions.values()):
+                if session.role == "daemon" and session.wire is not None and now - session.heard > OFFLINE_SECONDS:
+                    self._lost(session, session.wire)
+                if session.wire is None and now - session.heard > SESSION_LINGER_SECONDS:
+                    self._end(session)
+            self._forget_if_idle(client)
+
+    def flush(self) -> None:
+        """Writes down when clients were last seen."""
+        if self._seen:
+            seen, self._seen = self._seen, {}
+            self._core.db.touch_all(seen)
+
+    def close(self) -> None:
+        """Everybody online is last seen now."""
+        wall = self._core.clock.wall()
+        self._seen |= dict.fromkeys(self.online, wall)
+        self.flush()
+

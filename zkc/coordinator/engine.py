@@ -1,0 +1,397 @@
+"""A running coordinator: one event loop around one ROUTER, its ZAP door, its key database and its control socket.
+
+What comes in is sorted by two things alone: the User-Id that ZAP gave the connection (``i:`` an invitation, ``u:`` a
+registered client) and the frame's kind. Whoever is neither never gets this far: not a byte of a stranger is parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from zkc import logs
+from zkc.config import CoordinatorConfig, Loaded, load
+from zkc.coordinator.banned import read_banned
+from zkc.coordinator.clients import Clients
+from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, Done, LookAgain, Online, Status
+from zkc.coordinator.core import Core, Wire
+from zkc.coordinator.identity import CoordinatorIdentity, load_or_create
+from zkc.coordinator.invitations import advertised
+from zkc.coordinator.keypool import KeyPool
+from zkc.coordinator.registrations import Registrations
+from zkc.coordinator.services import Services
+from zkc.coordinator.transfers import Transfers
+from zkc.crypto.suites import TALLY
+from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
+from zkc.errors import InternalError, PeerViolation, UsageError, ZkcError
+from zkc.net.local import Credentials, LocalServer, serve_local
+from zkc.net.loopsocket import Dropped, LoopSocket, Received, Sent
+from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
+from zkc.net.sockets import (
+    CONTROL_DOMAIN, Context, Socket, bind_router, context, shutdown_connection, split_endpoint, tcp_endpoint,
+)
+from zkc.net.zap import AsyncZap, ZapRequest, self_test
+from zkc.stores.home import Home, HomeLock
+from zkc.stores.keydb import ClientRow, KeyDb
+from zkc.wire.frames import ControlKind, split_control
+
+TICK_SECONDS: Final = 0.25
+LOOK_SECONDS: Final = 1.0
+"""How often the key database is asked whether another process wrote to it, where that one does not tell."""
+SELF_TEST_SECONDS: Final = 60.0
+"""How often the coordinator knocks at its own door with an unknown key (attack R10)."""
+_ONLINE_PAGE: Final = 4096
+_AUTOMATIC_ID_BYTES: Final = 5
+
+KEYDB_NAME: Final = "keys.db"
+
+
+def keydb_url(home: Home, config: CoordinatorConfig) -> str:
+    """The key database's URL: the configured one, or the embedded one in the home."""
+    return config.coordinator.keydb or f"sqlite:///{home.keys_db}"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Told once, when clients can connect."""
+
+    endpoints: tuple[str, ...]
+    """As configured, with the ports that are bound."""
+    fingerprint: str
+
+
+@dataclass
+class Settings:
+    """What a coordinator is started with."""
+
+    home: Home
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Of the command line: ``section.key`` -> value."""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    listen: tuple[str, ...] = ()
+    """Where an earlier process of the same supervisor was bound; goes before every other setting."""
+    on_ready: Callable[[Ready], None] = lambda ready: None
+    on_admitted: Callable[[bytes, str], None] = lambda key, who: None
+    """Told of each connection before it is let in: CURVE key (32 bytes), User-Id."""
+
+    def load(self) -> Loaded[CoordinatorConfig]:
+        return load("coordinator", self.home.config_file, self.environ, self.options)
+
+
+class Engine:
+    """One coordinator. `run` returns when `stop` was called, and raises what made it impossible to go on."""
+
+    def __init__(
+        self, settings: Settings, lock: HomeLock, *, clock: Clock | None = None, entropy: Entropy | None = None
+    ) -> None:
+        self._settings = settings
+        self._lock = lock
+        self._clock = clock or SystemClock()
+        self._entropy = entropy or SystemEntropy()
+        self._loaded = settings.load()
+        self._log = logs.get_logger()
+        self._stopping = asyncio.Event()
+        self._broken: BaseException | None = None
+        self._banned = read_banned(settings.home.data)
+        self._connections: set[int] = set()
+        self._bound: tuple[str, ...] = ()
+        self._version = 0
+        self._log_seen = 0
+
+    def stop(self) -> None:
+        """End soon: what is known is written down, connections are closed."""
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Reads the configuration again (SIGHUP); what needs a restart stays as it is, and is named in the log."""
+        try:
+            loaded = self._settings.load()
+        except ZkcError as error:
+            self._log.error("configuration not reloaded", why=str(error))
+            return
+        old, new = self._loaded.config, loaded.config
+        for key in ("listen", "keydb", "suite", "key_pool"):
+            if getattr(old.coordinator, key) != getattr(new.coordinator, key):
+                self._log.warning("a change that counts from the next start on", key=f"coordinator.{key}")
+        self._loaded = loaded
+        self._core.config = new
+        self._banned = read_banned(self._settings.home.data)
+        logs.configure(new.log.format, new.log.level)
+        self._log.info("configuration reloaded")
+
+    # --- from start to end ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_loop_error)
+        home, config = self._settings.home, self._loaded.config
+        for notice in self._loaded.notices:
+            self._log.warning("configuration", notice=notice)
+        identity = load_or_create(home.data, config.coordinator.suite, self._entropy)
+        self._check_suite(identity)
+        async with contextlib.AsyncExitStack() as closing:
+            db = KeyDb.open(keydb_url(home, config), identity.mac_key, create=True)
+            closing.callback(db.close)
+            pool = KeyPool(identity.suite, config.coordinator.key_pool)
+            closing.callback(pool.close)
+            ctx = context(self._entropy)
+            closing.callback(ctx.destroy, linger=0)
+            self._make_parts(identity, db, pool, config)
+            closing.callback(self._close_parts)
+            # The door before the house: without a ZAP handler nobody is admitted.
+            zap = AsyncZap(ctx, loop, self._admit)
+            closing.callback(zap.close)
+            self._listen(ctx, identity, closing)
+            await self_test(ctx, self._reachable, identity.curve.public)
+            server: LocalServer[ControlRequest, ControlReply] = await serve_local(
+                home.prepare_socket(self._lock), self._answer_control, ControlRequest, on_refused=self._refused_local
+            )
+            closing.push_async_callback(server.close)
+            fingerprint = identity.fingerprint.hex()
+            self._log.info("ready", endpoints=list(self._bound), fingerprint=fingerprint, suite=identity.suite.name)
+            self._settings.on_ready(Ready(self._bound, fingerprint))
+            await self._until_stopped(ctx, identity)
+        self._log.info("stopped")
+        if self._broken is not None:
+            raise self._broken
+
+    async def _until_stopped(self, ctx: Context, identity: CoordinatorIdentity) -> None:
+        ticking = asyncio.create_task(self._keep_ticking())
+        testing = asyncio.create_task(self._keep_testing(ctx, identity))
+        stopped = asyncio.create_task(self._stopping.wait())
+        tasks = (ticking, testing, stopped)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                self._broken = outcome
+
+    def _check_suite(self, identity: CoordinatorIdentity) -> None:
+        """The suite is part of every invitation: fixed at the first start."""
+        wanted, origin = self._loaded.config.coordinator.suite, self._loaded.origins["coordinator.suite"]
+        if origin != "default" and wanted != identity.suite.name:
+            raise UsageError(
+                f"this coordinator's suite is {identity.suite.name}, not {wanted} ({origin})", detail="suite",
+                hint="it is fixed at the first start: take the setting away, or begin with another home",
+            )
+
+    def _make_parts(
+        self, identity: CoordinatorIdentity, db: KeyDb, pool: KeyPool, config: CoordinatorConfig
+    ) -> None:
+        self._core = core = Core(
+            identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection_quietly
+        )
+        self._registrations = Registrations(core)
+        self._clients = Clients(
+            core, lambda session, asked: self._services.on_request(session, asked), self._registrations.first_channel
+        )
+        self._transfers = Transfers(core, self._clients)
+        self._services = Services(core, self._clients, self._transfers, self._ended)
+        self._version, self._log_seen = db.version(), db.log_size()
+
+    def _close_parts(self) -> None:
+        self._transfers.close()
+        self._registrations.close()
+        self._clients.close()
+
+    def _listen(self, ctx: Context, identity: CoordinatorIdentity, closing: contextlib.AsyncExitStack) -> None:
+        """Binds the ROUTER, and says where."""
+        wanted = self._settings.listen or self._loaded.config.coordinator.listen
+
+        def watch(sock: Socket) -> None:
+            closing.callback(AsyncMonitor(sock, self._on_socket_event).close)
+
+        router, bound = bind_router(ctx, wanted, identity.curve.secret, CONTROL_DOMAIN, watch=watch)
+        self._router = LoopSocket(router, self._on_message, on_dropped=self._on_dropped)
+        closing.callback(self._router.close)
+        self._reachable = bound[0]
+        # The host as it was written ("*" stays "*"), the port as it was bound.
+        self._bound = tuple(
+            tcp_endpoint(split_endpoint(asked)[0], split_endpoint(got)[1])
+            for asked, got in zip(wanted, bound, strict=True)
+        )
+        self._core.endpoints = advertised(self._bound)
+
+    async def _keep_ticking(self) -> None:
+        look_at = 0.0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._clock.monotonic()
+            self._registrations.tick(now)
+            self._transfers.tick(now)
+            self._clients.tick(now)
+            if now >= look_at:
+                look_at = now + LOOK_SECONDS
+                self._look_again()
+
+    async def _keep_testing(self, ctx: Context, identity: CoordinatorIdentity) -> None:
+        """A coordinator whose door does not shut must not go on (its supervisor starts another)."""
+        while True:
+            await asyncio.sleep(SELF_TEST_SECONDS)
+            await self_test(ctx, self._reachable, identity.curve.public)
+
+    # --- the door -----------------------------------------------------------------------------------------------------
+
+    def _admit(self, request: ZapRequest) -> str | None:
+        """Who this CURVE key belongs to, as the key database has it at this moment."""
+        core = self._core
+        if request.domain != CONTROL_DOMAIN.decode() or request.mechanism != "CURVE":
+            return None
+        key = request.credentials[0]
+        if key in self._banned:
+            core.count("zap.banned")
+            core.warn("zap.banned", "a barred key was refused", key_id=key.hex(), address=request.address)
+            return None
+        who = self._who(key)
+        if who is None or len(self._connections) > core.config.limits.clients:
+            core.count("zap.refused" if who is None else "zap.full")
+            core.warn("zap.refused", "connection refused", address=request.address, full=who is not None)
+            return None
+        core.count("zap.admitted")
+        self._settings.on_admitted(key, who)
+        return who
+
+    def _who(self, key: bytes) -> str | None:
+        client = self._core.db.client_with_key(key)
+        if client is not None:
+            return f"u:{client.uid.hex()}"
+        row = self._core.db.invitation_with_key(key)
+        if row is not None and not row.retired and self._clock.wall() < row.expires:
+            return f"i:{row.invite_id.hex()}"
+        return None
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def _on_message(self, received: Received) -> None:
+        core = self._core
+        wire = Wire(received.routing_id, received.fd, received.inode)
+        core.count("messages")
+        if len(wire.routing_id) != _AUTOMATIC_ID_BYTES or wire.routing_id[0] != 0:
+            # Clients set no routing id: one that does wants to be somebody else (attack C09).
+            core.violated("router", PeerViolation("identity", "a routing id of the peer's own"), user=received.user_id)
+            shutdown_connection(wire.fd, wire.inode)
+            return
+        sort, _, id = received.user_id.partition(":")
+        try:
+            kind, body = split_control(received.payload)
+            match sort, kind:
+                case "i", ControlKind.REGISTRATION:
+                    self._registrations.on_message(wire, bytes.fromhex(id), body)
+                case "u", ControlKind.CHANNEL:
+                    self._clients.on_hello(wire, bytes.fromhex(id), body)
+                case "u", ControlKind.RECORD:
+                    self._clients.on_record(wire, bytes.fromhex(id), received.payload)
+                case _:
+                    raise PeerViolation("unexpected", f"{kind.name} from {sort or 'nobody'}")
+        except PeerViolation as violation:
+            core.violated("frame", violation, user=received.user_id)
+        except ZkcError as error:
+            core.count("failures")
+            core.warn("failed", "a message could not be handled", user=received.user_id, why=str(error))
+
+    def _on_dropped(self, dropped: Dropped) -> None:
+        """A message of several parts: no client of ours sends one."""
+        self._core.violated("router", PeerViolation("malformed", f"{dropped.parts} parts"), user=dropped.user_id)
+        shutdown_connection(dropped.fd, dropped.inode)
+
+    def _on_socket_event(self, event: SocketEvent) -> None:
+        if event.kind is EventKind.ACCEPTED:
+            self._connections.add(event.fd)
+            self._core.count("connections.accepted")
+        elif event.kind is EventKind.DISCONNECTED:
+            self._connections.discard(event.fd)
+            self._core.count("connections.closed")
+            self._clients.on_disconnected(event.fd)
+
+    def _send(self, frame: bytes, routing_id: bytes) -> Sent:
+        return self._router.send(frame, routing_id)
+
+    # --- what others wrote --------------------------------------------------------------------------------------------
+
+    def _look_again(self) -> None:
+        """Acts on what another process wrote to the key database: revocations."""
+        db = self._core.db
+        version = db.version()
+        if version == self._version:
+            return
+        self._version = version
+        while entries := db.log_entries(self._log_seen):
+            self._log_seen = entries[-1].log_index + 1
+            for entry in entries:
+                if entry.event == "revoked":
+                    self._end_registration(entry.uid, entry.name, entry.reason)
+
+    def _ended(self, rows: list[ClientRow]) -> None:
+        for row in rows:
+            self._end_registration(row.uid, row.name, row.reason)
+
+    def _end_registration(self, uid: bytes, name: str, reason: str) -> None:
+        self._log.info("revoked", name=name, uid=uid.hex(), reason=reason)
+        self._transfers.drop(uid)
+        self._clients.revoke(uid, reason)
+
+    # --- the control socket ---------------------------------------------------------------------------------------------
+
+    async def _answer_control(self, request: ControlRequest, _peer: Credentials) -> AsyncGenerator[ControlReply, None]:
+        match request:
+            case AskStatus():
+                yield self._status()
+            case AskOnline():
+                online = self._clients.online
+                for start in range(0, len(online), _ONLINE_PAGE):
+                    yield Online(online[start : start + _ONLINE_PAGE])
+            case LookAgain():
+                self._look_again()
+                self._banned = read_banned(self._settings.home.data)
+                yield Done()
+
+    def _status(self) -> Status:
+        core = self._core
+        counters = {
+            **core.counters,
+            "kem.ops": TALLY.operations,
+            "reg.bytes": core.counters["reg.bytes"],
+            "registrations.open": len(self._registrations),
+            "transfers.open": len(self._transfers),
+            "connections.open": len(self._connections),
+            "keypool.ready": len(core.pool),
+            "keypool.taken": core.pool.counts.taken,
+            "keypool.made_late": core.pool.counts.made_late,
+        }
+        return Status(
+            list(self._bound), core.identity.fingerprint.hex(), core.db.live_clients(), len(self._clients.online),
+            _shown(keydb_url(self._settings.home, self._loaded.config)), core.identity.suite.name, os.getpid(), counters,
+        )
+
+    def _refused_local(self, why: str, peer: Credentials) -> None:
+        self._core.warn(f"local.{why}", "control connection refused", why=why, uid=peer.uid, pid=peer.pid)
+
+    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Whatever a handler did, the coordinator goes on; the log says where it went wrong."""
+        error = context.get("exception")
+        self._log.error(
+            "a defect of zkc", what=context.get("message", ""),
+            **({"exc_info": error} if isinstance(error, BaseException) else {}),
+        )
+
+
+def shutdown_connection_quietly(fd: int, inode: int) -> None:
+    """Ends a peer's connection if it is still the one that is meant."""
+    shutdown_connection(fd, inode)
+
+
+def _shown(url: str) -> str:
+    """The URL without a password."""
+    scheme, slashes, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}{slashes}{user.partition(':')[0]}{at}{host}"
+
+
+def defect(error: Exception) -> InternalError:
+    """An exception that no part translated."""
+    return InternalError(f"a defect of zkc: {type(error).__name__}: {error}", hint="see the log; please report it")

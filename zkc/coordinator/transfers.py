@@ -1,0 +1,234 @@
+"""Transfer handshakes under way: who asked whom, which step is next, until when.
+
+What is legal stands in `zkc.protocol.transfer_coordinator`; here its effects become requests and answers in the two
+channels. All of it is in memory: a crash costs the sender another handshake.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from zkc.constants import HANDSHAKES_MAX, STEP_SECONDS, XIDS_KEPT_MAX
+from zkc.coordinator.clients import Client, Clients, Session, Silence
+from zkc.coordinator.core import Core, code_of
+from zkc.crypto.primitives import Secret
+from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient
+from zkc.protocol.step import Step, erase, step
+from zkc.protocol.transfer_coordinator import (
+    TABLE, AnswerSender, AskRecipient, Broker, FailSender, Finished, Idle, read_request, xid_of,
+)
+from zkc.rules.policy import Asked as PolicyQuestion
+from zkc.rules.policy import Standing, decide, least_size
+from zkc.wire.messages import (
+    AnswerBody, Failure, Req, TransferConfirmKey, TransferEnd, TransferKey, TransferRequest,
+)
+
+_RECIPIENT_MAY_SAY: Final = frozenset({12, 22, 23, 24, 25, 30, 31, 32, 33, 40})
+"""Codes of a recipient that its sender is told; any other would speak for the coordinator, and is told as policy."""
+_KEY_BYTES: Final = 32
+_WAITING_MAX: Final = 8
+"""Repeated requests of one step that wait for the same answer."""
+
+
+@dataclass(eq=False)
+class _Handshake:
+    xid: bytes
+    req: Req
+    sender: Client
+    origin: Session
+    """The sender's process that asked."""
+    recipient: Client
+    to: Session
+    """The recipient's daemon."""
+    broker: Broker
+    deadline: float
+    state: Any = field(default_factory=Idle)
+    waiting: list[tuple[Session, bytes]] = field(default_factory=list)
+    """Requests of the sender that the next step answers."""
+    over: bool = False
+
+
+class Transfers:
+    """All of them, by xid; the one whose step has waited longest first."""
+
+    def __init__(self, core: Core, clients: Clients) -> None:
+        self._core = core
+        self._clients = clients
+        self._open: OrderedDict[bytes, _Handshake] = OrderedDict()
+        self._used: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # --- what clients ask -----------------------------------------------------------------------------------------
+
+    def request(self, session: Session, id: bytes, message: TransferRequest) -> None:
+        """X1. Errors for the sender: `PeerViolation`, and those of the contract."""
+        core, sender = self._core, session.client
+        seen = sender.requests.add(core.clock.monotonic())
+        req = read_request(message)
+        rules = core.config.rules()
+        refusal = decide(
+            PolicyQuestion(req.key_source, req.cipher, least_size(req.size_class)), rules,
+            Standing(at_once=sender.handshakes, last_second=seen),
+        )
+        if refusal is not None:
+            core.count(f"policy.{refusal.detail}")
+            raise refusal.error()
+        if req.sender != sender.name:
+            raise PeerViolation("identity", "the sender is not the owner of the channel")
+        if len(self._open) >= HANDSHAKES_MAX:
+            raise PolicyRefused("too many transfers begin at once", detail="limit")
+        if req.xid in self._open or (sender.uid, req.xid) in self._used:
+            raise PeerViolation("replay", "the transfer id was used")
+        recipient, to = self._recipient(req.recipient)
+        fresh = core.entropy.bytes(_KEY_BYTES) if req.key_source == "coordinator" else b""
+        broker = Broker(core.identity.suite, sender.party, recipient.party, Secret(fresh))
+        deadline = core.clock.monotonic() + STEP_SECONDS
+        handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
+        first = step(TABLE, broker, handshake.state, message)
+        handshake.waiting.append((session, id))
+        self._open[req.xid] = handshake
+        self._use(sender.uid, req.xid)
+        sender.handshakes += 1
+        core.count("transfers.begun")
+        self._take(handshake, first)
+
+    def go_on(self, session: Session, id: bytes, message: TransferKey | TransferConfirmKey) -> None:
+        """X5, or CONFS."""
+        xid = xid_of(message)
+        handshake = self._open.get(xid)
+        if handshake is None:
+            if (session.client.uid, xid) in self._used:
+                raise TimedOut("the handshake is over", detail="expired")
+            raise Interrupted("the handshake is not known (any more)", detail="unknown-transfer")
+        if handshake.sender is not session.client:
+            raise PeerViolation("identity", "another client's transfer")
+        if len(handshake.waiting) >= _WAITING_MAX:
+            raise PeerViolation("limit", "the same step is asked for too often")
+        taken = step(TABLE, handshake.broker, handshake.state, message)
+        handshake.waiting.append((session, id))
+        self._take(handshake, taken)
+
+    def end(self, session: Session, message: TransferEnd) -> None:
+        """Either end gives it up; the other is told. Harmless for a handshake that is over."""
+        handshake = self._open.get(message.xid)
+        if handshake is None:
+            return
+        code = _told(message.code)
+        if session.client is handshake.recipient:
+            self._finish(handshake, code, message.detail, tell_recipient=False)
+        if session.client is handshake.sender and not handshake.over:
+            self._finish(handshake, code, message.detail)
+
+    # --- time, and clients that go --------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Ends the handshakes whose step has taken too long; both ends are told."""
+        while self._open:
+            handshake = next(iter(self._open.values()))
+            if handshake.deadline > now:
+                break
+            self._core.count("transfers.expired")
+            self._finish(handshake, TimedOut.code, "expired")
+
+    def drop(self, uid: bytes) -> None:
+        """The registration ``uid`` has ended: so do its handshakes."""
+        for handshake in list(self._open.values()):
+            if handshake.recipient.uid == uid:
+                self._finish(handshake, UnknownRecipient.code, "unknown", tell_recipient=False)
+            elif handshake.sender.uid == uid:
+                self._finish(handshake, Interrupted.code, "interrupted")
+
+    def close(self) -> None:
+        """Erases every key that is held."""
+        for handshake in list(self._open.values()):
+            self._forget(handshake)
+
+    # --- one handshake ------------------------------------------------------------------------------------------------
+
+    def _recipient(self, name: str) -> tuple[Client, Session]:
+        """The recipient and its daemon, online."""
+        client = self._clients.named(name)
+        if client is not None and client.daemon is not None and client.daemon.wire is not None:
+            return client, client.daemon
+        if client is None and self._core.db.client_named(name) is None:
+            raise UnknownRecipient("nobody of that name is registered", detail="unknown")
+        raise RecipientOffline("the recipient is offline", detail="offline")
+
+    def _take(self, handshake: _Handshake, taken: Step) -> None:
+        """The next state, and its effects in their order."""
+        handshake.state = taken.state
+        handshake.deadline = self._core.clock.monotonic() + STEP_SECONDS
+        self._open.move_to_end(handshake.xid)
+        for effect in taken.effects:
+            match effect:
+                case AskRecipient(body=body):
+                    self._clients.ask(handshake.to, body, STEP_SECONDS, partial(self._on_reply, handshake))
+                case AnswerSender(body=body):
+                    waiting, handshake.waiting = handshake.waiting, []
+                    for session, id in waiting:
+                        self._clients.answer(session, id, body)
+                case FailSender(code=code, detail=detail):
+                    self._tell_sender(handshake, _told(code), detail)
+                case _:
+                    raise AssertionError(f"unexpected effect {type(effect).__name__}")
+        if isinstance(handshake.state, Finished):
+            self._core.count("transfers.brokered")
+            self._forget(handshake)
+
+    def _on_reply(self, handshake: _Handshake, body: AnswerBody | Failure | Silence) -> None:
+        """What the recipient said, or that it said nothing."""
+        if handshake.over:
+            return
+        match body:
+            case "offline":
+                self._finish(handshake, RecipientOffline.code, "offline", tell_recipient=False)
+            case "expired":
+                self._finish(handshake, TimedOut.code, "expired")
+            case Failure(code=code, detail=detail):
+                self._finish(handshake, _told(code), detail, tell_recipient=False)
+            case _:
+                try:
+                    taken = step(TABLE, handshake.broker, handshake.state, body)
+                except PeerViolation as violation:
+                    self._core.violated("transfer", violation, name=handshake.recipient.name)
+                    self._finish(handshake, code_of(violation), violation.detail)
+                    return
+                self._take(handshake, taken)
+
+    def _finish(self, handshake: _Handshake, code: int, detail: str, *, tell_recipient: bool = True) -> None:
+        """It ends without a result."""
+        self._tell_sender(handshake, code, detail)
+        if tell_recipient and handshake.to.wire is not None:
+            self._clients.tell(handshake.to, TransferEnd(handshake.xid, code, detail))
+        self._forget(handshake)
+
+    def _tell_sender(self, handshake: _Handshake, code: int, detail: str) -> None:
+        """As the answer to what it waits for, else as a message of its own."""
+        waiting, handshake.waiting = handshake.waiting, []
+        for session, id in waiting:
+            self._clients.fail(session, id, code, detail)
+        if not waiting and handshake.origin.wire is not None:
+            self._clients.tell(handshake.origin, TransferEnd(handshake.xid, code, detail))
+
+    def _forget(self, handshake: _Handshake) -> None:
+        """Erases what it held."""
+        handshake.over = True
+        erase(handshake.state)
+        handshake.broker.fresh_key.wipe()
+        if self._open.pop(handshake.xid, None) is not None:
+            handshake.sender.handshakes -= 1
+
+    def _use(self, uid: bytes, xid: bytes) -> None:
+        self._used[uid, xid] = None
+        if len(self._used) > XIDS_KEPT_MAX:
+            self._used.popitem(last=False)
+
+
+def _told(code: int) -> int:
+    return code if code in _RECIPIENT_MAY_SAY else PolicyRefused.code
+

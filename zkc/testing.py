@@ -1,0 +1,273 @@
+"""A coordinator and any number of clients, as real processes in a temporary folder, for other people's tests.
+
+::
+
+    from zkc.testing import Fleet
+
+    def test_backup_arrives():
+        with Fleet("alice", "bob") as fleet:
+            fleet.client("alice").send("bob", b"hello")
+            with fleet.client("bob").receive(wait=30) as item:
+                assert item.read() == b"hello"
+
+With pytest there is a fixture of the same (`zkc.pytest_plugin`): ``def test_it(zkc_fleet): fleet = zkc_fleet("alice", "bob")``. All traffic is on
+loopback; nothing is left behind, whatever a test does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from zkc.api import SyncClient
+
+READY_SECONDS: Final = 60.0
+"""For each program to say that it is ready: ten times and more what a busy machine needs."""
+END_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of one command."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The JSON objects on stdout, or, where that carries the payload, on stderr."""
+        for stream in (self.out, self.err):
+            lines = stream.splitlines()
+            if lines and all(line.startswith(b"{") for line in lines):
+                return [json.loads(line) for line in lines]
+        return []
+
+
+class Program:
+    """A long-running ``zkc`` process: ``coordinator run`` or ``daemon``."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log: Final = log
+        self._errors: IO[bytes] = log.open("ab")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, env=dict(environment)
+        )
+        self.endpoint = self.fingerprint = ""
+
+    def wait_ready(self) -> Self:
+        """Until its ready line; `RuntimeError` with its log if it ends before."""
+        stdout = self.process.stdout
+        if stdout is None:
+            raise RuntimeError("its output is not ours")
+        with _deadline(self.process, READY_SECONDS):
+            words = stdout.readline().decode().split()
+        if words[:1] != ["ready"]:
+            self.kill()
+            raise RuntimeError(f"it did not become ready: {self.log.read_text(errors='replace')[-2000:]}")
+        self.endpoint, self.fingerprint = words[1], words[2]
+        return self
+
+    def terminate(self) -> int:
+        """SIGTERM and its exit status."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """SIGKILL and its exit status."""
+        return self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            code = self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._errors.close()
+        return code
+
+
+class Fleet:
+    """One coordinator and the clients of the given names, joined, with their daemons running and linked.
+
+    ``coordinator`` and ``client`` are configuration values for their ``config.toml``, as ``{"section.key": value}``.
+    """
+
+    def __init__(
+        self, *names: str, folder: Path | None = None, coordinator: Mapping[str, object] | None = None,
+        client: Mapping[str, object] | None = None, daemons: bool = True,
+    ) -> None:
+        self._names = names or ("alice", "bob")
+        self._made = folder is None
+        self.folder: Final = folder or Path(tempfile.mkdtemp(prefix="zkc-fleet-"))
+        self._coordinator_config = dict(coordinator or {})
+        self._client_config = dict(client or {})
+        self._daemons = daemons
+        self._programs: dict[str, Program] = {}
+        self._clients: dict[str, SyncClient] = {}
+        self._endpoint = ""
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process and remove the folder. Again: nothing."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        # Daemons first: their goodbye needs the coordinator.
+        names = sorted(self._programs, key=lambda name: name == "coordinator")
+        daemons = [self._programs[name] for name in names if name != "coordinator"]
+        with ThreadPoolExecutor(len(daemons) or 1) as pool:
+            list(pool.map(Program.terminate, daemons))
+        if "coordinator" in self._programs:
+            self._programs["coordinator"].terminate()
+        self._programs.clear()
+        if self._made:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- parts ---------------------------------------------------------------------------------------------------------
+
+    def home(self, name: str) -> Path:
+        """The home of a client, or of the ``coordinator``."""
+        return self.folder / name
+
+    def client(self, name: str) -> SyncClient:
+        """The Python API on that client's home; closed with the fleet."""
+        if name not in self._clients:
+            from zkc.api import SyncClient
+
+            self._clients[name] = SyncClient(self.home(name))
+        return self._clients[name]
+
+    def program(self, name: str) -> Program:
+        """The running daemon of a client, or the ``coordinator``."""
+        return self._programs[name]
+
+    @property
+    def coordinator(self) -> Program:
+        return self._programs["coordinator"]
+
+    def zkc(
+        self, name: str, *words: str, stdin: bytes = b"", timeout: float = READY_SECONDS,
+        env: Mapping[str, str] | None = None, cwd: Path | None = None,
+    ) -> Done:
+        """``zkc WORDS`` in that home, to its end."""
+        done = subprocess.run(
+            [*_ZKC, *words], input=stdin, capture_output=True, timeout=timeout, check=False,
+            env=self.environment(name) | dict(env or {}), cwd=cwd or self.folder,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def popen(self, name: str, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+        """``zkc WORDS`` in that home, running; the caller ends it."""
+        return subprocess.Popen([*_ZKC, *words], env=self.environment(name), cwd=self.folder, **options)
+
+    def environment(self, name: str) -> dict[str, str]:
+        """That of a process of this client: ours without any ``ZKC_`` variable, and its home."""
+        own = {key: value for key, value in os.environ.items() if not key.startswith("ZKC_")}
+        return own | {"ZKC_HOME": str(self.home(name))}
+
+    # --- what can be done to them -------------------------------------------------------------------------------------
+
+    def invite(self, name: str, *words: str) -> str:
+        """An invitation for ``name``."""
+        return self._checked("coordinator", "coordinator", "invite", name, *words).decode().strip()
+
+    def join(self, name: str, *words: str) -> None:
+        """Register a client's home; it has no daemon yet."""
+        invitation = self.invite(name)
+        self.configure(name, self._client_config)
+        self._checked(name, "join", "--invite-file", "-", "--accept", "all", *words, stdin=invitation.encode())
+
+    def start_daemon(self, name: str) -> Program:
+        """Start it and wait until it is linked."""
+        program = self._spawn(name, "daemon").wait_ready()
+        self._checked(name, "status", "--wait", f"{READY_SECONDS:.0f}s")
+        return program
+
+    def start_coordinator(self) -> Program:
+        """Start it, after the first time at the same port as before."""
+        listen = ["--listen", self._endpoint or "tcp://127.0.0.1:0"]
+        program = self._spawn("coordinator", "coordinator", "run", *listen).wait_ready()
+        self._endpoint = program.endpoint
+        return program
+
+    def configure(self, name: str, values: Mapping[str, object]) -> None:
+        """Put configuration values into a home's ``config.toml``; a running program reads them on SIGHUP."""
+        if not values:
+            return
+        folder = self.home(name)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sections: dict[str, list[str]] = {}
+        for key, value in values.items():
+            section, _, word = key.partition(".")
+            sections.setdefault(section, []).append(f"{word} = {json.dumps(value)}")
+        path = folder / "config.toml"
+        known = path.read_text() if path.exists() else ""
+        lines = [f"[{section}]\n" + "\n".join(rows) + "\n" for section, rows in sections.items()]
+        path.write_text(known + "\n".join(lines))
+        path.chmod(0o600)
+
+    # --- inside -----------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.configure("coordinator", self._coordinator_config)
+        self.start_coordinator()
+        with ThreadPoolExecutor(len(self._names)) as pool:
+            list(pool.map(self.join, self._names))
+            if self._daemons:
+                list(pool.map(self.start_daemon, self._names))
+
+    def _spawn(self, name: str, *words: str) -> Program:
+        log = self.folder / f"{name}.log"
+        program = self._programs[name] = Program([*_ZKC, *words], self.environment(name), log)
+        return program
+
+    def _checked(self, name: str, *words: str, stdin: bytes = b"") -> bytes:
+        done = self.zkc(name, *words, stdin=stdin)
+        if done.code:
+            raise RuntimeError(f"{name}: zkc {' '.join(words)} ended with {done.code}: {done.err.decode(errors='replace')}")
+        return done.out
+
+
+_ZKC: Final = (sys.executable, "-m", "zkc")
+
+
+@contextlib.contextmanager
+def _deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+    """Kills ``process`` if the block takes longer, which ends a read of its output."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
