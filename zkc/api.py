@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from zkc.client.access import Access, open_access
-from zkc.client.granting import WouldAccept
+from zkc.client.grants import WouldAccept
 from zkc.client.sending import Delivery, Event, Options, Sending
 from zkc.client.sources import AnySource, BytesSource, FileSource, PipeSource
 from zkc.config import load

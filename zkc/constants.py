@@ -93,6 +93,8 @@ HANDSHAKES_MAX: Final = 10_000
 HANDSHAKES_PER_CLIENT_MAX: Final = 256
 TRANSFERS_PER_SENDER_MAX: Final = 64
 """Transfers at once from one sender, at a recipient."""
+PARTIALS_PER_SENDER_MAX: Final = 64
+"""Partial items of one sender that a recipient keeps; the oldest goes."""
 TRANSFERS_MAX: Final = 256
 """Transfers at once to one home, each with a thread; one more waits for its turn."""
 TRANSFERS_PER_SECOND_MAX: Final = 1000

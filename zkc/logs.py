@@ -36,10 +36,10 @@ _WORDS: Final = re.compile(r"[^A-Za-z0-9]+")
 _INVITATION: Final = re.compile(r"zkc1-[A-Za-z0-9_=-]{16,}")
 
 
-def configure(format: str, level: str, stream: TextIO | None = None) -> None:
-    """Log from ``level`` on to ``stream`` (stderr); ``format``: ``json``, ``console``, or ``auto`` by the terminal."""
+def configure(form: str, level: str, stream: TextIO | None = None) -> None:
+    """Log from ``level`` on to ``stream`` (stderr); ``form``: ``json``, ``console``, or ``auto`` by the terminal."""
     out = stream or sys.stderr
-    for_people = format == "console" or (format == "auto" and out.isatty())
+    for_people = form == "console" or (form == "auto" and out.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if for_people

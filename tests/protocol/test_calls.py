@@ -53,7 +53,6 @@ def test_a_refusal_comes_back_with_its_code(pair: tuple[Calls[str], Calls[str]])
     assert asker.receive(refusal.plaintext, "") == Replied(ident(1), Failure(ident(1), 20, "no such name"))
 
 
-@pytest.mark.claims(module="zkc.protocol.calls")
 def test_a_repeated_request_gets_the_stored_answer_and_is_not_done_again(
     pair: tuple[Calls[str], Calls[str]],
 ) -> None:

@@ -5,7 +5,7 @@ K of a granted transfer is handed over here: the socket is the owner's alone, an
 
 from __future__ import annotations
 
-from zkc.client.granting import Grant, Have, Wanted, WouldAccept
+from zkc.client.grants import Grant, Have, Wanted, WouldAccept
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import suite_named

@@ -6,21 +6,24 @@ Starts, says ``ready``, links, serves until SIGTERM or SIGINT; SIGHUP reads the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from zkc.client import control
-from zkc.client.access import all_peers
+from zkc.client.by_link import LINK_SECONDS, all_peers
 from zkc.client.granting import grant
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.config import ClientConfig, load
+from zkc.constants import REQUEST_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import PeerViolation, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
@@ -49,25 +52,22 @@ class Ready:
 async def run(
     home: Home, config: ClientConfig, *, clock: Clock, entropy: Entropy, on_ready: Callable[[Ready], None]
 ) -> None:
-    """Serve until a signal, or until the coordinator ends the registration (then its error is raised)."""
+    """Serve until a signal or ``zkc leave``, or until the coordinator ends the registration (then its error is raised)."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    with home.lock(), KeyStore.open(home) as store, Inbox.open(home) as inbox:
+    with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
         inbox.recover(clock.wall())
         daemon = Daemon(home, store, inbox, config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         try:
-            on_ready(await daemon.start())
-            ended = daemon.main.ended
-            waiting: set[asyncio.Future[object]] = {asyncio.ensure_future(stop.wait()), ended}  # type: ignore[arg-type]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                raise ended.result()
+            on_ready(await daemon.start(home.prepare_socket(lock)))
+            await daemon.until_ended(stop)
         finally:
-            async with asyncio.timeout(GRACE_SECONDS):
-                await daemon.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_SECONDS):
+                    await daemon.close()
 
 
 class Daemon:
@@ -82,24 +82,41 @@ class Daemon:
         self._clock = clock
         self._entropy = entropy
         self._log = structlog.get_logger("zkc.daemon")
+        self._principal = load_main(store)
         self._context = context(entropy)
         self._bulk = Bulk()
         self._receiver = Receiver(self._bulk, store, inbox, config, clock)
         self._links: dict[str, Link] = {}
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
-        self._principal = load_main(store)
+        self._leaving = False
+        self._left = asyncio.Event()
 
     @property
     def main(self) -> Link:
         """The link of the home's own registration."""
         return self._links[self._principal.name]
 
-    async def start(self) -> Ready:
+    async def start(self, socket_path: Path) -> Ready:
+        """Begin to link and to serve commands at ``socket_path``."""
         self._open_links()
-        self._server = await serve_local(
-            self._home.socket_path(), self._serve, control.ControlRequest, on_refused=self._refused
-        )
+        self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
         return Ready(self.main.endpoint, self._principal.fingerprint.hex())
+
+    async def until_ended(self, stop: asyncio.Event) -> None:
+        """Until ``stop`` or ``zkc leave``; raises what the coordinator ended the registration with."""
+        ended = self.main.ended
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._left)]
+        try:
+            await asyncio.wait([*waits, ended], return_when=asyncio.FIRST_COMPLETED)
+            if self._leaving:
+                # The coordinator's farewell may come before the command has its answer.
+                await asyncio.wait(waits, timeout=REQUEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                return
+            if ended.done() and not stop.is_set():
+                raise ended.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
@@ -164,7 +181,14 @@ class Daemon:
         link = self.main
         if isinstance(request, control.AskStatus):
             yield self._status()
-        elif isinstance(request, control.AskGrant):
+            return
+        if isinstance(request, control.AskReload):
+            self.reload()
+            yield control.DoneReply()
+            return
+        # A command says at once that there is no link; whether it waits for one is its own affair.
+        await link.wait_linked(LINK_SECONDS)
+        if isinstance(request, control.AskGrant):
             granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
             yield control.reply_of(granted, self._principal.coordinator.suite.name)
         elif isinstance(request, control.AskPeers):
@@ -177,12 +201,14 @@ class Daemon:
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
                 yield control.InvitationReply(invitation.text)
-        elif isinstance(request, control.AskLeave):
-            await link.request(Leave())
-            yield control.DoneReply()
         else:
-            self.reload()
-            yield control.DoneReply()
+            self._leaving = True
+            try:
+                await link.request(Leave())
+                yield control.DoneReply()
+                self._left.set()
+            finally:
+                self._leaving = self._left.is_set()
 
     def _status(self) -> control.StatusReply:
         link = self.main

@@ -5,9 +5,9 @@ The daemon grants for commands that ask it over its control socket; a command wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from zkc.client.grants import Grant, Have, Wanted, WouldAccept
 from zkc.client.link import Link
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.constants import ID_BYTES, STEP_SECONDS
@@ -15,46 +15,12 @@ from zkc.env import Clock, Entropy
 from zkc.errors import (
     IdentityError, PeerViolation, PolicyRefused, RecipientOffline, UnknownRecipient, ZkcError,
 )
-from zkc.ids import KeyOrder, KeySource
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import TransferEnd
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a sender asks for; one tid for all tries of one delivery."""
-
-    tid: bytes
-    recipient: str
-    key_source: KeySource
-    key_order: KeyOrder
-    cipher: str
-    size_class: int
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, repr=False)
-class Have:
-    """The recipient finished this delivery in an earlier try."""
-
-    fingerprint: bytes
-    ed25519: bytes
-    ml_dsa: bytes
-    receipt: bytes
-
-
-@dataclass(frozen=True)
-class WouldAccept:
-    """Answer to a dry run."""
-
-    presence: str
-
-
-Grant = Session | Have | WouldAccept
 
 
 async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy) -> Grant:

@@ -100,6 +100,19 @@ def pin_peer(store: KeyStore, card: VerifiedCard, now: float) -> None:
     store.update_pin(card.name, seen)
 
 
+def trust_peer(store: KeyStore, card: VerifiedCard, now: float) -> None:
+    """A person named this key: it is pinned in place of whatever was, and no alarm is left. A new key is unverified."""
+
+    def trusted(pin: Pin | None) -> Pin:
+        kept = pin if pin is not None and pin.fingerprint == card.fingerprint else None
+        return Pin(
+            card.name, card.body.kind, card.fingerprint, card.encoded, card.hash, card.body.epoch,
+            kept.first_seen if kept else now, now, kept.verified if kept else None,
+        )
+
+    store.update_pin(card.name, trusted)
+
+
 def note_alarm(store: KeyStore, name: str, seen: bytes) -> None:
     """Keep which other key showed up under a pinned name, for ``zkc peers`` and ``zkc verify``."""
 

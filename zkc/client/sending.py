@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from zkc.client.granting import Grant, Have, Wanted, WouldAccept
+from zkc.client.grants import Grant, Have, Wanted, WouldAccept
 from zkc.client.sources import AnySource, FileSource
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES

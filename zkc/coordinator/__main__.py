@@ -13,10 +13,11 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Final
 
 from zkc import logs
-from zkc.coordinator.engine import Engine, Ready, Settings, defect
+from zkc.coordinator.engine import DESCRIPTORS_SPARE, Engine, Ready, Settings, defect
 from zkc.coordinator.reports import ADMITTED_BYTES, Failed, Orders, Started, pack_admitted, read_line, write_line
 from zkc.errors import LocalIOError, ZkcError
 from zkc.stores.home import Home, HomeLock
@@ -24,8 +25,6 @@ from zkc.stores.home import Home, HomeLock
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _DESCRIPTORS_MIN: Final = 256
-_DESCRIPTORS_SPARE: Final = 64
-"""Descriptors that are not connections: sockets, database, log."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,9 +35,7 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         _protect_memory()
-        home = Home.resolve("coordinator", orders.home)
-        if not orders.home:
-            home = Home.resolve("coordinator")
+        home = Home("coordinator", Path(orders.data), Path(orders.config), Path(orders.runtime))
         settings = Settings(
             home, orders.options, listen=tuple(orders.listen),
             on_ready=lambda ready: _tell_ready(report, ready),
@@ -92,7 +89,7 @@ def _protect_memory() -> None:
 def _claim_descriptors(clients: int) -> None:
     """As many descriptors as the system gives; refuses to start where they would never do (attack O07)."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = clients + _DESCRIPTORS_SPARE
+    wanted = clients + DESCRIPTORS_SPARE
     allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     if allowed < _DESCRIPTORS_MIN and allowed < wanted:
         raise LocalIOError(

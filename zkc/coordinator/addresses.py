@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 
 class _SockAddr(ctypes.Structure):
@@ -17,7 +18,7 @@ class _IfAddrs(ctypes.Structure):
     pass
 
 
-_IfAddrs._fields_ = (  # noqa: SLF001  (how ctypes declares a structure that points to itself)
+_IfAddrs._fields_ = (
     ("next", ctypes.POINTER(_IfAddrs)),
     ("name", ctypes.c_char_p),
     ("flags", ctypes.c_uint),
@@ -43,7 +44,7 @@ def _interface_addresses() -> Iterator[str]:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     try:
-        entry = first
+        entry: Any = first  # a pointer is false where it is NULL, which its type does not tell
         while entry:
             address = entry.contents.address
             if address:

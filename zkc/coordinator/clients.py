@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from zkc.constants import (
-    CHANNELS_PER_CLIENT_MAX, CONTROL_MESSAGE_MAX, GOODBYE_SECONDS, HEARTBEAT_SECONDS, HELLOS_PER_SECOND_MAX, ID_BYTES,
-    OFFLINE_SECONDS, REQUEST_SECONDS, SESSION_LINGER_SECONDS, UNCONFIRMED_CHANNELS_MAX,
+    CHANNELS_PER_CLIENT_MAX,
+    CONTROL_MESSAGE_MAX,
+    GOODBYE_SECONDS,
+    HEARTBEAT_SECONDS,
+    HELLOS_PER_SECOND_MAX,
+    ID_BYTES,
+    OFFLINE_SECONDS,
+    REQUEST_SECONDS,
+    SESSION_LINGER_SECONDS,
+    UNCONFIRMED_CHANNELS_MAX,
 )
 from zkc.coordinator.core import Core, Wire
 from zkc.crypto.suites import read_private
@@ -29,8 +37,17 @@ from zkc.stores.keydb import ClientRow
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_record
 from zkc.wire.messages import (
-    AnswerBody, AnswerInfo, Card, CardBody, ChannelHello, ChannelMessage, Failure, HelloInfo, Replaced,
-    RequestBody, Revoked,
+    AnswerBody,
+    AnswerInfo,
+    Card,
+    CardBody,
+    ChannelHello,
+    ChannelMessage,
+    Failure,
+    HelloInfo,
+    Replaced,
+    RequestBody,
+    Revoked,
 )
 
 Silence = Literal["offline", "expired"]
@@ -41,6 +58,8 @@ OnRequest = Callable[["Session", Asked], None]
 _LIMITS: Final = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000))
 _LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
 """Seconds: libzmq tells of a disconnection just before it closes the descriptor."""
+REASON_MAX: Final = 512
+"""Characters of a reason that travels."""
 _SEEN_FLUSH_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 0.5
 
@@ -227,7 +246,7 @@ class Clients:
     # --- asking and answering ---------------------------------------------------------------------------------------
 
     def ask(self, session: Session, body: RequestBody, within: float, on_reply: OnReply) -> None:
-        """A request to the client, repeated until it is answered; ``on_reply`` is called once, never before this returns.
+        """A request to the client, repeated until it is answered; ``on_reply`` is called once, after this has returned.
 
         After ``within`` seconds, or when the client goes away, it gets a `Silence`.
         """
@@ -235,23 +254,23 @@ class Clients:
             asyncio.get_running_loop().call_soon(on_reply, "offline")
             return
         now = self._core.clock.monotonic()
-        id = self._core.entropy.bytes(ID_BYTES)
-        session.waiting[id] = on_reply
+        call = self._core.entropy.bytes(ID_BYTES)
+        session.waiting[call] = on_reply
         self._asking.add(session)
-        self._transmit(session, session.calls.request(id, body, now, now + within))
+        self._transmit(session, session.calls.request(call, body, now, now + within))
 
     def tell(self, session: Session, body: RequestBody) -> None:
         """A request whose answer matters to nobody."""
         self.ask(session, body, REQUEST_SECONDS, lambda _: None)
 
-    def answer(self, session: Session, id: bytes, body: AnswerBody) -> None:
-        """Our answer to the client's request ``id``, kept for when it asks again."""
-        self._transmit(session, session.calls.answer(id, body).plaintext)
+    def answer(self, session: Session, call: bytes, body: AnswerBody) -> None:
+        """Our answer to the client's request ``call``, kept for when it asks again."""
+        self._transmit(session, session.calls.answer(call, body).plaintext)
 
-    def fail(self, session: Session, id: bytes, code: int, detail: str) -> None:
-        """Our refusal of the client's request ``id``."""
+    def fail(self, session: Session, call: bytes, code: int, detail: str) -> None:
+        """Our refusal of the client's request ``call``."""
         self._core.count(f"refused.{code}")
-        self._transmit(session, session.calls.fail(id, code, detail).plaintext)
+        self._transmit(session, session.calls.fail(call, code, detail).plaintext)
 
     def _transmit(self, session: Session, plaintext: bytes) -> None:
         """Seals and sends, if the client is there; what is lost is asked for again."""
@@ -386,7 +405,7 @@ class Clients:
         self._by_uid[uid] = self._by_name[row.name] = client
         return client
 
-    # --- what ends them ------------------------------------------------------------------------------------------------
+    # --- what ends them -----------------------------------------------------------------------------------------------
 
     def goodbye(self, session: Session) -> None:
         """The process ends by itself: offline at once. What it asks again is still answered for a moment."""
@@ -418,7 +437,7 @@ class Clients:
                 self._end(session)
                 self._core.hang_up(wire.fd, wire.inode)
 
-            self.ask(session, Revoked(reason), GOODBYE_SECONDS, over)
+            self.ask(session, Revoked(reason[:REASON_MAX]), GOODBYE_SECONDS, over)
         client.daemon = None
         if self._by_name.get(client.name) is client:
             del self._by_name[client.name]

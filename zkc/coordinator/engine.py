@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,11 +29,19 @@ from zkc.coordinator.transfers import Transfers
 from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import InternalError, PeerViolation, UsageError, ZkcError
-from zkc.net.local import Credentials, LocalServer, serve_local
+from zkc.net.local import LocalServer, serve_local
+from zkc.net.local_client import Credentials
 from zkc.net.loopsocket import Dropped, LoopSocket, Received, Sent
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
 from zkc.net.sockets import (
-    CONTROL_DOMAIN, Context, Socket, bind_router, context, shutdown_connection, split_endpoint, tcp_endpoint,
+    CONTROL_DOMAIN,
+    Context,
+    Socket,
+    bind_router,
+    context,
+    shutdown_connection,
+    split_endpoint,
+    tcp_endpoint,
 )
 from zkc.net.zap import AsyncZap, ZapRequest, self_test
 from zkc.stores.home import Home, HomeLock
@@ -47,7 +56,8 @@ SELF_TEST_SECONDS: Final = 60.0
 _ONLINE_PAGE: Final = 4096
 _AUTOMATIC_ID_BYTES: Final = 5
 
-KEYDB_NAME: Final = "keys.db"
+DESCRIPTORS_SPARE: Final = 64
+"""Open files that are not connections: sockets, database, log."""
 
 
 def keydb_url(home: Home, config: CoordinatorConfig) -> str:
@@ -74,8 +84,8 @@ class Settings:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     listen: tuple[str, ...] = ()
     """Where an earlier process of the same supervisor was bound; goes before every other setting."""
-    on_ready: Callable[[Ready], None] = lambda ready: None
-    on_admitted: Callable[[bytes, str], None] = lambda key, who: None
+    on_ready: Callable[[Ready], None] = lambda _ready: None
+    on_admitted: Callable[[bytes, str], None] = lambda _key, _who: None
     """Told of each connection before it is let in: CURVE key (32 bytes), User-Id."""
 
     def load(self) -> Loaded[CoordinatorConfig]:
@@ -248,13 +258,18 @@ class Engine:
             core.warn("zap.banned", "a barred key was refused", key_id=key.hex(), address=request.address)
             return None
         who = self._who(key)
-        if who is None or len(self._connections) > core.config.limits.clients:
+        if who is None or len(self._connections) > self._room():
             core.count("zap.refused" if who is None else "zap.full")
             core.warn("zap.refused", "connection refused", address=request.address, full=who is not None)
             return None
         core.count("zap.admitted")
         self._settings.on_admitted(key, who)
         return who
+
+    def _room(self) -> int:
+        """How many connections there may be: out of descriptors, libzmq spins (attack O07)."""
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return min(self._core.config.limits.clients, descriptors - DESCRIPTORS_SPARE)
 
     def _who(self, key: bytes) -> str | None:
         client = self._core.db.client_with_key(key)
@@ -276,16 +291,16 @@ class Engine:
             core.violated("router", PeerViolation("identity", "a routing id of the peer's own"), user=received.user_id)
             shutdown_connection(wire.fd, wire.inode)
             return
-        sort, _, id = received.user_id.partition(":")
+        sort, _, owner = received.user_id.partition(":")
         try:
             kind, body = split_control(received.payload)
             match sort, kind:
                 case "i", ControlKind.REGISTRATION:
-                    self._registrations.on_message(wire, bytes.fromhex(id), body)
+                    self._registrations.on_message(wire, bytes.fromhex(owner), body)
                 case "u", ControlKind.CHANNEL:
-                    self._clients.on_hello(wire, bytes.fromhex(id), body)
+                    self._clients.on_hello(wire, bytes.fromhex(owner), body)
                 case "u", ControlKind.RECORD:
-                    self._clients.on_record(wire, bytes.fromhex(id), received.payload)
+                    self._clients.on_record(wire, bytes.fromhex(owner), received.payload)
                 case _:
                     raise PeerViolation("unexpected", f"{kind.name} from {sort or 'nobody'}")
         except PeerViolation as violation:
@@ -335,7 +350,7 @@ class Engine:
         self._transfers.drop(uid)
         self._clients.revoke(uid, reason)
 
-    # --- the control socket ---------------------------------------------------------------------------------------------
+    # --- the control socket -------------------------------------------------------------------------------------------
 
     async def _answer_control(self, request: ControlRequest, _peer: Credentials) -> AsyncGenerator[ControlReply, None]:
         match request:
@@ -365,7 +380,8 @@ class Engine:
         }
         return Status(
             list(self._bound), core.identity.fingerprint.hex(), core.db.live_clients(), len(self._clients.online),
-            _shown(keydb_url(self._settings.home, self._loaded.config)), core.identity.suite.name, os.getpid(), counters,
+            _shown(keydb_url(self._settings.home, self._loaded.config)), core.identity.suite.name, os.getpid(),
+            counters,
         )
 
     def _refused_local(self, why: str, peer: Credentials) -> None:

@@ -37,7 +37,7 @@ def make_invitation(
 
 
 def advertised(endpoints: Iterable[str]) -> tuple[str, ...]:
-    """Where a newcomer may reach what listens on ``endpoints``: a wildcard is every address of this host, loopback last."""
+    """Where a newcomer may reach ``endpoints``: a wildcard is every address of this host, loopback last."""
     found: list[str] = []
     for endpoint in endpoints:
         host, port = split_endpoint(endpoint)

@@ -17,7 +17,15 @@ from zkc.errors import PeerViolation, ZkcError
 from zkc.ids import Kind
 from zkc.protocol.registration_client import error_mac
 from zkc.protocol.registration_coordinator import (
-    TABLE, Commit, Committed, Greeted, Nothing, Registered, Registrar, Reserve, Reserved,
+    TABLE,
+    Commit,
+    Committed,
+    Greeted,
+    Nothing,
+    Registered,
+    Registrar,
+    Reserve,
+    Reserved,
 )
 from zkc.protocol.step import Send, Step, erase, step
 from zkc.stores.keydb import ClientRow, InvitationRow, InviteUsed

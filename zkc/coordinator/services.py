@@ -15,8 +15,22 @@ from zkc.ids import is_name
 from zkc.protocol.calls import Asked
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
-    AnswerBody, Goodbye, Heartbeat, Invitation, InviteApplication, Leave, ListPeers, LookUp, Ok, Peer, PeerCard,
-    PeerPage, TransferConfirmKey, TransferEnd, TransferKey, TransferRequest,
+    AnswerBody,
+    Goodbye,
+    Heartbeat,
+    Invitation,
+    InviteApplication,
+    Leave,
+    ListPeers,
+    LookUp,
+    Ok,
+    Peer,
+    PeerCard,
+    PeerPage,
+    TransferConfirmKey,
+    TransferEnd,
+    TransferKey,
+    TransferRequest,
 )
 
 _PAGE_NAMES: Final = 128
@@ -75,16 +89,16 @@ class Services:
 
     # --- the requests -------------------------------------------------------------------------------------------------
 
-    def _heartbeat(self, _session: Session, _id: bytes, _body: Heartbeat) -> AnswerBody:
+    def _heartbeat(self, _session: Session, _call: bytes, _body: Heartbeat) -> AnswerBody:
         return Ok()
 
-    def _goodbye(self, _session: Session, _id: bytes, _body: Goodbye) -> AnswerBody:
+    def _goodbye(self, _session: Session, _call: bytes, _body: Goodbye) -> AnswerBody:
         return Ok()
 
-    def _leave(self, _session: Session, _id: bytes, _body: Leave) -> AnswerBody:
+    def _leave(self, _session: Session, _call: bytes, _body: Leave) -> AnswerBody:
         return Ok()
 
-    def _list_peers(self, _session: Session, _id: bytes, body: ListPeers) -> AnswerBody:
+    def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
         """A page of live clients by name behind ``after``; at least one of them, or the end."""
         after, more, peers = body.after, True, list[Peer]()
         while more and not peers:
@@ -99,13 +113,13 @@ class Services:
         seen = self._core.clock.wall() if online else row.last_seen
         return Peer(row.name, _kind_of(row), online, int(seen), row.fingerprint)
 
-    def _look_up(self, _session: Session, _id: bytes, body: LookUp) -> AnswerBody:
+    def _look_up(self, _session: Session, _call: bytes, body: LookUp) -> AnswerBody:
         row = self._core.db.client_named(body.name)
         if row is None:
             raise UnknownRecipient("nobody of that name is registered", detail="unknown")
         return PeerCard(row.card, row.certificate)
 
-    def _invite_application(self, session: Session, _id: bytes, body: InviteApplication) -> AnswerBody:
+    def _invite_application(self, session: Session, _call: bytes, body: InviteApplication) -> AnswerBody:
         """A short-lived invitation for ``owner/app``, vouched for by this channel."""
         core, owner = self._core, session.client
         name = f"{owner.name}/{body.app}"
@@ -127,13 +141,13 @@ class Services:
         core.log.info("application invited", name=name, owner=owner.name)
         return Invitation(text)
 
-    def _transfer_request(self, session: Session, id: bytes, body: TransferRequest) -> None:
-        self._transfers.request(session, id, body)
+    def _transfer_request(self, session: Session, call: bytes, body: TransferRequest) -> None:
+        self._transfers.request(session, call, body)
 
-    def _transfer_step(self, session: Session, id: bytes, body: TransferKey | TransferConfirmKey) -> None:
-        self._transfers.go_on(session, id, body)
+    def _transfer_step(self, session: Session, call: bytes, body: TransferKey | TransferConfirmKey) -> None:
+        self._transfers.go_on(session, call, body)
 
-    def _transfer_end(self, session: Session, _id: bytes, body: TransferEnd) -> AnswerBody:
+    def _transfer_end(self, session: Session, _call: bytes, body: TransferEnd) -> AnswerBody:
         self._transfers.end(session, body)
         return Ok()
 

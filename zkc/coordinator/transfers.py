@@ -18,12 +18,26 @@ from zkc.crypto.primitives import Secret
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.transfer_coordinator import (
-    TABLE, AnswerSender, AskRecipient, Broker, FailSender, Finished, Idle, read_request, xid_of,
+    TABLE,
+    AnswerSender,
+    AskRecipient,
+    Broker,
+    FailSender,
+    Finished,
+    Idle,
+    read_request,
+    xid_of,
 )
 from zkc.rules.policy import Asked as PolicyQuestion
 from zkc.rules.policy import Standing, decide, least_size
 from zkc.wire.messages import (
-    AnswerBody, Failure, Req, TransferConfirmKey, TransferEnd, TransferKey, TransferRequest,
+    AnswerBody,
+    Failure,
+    Req,
+    TransferConfirmKey,
+    TransferEnd,
+    TransferKey,
+    TransferRequest,
 )
 
 _RECIPIENT_MAY_SAY: Final = frozenset({12, 22, 23, 24, 25, 30, 31, 32, 33, 40})
@@ -65,7 +79,7 @@ class Transfers:
 
     # --- what clients ask -----------------------------------------------------------------------------------------
 
-    def request(self, session: Session, id: bytes, message: TransferRequest) -> None:
+    def request(self, session: Session, call: bytes, message: TransferRequest) -> None:
         """X1. Errors for the sender: `PeerViolation`, and those of the contract."""
         core, sender = self._core, session.client
         seen = sender.requests.add(core.clock.monotonic())
@@ -90,14 +104,14 @@ class Transfers:
         deadline = core.clock.monotonic() + STEP_SECONDS
         handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
         first = step(TABLE, broker, handshake.state, message)
-        handshake.waiting.append((session, id))
+        handshake.waiting.append((session, call))
         self._open[req.xid] = handshake
         self._use(sender.uid, req.xid)
         sender.handshakes += 1
         core.count("transfers.begun")
         self._take(handshake, first)
 
-    def go_on(self, session: Session, id: bytes, message: TransferKey | TransferConfirmKey) -> None:
+    def go_on(self, session: Session, call: bytes, message: TransferKey | TransferConfirmKey) -> None:
         """X5, or CONFS."""
         xid = xid_of(message)
         handshake = self._open.get(xid)
@@ -110,7 +124,7 @@ class Transfers:
         if len(handshake.waiting) >= _WAITING_MAX:
             raise PeerViolation("limit", "the same step is asked for too often")
         taken = step(TABLE, handshake.broker, handshake.state, message)
-        handshake.waiting.append((session, id))
+        handshake.waiting.append((session, call))
         self._take(handshake, taken)
 
     def end(self, session: Session, message: TransferEnd) -> None:
@@ -170,8 +184,8 @@ class Transfers:
                     self._clients.ask(handshake.to, body, STEP_SECONDS, partial(self._on_reply, handshake))
                 case AnswerSender(body=body):
                     waiting, handshake.waiting = handshake.waiting, []
-                    for session, id in waiting:
-                        self._clients.answer(session, id, body)
+                    for session, call in waiting:
+                        self._clients.answer(session, call, body)
                 case FailSender(code=code, detail=detail):
                     self._tell_sender(handshake, _told(code), detail)
                 case _:
@@ -210,8 +224,8 @@ class Transfers:
     def _tell_sender(self, handshake: _Handshake, code: int, detail: str) -> None:
         """As the answer to what it waits for, else as a message of its own."""
         waiting, handshake.waiting = handshake.waiting, []
-        for session, id in waiting:
-            self._clients.fail(session, id, code, detail)
+        for session, call in waiting:
+            self._clients.fail(session, call, code, detail)
         if not waiting and handshake.origin.wire is not None:
             self._clients.tell(handshake.origin, TransferEnd(handshake.xid, code, detail))
 

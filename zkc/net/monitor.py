@@ -6,20 +6,21 @@ A monitor that nobody reads grows without bound: read it, or do not open it.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import zmq
 
 from zkc.env import Clock, SystemClock
 from zkc.errors import InternalError
-from zkc.net.loopsocket import EdgeReader
 from zkc.net.sockets import Socket, inode_of
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class EventKind(IntEnum):
@@ -103,6 +104,8 @@ class AsyncMonitor:
         loop: asyncio.AbstractEventLoop | None = None,
         kinds: Collection[EventKind] = CONNECTION_KINDS,
     ) -> None:
+        from zkc.net.loopsocket import EdgeReader  # noqa: PLC0415 - asyncio costs, and a transfer needs none
+
         self._watched = sock
         self._pair = pair = _open(sock, kinds)
         self._reader = EdgeReader(

@@ -6,20 +6,21 @@ half open). Start the handler before any socket binds: without it nobody is admi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import zmq
 
 from zkc.errors import InternalError, PeerViolation
-from zkc.net.loopsocket import EdgeReader
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
 from zkc.net.sockets import Context, Socket, connect_dealer, generate_curve, plain_address, reach_locally
+
+if TYPE_CHECKING:
+    import asyncio
 
 ENDPOINT: Final = "inproc://zeromq.zap.01"
 SELF_TEST_SECONDS: Final = 5.0
@@ -95,6 +96,8 @@ class AsyncZap:
     """The ZAP handler of ``ctx`` on an asyncio loop; errors of ``admit`` go to the loop's exception handler."""
 
     def __init__(self, ctx: Context, loop: asyncio.AbstractEventLoop, admit: Admit) -> None:
+        from zkc.net.loopsocket import EdgeReader  # noqa: PLC0415 - asyncio costs, and a transfer needs none
+
         self._loop = loop
         self._admit = admit
         self._sock = sock = _bind(ctx)
@@ -172,6 +175,8 @@ async def self_test(ctx: Context, endpoint: str, server_key: bytes, within: floa
     Returns if ZAP refused it. `InternalError` (``zap``) if it was let in, or if no ZAP handler answered within
     ``within`` seconds: libzmq without its handler is not to be left running.
     """
+    import asyncio  # noqa: PLC0415 - see AsyncZap
+
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[SocketEvent] = loop.create_future()
 

@@ -74,12 +74,13 @@ class DeliveryRecipient:
     def __init__(self, session: Session, attempt: int = 0) -> None:
         self._session = session
         self._attempt = attempt
-        self._data = self._opener(Stream.DATA)
-        self._names = self._opener(Stream.MANIFEST)
-        self._acks = self._sealer()
+        self._data = self._opener(Stream.DATA, attempt)
+        self._names = self._opener(Stream.MANIFEST, attempt)
+        self._acks = self._sealer(attempt)
         self._manifest: Manifest | None = None
         self._started = False
         self._complete = False
+        self._failed = False
         self._hash = blake3()
         self.received = 0
 
@@ -101,7 +102,14 @@ class DeliveryRecipient:
 
     def receive(self, frame: bytes) -> Event:
         """One frame. `PeerViolation`: ``forged``, ``unexpected``, ``limit``, ``truncated``, ``malformed``; after one, nothing more."""
-        header = DataHeader.unpack(frame)
+        if self._failed:
+            raise PeerViolation("unexpected", "a frame after a failure")
+        self._failed = True
+        event = self._receive(DataHeader.unpack(frame), frame)
+        self._failed = False
+        return event
+
+    def _receive(self, header: DataHeader, frame: bytes) -> Event:
         if header.stream is Stream.MANIFEST:
             return self._receive_manifest(header, frame)
         if Flag.START in header.flags:
@@ -114,18 +122,23 @@ class DeliveryRecipient:
             if not self._complete or plaintext:
                 raise PeerViolation("truncated", "a farewell before the end")
             return Farewell()
+        if header.flags not in {Flag.NONE, Flag.LAST}:
+            raise PeerViolation("unexpected", "flags that do not go together")
         return self._receive_chunk(plaintext, last=header.flags == Flag.LAST)
 
     def _receive_start(self, header: DataHeader, frame: bytes) -> Event:
+        data, attempt = self._data, self._attempt
         if self._started:
-            if header.attempt != self._attempt + 1 or not self._data.used_up or self._complete:
+            attempt += 1
+            if header.attempt != attempt or not data.used_up or self._complete:
                 raise PeerViolation("unexpected", "a second start")
-            self._attempt = header.attempt
-            self._data, self._acks = self._opener(Stream.DATA), self._sealer()
-        start: Start = decode(self._data.open(header, frame), Start)
-        if header.flags != Flag.START or (start.attempt, start.offset) != (self._attempt, self.received):
+            data = self._opener(Stream.DATA, attempt)
+        start: Start = decode(data.open(header, frame), Start)
+        if header.flags != Flag.START or (start.attempt, start.offset) != (attempt, self.received):
             raise PeerViolation("unexpected", "a start at another place")
-        self._started = True
+        if self._started:
+            self._acks = self._sealer(attempt)
+        self._data, self._attempt, self._started = data, attempt, True
         return Started()
 
     def _receive_manifest(self, header: DataHeader, frame: bytes) -> Event:
@@ -169,11 +182,11 @@ class DeliveryRecipient:
         if limit and self.received > limit:
             raise PeerViolation("limit", "more bytes than this client takes")
 
-    def _opener(self, stream: Stream) -> StreamOpener:
-        return StreamOpener(self._session.k, stream, self._attempt, self._session.req.cipher)
+    def _opener(self, stream: Stream, attempt: int) -> StreamOpener:
+        return StreamOpener(self._session.k, stream, attempt, self._session.req.cipher)
 
-    def _sealer(self) -> StreamSealer:
-        return StreamSealer(self._session.k, Stream.ACK, self._attempt, self._session.req.cipher)
+    def _sealer(self, attempt: int) -> StreamSealer:
+        return StreamSealer(self._session.k, Stream.ACK, attempt, self._session.req.cipher)
 
 
 def receipt_body(session: Session, manifest: Manifest, size: int, digest: bytes, began: float, ended: float) -> ReceiptBody:

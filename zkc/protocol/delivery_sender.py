@@ -25,7 +25,7 @@ from zkc.errors import IntegrityError, PeerViolation
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DataHeader, Flag, Stream
-from zkc.wire.messages import Ack, AckMessage, Done, Manifest, ReceiptBody, Start, Stop
+from zkc.wire.messages import Ack, AckMessage, Done, Manifest, Receipt, ReceiptBody, Start, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class DeliverySender:
         self._acks = self._opener()
         self._next_acks: StreamOpener | None = None
         self._started = False
+        self._failed = False
         self._limit = 0
         self._hash = blake3()
         self.sent = 0
@@ -110,11 +111,24 @@ class DeliverySender:
         return self._data.seal(encode(Stop(code, detail)), Flag.STOP)
 
     def receive(self, frame: bytes) -> Credited | Delivered | Stopped:
-        """One frame of the acknowledgement stream. `PeerViolation`; `IntegrityError` for a receipt of something else."""
-        header = DataHeader.unpack(frame)
+        """One frame of the acknowledgement stream; after an error, nothing more.
+
+        `PeerViolation`; `IntegrityError` for a receipt of something else.
+        """
+        if self._failed:
+            raise PeerViolation("unexpected", "a frame after a failure")
+        self._failed = True
+        event = self._receive(DataHeader.unpack(frame), frame)
+        self._failed = False
+        return event
+
+    def _receive(self, header: DataHeader, frame: bytes) -> Credited | Delivered | Stopped:
+        acks = self._acks
         if self._next_acks is not None and header.attempt == self._attempt:
-            self._acks, self._next_acks = self._next_acks, None
-        message = decode(self._acks.open(header, frame), AckMessage)
+            acks = self._next_acks
+        message = decode(acks.open(header, frame), AckMessage)
+        if acks is self._next_acks:
+            self._acks, self._next_acks = acks, None
         if isinstance(message, Ack):
             if message.position > self.sent:
                 raise PeerViolation("unexpected", "more was acknowledged than was sent")
@@ -131,6 +145,10 @@ class DeliverySender:
         session = self._session
         body = verify_receipt(session.peer.identity, message.receipt)
         check_receipt(session, body, self._manifest, self.sent, self._hash.digest())
+        if decode(message.receipt, Receipt).card != session.peer.encoded:
+            raise IntegrityError(
+                f"the receipt of {session.req.recipient} carries another card than its answer", detail="receipt"
+            )
         return Delivered(message.receipt, body)
 
     def _sealer(self, stream: Stream) -> StreamSealer:

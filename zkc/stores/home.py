@@ -205,6 +205,12 @@ class HomeLock:
         if self._descriptor is None:
             raise DaemonError("the lock of this home was released")
 
+    def fileno(self) -> int:
+        """The descriptor, for a child that is to hold the lock too."""
+        self.check_held()
+        assert self._descriptor is not None
+        return self._descriptor
+
     def release(self) -> None:
         """Harmless when repeated."""
         if self._descriptor is not None:

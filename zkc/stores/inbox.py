@@ -2,12 +2,17 @@
 
 ::
 
-    inbox/partial/ID        what is being received (locked by the process that writes it)
+    inbox/partial/ID        what is being received (locked by the process that writes it), or was until a link was lost
     inbox/files/ID          payloads of items; visible only through a row of the index
-    inbox/index.db          items, and the deliveries that are done, with their receipts
+    inbox/index.db          items, partial items, and the deliveries that are done, with their receipts
 
 `Inbox.commit` is the one way in: fsync(file), rename without replacing, fsync(folder), one transaction {delivery done,
 item, receipt}. Killed anywhere, the old or the new state is there, once `Inbox.recover` has swept (attack P03).
+
+A partial item is never an item (attack D04): it is listed apart, and nothing here reads its bytes. It stays until its
+delivery comes again, a person removes it, `PARTIAL_SECONDS` have gone by, or its sender has too many. Files go before
+their rows: a row without a file is no partial item, and the next start removes it.
+
 Every name on disk is one that we made: no text of a peer becomes part of a path here (attacks F01, F02).
 """
 
@@ -21,13 +26,13 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, Self
 
-from zkc.constants import FILE_NAME_MAX
-from zkc.env import Entropy, SystemEntropy
+from zkc.constants import FILE_NAME_MAX, PARTIALS_PER_SENDER_MAX
+from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import LocalIOError, UsageError
 from zkc.ids import KeySource
 from zkc.stores import files
@@ -36,9 +41,13 @@ from zkc.stores.localdb import LocalDb, Schema
 
 DONE_SECONDS: Final = 90 * 86400.0
 """How long a repeated delivery is answered with its receipt (`protocol`: the sender keeps its rows as long)."""
+PARTIAL_SECONDS: Final = 7 * 86400.0
+"""How long after its beginning a partial item is kept."""
 
 Conflict = Literal["skip", "overwrite", "rename"]
 ItemKind = Literal["file", "stream", "message"]
+ItemState = Literal["ready", "partial"]
+_Swept = Literal["removed", "locked", "nothing"]
 
 _ID_BYTES: Final = 8
 _COPY_BYTES: Final = 1 << 20
@@ -69,7 +78,11 @@ class NewItem:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An item of the inbox. ``sender``, ``name`` and ``note`` are the peer's text: escape them before printing."""
+    """An item of the inbox. ``sender``, ``name`` and ``note`` are the peer's text: escape them before printing.
+
+    ``partial``: its sender stopped, or still sends. ``size`` is what came so far, ``digest`` empty, ``received`` when it
+    began, and nobody has verified that what is in the file ends where the payload does.
+    """
 
     id: str
     sender: str
@@ -89,14 +102,25 @@ class Item:
     mode: int
     mtime_ns: int
     path: Path
+    state: ItemState = "ready"
 
     @property
     def transfer(self) -> str:
         return self.xid.hex()
 
 
-_COLUMNS: Final = tuple(item.name for item in fields(Item) if item.name != "path")
+_TYPES: Final[dict[str, type]] = {
+    item.name: {"int": int, "float": float, "bytes": bytes}.get(str(item.type), str)
+    for item in fields(Item) if item.name not in {"path", "state"}
+}
+_COLUMNS: Final = tuple(_TYPES)
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM items"  # noqa: S608 - names of ours
+
+_PARTIAL_COLUMNS: Final = ("id", "sender_fp", "tid", *(item.name for item in fields(NewItem)), "began")
+_NOT_YET: Final = {"size": "0", "digest": "x''", "received": "began"}
+_SELECT_PARTIALS: Final = (
+    f"SELECT {', '.join(_NOT_YET.get(name, name) for name in _COLUMNS)} FROM partials"  # noqa: S608 - names of ours
+)
 
 _SCHEMA: Final = Schema(
     what="the index of the inbox",
@@ -106,6 +130,8 @@ _SCHEMA: Final = Schema(
         f"CREATE TABLE items (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_COLUMNS)}, UNIQUE (id))",
         "CREATE TABLE done (sender_fp, tid, id, receipt, finished, PRIMARY KEY (sender_fp, tid)) WITHOUT ROWID",
         "CREATE INDEX done_finished ON done (finished)",
+        f"CREATE TABLE partials (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_PARTIAL_COLUMNS)}, UNIQUE (id),"
+        " UNIQUE (sender_fp, tid))",
     ),
 )
 
@@ -113,13 +139,16 @@ _SCHEMA: Final = Schema(
 class Partial:
     """A payload that is being received. One owner; its methods raise `LocalIOError`."""
 
-    def __init__(self, folder: int, item_id: str, sender_fp: bytes, tid: bytes, entry: NewItem) -> None:
+    def __init__(
+        self, inbox: Inbox, folder: int, item_id: str, sender_fp: bytes, tid: bytes, entry: NewItem
+    ) -> None:
         self.id = item_id
         self.sender_fp = sender_fp
         self.tid = tid
         self.entry = entry
         self.position = 0
         """Bytes written."""
+        self._inbox = inbox
         self._folder = folder
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor: int | None = os.open(item_id, flags, files.PRIVATE_FILE, dir_fd=folder)
@@ -144,13 +173,19 @@ class Partial:
         self.position = 0
 
     def close(self, discard: bool) -> None:
-        """End, and with ``discard`` remove the file. Harmless when repeated, and after `Inbox.commit`."""
+        """End: with ``discard`` nothing of it stays, else `Inbox.partials` has it.
+
+        Harmless when repeated, and after `Inbox.commit`.
+        """
         if self._descriptor is None:
             return
-        os.close(self._descriptor)
-        self._descriptor = None
-        if discard:
-            _unlink(self._folder, self.id)
+        try:
+            if discard:
+                _unlink(self._folder, self.id)
+            self._inbox.ended(self)
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class Inbox:
@@ -159,17 +194,18 @@ class Inbox:
     Every method raises `LocalIOError` (``no-space``, ``busy``, ``damaged``, ``permission``, ``io``).
     """
 
-    def __init__(self, home: Home, db: LocalDb, folders: tuple[int, int], entropy: Entropy) -> None:
+    def __init__(self, home: Home, db: LocalDb, folders: tuple[int, int], entropy: Entropy, clock: Clock) -> None:
         self._files = home.inbox / "files"
         self._partial = home.inbox / "partial"
         self._db = db
         self._entropy = entropy
+        self._clock = clock
         self._files_folder, self._partial_folder = folders
         self._closed = False
 
     @classmethod
-    def open(cls, home: Home, entropy: Entropy | None = None) -> Self:
-        """The inbox of ``home``, made where there is none. ``entropy`` makes the ids."""
+    def open(cls, home: Home, entropy: Entropy | None = None, clock: Clock | None = None) -> Self:
+        """The inbox of ``home``, made where there is none. ``entropy`` makes the ids; ``clock`` dates partial items."""
         files.check_folder(home.data, private=False)
         for folder in (home.inbox, home.inbox / "files", home.inbox / "partial"):
             files.make_folder(folder)
@@ -182,7 +218,7 @@ class Inbox:
             for folder_descriptor in opened:
                 os.close(folder_descriptor)
             raise
-        return cls(home, db, (opened[0], opened[1]), entropy or SystemEntropy())
+        return cls(home, db, (opened[0], opened[1]), entropy or SystemEntropy(), clock or SystemClock())
 
     def close(self) -> None:
         """Harmless when repeated."""
@@ -203,15 +239,27 @@ class Inbox:
     # --- arriving ----------------------------------------------------------------------------------------------------
 
     def begin(self, sender_fp: bytes, tid: bytes, entry: NewItem) -> Partial:
-        """A new and empty partial item for delivery ``tid`` of the sender with this fingerprint."""
-        with files.translated("making a partial item in the inbox"):
-            partial = Partial(self._partial_folder, self._entropy.bytes(_ID_BYTES).hex(), sender_fp, tid, entry)
-            try:
-                # For `recover`, which must not take away what another process still writes.
+        """A new and empty partial item for delivery ``tid`` of the sender with this fingerprint.
+
+        It takes the place of the one that an earlier attempt left; an attempt that still runs goes on, and leaves none.
+        """
+        partial: Partial | None = None
+        try:
+            # In the transaction: so `recover` never meets a file that has no lock yet, or no row.
+            with self._db.writing() as connection, files.translated("making a partial item in the inbox"):
+                self._drop_delivery(connection, sender_fp, tid)
+                item_id = self._entropy.bytes(_ID_BYTES).hex()
+                partial = Partial(self, self._partial_folder, item_id, sender_fp, tid, entry)
                 fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BaseException:
+                _insert(
+                    connection, "partials", _PARTIAL_COLUMNS,
+                    (item_id, sender_fp, tid, *astuple(entry), self._clock.wall()),
+                )
+                self._drop_surplus(connection, sender_fp)
+        except BaseException:
+            if partial is not None:
                 partial.close(discard=True)
-                raise
+            raise
         return partial
 
     def commit(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
@@ -247,11 +295,8 @@ class Inbox:
             if known is not None:
                 return known
             item = self._item_of(partial, partial.id, digest, now)
-            marks = ", ".join("?" * len(_COLUMNS))
-            connection.execute(
-                f"INSERT INTO items ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608 - names of ours
-                astuple(item)[: len(_COLUMNS)],
-            )
+            _insert(connection, "items", _COLUMNS, astuple(item)[: len(_COLUMNS)])
+            self._drop_delivery(connection, partial.sender_fp, partial.tid)
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
             connection.execute(
                 "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (partial.sender_fp, partial.tid, item.id, receipt, now)
@@ -283,23 +328,108 @@ class Inbox:
         return None if row is None else bytes(row[0])
 
     def recover(self, now: float) -> int:
-        """Sweep what killed processes left: partial items, files without a row, receipts older than 90 days.
+        """Sweep what killed processes left, files without a row and rows without a file, and what has become too old:
+        receipts of 90 days, partial items of 7.
 
         For the daemon, at its start. What a living process works on is locked and stays; a file that has no name of
         ours is not ours. Answers how many files went.
         """
-        removed = sum(_sweep(self._partial_folder, name) for name in self._names(self._partial_folder))
         with self._db.writing() as connection:
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
-            kept = {row[0] for row in connection.execute("SELECT id FROM items")}
+            removed = 0
+            for (item_id, began) in connection.execute("SELECT id, began FROM partials").fetchall():
+                if began < now - PARTIAL_SECONDS or self._partial_size(item_id) is None:
+                    removed += self._drop(connection, item_id) == "removed"
             # A commit under way holds its file's lock until it is inside a transaction like this one.
-            orphans = [name for name in self._names(self._files_folder) if name not in kept]
-            return removed + sum(_sweep(self._files_folder, name) for name in orphans)
+            for folder, table in ((self._partial_folder, "partials"), (self._files_folder, "items")):
+                kept = {row[0] for row in connection.execute(f"SELECT id FROM {table}")}  # noqa: S608 - names of ours
+                orphans = [name for name in self._names(folder) if name not in kept]
+                removed += sum(_sweep(folder, name) == "removed" for name in orphans)
+        return removed
 
     @staticmethod
     def _names(folder: int) -> list[str]:
         with files.translated("reading the inbox"):
             return [name for name in os.listdir(folder) if _ID.fullmatch(name)]
+
+    # --- arrived in part ---------------------------------------------------------------------------------------------
+
+    def partials(self) -> list[Item]:
+        """What is being received, and what a lost link left; oldest first, each with state ``partial``."""
+        with self._db.reading() as connection:
+            rows = connection.execute(f"{_SELECT_PARTIALS} ORDER BY seq").fetchall()
+        return [item for row in rows if (item := self._partial_item(row)) is not None]
+
+    def purge_partials(self, sender_fp: bytes | None) -> int:
+        """Make room: remove the partial items of one sender (None: of all) that nobody receives now; the bytes freed."""
+        freed = 0
+        with self._db.reading() as connection:
+            found = connection.execute(
+                "SELECT id FROM partials WHERE ?1 IS NULL OR sender_fp = ?1 ORDER BY seq", (sender_fp,)
+            ).fetchall()
+        for (item_id,) in found:
+            # One transaction for each: to remove a large file takes a while, and others wait.
+            with self._db.writing() as connection:
+                size = self._partial_size(item_id)
+                if self._drop(connection, item_id) == "removed":
+                    freed += size or 0
+        return freed
+
+    def ended(self, partial: Partial) -> None:
+        """`Partial.close` has come to its end: let it stay for a person to see where it has a file.
+
+        Without a row its place has been taken, by a later attempt or by the item: then its file goes. What the index
+        cannot take now, `recover` does.
+        """
+        with suppress(LocalIOError), self._db.writing() as connection:
+            if self._partial_size(partial.id) is None:
+                connection.execute("DELETE FROM partials WHERE id = ?", (partial.id,))
+            elif _one(connection, "SELECT 1 FROM partials WHERE id = ?", (partial.id,)) is None:
+                _unlink(self._partial_folder, partial.id)
+            else:
+                # In the transaction: a later attempt finds it either running, or here to be removed.
+                fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
+                self._drop_surplus(connection, partial.sender_fp)
+
+    def _drop_delivery(self, connection: sqlite3.Connection, sender_fp: bytes, tid: bytes) -> None:
+        """No partial item of this delivery stays; the file of one that still runs goes with it (`ended`)."""
+        row = _one(connection, "SELECT id FROM partials WHERE sender_fp = ? AND tid = ?", (sender_fp, tid))
+        if row is not None:
+            self._drop(connection, row[0])
+            connection.execute("DELETE FROM partials WHERE id = ?", row)
+
+    def _drop_surplus(self, connection: sqlite3.Connection, sender_fp: bytes) -> None:
+        """The oldest go where one sender has too many; those that are being received count, and stay."""
+        (count,) = connection.execute("SELECT count(*) FROM partials WHERE sender_fp = ?", (sender_fp,)).fetchone()
+        surplus = count - PARTIALS_PER_SENDER_MAX
+        if surplus <= 0:
+            return
+        rows = connection.execute("SELECT id FROM partials WHERE sender_fp = ? ORDER BY seq", (sender_fp,)).fetchall()
+        for (item_id,) in rows:
+            surplus -= self._drop(connection, item_id) != "locked"
+            if surplus <= 0:
+                return
+
+    def _drop(self, connection: sqlite3.Connection, item_id: str) -> _Swept:
+        """Remove a partial item, file and row, unless it is being received."""
+        swept = _sweep(self._partial_folder, self._checked_id(item_id))
+        if swept != "locked":
+            connection.execute("DELETE FROM partials WHERE id = ?", (item_id,))
+        return swept
+
+    def _partial_size(self, item_id: str) -> int | None:
+        """Bytes that have come; None where there is no file of ours."""
+        with files.translated("reading the inbox"):
+            try:
+                found = os.stat(self._checked_id(item_id), dir_fd=self._partial_folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def _partial_item(self, row: tuple[Any, ...]) -> Item | None:
+        item = self._item(row)
+        size = self._partial_size(item.id)
+        return None if size is None else replace(item, size=size, path=self._partial / item.id, state="partial")
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -309,14 +439,16 @@ class Inbox:
             return [self._item(row) for row in connection.execute(f"{_SELECT} ORDER BY seq")]
 
     def find(self, prefix: str) -> Item:
-        """The item whose id begins with ``prefix``. `UsageError`: ``unknown-id``, ``ambiguous-id``."""
+        """The item, or partial item, whose id begins with ``prefix``. `UsageError`: ``unknown-id``, ``ambiguous-id``."""
         wanted = prefix.lower()
-        found: list[tuple[Any, ...]] = []
+        found: list[Item] = []
         if _PREFIX.fullmatch(wanted):
+            where, bounds = "WHERE id >= ? AND id < ? LIMIT 2", (wanted, wanted + "g")
             with self._db.reading() as connection:
-                found = connection.execute(
-                    f"{_SELECT} WHERE id >= ? AND id < ? LIMIT 2", (wanted, wanted + "g")
-                ).fetchall()
+                whole = connection.execute(f"{_SELECT} {where}", bounds).fetchall()
+                begun = connection.execute(f"{_SELECT_PARTIALS} {where}", bounds).fetchall()
+            found = [self._item(row) for row in whole]
+            found += [item for row in begun if (item := self._partial_item(row)) is not None]
         if not found:
             raise UsageError(
                 f"there is no item {prefix[:40]!r} in the inbox", detail="unknown-id", hint="see zkc inbox"
@@ -325,7 +457,7 @@ class Inbox:
             raise UsageError(
                 f"{prefix!r} is the beginning of several ids", detail="ambiguous-id", hint="give more of its digits"
             )
-        return self._item(found[0])
+        return found[0]
 
     def version(self) -> int:
         """A number that grows when the inbox has changed. Cheap: for one who waits."""
@@ -375,12 +507,27 @@ class Inbox:
         return next((claim for item in self.items() if matches(item) and (claim := self.take(item.id))), None)
 
     def remove(self, item_id: str) -> bool:
-        """Remove an item, also one that is being read. False: there is none. Its delivery stays done."""
+        """Remove an item, also one that is being read, or a partial item. False: there is none.
+
+        The delivery of an item stays done. Errors: `LocalIOError` (``busy``) for one that is being received now.
+        """
         with self._db.writing() as connection:
             gone = connection.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount > 0
-        if gone:  # the id is one of ours; killed here, `recover` does the rest
-            _unlink(self._files_folder, item_id)
-        return gone
+            if not gone:
+                return self._remove_partial(connection, item_id)
+        # The id is one of ours; killed here, `recover` does the rest.
+        _unlink(self._files_folder, item_id)
+        return True
+
+    def _remove_partial(self, connection: sqlite3.Connection, item_id: str) -> bool:
+        if _one(connection, "SELECT 1 FROM partials WHERE id = ?", (item_id,)) is None:
+            return False
+        swept = self._drop(connection, item_id)
+        if swept == "locked":
+            raise LocalIOError(
+                f"item {item_id} is being received now", detail="busy", hint="run it again when its transfer has ended"
+            )
+        return swept == "removed"
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
@@ -394,7 +541,15 @@ class Inbox:
 
     def _item(self, row: tuple[Any, ...]) -> Item:
         values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
-        return Item(**values, path=self._files / values["id"])
+        if not all(isinstance(values[name], wanted) for name, wanted in _TYPES.items()):
+            raise self._db.damaged()
+        return Item(**values, path=self._files / self._checked_id(values["id"]))
+
+    def _checked_id(self, item_id: str) -> str:
+        """An id of the index before it names a file: what a damaged index says reaches no other file (attack K03)."""
+        if not isinstance(item_id, str) or not _ID.fullmatch(item_id):
+            raise self._db.damaged()
+        return item_id
 
     def _item_of(self, partial: Partial, item_id: str, digest: bytes, now: float) -> Item:
         entry = partial.entry
@@ -463,9 +618,11 @@ def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> P
     nothing else of the sender's file is taken over but its time of change (attack F05).
 
     ``destination`` is the caller's choice: a name that came from a peer has gone through `rules.names.safe_name`.
-    Errors: `UsageError` where it is a folder; `LocalIOError`, after which nothing is there.
+    Errors: `UsageError` where it is a folder, or the item ``partial``; `LocalIOError`, after which nothing is there.
     """
     name = destination.name
+    if item.state == "partial":
+        raise UsageError(f"item {item.id} has arrived only in part", detail="partial", hint="ask its sender to send it again")
     if name in {"", ".."} or (conflict == "overwrite" and destination.is_dir() and not destination.is_symlink()):
         raise UsageError(f"{destination} is a folder", hint="name a file, or add a slash to save into the folder")
     with _opened(destination.parent) as folder, files.translated(f"saving {destination}"):
@@ -581,18 +738,33 @@ def _open_payload(folder: int, name: str) -> int:
     return descriptor
 
 
-def _sweep(folder: int, name: str) -> bool:
-    """Remove a file of ours that no living process has locked. Whether it went."""
+def _sweep(folder: int, name: str) -> _Swept:
+    """Remove a file of ours that no living process has locked."""
     with files.translated("sweeping the inbox"):
         try:
             descriptor = _open_payload(folder, name)
         except OSError:
-            return False  # no file of ours stands there: left for a person to look at
+            return "nothing"  # no file of ours stands there: left for a person to look at
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _unlink(folder, name)
         except BlockingIOError:
-            return False
+            return "locked"
         finally:
             os.close(descriptor)
-        return True
+        return "removed"
+
+
+# --- rows of a table -------------------------------------------------------------------------------------------------
+
+
+def _one(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = connection.execute(query, values).fetchone()
+    return row
+
+
+def _insert(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    marks = ", ".join("?" * len(columns))
+    connection.execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values  # noqa: S608 - names of ours
+    )

@@ -1,0 +1,146 @@
+"""The coordinator by a link of this process: what `zkc.client.access` takes where no daemon answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Final, TypeVar
+
+from zkc.client.granting import grant
+from zkc.client.grants import Grant, Wanted
+from zkc.client.link import Link
+from zkc.client.principal import Principal
+from zkc.config import ClientConfig
+from zkc.env import Clock, Entropy
+from zkc.errors import CoordinatorUnreachable, InternalError, PeerViolation, TimedOut, UsageError, ZkcError
+from zkc.net.sockets import Context, context
+from zkc.stores.keystore import KeyStore
+from zkc.wire.messages import (
+    AnswerBody, InviteApplication, Invitation, Leave, ListPeers, LookUp, Peer, PeerCard, PeerPage, RequestBody,
+)
+
+T = TypeVar("T")
+LINK_SECONDS: Final = 8.0
+"""How long a command of its own tries to link before it says that it cannot."""
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for callers that block."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="zkc-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], within: float | None = None) -> T:
+        """What ``coroutine`` returns or raises; `TimeoutError` after ``within`` seconds, and it is cancelled."""
+        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(within)
+        except FutureTimeout:
+            future.cancel()
+            raise TimeoutError from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class ByLink:
+    """By a link of this process, role ``once``: it may ask, and is not counted as online."""
+
+    def __init__(
+        self, store: KeyStore, principal: Principal, config: ClientConfig, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._store = store
+        self._principal = principal
+        self._endpoints = config.coordinator.endpoints
+        self._clock = clock
+        self._entropy = entropy
+        self._loop: LoopThread | None = LoopThread()
+        self._context: Context = context(entropy)
+        self._link: Link | None = None
+
+    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+        async def ask() -> Grant:
+            return await grant(await self._linked(), self._store, wanted, self._clock, self._entropy)
+
+        try:
+            return self._run(ask(), within)
+        except TimeoutError:
+            if self._link is not None and not self._link.linked:
+                raise self._link.problem or CoordinatorUnreachable("no link in time", detail="timeout") from None
+            raise TimedOut(f"{wanted.recipient} did not answer in time", detail="timeout") from None
+
+    def peers(self) -> list[Peer]:
+        return self._run(all_peers(self._request))
+
+    def card(self, name: str) -> PeerCard:
+        answer = self._run(self._request(LookUp(name)))
+        if not isinstance(answer, PeerCard):
+            raise _unexpected(answer)
+        return answer
+
+    def invite_application(self, app: str) -> str:
+        answer = self._run(self._request(InviteApplication(app)))
+        if not isinstance(answer, Invitation):
+            raise _unexpected(answer)
+        return answer.text
+
+    def leave(self) -> None:
+        self._run(self._request(Leave()))
+
+    def close(self) -> None:
+        if self._loop is not None:
+            if self._link is not None:
+                self._loop.run(self._link.close())
+            self._loop.close()
+            self._loop = None
+            self._context.destroy(linger=200)
+
+    def _run(self, coroutine: Coroutine[Any, Any, T], within: float | None = None) -> T:
+        if self._loop is None:
+            coroutine.close()
+            raise UsageError("this client is closed")
+        return self._loop.run(coroutine, within)
+
+    async def _request(self, body: RequestBody) -> AnswerBody:
+        return await (await self._linked()).request(body)
+
+    async def _linked(self) -> Link:
+        """The link, up; the first failure that something says ends a command that does not wait."""
+        if self._link is None:
+            self._link = Link(
+                self._context, self._principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
+                endpoints=self._endpoints,
+            )
+            self._link.start()
+        await self._link.wait_linked(LINK_SECONDS)
+        return self._link
+
+
+async def all_peers(request: Any) -> list[Peer]:
+    """Every page of the coordinator's list; ``request`` is `Link.request` or alike."""
+    peers: list[Peer] = []
+    while True:
+        page = await request(ListPeers(peers[-1].name if peers else ""))
+        if not isinstance(page, PeerPage):
+            raise _unexpected(page)
+        peers += page.peers
+        if not page.more or not page.peers:
+            return peers
+
+
+async def _refuse(body: RequestBody) -> AnswerBody:
+    raise PeerViolation("unexpected", "a command takes no requests")
+
+
+def _unexpected(reply: object) -> ZkcError:
+    return InternalError(f"the coordinator answered with {type(reply).__name__}", detail="unexpected")

@@ -1,0 +1,41 @@
+"""What a sender asks a handshake for, and what comes of it. Imports no event loop: a command with a daemon needs none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zkc.ids import KeyOrder, KeySource
+from zkc.protocol.session import Session
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a sender asks for; one tid for all tries of one delivery."""
+
+    tid: bytes
+    recipient: str
+    key_source: KeySource
+    key_order: KeyOrder
+    cipher: str
+    size_class: int
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Have:
+    """The recipient finished this delivery in an earlier try."""
+
+    fingerprint: bytes
+    ed25519: bytes
+    ml_dsa: bytes
+    receipt: bytes
+
+
+@dataclass(frozen=True)
+class WouldAccept:
+    """Answer to a dry run."""
+
+    presence: str
+
+
+Grant = Session | Have | WouldAccept

@@ -1,0 +1,234 @@
+"""What the administration commands do, each a function; they work with and without a running coordinator.
+
+They write the key database themselves and then tell the running coordinator, if there is one, to look again. What is
+expensive to import is imported by those that need it: `status` is asked in a loop.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from zkc.config import CoordinatorConfig
+from zkc.config import load as load_config
+from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, LookAgain, Online, Status
+from zkc.env import SystemClock, SystemEntropy
+from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
+from zkc.ids import check_name
+from zkc.net.local_client import LocalClient
+from zkc.stores.home import Home
+
+if TYPE_CHECKING:
+    from zkc.coordinator.identity import CoordinatorIdentity
+    from zkc.stores.keydb import KeyDb
+
+_PAUSE_SECONDS: Final = 0.05
+_PAGE: Final = 256
+_REASON_MAX: Final = 512
+"""Characters; what a message has room for."""
+
+
+def run(
+    home: Home, options: Mapping[str, object] | None = None, *,
+    on_ready: Callable[[str, str], None] = lambda _endpoint, _fingerprint: None,
+) -> None:
+    """Run a coordinator in the foreground until SIGTERM or SIGINT; only from the main thread.
+
+    ``options``: ``section.key`` -> value, as given on the command line. ``on_ready`` is called once, with the endpoint
+    and the fingerprint. Errors: what keeps it from starting (`UsageError`, `DaemonError`, `LocalIOError`, ...).
+    """
+    from zkc.coordinator.supervisor import Supervisor  # noqa: PLC0415 - the other commands do not need it
+
+    Supervisor(home, options or {}, on_ready).run()
+
+
+# --- is it up? --------------------------------------------------------------------------------------------------------
+
+
+def status(home: Home, wait: float = 0.0) -> Status:
+    """How the coordinator of ``home`` is; waits up to ``wait`` seconds for one. Creates nothing.
+
+    Errors: `DaemonError` (``not-running``) where none runs.
+    """
+    clock = SystemClock()
+    end = clock.monotonic() + wait
+    while True:
+        try:
+            answer = _client(home).call(AskStatus())
+        except DaemonError:
+            if clock.monotonic() >= end:
+                raise
+            select.select((), (), (), _PAUSE_SECONDS)
+            continue
+        if not isinstance(answer, Status):
+            raise InternalError("the coordinator answered something else than its status")
+        return answer
+
+
+def _client(home: Home) -> LocalClient[ControlReply]:
+    return LocalClient(home.check().socket_path(), ControlReply)
+
+
+def _ask(home: Home, request: ControlRequest) -> list[ControlReply]:
+    """The running coordinator's replies; none where none runs."""
+    with suppress(DaemonError):
+        return list(_client(home).stream(request))
+    return []
+
+
+# --- invitations ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Invite:
+    """A new invitation; its text is a secret."""
+
+    name: str
+    invitation: str = field(repr=False)
+    expires: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class OpenInvitation:
+    """An invitation that was not cancelled, as the list shows it."""
+
+    name: str
+    kind: str
+    expires: float
+    state: Literal["open", "used", "expired"]
+
+
+def invite(
+    home: Home, name: str, kind: Literal["computer", "user"] = "computer", ttl: float | None = None,
+    endpoints: Sequence[str] = (),
+) -> Invite:
+    """One single-use invitation for ``name``, for ``ttl`` seconds (``invite.ttl``).
+
+    It names ``endpoints`` alone; without them, where the coordinator listens (or would, by its configuration). Errors:
+    `UsageError`, `NameTaken` (11, ``name-taken``), `DaemonError` where no coordinator ever ran, `LocalIOError`.
+    """
+    from zkc.coordinator.invitations import advertised, make_invitation  # noqa: PLC0415 - see above
+    from zkc.rules.endpoints import parse_endpoint  # noqa: PLC0415
+
+    if "/" in check_name(name):
+        raise UsageError(
+            f"{name} is an application's name", detail="bad-name",
+            hint=f"its owner registers it: zkc join --app {name.partition('/')[2]}",
+        )
+    reachable = [str(parse_endpoint(each, "--endpoint")) for each in endpoints] or advertised(_listening(home))
+    with _opened(home) as (identity, db):
+        seconds = _config(home).invite.ttl if ttl is None else ttl
+        expires = SystemClock().wall() + seconds
+        row, text = make_invitation(identity, SystemEntropy(), name, kind, expires, reachable)
+        db.add_invitation(row)
+    return Invite(name, text, expires)
+
+
+def list_invitations(home: Home) -> list[OpenInvitation]:
+    """All that were not cancelled, by name."""
+    now = SystemClock().wall()
+    with _opened(home) as (_, db):
+        return [
+            OpenInvitation(
+                row.name, row.kind, row.expires,
+                "used" if row.used_by is not None or row.retired else "open" if now < row.expires else "expired",
+            )
+            for row in db.invitations()
+        ]
+
+
+def cancel(home: Home, name: str) -> int:
+    """Cancel the unused invitations for ``name``; how many there were. `NotRegistered` (``invite-unknown``) if none."""
+    with _opened(home) as (_, db):
+        cancelled = db.cancel_invitations(check_name(name))
+    if not cancelled:
+        raise NotRegistered(f"there is no open invitation for {name}", detail="invite-unknown")
+    return cancelled
+
+
+def _listening(home: Home) -> Sequence[str]:
+    """Where the running coordinator listens, or would listen."""
+    with suppress(DaemonError):
+        return status(home).endpoints
+    listen = _config(home).coordinator.listen
+    for endpoint in listen:
+        if endpoint.endswith(":0"):
+            raise UsageError(
+                f"the coordinator is not running, and {endpoint} is no port yet", detail="bad-endpoint",
+                hint="start it, or say --endpoint tcp://HOST:PORT",
+            )
+    return listen
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """One registration, as the list shows it."""
+
+    name: str
+    kind: str
+    online: bool
+    fingerprint: str
+    registered: float
+    last_seen: float
+    """Seconds since 1970."""
+    revoked: float | None
+    reason: str
+
+
+def clients(home: Home) -> Iterator[ClientInfo]:
+    """All registrations, live and revoked, by name."""
+    online = {uid for reply in _ask(home, AskOnline()) if isinstance(reply, Online) for uid in reply.uids}
+    with _opened(home) as (_, db):
+        after = ""
+        while rows := db.clients(after, _PAGE):
+            after = rows[-1].name
+            for row in rows:
+                yield ClientInfo(
+                    row.name, row.kind, row.uid in online, row.fingerprint.hex(), row.registered, row.last_seen,
+                    row.revoked, row.reason,
+                )
+
+
+def revoke(home: Home, name: str, reason: str = "") -> list[str]:
+    """End the registration of ``name`` and of its applications, at once; the names that were ended.
+
+    `NotRegistered` (``unknown``) where nobody live has the name.
+    """
+    if len(reason) > _REASON_MAX:
+        raise UsageError(f"--reason is longer than {_REASON_MAX} characters")
+    with _opened(home) as (_, db):
+        rows = db.revoke(check_name(name), reason, SystemClock().wall())
+    if not rows:
+        raise NotRegistered(f"no client {name} is registered", detail="unknown", hint="see: zkc coordinator clients")
+    _ask(home, LookAgain())
+    return [row.name for row in rows]
+
+
+# --- inside -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(home: Home) -> Iterator[tuple[CoordinatorIdentity, KeyDb]]:
+    """Identity and key database of a home in which a coordinator has run."""
+    from zkc.coordinator.engine import keydb_url  # noqa: PLC0415 - see above
+    from zkc.coordinator.identity import load  # noqa: PLC0415
+    from zkc.stores.keydb import KeyDb  # noqa: PLC0415
+
+    identity = load(home.check().data)
+    db = KeyDb.open(keydb_url(home, _config(home)), identity.mac_key, create=False)
+    try:
+        yield identity, db
+    finally:
+        db.close()
+
+
+def _config(home: Home) -> CoordinatorConfig:
+    return load_config("coordinator", home.config_file, os.environ).config

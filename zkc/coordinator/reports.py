@@ -1,0 +1,78 @@
+"""What a supervisor and the process that serves tell each other: JSON lines over a socket, a key in shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+ADMITTED_BYTES: Final = 128
+_KEY_BYTES: Final = 32
+_LINE_MAX: Final = 64 * 1024
+
+
+class Orders(Struct, frozen=True):
+    """Supervisor to process, once: where to live and what to do."""
+
+    supervisor: int
+    """Process id: whose child this has to be."""
+    data: str
+    config: str
+    runtime: str
+    """The three folders of `Home`."""
+    options: dict[str, object]
+    listen: list[str]
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """Process to supervisor: clients can connect."""
+
+    endpoints: list[str]
+    fingerprint: str
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    """Process to supervisor: a `ZkcError` ended it."""
+
+    code: int
+    message: str
+    detail: str
+    hint: str
+
+
+def write_line(to: socket.socket, message: Struct) -> None:
+    """Says it; a listener that has gone is none of the speaker's business."""
+    with contextlib.suppress(OSError):
+        to.sendall(msgspec.json.encode(message) + b"\n")
+
+
+def read_line(source: socket.socket, kind: Any) -> Any:
+    """The next line, as a ``kind`` (a Struct class or a union of tagged ones); None where the other side has gone."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        try:
+            part = source.recv(1)
+        except OSError:
+            return None
+        if not part or len(line) > _LINE_MAX:
+            return None
+        line += part
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.MsgspecError:
+        return None
+
+
+def pack_admitted(key: bytes, who: str) -> bytes:
+    """The record of one admission, `ADMITTED_BYTES` at most."""
+    return key + who.encode("ascii", "replace")[: ADMITTED_BYTES - _KEY_BYTES]
+
+
+def unpack_admitted(record: bytes) -> tuple[bytes, str] | None:
+    """CURVE key and User-Id of a record; None where nobody was admitted."""
+    if len(record) < _KEY_BYTES or not any(record):
+        return None
+    return record[:_KEY_BYTES], record[_KEY_BYTES:].rstrip(b"\0").decode("ascii", "replace")
