@@ -17,7 +17,7 @@ from tests.support.parties import (
     newcomer,
     registered,
 )
-from tests.support.talks import RegistrationTalk, Tap, Turn, passing, is_wiped, secrets_in, snapshot
+from tests.support.talks import RegistrationTalk, Tap, Turn, is_wiped, passing, secrets_in, snapshot
 from zkc.constants import CONTROL_MESSAGE_MAX
 from zkc.crypto.cards import verify_card, verify_certificate
 from zkc.crypto.primitives import digest

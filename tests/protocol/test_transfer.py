@@ -461,7 +461,7 @@ def test_a_thief_of_every_permanent_key_opens_no_recorded_transfer(quick_world: 
                 try:
                     opened.append((label, kem_decapsulate(private, label, responded.th.value, ct)))
                 except PeerViolation as violation:
-                    assert violation.detail == "forged"  # noqa: PT017
+                    assert violation.detail == "forged"
     assert [label for label, _ in opened] == ["xfer-perm"]
     th = responded.th.absorb(talk.messages(TransferKey)[0].key, talk.messages(TransferKey)[0].signature)
     half = opened[0][1]
@@ -530,7 +530,7 @@ def test_a_coordinator_that_swaps_both_answer_and_card_is_caught_by_the_pin(defa
         talk.run()
 
 
-def _impostor(world: World):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _impostor(world: World):  # type: ignore[no-untyped-def]
     """Another identity that the same coordinator certifies as bob."""
     from tests.support.parties import identity_of
     from zkc.crypto.cards import certify, make_card, verify_card
@@ -807,7 +807,7 @@ def test_a_signature_of_one_message_does_not_stand_under_another(default_world: 
     labels = ("xfer-req", "xfer-resp", "xfer-key", "reg-client", "card", "cert", "receipt")
     alice, bob = default_world.alice, default_world.bob
 
-    def relabelled(label: str, kind: type, who) -> Callable[[Turn], object]:  # type: ignore[no-untyped-def] # noqa: ANN001
+    def relabelled(label: str, kind: type, who) -> Callable[[Turn], object]:  # type: ignore[no-untyped-def]
         def change(turn: Turn) -> object:
             state, message = turn.state, turn.message
             first = {Notify: "request", TransferGrant: "response", DeliverKey: "key"}[kind]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Final
 
-from tests.support.talks import MemoryRegister, RegistrationTalk, Tap, Talk, TransferTalk, passing
+from tests.support.talks import MemoryRegister, RegistrationTalk, Talk, Tap, TransferTalk, passing
 from zkc.constants import CARD_SECONDS
 from zkc.crypto.cards import VerifiedCard, make_coordinator_card, sign_coordinator_card, verify_card
 from zkc.crypto.invitations import invitation_psk

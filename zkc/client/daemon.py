@@ -12,7 +12,7 @@ import signal
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -105,7 +105,7 @@ class Daemon:
     async def until_ended(self, stop: asyncio.Event) -> None:
         """Until ``stop`` or ``zkc leave``; raises what the coordinator ended the registration with."""
         ended = self.main.ended
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._left)]
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in (stop, self._left)]
         try:
             await asyncio.wait([*waits, ended], return_when=asyncio.FIRST_COMPLETED)
             if self._leaving:

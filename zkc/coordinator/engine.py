@@ -17,7 +17,7 @@ from typing import Any, Final
 from zkc import logs
 from zkc.config import CoordinatorConfig, Loaded, load
 from zkc.coordinator.banned import read_banned
-from zkc.coordinator.clients import Clients
+from zkc.coordinator.clients import Clients, Session
 from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, Done, LookAgain, Online, Status
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.identity import CoordinatorIdentity, load_or_create
@@ -44,6 +44,7 @@ from zkc.net.sockets import (
     tcp_endpoint,
 )
 from zkc.net.zap import AsyncZap, ZapRequest, self_test
+from zkc.protocol.calls import Asked
 from zkc.stores.home import Home, HomeLock
 from zkc.stores.keydb import ClientRow, KeyDb
 from zkc.wire.frames import ControlKind, split_control
@@ -109,6 +110,8 @@ class Engine:
         self._banned = read_banned(settings.home.data)
         self._connections: set[int] = set()
         self._bound: tuple[str, ...] = ()
+        self._knocking = False
+        """Whether a refusal may be our own test's, which is nothing to log."""
         self._version = 0
         self._log_seen = 0
 
@@ -156,7 +159,7 @@ class Engine:
             zap = AsyncZap(ctx, loop, self._admit)
             closing.callback(zap.close)
             self._listen(ctx, identity, closing)
-            await self_test(ctx, self._reachable, identity.curve.public)
+            await self._test_door(ctx, identity)
             server: LocalServer[ControlRequest, ControlReply] = await serve_local(
                 home.prepare_socket(self._lock), self._answer_control, ControlRequest, on_refused=self._refused_local
             )
@@ -197,12 +200,13 @@ class Engine:
             identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection_quietly
         )
         self._registrations = Registrations(core)
-        self._clients = Clients(
-            core, lambda session, asked: self._services.on_request(session, asked), self._registrations.first_channel
-        )
+        self._clients = Clients(core, self._on_request, self._registrations.first_channel)
         self._transfers = Transfers(core, self._clients)
         self._services = Services(core, self._clients, self._transfers, self._ended)
         self._version, self._log_seen = db.version(), db.log_size()
+
+    def _on_request(self, session: Session, asked: Asked) -> None:
+        self._services.on_request(session, asked)
 
     def _close_parts(self) -> None:
         self._transfers.close()
@@ -243,7 +247,14 @@ class Engine:
         """A coordinator whose door does not shut must not go on (its supervisor starts another)."""
         while True:
             await asyncio.sleep(SELF_TEST_SECONDS)
+            await self._test_door(ctx, identity)
+
+    async def _test_door(self, ctx: Context, identity: CoordinatorIdentity) -> None:
+        self._knocking = True
+        try:
             await self_test(ctx, self._reachable, identity.curve.public)
+        finally:
+            self._knocking = False
 
     # --- the door -----------------------------------------------------------------------------------------------------
 
@@ -260,7 +271,8 @@ class Engine:
         who = self._who(key)
         if who is None or len(self._connections) > self._room():
             core.count("zap.refused" if who is None else "zap.full")
-            core.warn("zap.refused", "connection refused", address=request.address, full=who is not None)
+            if not self._knocking:
+                core.warn("zap.refused", "connection refused", address=request.address, full=who is not None)
             return None
         core.count("zap.admitted")
         self._settings.on_admitted(key, who)

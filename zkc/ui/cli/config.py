@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from zkc.stores.home import Home
 
 
-@click.command("config", cls=Command, help="Show each value of the configuration, defaults included.")
+@click.command(
+    "config", cls=Command, example="zkc config --show-origin",
+    help="Show each value of the configuration, defaults included.",
+)
 @click.option("--show-origin", is_flag=True, help="Show where each value came from: file and line, variable, default.")
 @pass_invocation
 def command(call: Invocation, *, show_origin: bool) -> None:

@@ -134,13 +134,18 @@ def _globals(*, hidden: bool) -> list[click.Parameter]:
 
 
 class Command(click.Command):
-    """A command that takes the global options too."""
+    """A command that takes the global options too; its help begins with ``example``, one command a line."""
 
-    def __init__(self, name: str | None, **attributes: Any) -> None:
+    def __init__(self, name: str | None, *, example: str = "", **attributes: Any) -> None:
         attributes["params"] = [*(attributes.get("params") or []), *_globals(hidden=True)]
         attributes.setdefault("context_settings", CONTEXT)
         attributes.setdefault("epilog", "Options of every command: see zkc --help.")
         super().__init__(name, **attributes)
+        self.example: Final = example
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _show_example(self.example, formatter)
+        super().format_help_text(ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _named(ctx):
@@ -154,23 +159,31 @@ class Group(click.Group):
     """Commands by name, each in a module of its own that is imported when it is needed.
 
     Without a subcommand, or with an option where one would stand, it does ``default``. ``modules`` maps a name to the
-    module whose ``command`` it is.
+    module whose ``command`` it is, or to the command itself.
     """
 
-    def __init__(self, name: str, modules: Mapping[str, str], *, default: str | None = None, **attributes: Any) -> None:
+    def __init__(
+        self, name: str, modules: Mapping[str, str | click.Command], *, default: str | None = None, example: str = "",
+        **attributes: Any,
+    ) -> None:
         attributes["params"] = [*(attributes.get("params") or []), *_globals(hidden=name != "zkc")]
         attributes.setdefault("context_settings", CONTEXT)
         super().__init__(name, no_args_is_help=False, **attributes)
         self.modules: Final = modules
         self.default: Final = default
+        self.example: Final = example
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _show_example(self.example, formatter)
+        super().format_help_text(ctx, formatter)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = self.modules.get(cmd_name)
-        if module is None:
-            return None
+        if module is None or isinstance(module, click.Command):
+            return module
         command = importlib.import_module(module).command
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.command is not a command")
@@ -213,6 +226,13 @@ class Group(click.Group):
         return min(at, len(args))
 
 
+def _show_example(example: str, formatter: click.HelpFormatter) -> None:
+    if example:
+        with formatter.section("Example"):
+            for line in example.splitlines():
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
 def root(modules: Mapping[str, str]) -> Group:
     """The ``zkc`` command over ``modules`` (name -> module)."""
     version = click.Option(
@@ -220,7 +240,7 @@ def root(modules: Mapping[str, str]) -> Group:
         help="Show the version and exit.",
     )
     return Group(
-        "zkc", modules, params=[version],
+        "zkc", modules, params=[version], example="tar c photos | zkc send bob --name photos.tar",
         help="Sends files, pipes and messages straight to another computer, end-to-end encrypted, with a receipt.",
         epilog="These options may stand anywhere after 'zkc'. Each command has its own --help.",
     )

@@ -1,0 +1,48 @@
+"""The client's home as a command finds it. Nothing here makes a folder: only ``join`` and ``daemon`` do."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Mapping
+
+from zkc.config import ClientConfig, load
+from zkc.errors import NotRegistered
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
+from zkc.stores.keystore import KeyStore
+from zkc.ui.cli.options import Invocation
+
+
+def client_home(call: Invocation) -> Home:
+    """The client's home that is meant, checked. `UsageError` where it is a coordinator's."""
+    return Home.resolve("client", call.options.home).check()
+
+
+def client_config(call: Invocation, home: Home, options: Mapping[str, object] | None = None) -> ClientConfig:
+    """Its configuration; what is odd in the environment is told."""
+    loaded = load("client", home.config_file, os.environ, options or {})
+    for notice in loaded.notices:
+        call.out.notice(notice)
+    return loaded.config
+
+
+def open_store(home: Home) -> KeyStore:
+    """Its keys; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made."""
+    if not os.path.lexists(home.keys_db):
+        raise NotRegistered(
+            f"nobody is registered in {home.data}", detail="no-registration", hint="zkc join, with an invitation"
+        )
+    return KeyStore.open(home)
+
+
+def open_inbox(home: Home) -> Inbox:
+    """Its inbox; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made."""
+    if not home.exists():
+        open_store(home).close()
+    return Inbox.open(home)
+
+
+def pause(seconds: float) -> None:
+    """Wait; a signal ends it."""
+    select.select((), (), (), seconds)

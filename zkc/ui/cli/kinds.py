@@ -1,0 +1,51 @@
+"""Kinds of option values that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from zkc.errors import UsageError
+from zkc.ui.cli.options import nearest, spot
+
+
+class Duration(click.ParamType):
+    """``90s``, ``10m``, ``24h``, ``7d``: seconds."""
+
+    name = "DUR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        from zkc.rules.units import parse_duration
+
+        return parse_duration(value, _where(param, ctx))
+
+
+class Word(click.ParamType):
+    """One of some words; another one is told the nearest. ``words`` is asked only when there is a value."""
+
+    name = "WORD"
+
+    def __init__(self, words: Callable[[], Sequence[str]]) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        words = self._words()
+        if value in words:
+            return str(value)
+        meant = nearest(str(value), words)
+        hint = f"did you mean {meant}?" if meant else f"one of {', '.join(words)}"
+        raise UsageError(f"{_where(param, ctx)}: {str(value)[:40]!r} is none that zkc has", hint=hint)
+
+
+def word(*words: str) -> Word:
+    """The kind of an option that takes one of ``words``."""
+    return Word(lambda: words)
+
+
+def _where(param: click.Parameter | None, ctx: click.Context | None) -> str:
+    option = max(param.opts, key=len) if param is not None else "value"
+    return f"{spot(ctx)}{option}" if ctx is not None else option
