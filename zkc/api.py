@@ -7,8 +7,8 @@
         with client.receive(wait=60) as item:              #         async with client.receive(wait=60) as item:
             data = item.read()                             #             data = await item.read()
 
-A client uses the daemon of its home where one runs, and links for itself where none does. Receiving reads the inbox, which
-a daemon fills. Every failure is a `zkc.errors.ZkcError` with the contract's code.
+A client uses the daemon of its home where one runs, and links for itself where none does. Receiving reads the inbox,
+which a daemon fills. Every failure is a `zkc.errors.ZkcError` with the contract's code.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
@@ -89,10 +90,10 @@ class SyncClient:
     def send(
         self, recipient: str, payload: Payload, *, name: str | None = None, note: str = "",
         wait: float | None = None, timeout: float | None = None, key_source: KeySource | None = None,
-        cipher: str | None = None, on_event: Callable[[Event], None] = lambda event: None,
+        cipher: str | None = None, on_event: Callable[[Event], None] = lambda _: None,
     ) -> Delivery:
         """Deliver ``payload`` (bytes, text, the path of a file, an open binary stream with a descriptor) and return
-        the proof: the recipient holds it durably, verified. ``wait`` and ``timeout`` in seconds, as ``zkc send`` has them.
+        the proof: the recipient holds it durably, verified. ``wait`` and ``timeout`` in seconds, as for ``zkc send``.
         """
         source, manifest = _source(payload, name, note)
         bell = Bell()
@@ -115,8 +116,10 @@ class SyncClient:
     def receive(
         self, *, sender: str | None = None, name: str = "*", app: str | None = None, wait: float = 0.0
     ) -> Iterator[ReceivedItem]:
-        """The oldest item that matches (``name`` is a glob), claimed for the block. `NobodyThere` (``empty``) after ``wait``
-        seconds without one."""
+        """The oldest item that matches (``name`` is a glob), claimed for the block.
+
+        `NobodyThere` (``empty``) after ``wait`` seconds without one.
+        """
         deadline = self._clock.monotonic() + wait
         while True:
             claim = self._inbox.take_first(lambda item: _matches(item, sender, name, app))
@@ -182,11 +185,11 @@ class Client:
         received = await self._run(manager.__enter__)
         try:
             yield AsyncReceivedItem(received, self._run)
-        except BaseException as error:
-            await self._run(lambda: manager.__exit__(type(error), error, error.__traceback__))
+        except BaseException as raised:
+            await self._run(partial(manager.__exit__, type(raised), raised, raised.__traceback__))
             raise
         else:
-            await self._run(lambda: manager.__exit__(None, None, None))
+            await self._run(partial(manager.__exit__, None, None, None))
 
     async def peers(self) -> list[Peer]:
         """See `SyncClient.peers`."""
@@ -229,7 +232,8 @@ def _matches(item: Item, sender: str | None, name: str, app: str | None) -> bool
 
 def _source(payload: Payload, name: str | None, note: str) -> tuple[AnySource, Manifest]:
     if isinstance(payload, str):
-        return BytesSource(payload.encode()), Manifest("message", own_name(name or "message"), note, len(payload.encode()), 0o600, 0)
+        text = payload.encode()
+        return BytesSource(text), Manifest("message", own_name(name or "message"), note, len(text), 0o600, 0)
     if isinstance(payload, bytes | bytearray | memoryview):
         data = bytes(payload)
         return BytesSource(data), Manifest("stream", own_name(name or "stdin"), note, len(data), 0o600, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# --- specification: another implementation must use the same -----------------------------------------------------
+# --- specification: another implementation must use the same --------------------------------------------------------
 
 VERSION: Final = 1
 """Version byte of every frame; ``zkc/1`` in every derivation."""
@@ -40,7 +40,7 @@ CARD_SECONDS: Final = 90 * 86400
 CARD_GRACE_SECONDS: Final = 86400
 """The sender, who alone judges a card's end, allows a day for clocks."""
 
-# --- tuning: each side's own ---------------------------------------------------------------------------------------
+# --- tuning: each side's own ----------------------------------------------------------------------------------------
 
 HEARTBEAT_SECONDS: Final = 3.0
 """Application heartbeat of a daemon, jittered by a fifth."""
@@ -70,7 +70,7 @@ WINDOW_BUDGET: Final = 48 * 1024 * 1024
 WINDOW_MAX: Final = 16 * 1024 * 1024
 """Bytes of credit for one transfer, however few there are."""
 
-# --- bounds on what a peer can make grow -----------------------------------------------------------------------
+# --- bounds on what a peer can make grow ----------------------------------------------------------------------------
 
 UNCONFIRMED_CHANNELS_MAX: Final = 4
 """C1 not yet confirmed by a record, for each client; the oldest goes."""

@@ -10,8 +10,8 @@
             with fleet.client("bob").receive(wait=30) as item:
                 assert item.read() == b"hello"
 
-With pytest there is a fixture of the same (`zkc.pytest_plugin`): ``def test_it(zkc_fleet): fleet = zkc_fleet("alice", "bob")``. All traffic is on
-loopback; nothing is left behind, whatever a test does.
+With pytest there is a fixture of the same (`zkc.pytest_plugin`): ``def test_it(zkc_fleet)`` calls
+``zkc_fleet("alice", "bob")``. All traffic is on loopback; nothing is left behind, whatever a test does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,7 @@ class Fleet:
         if self._made:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    # --- parts ---------------------------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------------------------
 
     def home(self, name: str) -> Path:
         """The home of a client, or of the ``coordinator``."""
@@ -195,7 +195,7 @@ class Fleet:
         own = {key: value for key, value in os.environ.items() if not key.startswith("ZKC_")}
         return own | {"ZKC_HOME": str(self.home(name))}
 
-    # --- what can be done to them -------------------------------------------------------------------------------------
+    # --- what can be done to them -----------------------------------------------------------------------------------
 
     def invite(self, name: str, *words: str) -> str:
         """An invitation for ``name``."""
@@ -236,7 +236,7 @@ class Fleet:
         path.write_text(known + "\n".join(lines))
         path.chmod(0o600)
 
-    # --- inside -----------------------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -255,7 +255,8 @@ class Fleet:
     def _checked(self, name: str, *words: str, stdin: bytes = b"") -> bytes:
         done = self.zkc(name, *words, stdin=stdin)
         if done.code:
-            raise RuntimeError(f"{name}: zkc {' '.join(words)} ended with {done.code}: {done.err.decode(errors='replace')}")
+            told = done.err.decode(errors="replace")
+            raise RuntimeError(f"{name}: zkc {' '.join(words)} ended with {done.code}: {told}")
         return done.out
 
 

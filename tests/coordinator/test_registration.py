@@ -113,6 +113,8 @@ def test_a_registration_that_broke_off_anywhere_is_finished_by_a_retry(running: 
 
     with pytest.raises(BreakOffError):
         newcomer.register(tap)
+    # Its temporary keys went with its connection.
+    wait_until(lambda: running.counters["registrations.open"] == 0)
     first = newcomer.kept_card
     member = newcomer.register()
     assert not first or first == member.registered.card
@@ -246,7 +248,7 @@ def test_a_wrong_mac_is_refused_in_silence_before_any_public_key_work(running: R
     with pytest.raises(NoAnswerError):
         newcomer.register(tap, SILENCE)
     assert running.counters["kem.ops"] == before
-    assert running.counters["registrations.open"] == 0
+    wait_until(lambda: running.counters["registrations.open"] == 0)
     newcomer.register()
 
 

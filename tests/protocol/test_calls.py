@@ -33,7 +33,7 @@ def pair() -> tuple[Calls[str], Calls[str]]:
     return Calls(), Calls()
 
 
-# --- one request -------------------------------------------------------------------------------------------------------
+# --- one request ----------------------------------------------------------------------------------------------------
 
 
 def test_a_request_is_answered_under_its_id(pair: tuple[Calls[str], Calls[str]]) -> None:
@@ -89,7 +89,7 @@ def test_an_answer_that_nobody_waits_for_is_nothing(pair: tuple[Calls[str], Call
     assert asker.receive(encode(Answer(ident(2), Ok())), "") is None
 
 
-# --- time --------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_unanswered_request_is_repeated_until_its_deadline(pair: tuple[Calls[str], Calls[str]]) -> None:
@@ -121,7 +121,7 @@ def test_when_the_peer_is_gone_every_open_request_is_given_up(pair: tuple[Calls[
     assert asker.abandon() == []
 
 
-# --- bounds ------------------------------------------------------------------------------------------------------------
+# --- bounds ---------------------------------------------------------------------------------------------------------
 
 
 def test_more_requests_at_once_than_are_kept_is_a_violation(pair: tuple[Calls[str], Calls[str]]) -> None:
@@ -145,14 +145,15 @@ def test_the_answers_kept_are_bounded_and_the_newest_stay(pair: tuple[Calls[str]
 
 @pytest.mark.attack("C11")
 @pytest.mark.parametrize(
-    "record", [b"", b"\xc0", b"\x93\xa1q", encode(Request(ident(1), Heartbeat())) + b"\0", b"\xdd\x7f\xff\xff\xff", b"\xff" * 99]
+    "record",
+    [b"", b"\xc0", b"\x93\xa1q", encode(Request(ident(1), Heartbeat())) + b"\0", b"\xdd\x7f\xff\xff\xff", b"\xff" * 99],
 )
 def test_a_record_that_is_none_is_malformed(pair: tuple[Calls[str], Calls[str]], record: bytes) -> None:
     with pytest.raises(PeerViolation, match="malformed"):
         pair[0].receive(record, "")
 
 
-# --- a link that does everything that links do -----------------------------------------------------------------------
+# --- a link that does everything that links do ----------------------------------------------------------------------
 
 
 @dataclass
@@ -181,7 +182,11 @@ class End:
             assert event.id not in self.replies
             body = event.body
             self.replies[event.id] = (
-                body.detail if isinstance(body, Failure) else "yes" if isinstance(body, PeerPage) and body.more else "no"
+                body.detail
+                if isinstance(body, Failure)
+                else "yes"
+                if isinstance(body, PeerPage) and body.more
+                else "no"
             )
         return []
 
@@ -270,7 +275,9 @@ class LossyCalls(RuleBasedStateMachine):
         self.now = 0.0
         self.next_id = 0
 
-    @rule(who=st.integers(0, 1), kind=st.sampled_from(["yes", "no", "refuse"]), patience=st.sampled_from([1.0, 5.0, 60.0]))
+    @rule(
+        who=st.integers(0, 1), kind=st.sampled_from(["yes", "no", "refuse"]), patience=st.sampled_from([1.0, 5.0, 60.0])
+    )
     def ask(self, who: int, kind: str, patience: float) -> None:
         self.next_id += 1
         id, body = ident(self.next_id), f"{kind} {self.next_id}"

@@ -53,7 +53,7 @@ def talk_of(coordinator: Coordinator, name: str = "dave", tap: Tap = passing, **
     return RegistrationTalk(new, coordinator.registrar(invitation), coordinator.register(invitation), tap)
 
 
-# --- the way through ---------------------------------------------------------------------------------------------------
+# --- the way through ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.claims("A1", "A3", "A5", "A6", "A7", 8, 9, 10, 26, 61, 107, 108, 109, 110)
@@ -242,7 +242,7 @@ def test_a_registration_that_broke_off_is_erased_at_every_step(coordinator: Coor
         assert not left, f"broken off before message {broken_at}"
 
 
-# --- retries -----------------------------------------------------------------------------------------------------------
+# --- retries --------------------------------------------------------------------------------------------------------
 
 
 def test_a_retry_gets_the_same_uid_and_key_and_repeats_its_card_byte_for_byte(coordinator: Coordinator) -> None:
@@ -310,7 +310,9 @@ def test_the_right_fingerprint_without_its_signature_gets_no_name(coordinator: C
 
     def tap(turn: Turn) -> object:
         if isinstance(turn.message, RegCoordinator):
-            return RegCoordinator(coordinator.card, other.identity.sign_durable("coordinator-card", digest(coordinator.card)))
+            return RegCoordinator(
+                coordinator.card, other.identity.sign_durable("coordinator-card", digest(coordinator.card))
+            )
         return turn.message
 
     talk = talk_of(coordinator, tap=tap)
@@ -346,8 +348,8 @@ def test_an_older_temporary_server_key_is_refused(coordinator: Coordinator) -> N
 @pytest.mark.attack("R05")
 def test_a_wrong_mac_costs_no_public_key_operation(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever holds the CURVE key of an invitation, but not its secret, is refused before anything is opened."""
-    opened: list[str] = []
-    monkeypatch.setattr(rs, "open_sealed", lambda key, label, *_: opened.append(label))
+    opened: list[object] = []
+    monkeypatch.setattr(rs, "open_sealed", lambda *seen: opened.append(seen))
 
     def tap(turn: Turn) -> object:
         message = turn.message
@@ -418,7 +420,7 @@ def test_an_error_is_bound_to_the_message_that_it_answers(coordinator: Coordinat
     }  # fmt: skip
 
 
-# --- bounds ------------------------------------------------------------------------------------------------------------
+# --- bounds ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.claims("E1", 15, 24, 37, 45, 53, 66, 74, 80, 90, 98, 104)

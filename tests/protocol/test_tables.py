@@ -1,4 +1,4 @@
-"""What is legal stands in the tables: every message in every state of every machine, and every cell in a conversation."""
+"""What is legal stands in the tables: every message in every state of every machine; every cell in a conversation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def blank(kind: type) -> Any:
 @pytest.mark.attack("C10")
 @each_machine
 def test_whatever_is_not_in_the_table_is_unexpected(machine: ModuleType) -> None:
-    """The full table: every type of message and event of every machine in every state, one answer for all but the cells."""
+    """The full table: every message and event of every machine in every state, one answer for all but the cells."""
     events = [kind for other in MACHINES for kind in own_types(other)]
     refused = 0
     for state in own_types(machine):
@@ -109,7 +109,11 @@ def test_every_cell_of_every_table_acts_in_some_conversation(default_world: Worl
         invitation = coordinator.invite("dave", serial=serial)
         new = newcomer(invitation, coordinator.suite, request_apart=apart)
         talks.append(RegistrationTalk(new, coordinator.registrar(invitation), coordinator.register(invitation)))
-    for source, order in (("sender", "recipient-first"), ("coordinator", "recipient-first"), ("coordinator", "sender-first")):
+    for source, order in (
+        ("sender", "recipient-first"),
+        ("coordinator", "recipient-first"),
+        ("coordinator", "sender-first"),
+    ):
         talks += [
             default_world.transfer(terms("bob", key_source=source, key_order=order), decision=decision)
             for decision in (None, tr.Decline(25, "policy"), tr.AlreadyHave(b"receipt"))

@@ -1,4 +1,4 @@
-"""Every field of every message, damaged on its way: refused at the next MAC, signature or decoding, and nothing moves."""
+"""Every field of every message, damaged on its way: refused at the next MAC, signature or decoding; nothing moves."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def all_secrets(talk: TransferTalk, *sides: str) -> Iterator[tuple[str, Secret]]
             yield from secrets_in(state, f"{name}.{type(state).__name__}")
 
 
-# --- the way through ---------------------------------------------------------------------------------------------------
+# --- the way through ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.claims("C1", "C2", "C3", "C4", 58, 59, 60, 68, 69, 70, 71, 73, 76, 77, 78, 79, 82, 83, 84, 92, 93, 94, 95)
@@ -149,9 +149,7 @@ def test_every_transfer_has_a_new_key_under_the_same_permanent_keys(default_worl
     held = set()
     for serial in range(4):
         broker = dataclasses.replace(default_world.broker(), fresh_key=Secret(bytes([serial]) * 32))
-        talk = TransferTalk(
-            default_world.alice.sender(), broker, default_world.bob.recipient(), asked(form, serial)
-        )
+        talk = TransferTalk(default_world.alice.sender(), broker, default_world.bob.recipient(), asked(form, serial))
         held.add(finished(talk).sessions[0].k.reveal())
     assert len(held) == 4
 
@@ -219,7 +217,7 @@ def test_ids_of_another_length_are_a_defect_of_the_caller(default_world: World) 
             ts.create_request(default_world.alice.sender(), wrong)
 
 
-# --- what is answered instead ------------------------------------------------------------------------------------------
+# --- what is answered instead ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.claims("B2", "C1")
@@ -247,7 +245,9 @@ def test_a_refusal_with_a_code_that_refuses_nothing_is_told_as_policy(
     assert talk.failure == tc.FailSender(25, "x")
 
 
-@pytest.mark.parametrize(("code", "error"), [(24, Refused), (22, NobodyThere), (12, PolicyRefused), (99, PolicyRefused)])
+@pytest.mark.parametrize(
+    ("code", "error"), [(24, Refused), (22, NobodyThere), (12, PolicyRefused), (99, PolicyRefused)]
+)
 def test_a_refusal_that_reaches_the_sender_is_believed_because_it_is_signed(
     default_world: World, code: int, error: type[ZkcError]
 ) -> None:
@@ -295,7 +295,7 @@ def test_no_key_passes_before_the_level_asked_for_is_stated(
     req = msgspec.structs.replace(first.req, presence=required)
     signed = _signed_request(default_world, req)
     assert req.presence == required
-    talk.tap = replacing(TransferRequest, lambda turn: signed)
+    talk.tap = replacing(TransferRequest, lambda _: signed)
     talk.run()
     assert talk.failure == tc.FailSender(code, "")
     assert not talk.messages(TransferGrant, DeliverSessionKey)
@@ -309,7 +309,7 @@ def _signed_request(world: World, req: Req) -> TransferRequest:
     return TransferRequest(encoded, world.alice.identity.sign("xfer-req", th.value))
 
 
-# --- the coordinator's own rules -----------------------------------------------------------------------------------------
+# --- the coordinator's own rules ------------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("C09")
@@ -323,9 +323,7 @@ def test_a_request_in_another_clients_name_is_refused(default_world: World) -> N
 
 
 @pytest.mark.parametrize("key", [b"", b"\x01short", bytes(33)])
-def test_a_bad_one_time_key_of_the_sender_is_the_senders_fault_at_its_request(
-    default_world: World, key: bytes
-) -> None:
+def test_a_bad_one_time_key_of_the_sender_is_the_senders_fault_at_its_request(default_world: World, key: bytes) -> None:
     """Not the recipient's, whose answer would otherwise be what fails, and not after he was notified."""
     first = ts.create_request(default_world.alice.sender(), asked(RECIPIENT_FIRST))
     req = msgspec.structs.replace(first.state.req, sender_one_time_key=key)
@@ -388,7 +386,7 @@ def test_later_messages_of_the_sender_tell_their_transfer(default_world: World) 
     assert tc.xid_of(two.messages(TransferConfirmKey)[0]) == two.sides["sender"].states[0].req.xid
 
 
-# --- who holds which key -----------------------------------------------------------------------------------------------
+# --- who holds which key --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.claims("C3", "C5", 65, 83, 89, 92, 100, 101)
@@ -397,8 +395,8 @@ def test_the_coordinator_never_holds_a_key_that_opens_a_sender_made_transfer(qui
     talk = finished(quick_world.transfer(asked(SENDER_MADE)))
     assert not list(all_secrets(talk, "coordinator"))
     owned = [quick_world.coordinator.general_key]
-    for client in (quick_world.alice, quick_world.bob, quick_world.carol, quick_world.backup):
-        owned.append(client.perm_server)
+    clients = (quick_world.alice, quick_world.bob, quick_world.carol, quick_world.backup)
+    owned += [client.perm_server for client in clients]
     key = decode(talk.messages(TransferKey)[0].key, Key)
     at = next(s for s in talk.sides["recipient"].states if isinstance(s, tr.Responded)).th.value
     for private in owned:
@@ -423,7 +421,9 @@ def test_one_time_keys_are_erased_once_the_session_key_is_open(quick_world: Worl
     """What is left at the ends is K alone, the same object in every state that names it."""
     talk = finished(quick_world.transfer(asked(form)))
     sender, recipient = talk.sessions
-    left = {path for path, secret in all_secrets(talk) if not is_wiped(secret) and secret not in (sender.k, recipient.k)}
+    left = {
+        path for path, secret in all_secrets(talk) if not is_wiped(secret) and secret not in (sender.k, recipient.k)
+    }
     assert not left
 
 
@@ -439,7 +439,9 @@ def test_a_handshake_that_broke_off_is_erased_at_every_step(default_world: World
         talk.run()
         for side in talk.sides.values():
             erase(side.state)
-        ended = [state.session.k for state in (talk.state("sender"), talk.state("recipient")) if hasattr(state, "session")]
+        ended = [
+            state.session.k for state in (talk.state("sender"), talk.state("recipient")) if hasattr(state, "session")
+        ]
         left = [path for path, secret in all_secrets(talk) if not is_wiped(secret) and secret not in ended]
         assert not left, f"broken off before message {broken_at}"
 
@@ -495,7 +497,7 @@ def test_a_thief_of_every_permanent_key_opens_no_recorded_coordinator_made_key(q
         assert not [path for path, secret in secrets_in(state) if not is_wiped(secret)]
 
 
-# --- substitution, replay, confusion -----------------------------------------------------------------------------------
+# --- substitution, replay, confusion --------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("H02")
@@ -555,11 +557,10 @@ def test_the_card_of_another_pinned_peer_is_not_taken_for_the_name_asked(
     carol = default_world.carol
     known = dataclasses.replace(carol.pin, names=("carol",)) if pinned else ts.Known()
     as_bob = dataclasses.replace(
-        carol.recipient(), card=dataclasses.replace(carol.card, body=msgspec.structs.replace(carol.card.body, name="bob"))
+        carol.recipient(),
+        card=dataclasses.replace(carol.card, body=msgspec.structs.replace(carol.card.body, name="bob")),
     )
-    talk = TransferTalk(
-        default_world.alice.sender(known), default_world.broker(recipient=carol), as_bob, asked(form)
-    )
+    talk = TransferTalk(default_world.alice.sender(known), default_world.broker(recipient=carol), as_bob, asked(form))
     with pytest.raises(IdentityError) as caught:
         talk.run()
     assert caught.value.code == 12
@@ -628,10 +629,13 @@ def test_a_key_of_the_source_that_was_not_agreed_is_refused(
     default_world: World, source: KeySource, offered: type
 ) -> None:
     """A coordinator cannot make the key of a transfer whose ends agreed that the sender does, nor the other way."""
-    forms = {"sender": (SENDER_MADE, DeliverKey, RECIPIENT_FIRST), "coordinator": (RECIPIENT_FIRST, DeliverSessionKey, SENDER_MADE)}
+    forms = {
+        "sender": (SENDER_MADE, DeliverKey, RECIPIENT_FIRST),
+        "coordinator": (RECIPIENT_FIRST, DeliverSessionKey, SENDER_MADE),
+    }
     form, kind, other_form = forms[source]
     (stolen,) = finished(default_world.transfer(asked(other_form))).messages(offered)
-    talk = default_world.transfer(asked(form), tap=replacing(kind, lambda turn: stolen))
+    talk = default_world.transfer(asked(form), tap=replacing(kind, lambda _: stolen))
     with pytest.raises(PeerViolation, match="unexpected"):
         talk.run()
     assert isinstance(talk.state("recipient"), tr.Responded)
@@ -642,7 +646,7 @@ def test_a_key_of_the_source_that_was_not_agreed_is_refused(
 def test_the_answers_of_two_parallel_transfers_cannot_be_swapped(default_world: World, form: Form) -> None:
     """Same ends, same terms, another xid."""
     (other,) = finished(default_world.transfer(asked(form, 2))).messages(TransferGrant)
-    talk = default_world.transfer(asked(form, 1), tap=replacing(TransferGrant, lambda turn: other))
+    talk = default_world.transfer(asked(form, 1), tap=replacing(TransferGrant, lambda _: other))
     with pytest.raises(PeerViolation) as caught:
         talk.run()
     assert caught.value.detail in {"forged", "identity"}
@@ -658,7 +662,7 @@ def test_the_answer_of_another_recipient_is_refused(default_world: World, form: 
         asked(form, recipient="carol"),
     )  # fmt: skip
     (other,) = finished(talk).messages(TransferGrant)
-    talk = default_world.transfer(asked(form), tap=replacing(TransferGrant, lambda turn: other))
+    talk = default_world.transfer(asked(form), tap=replacing(TransferGrant, lambda _: other))
     with pytest.raises(IdentityError) as caught:
         talk.run()
     assert caught.value.detail == "name"
@@ -672,7 +676,7 @@ def test_a_key_of_another_transfer_is_refused(default_world: World) -> None:
     for offered, detail in (
         (other, "identity"), (remade(other, "key", Key, xid=this.xid), "forged"),
     ):  # fmt: skip
-        talk = default_world.transfer(this, tap=replacing(DeliverKey, lambda turn, offered=offered: offered))
+        talk = default_world.transfer(this, tap=replacing(DeliverKey, lambda _, offered=offered: offered))
         with pytest.raises(PeerViolation) as caught:
             talk.run()
         assert caught.value.detail == detail
@@ -686,7 +690,7 @@ def test_a_key_for_another_recipient_is_refused(default_world: World) -> None:
     carol = default_world.carol
     talk = TransferTalk(
         default_world.alice.sender(), default_world.broker(recipient=carol), carol.recipient(),
-        asked(SENDER_MADE, recipient="carol"), tap=replacing(DeliverKey, lambda turn: for_bob),
+        asked(SENDER_MADE, recipient="carol"), tap=replacing(DeliverKey, lambda _: for_bob),
     )  # fmt: skip
     with pytest.raises(PeerViolation, match="forged"):
         talk.run()
@@ -706,7 +710,9 @@ def test_a_coordinator_made_key_of_another_transfer_or_end_is_refused(default_wo
         for offered in (wrong, renamed):
             talk = default_world.transfer(
                 this,
-                tap=replacing(kind, lambda turn, offered=offered: msgspec.structs.replace(turn.message, wrapped=offered)),
+                tap=replacing(
+                    kind, lambda turn, offered=offered: msgspec.structs.replace(turn.message, wrapped=offered)
+                ),
             )
             with pytest.raises(PeerViolation):
                 talk.run()
@@ -749,7 +755,12 @@ def test_a_forged_confirmation_lets_no_data_flow(default_world: World, form: For
     """By whoever does not hold K: random, of another transfer, under another label, of the other end."""
     other = finished(default_world.transfer(asked(form, 2)))
     k, th, xid = other.sessions[0].k, other.sessions[0].th, asked(form, 1).xid
-    forged = [bytes(32), mac(expand(k, "conf", 32), th), mac(expand(k, "confR", 32), th), mac(expand(k, "confS", 32), th)]
+    forged = [
+        bytes(32),
+        mac(expand(k, "conf", 32), th),
+        mac(expand(k, "confR", 32), th),
+        mac(expand(k, "confS", 32), th),
+    ]
     for tag in forged:
         confirmation = encode(Conf(xid, tag))
         talk = default_world.transfer(
@@ -770,7 +781,7 @@ def test_a_forged_confirmation_of_the_sender_is_refused_by_the_recipient(default
     other = encode(ConfS(asked(form, 2).xid, b"", bytes(32)))
     for offered, detail in ((confirmation, "forged"), (other, "identity")):
         talk = default_world.transfer(
-            asked(form), tap=replacing(TransferConfirmKey, lambda turn, offered=offered: TransferConfirmKey(offered))
+            asked(form), tap=replacing(TransferConfirmKey, lambda _, offered=offered: TransferConfirmKey(offered))
         )
         with pytest.raises(PeerViolation) as caught:
             talk.run()
@@ -817,7 +828,11 @@ def test_a_signature_of_one_message_does_not_stand_under_another(default_world: 
 
         return replacing(kind, change)
 
-    for kind, right, who in ((Notify, "xfer-req", alice), (TransferGrant, "xfer-resp", bob), (DeliverKey, "xfer-key", alice)):
+    for kind, right, who in (
+        (Notify, "xfer-req", alice),
+        (TransferGrant, "xfer-resp", bob),
+        (DeliverKey, "xfer-key", alice),
+    ):
         for label in labels:
             talk = default_world.transfer(asked(SENDER_MADE), tap=relabelled(label, kind, who))
             if label == right:
@@ -873,7 +888,7 @@ def test_a_sender_whose_key_is_not_the_pinned_one_is_refused(default_world: Worl
     assert isinstance(talk.state("recipient"), tr.Idle)
 
 
-# --- verify into locals, commit last -----------------------------------------------------------------------------------
+# --- verify into locals, commit last --------------------------------------------------------------------------------
 
 
 def test_a_grant_that_fails_at_its_last_check_leaves_the_senders_state_whole(default_world: World) -> None:

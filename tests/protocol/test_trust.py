@@ -32,8 +32,14 @@ def judged(card: VerifiedCard, known: Known, now: float | None = None) -> Identi
 
 
 def card_of(
-    world: World, name: str, identity: IdentityKey, *, kind: Kind = "computer", epoch: int = 1,
-    not_after: int = int(WALL) + 1000, owner: IdentityKey | None = None,
+    world: World,
+    name: str,
+    identity: IdentityKey,
+    *,
+    kind: Kind = "computer",
+    epoch: int = 1,
+    not_after: int = int(WALL) + 1000,
+    owner: IdentityKey | None = None,
 ) -> tuple[VerifiedCard, bytes]:
     """A card as its owner would make it, with a certificate of the coordinator for it."""
     encoded = make_card(
@@ -54,7 +60,7 @@ def authority(default_world: World) -> Authority:
     return default_world.coordinator.authority
 
 
-# --- the card and its certificate ------------------------------------------------------------------------------------
+# --- the card and its certificate -----------------------------------------------------------------------------------
 
 
 def test_a_certified_card_of_the_name_is_taken(each_world: World) -> None:
@@ -130,7 +136,7 @@ def test_a_name_that_does_not_go_with_its_kind_is_an_alarm(
     assert alarm(name, encoded, b"", authority).detail == "bad-card"
 
 
-# --- what is pinned ----------------------------------------------------------------------------------------------------
+# --- what is pinned -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("H02", "P08")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import resource
 import signal
 import sqlite3
@@ -12,16 +13,18 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.program import environment
+from zkc.constants import PARTIALS_PER_SENDER_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.inbox import Claim, Conflict, Inbox, Item, NewItem, save_item, save_receipt
+from zkc.stores.inbox import PARTIAL_SECONDS, Claim, Conflict, Inbox, Item, NewItem, save_item, save_receipt
 
 FP, TID, XID = b"f" * 32, b"t" * 16, b"x" * 16
 NOW = 1_700_000_000.0
@@ -58,9 +61,27 @@ def home(tmp_path: Path) -> Home:
     return Home.resolve("client", str(tmp_path / "home")).prepare()
 
 
+@dataclass
+class SetClock:
+    """Shows what it was set to."""
+
+    now: float = NOW
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def inbox(home: Home) -> Iterator[Inbox]:
-    with Inbox.open(home) as opened:
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def inbox(home: Home, clock: SetClock) -> Iterator[Inbox]:
+    with Inbox.open(home, clock=clock) as opened:
         yield opened
 
 
@@ -298,8 +319,6 @@ from zkc.stores.inbox import Inbox, NewItem
 ENTRY = NewItem("alice", "", "a.txt", "", "file", "sender", b"x" * 16)
 
 def receive(inbox, left):
-    partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
-    partial.write(b"payload")
     def trace(frame, event, arg):
         nonlocal left
         if not frame.f_code.co_filename.endswith(HERE):
@@ -310,6 +329,8 @@ def receive(inbox, left):
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
     sys.settrace(trace)
+    partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
+    partial.write(b"payload")
     inbox.commit(partial, b"d" * 32, b"receipt", 5.0)
     sys.settrace(None)
 
@@ -328,41 +349,47 @@ for number in range(first, last):
         after = [[item.id for item in inbox.items()], inbox.done(b"f" * 32, b"t" * 16) is not None]
         payloads = [item.path.read_bytes().decode() for item in inbox.items()]
         left = sorted(os.listdir(home.inbox / "files")), os.listdir(home.inbox / "partial")
+        listed = [item.id for item in inbox.partials()]
         partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
         partial.write(b"payload")
         repeated = inbox.commit(partial, b"d" * 32, b"later", 7.0).id
         final = [item.id for item in inbox.items()]
-    print(json.dumps([killed, seen, after, payloads, left, repeated, final]), flush=True)
+        cleared = os.listdir(home.inbox / "partial") == inbox.partials() == []
+    print(json.dumps([killed, seen, after, payloads, left, listed, repeated, final, cleared]), flush=True)
     if not killed:
         break
 """
 
 
 @pytest.mark.attack("P03")
-def test_a_receiver_that_is_killed_at_any_line_of_the_commit_leaves_one_whole_item_or_none(tmp_path: Path) -> None:
+def test_a_receiver_that_is_killed_at_any_line_leaves_one_whole_item_or_none(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CRASH, str(tmp_path), "0", "2000"], capture_output=True, text=True, check=True,
         env=environment(),
     )
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    for killed, seen, (ids, is_done), payloads, (in_files, in_partial), repeated, final in outcomes:
+    for killed, seen, (ids, is_done), payloads, (in_files, in_partial), listed, repeated, final, cleared in outcomes:
         assert seen == [len(ids), is_done], "recover changes nothing that was visible"
         assert len(ids) == int(is_done) <= 1
         assert payloads == ["payload"] * len(ids)
         assert in_files == ids
-        assert in_partial == []
+        assert in_partial == listed, "a partial item has its row and its file, or neither"
+        assert len(ids + listed) <= 1
+        assert cleared, "the delivery that came again has replaced it"
         assert final == [repeated]
         assert ids in ([], final)
         assert killed or ids
     assert not outcomes[-1][0], "the last run went through"
     assert len(outcomes) > 60
     assert {len(outcome[2][0]) for outcome in outcomes if outcome[0]} == {0, 1}, "both sides of the commit were tried"
+    assert {len(outcome[5]) for outcome in outcomes if outcome[0]} == {0, 1}, "both sides of the beginning were tried"
 
 
 @pytest.mark.attack("P03", "F02")
 def test_recovery_removes_orphans_and_nothing_that_is_not_ours(home: Home, inbox: Inbox, tmp_path: Path) -> None:
     item = receive(inbox)
-    inbox.begin(FP, b"p" * 16, entry()).close(discard=False)
+    kept = stop(inbox, b"p" * 16)
+    (home.inbox / "partial" / ("c" * 16)).touch()
     orphan, foreign = home.inbox / "files" / ("0" * 16), home.inbox / "files" / "notes.txt"
     link, folder = home.inbox / "partial" / ("a" * 16), home.inbox / "partial" / ("b" * 16)
     orphan.touch()
@@ -378,6 +405,7 @@ def test_recovery_removes_orphans_and_nothing_that_is_not_ours(home: Home, inbox
     assert folder.exists()
     assert (tmp_path / "target").read_text() == "target"
     assert item.path.exists()
+    assert inbox.partials() == [kept]
 
 
 @pytest.mark.attack("P03")
@@ -392,6 +420,322 @@ def test_recovery_leaves_what_a_living_process_writes(home: Home, inbox: Inbox) 
         assert (home.inbox / "files" / partial.id).exists()
         partial.close(discard=False)
         assert other.recover(NOW) == 1
+
+
+# --- arrived in part --------------------------------------------------------------------------------------------------
+
+
+def stop(
+    inbox: Inbox, tid: bytes = TID, data: bytes = b"half", what: NewItem | None = None, sender_fp: bytes = FP
+) -> Item:
+    """A link that is lost after ``data``."""
+    partial = inbox.begin(sender_fp, tid, what or entry())
+    partial.write(data)
+    partial.close(discard=False)
+    return next(item for item in inbox.partials() if item.id == partial.id)
+
+
+@pytest.mark.attack("D04")
+def test_what_a_stopped_stream_left_is_listed_apart_and_is_no_item(home: Home, inbox: Inbox, tmp_path: Path) -> None:
+    what = entry("na\u00efve.txt", note="a note", app="bob/backup", kind="stream", key_source="coordinator")
+    item = stop(inbox, what=what)
+    assert item == Item(
+        id=item.id, sender="alice", sender_fp=FP, app="bob/backup", name=what.name, note="a note", size=4, digest=b"",
+        key_source="coordinator", kind="stream", received=NOW, xid=XID, tid=TID, mode=0o644, mtime_ns=10**18,
+        path=home.inbox / "partial" / item.id, state="partial",
+    )
+    with Inbox.open(home) as other:
+        assert other.partials() == [item]
+        assert other.find(item.id[:12]) == item
+    assert inbox.items() == []
+    assert inbox.done(FP, TID) is None
+    assert inbox.take(item.id) is None
+    assert inbox.take_first(lambda _: True) is None
+    with pytest.raises(UsageError) as caught:
+        save_item(item, tmp_path / "saved")
+    assert caught.value.detail == "partial"
+    assert not (tmp_path / "saved").exists()
+    assert inbox.remove(item.id)
+    assert not inbox.remove(item.id)
+    assert inbox.partials() == []
+    assert on_disk(home) == []
+
+
+def test_partial_items_are_listed_oldest_first_with_what_has_come_so_far(inbox: Inbox, clock: SetClock) -> None:
+    stopped = []
+    for number in range(5):
+        clock.now = NOW - number
+        stopped.append(stop(inbox, bytes([number]) * 16))
+    running = inbox.begin(FP, TID, entry())
+    running.write(b"abc")
+    assert inbox.partials()[:-1] == stopped
+    assert (inbox.partials()[-1].id, inbox.partials()[-1].size) == (running.id, 3)
+    running.write(b"def")
+    assert inbox.partials()[-1].size == 6
+    running.close(discard=True)
+    assert inbox.partials() == stopped
+
+
+def test_what_is_being_received_is_not_removed_but_busy(home: Home, inbox: Inbox) -> None:
+    partial = inbox.begin(FP, TID, entry())
+    with Inbox.open(home) as other:
+        with pytest.raises(LocalIOError) as caught:
+            other.remove(partial.id)
+        assert (caught.value.detail, partial.id in str(caught.value)) == ("busy", True)
+        assert other.purge_partials(None) == 0
+        assert [item.id for item in other.partials()] == [partial.id]
+    assert inbox.commit(partial, b"d" * 32, b"r", NOW).state == "ready"
+    assert inbox.partials() == []
+    assert on_disk(home) == [f"files/{partial.id}"]
+
+
+def test_a_delivery_that_begins_again_takes_the_place_of_its_partial_item(home: Home, inbox: Inbox) -> None:
+    other_tid, other_sender = stop(inbox, b"u" * 16), stop(inbox, sender_fp=b"g" * 32)
+    first = stop(inbox)
+    again = inbox.begin(FP, TID, entry())
+    assert [item.id for item in inbox.partials()] == [other_tid.id, other_sender.id, again.id]
+    assert not first.path.exists()
+    item = inbox.commit(again, b"d" * 32, b"r", NOW)
+    assert inbox.partials() == [other_tid, other_sender]
+    assert on_disk(home) == sorted([f"files/{item.id}", f"partial/{other_tid.id}", f"partial/{other_sender.id}"])
+
+
+def test_an_attempt_that_was_overtaken_leaves_no_partial_item(home: Home, inbox: Inbox) -> None:
+    older, newer = (inbox.begin(FP, TID, entry()) for _ in range(2))
+    older.write(b"goes on")
+    older.close(discard=False)
+    newer.close(discard=False)
+    assert [item.id for item in inbox.partials()] == [newer.id]
+    assert on_disk(home) == [f"partial/{newer.id}"]
+
+
+@pytest.mark.parametrize("older_commits", [True, False])
+@pytest.mark.parametrize("other_stops_first", [True, False])
+def test_a_done_delivery_has_no_partial_item(
+    home: Home, inbox: Inbox, older_commits: bool, other_stops_first: bool
+) -> None:
+    partials = [inbox.begin(FP, TID, entry()) for _ in range(2)]
+    winner, other = partials if older_commits else reversed(partials)
+    if other_stops_first:
+        other.close(discard=False)
+    item = inbox.commit(winner, b"d" * 32, b"r", NOW)
+    other.close(discard=False)
+    assert inbox.partials() == []
+    assert on_disk(home) == [f"files/{item.id}"]
+
+
+def test_recovery_keeps_partial_items_for_seven_days(home: Home, inbox: Inbox, clock: SetClock) -> None:
+    old = stop(inbox)
+    clock.now += DAY
+    young = stop(inbox, b"u" * 16)
+    assert inbox.recover(NOW + PARTIAL_SECONDS - 1) == 0
+    assert inbox.partials() == [old, young]
+    assert inbox.recover(NOW + PARTIAL_SECONDS + 1) == 1
+    assert inbox.partials() == [young]
+    assert on_disk(home) == [f"partial/{young.id}"]
+
+
+def test_recovery_leaves_an_old_partial_item_that_is_still_being_received(inbox: Inbox) -> None:
+    partial = inbox.begin(FP, TID, entry())
+    assert inbox.recover(NOW + 2 * PARTIAL_SECONDS) == 0
+    inbox.commit(partial, b"d" * 32, b"r", NOW)
+    assert len(inbox.items()) == 1
+
+
+def test_a_partial_item_whose_file_a_stranger_removed_is_none(home: Home, inbox: Inbox) -> None:
+    item, kept = stop(inbox), stop(inbox, b"u" * 16)
+    item.path.unlink()
+    assert inbox.partials() == [kept]
+    with pytest.raises(UsageError):
+        inbox.find(item.id)
+    assert inbox.recover(NOW) == 0
+    raw = sqlite3.connect(home.inbox / "index.db")
+    assert raw.execute("SELECT id FROM partials").fetchall() == [(kept.id,)]
+    raw.close()
+
+
+@pytest.mark.attack("F03")
+def test_a_link_in_place_of_a_partial_item_is_neither_followed_nor_removed(inbox: Inbox, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    item = stop(inbox)
+    item.path.unlink()
+    item.path.symlink_to(tmp_path / "secret")
+    assert inbox.partials() == []
+    assert inbox.purge_partials(None) == 0
+    assert inbox.recover(NOW) == 0
+    assert item.path.is_symlink()
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+BEGIN = """
+import sys
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox, NewItem
+inbox = Inbox.open(Home.resolve("client", sys.argv[1]))
+partial = inbox.begin(b"f" * 32, b"t" * 16, NewItem("alice", "", "a.txt", "", "file", "sender", b"x" * 16))
+partial.write(b"half of it")
+print(partial.id, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.attack("D04")
+def test_what_a_killed_receiver_had_is_kept_as_a_partial_item(home: Home, inbox: Inbox) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BEGIN, str(home.data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment(),
+    ) as receiver:
+        assert receiver.stdout is not None
+        item_id = receiver.stdout.readline().strip()
+        with pytest.raises(LocalIOError) as caught:
+            inbox.remove(item_id)
+        assert caught.value.detail == "busy"
+        receiver.send_signal(signal.SIGKILL)
+        receiver.wait(20)
+    assert inbox.recover(NOW) == 0
+    (item,) = inbox.partials()
+    assert (item.id, item.size, item.state, item.path.read_bytes()) == (item_id, 10, "partial", b"half of it")
+    assert inbox.items() == []
+    assert inbox.remove(item_id)
+    assert on_disk(home) == []
+
+
+@pytest.mark.attack("D16")
+def test_a_thousand_partial_items_of_one_sender_leave_the_newest_few(home: Home, inbox: Inbox) -> None:
+    bystander = stop(inbox, sender_fp=b"g" * 32)
+    running = inbox.begin(FP, b"r" * 16, entry())
+    for number in range(1000):
+        inbox.begin(FP, number.to_bytes(16), entry()).close(discard=False)
+    left = inbox.partials()
+    assert left[:2] == [bystander, replace(left[1], id=running.id)]
+    newest = [number.to_bytes(16) for number in range(1000 - PARTIALS_PER_SENDER_MAX + 1, 1000)]
+    assert [item.tid for item in left[2:]] == newest
+    assert len(on_disk(home)) == PARTIALS_PER_SENDER_MAX + 1
+    running.close(discard=True)
+
+
+def test_more_at_once_than_are_kept_are_all_received_and_as_many_kept(home: Home, inbox: Inbox) -> None:
+    running = [inbox.begin(FP, bytes([number]) * 16, entry()) for number in range(PARTIALS_PER_SENDER_MAX + 3)]
+    inbox.commit(running.pop(), b"d" * 32, b"r", NOW)
+    for partial in running:
+        partial.write(b"x")
+        partial.close(discard=False)
+    assert len(inbox.partials()) == PARTIALS_PER_SENDER_MAX
+    assert len(on_disk(home)) == PARTIALS_PER_SENDER_MAX + 1
+
+
+@pytest.mark.attack("D16")
+def test_partial_items_make_room_and_whole_ones_stay(home: Home, inbox: Inbox) -> None:
+    item = receive(inbox)
+    for number in range(3):
+        stop(inbox, bytes([number]) * 16, bytes(1000))
+    other = stop(inbox, sender_fp=b"g" * 32, data=bytes(10))
+    assert inbox.purge_partials(FP) == 3000
+    assert inbox.purge_partials(FP) == 0
+    assert inbox.partials() == [other]
+    assert inbox.purge_partials(None) == 10
+    assert inbox.partials() == []
+    assert on_disk(home) == [f"files/{item.id}"]
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.root
+def test_partial_items_make_room_on_a_full_disk(small_disk: Callable[[int], Path]) -> None:
+    home = Home.resolve("client", str(small_disk(1_000_000))).prepare()
+    with Inbox.open(home) as inbox:
+        stop(inbox, b"u" * 16, bytes(200_000))
+        with pytest.raises(OSError, match="No space"):
+            (home.data / "filler").write_bytes(bytes(2_000_000))
+        with pytest.raises(LocalIOError) as caught:
+            inbox.begin(FP, TID, entry(note="x" * 4096)).write(bytes(50_000))
+        assert caught.value.detail == "no-space"
+        assert inbox.purge_partials(None) >= 200_000
+        receive(inbox, bytes(50_000))
+        assert len(inbox.items()) == 1
+
+
+def test_an_error_while_a_partial_item_begins_leaves_nothing(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(37, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(LocalIOError):
+        inbox.begin(FP, TID, entry())
+    monkeypatch.undo()
+    assert inbox.partials() == []
+    assert on_disk(home) == []
+
+
+# --- a damaged index --------------------------------------------------------------------------------------------------
+
+
+def everything(home: Home) -> tuple[list[Item], list[Item]]:
+    """What a command reads after the daemon has started; items, partial items."""
+    with Inbox.open(home) as inbox:
+        inbox.recover(NOW)
+        return inbox.items(), inbox.partials()
+
+
+@pytest.mark.attack("K03")
+def test_a_damaged_index_is_refused_or_read_and_no_payload_goes_with_it(home: Home) -> None:
+    with Inbox.open(home, clock=SetClock()) as inbox:
+        receive(inbox)
+        stop(inbox, b"u" * 16)
+    (item,), (begun,) = whole = everything(home)
+    index, generator = home.inbox / "index.db", random.Random(5)
+    content = index.read_bytes()
+    # Where structure is, where rows are (a page is filled from its end), and anywhere.
+    places = [page + at for page in range(0, len(content), 4096) for at in (*range(12), *range(4036, 4096))]
+    refused = 0
+    for place in places + generator.sample(range(len(content)), 100):
+        damaged = bytearray(content)
+        damaged[place] ^= generator.choice([1, 128, 255])
+        index.write_bytes(damaged)
+        try:
+            items, partials = everything(home)
+        except LocalIOError as error:
+            assert error.detail in {"damaged", "newer", "io"}, error
+            refused += 1
+        else:
+            assert [(found.id, found.path) for found in items] == [(item.id, item.path)]
+            # Where the time of its beginning is what was damaged, it may count as old.
+            assert [(found.id, found.path) for found in partials] in ([(begun.id, begun.path)], [])
+            assert begun.path.exists() == bool(partials)
+        assert item.path.read_bytes() == b"hello"
+        begun.path.touch(0o600)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{index}{suffix}").unlink(missing_ok=True)
+    assert refused > 100
+    index.write_bytes(content)
+    begun.path.write_bytes(b"half")
+    assert everything(home) == whole
+
+
+@pytest.mark.attack("K03", "F02")
+@pytest.mark.parametrize("table", ["items", "partials"])
+@pytest.mark.parametrize("value", ["'../../role'", "x'00'", "7", "NULL", "''", "'0123456789ABCDEF'"])
+def test_an_id_that_is_none_names_no_file(home: Home, inbox: Inbox, table: str, value: str) -> None:
+    receive(inbox)
+    stop(inbox, b"u" * 16)
+    before = on_disk(home)
+    raw = sqlite3.connect(home.inbox / "index.db", isolation_level=None)
+    raw.execute(f"UPDATE {table} SET id = {value}")
+    raw.close()
+    reads: list[Callable[[], object]] = [lambda: inbox.recover(NOW)]
+    if table == "items":
+        reads += [inbox.items, lambda: inbox.remove("../../role") or inbox.items()]
+    else:
+        reads += [
+            inbox.partials, lambda: inbox.purge_partials(None), lambda: inbox.begin(FP, b"u" * 16, entry()),
+            lambda: inbox.remove("../../role") or inbox.partials(),
+        ]
+    for read in reads:
+        with pytest.raises(LocalIOError, match="damaged"):
+            read()
+    assert on_disk(home) == before
+    assert home.exists()
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------

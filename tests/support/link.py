@@ -1,4 +1,4 @@
-"""A link in memory that loses, repeats, delays, reorders and damages what it carries, the same way for the same seed."""
+"""A link in memory that loses, repeats, reorders and damages what it carries, the same way for the same seed."""
 
 from __future__ import annotations
 

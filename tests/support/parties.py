@@ -60,15 +60,30 @@ class Coordinator:
         """An invitation; the same for the same name and serial."""
         seed = digest(b"invite", name.encode(), serial.to_bytes(4, "big"))
         return InvitationText(
-            ["tcp://127.0.0.1:7670"], self.identity.public.fingerprint, self.curve_public, self.suite.name,
-            seed[:16], name, kind, seed[16:],
+            ["tcp://127.0.0.1:7670"],
+            self.identity.public.fingerprint,
+            self.curve_public,
+            self.suite.name,
+            seed[:16],
+            name,
+            kind,
+            seed[16:],
         )
 
     def registrar(self, invitation: InvitationText, owner: bytes | None = None) -> Registrar:
         """Its side of one invitation; ``owner``: fingerprint of an application's owner."""
         return Registrar(
-            self.identity, self.general_key, self.suite, self.card, self.card_signature, self.suite.generate,
-            invitation.invite_id, invitation.name, invitation.kind, invitation_psk(invitation.secret), owner,
+            self.identity,
+            self.general_key,
+            self.suite,
+            self.card,
+            self.card_signature,
+            self.suite.generate,
+            invitation.invite_id,
+            invitation.name,
+            invitation.kind,
+            invitation_psk(invitation.secret),
+            owner,
         )
 
     def register(self, invitation: InvitationText) -> MemoryRegister:
@@ -113,9 +128,7 @@ class Client:
         return Party(self.name, self.card.encoded, self.certificate, self.kem_key.public)
 
     def sender(self, known: Known = STRANGER, wall: float = WALL) -> Sender:
-        return Sender(
-            self.coordinator.authority, self.identity, self.kem_key, self.card, known, wall
-        )
+        return Sender(self.coordinator.authority, self.identity, self.kem_key, self.card, known, wall)
 
     def recipient(self, known: Known = STRANGER) -> Recipient:
         return Recipient(self.coordinator.authority, self.identity, self.kem_key, self.card, known)
@@ -142,16 +155,18 @@ class World:
 
     def transfer(self, terms: Terms, tap: Tap = passing, decision: object = None) -> TransferTalk:
         """A transfer from alice to bob that has not begun."""
-        return TransferTalk(
-            self.alice.sender(), self.broker(), self.bob.recipient(), terms, decision=decision, tap=tap
-        )
+        return TransferTalk(self.alice.sender(), self.broker(), self.bob.recipient(), terms, decision=decision, tap=tap)
 
 
 def newcomer(invitation: InvitationText, suite: Suite, **choices: object) -> Newcomer:
     """Who answers an invitation, with new permanent keys."""
     return Newcomer(
-        invitation, identity_of(invitation.name), suite.generate(), digest(b"curve", invitation.name.encode()),
-        int(WALL) + CARD_SECONDS, **choices,  # type: ignore[arg-type]
+        invitation,
+        identity_of(invitation.name),
+        suite.generate(),
+        digest(b"curve", invitation.name.encode()),
+        int(WALL) + CARD_SECONDS,
+        **choices,  # type: ignore[arg-type]
     )
 
 

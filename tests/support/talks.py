@@ -1,7 +1,7 @@
 """Conversations: two or three machines over a link in memory, and a tap on it for whoever tries something.
 
-Each message is encoded, recorded and decoded on its way, as between processes. A `Talk` performs the effects of a step as
-the programs do, in their order; what an effect means stands in one function for each kind of conversation.
+Each message is encoded, recorded and decoded on its way, as between processes. A `Talk` performs the effects of a step
+as the programs do, in their order; what an effect means stands in one function for each kind of conversation.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Talk:
         return [message for message in decoded if isinstance(message, kinds)]
 
 
-# --- registration ------------------------------------------------------------------------------------------------------
+# --- registration ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -204,7 +204,7 @@ class RegistrationTalk(Talk):
                 raise AssertionError(f"unexpected effect {effect!r}")
 
 
-# --- channel -------------------------------------------------------------------------------------------------------------
+# --- channel --------------------------------------------------------------------------------------------------------
 
 
 def hello_info(role: str = "daemon", **changes: Any) -> HelloInfo:
@@ -227,7 +227,7 @@ def only(after: Step) -> Any:
     return effect.message
 
 
-# --- transfer ------------------------------------------------------------------------------------------------------------
+# --- transfer -------------------------------------------------------------------------------------------------------
 
 
 class TransferTalk(Talk):
@@ -302,7 +302,7 @@ def terms(
     return ts.Terms(xid, tid, recipient, key_source, key_order, cipher, 255, fresh=False)
 
 
-# --- looking into states -------------------------------------------------------------------------------------------------
+# --- looking into states --------------------------------------------------------------------------------------------
 
 
 def secrets_in(value: Any, path: str = "") -> Iterator[tuple[str, Secret]]:
@@ -329,7 +329,9 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return (type(value).__name__, encode(value))
     if is_dataclass(value) and not isinstance(value, type):
-        held = tuple((each.name, snapshot(getattr(value, each.name))) for each in fields(value) if each.name != "native")
+        held = tuple(
+            (each.name, snapshot(getattr(value, each.name))) for each in fields(value) if each.name != "native"
+        )
         return (type(value).__name__, held)
     return value
 

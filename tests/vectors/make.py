@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tests.vectors import handshakes
 from zkc.crypto.cards import (
     certify,
     make_card,
@@ -223,7 +224,7 @@ TOPICS: Final[dict[str, Callable[[], Vectors]]] = {
     topic.__name__: topic
     for topic in (
         transcript, hkdf, tokens, streams, seals, identities, safety_numbers, cards, coordinator_cards, invitations,
-        receipts,
+        receipts, handshakes.registrations, handshakes.channels, handshakes.transfers,
     )
 }
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from tests.vectors import make
+from tests.vectors import handshakes, make
 from zkc.crypto.cards import certify, verify_card, verify_certificate, verify_coordinator_card
 from zkc.crypto.chunks import StreamOpener, StreamSealer, token, xid_tag
 from zkc.crypto.invitations import (
@@ -130,11 +130,23 @@ def receipts(vector: Vector) -> None:
     assert manifest_digest(manifest) == of(vector, "manifest_digest") == body.manifest_digest
 
 
+def registrations(vector: Vector) -> None:
+    assert handshakes.registration_values(vector) == vector["values"]
+
+
+def channels(vector: Vector) -> None:
+    assert handshakes.channel_values(vector) == vector["values"]
+
+
+def transfers(vector: Vector) -> None:
+    assert handshakes.transfer_values(vector) == vector["values"]
+
+
 CHECKS: Final[dict[str, Callable[[Vector], None]]] = {
     check.__name__: check
     for check in (
         transcript, hkdf, tokens, streams, seals, identities, safety_numbers, cards, coordinator_cards, invitations,
-        receipts,
+        receipts, registrations, channels, transfers,
     )
 }
 

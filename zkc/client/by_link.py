@@ -19,7 +19,16 @@ from zkc.errors import CoordinatorUnreachable, InternalError, PeerViolation, Tim
 from zkc.net.sockets import Context, context
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
-    AnswerBody, InviteApplication, Invitation, Leave, ListPeers, LookUp, Peer, PeerCard, PeerPage, RequestBody,
+    AnswerBody,
+    Invitation,
+    InviteApplication,
+    Leave,
+    ListPeers,
+    LookUp,
+    Peer,
+    PeerCard,
+    PeerPage,
+    RequestBody,
 )
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from zkc.crypto.suites import suite_named
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import Endpoints, Peer, PeerCard, Req, Resp, Message
+from zkc.wire.messages import Endpoints, Message, Peer, PeerCard, Req, Resp
 
 
 class AskStatus(Message, frozen=True, tag="status"):

@@ -34,7 +34,13 @@ from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
-    AnswerBody, InviteApplication, Invitation, Leave, LookUp, PeerCard, RequestBody,
+    AnswerBody,
+    Invitation,
+    InviteApplication,
+    Leave,
+    LookUp,
+    PeerCard,
+    RequestBody,
 )
 
 GRACE_SECONDS: Final = 5.0
@@ -173,7 +179,7 @@ class Daemon:
     def _refused(self, why: str, peer: Credentials) -> None:
         self._log.warning("control-refused", why=why, uid=peer.uid, pid=peer.pid)
 
-    # --- commands ----------------------------------------------------------------------------------------------------
+    # --- commands ---------------------------------------------------------------------------------------------------
 
     async def _serve(
         self, request: control.ControlRequest, peer: Credentials

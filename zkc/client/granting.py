@@ -13,7 +13,12 @@ from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.constants import ID_BYTES, STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import (
-    IdentityError, PeerViolation, PolicyRefused, RecipientOffline, UnknownRecipient, ZkcError,
+    IdentityError,
+    PeerViolation,
+    PolicyRefused,
+    RecipientOffline,
+    UnknownRecipient,
+    ZkcError,
 )
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
@@ -95,7 +100,8 @@ def _explained(error: ZkcError, recipient: str) -> ZkcError:
     if error.hint or error.code not in _WORDS:
         return error
     message, hint = _WORDS[error.code]
-    return type(error)(message.format(recipient), detail=error.detail, hint=_HINTS.get(error.detail, hint.format(recipient)))
+    told = _HINTS.get(error.detail, hint.format(recipient))
+    return type(error)(message.format(recipient), detail=error.detail, hint=told)
 
 
 _HINTS: Final = {

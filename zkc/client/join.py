@@ -20,7 +20,14 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import read_private, suite_named
 from zkc.env import Clock, Entropy
 from zkc.errors import (
-    CoordinatorUnreachable, IdentityError, NotRegistered, PeerViolation, TimedOut, UsageError, ZkcError, error_for,
+    CoordinatorUnreachable,
+    IdentityError,
+    NotRegistered,
+    PeerViolation,
+    TimedOut,
+    UsageError,
+    ZkcError,
+    error_for,
 )
 from zkc.ids import owner_of
 from zkc.net.sockets import Context, curve_public, generate_curve, to_raw

@@ -14,11 +14,23 @@ from typing import Any, Final, Literal
 from zkc.client.dial import DIAL_SECONDS, Connection
 from zkc.client.principal import Principal
 from zkc.constants import (
-    BACKOFF_FIRST, BACKOFF_MAX, GOODBYE_SECONDS, HEARTBEAT_SECONDS, ID_BYTES, OFFLINE_SECONDS, REQUEST_SECONDS,
+    BACKOFF_FIRST,
+    BACKOFF_MAX,
+    GOODBYE_SECONDS,
+    HEARTBEAT_SECONDS,
+    ID_BYTES,
+    OFFLINE_SECONDS,
+    REQUEST_SECONDS,
 )
 from zkc.env import Clock, Entropy
 from zkc.errors import (
-    CoordinatorUnreachable, InternalError, NotRegistered, PeerViolation, TimedOut, VersionMismatch, ZkcError,
+    CoordinatorUnreachable,
+    InternalError,
+    NotRegistered,
+    PeerViolation,
+    TimedOut,
+    VersionMismatch,
+    ZkcError,
     error_for,
 )
 from zkc.net.sockets import Context, curve_public, to_raw
@@ -28,7 +40,16 @@ from zkc.protocol.step import Step, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import (
-    AnswerBody, ChannelMessage, Failure, Goodbye, Heartbeat, HelloInfo, Ok, Replaced, RequestBody, Revoked,
+    AnswerBody,
+    ChannelMessage,
+    Failure,
+    Goodbye,
+    Heartbeat,
+    HelloInfo,
+    Ok,
+    Replaced,
+    RequestBody,
+    Revoked,
 )
 
 Handler = Callable[[Any], Awaitable[AnswerBody]]
@@ -41,7 +62,7 @@ class Link:
 
     def __init__(
         self, ctx: Context, principal: Principal, role: Literal["daemon", "once"], *, clock: Clock, entropy: Entropy,
-        handler: Handler, endpoints: tuple[str, ...] = (), on_state: Callable[[bool], None] = lambda linked: None,
+        handler: Handler, endpoints: tuple[str, ...] = (), on_state: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self.principal = principal
         self._context = ctx
@@ -68,7 +89,7 @@ class Link:
         self.ended: asyncio.Future[ZkcError] = asyncio.get_running_loop().create_future()
         """Done when the coordinator, authenticated, has ended this registration or replaced this daemon."""
 
-    # --- for the programs ----------------------------------------------------------------------------------------------
+    # --- for the programs -------------------------------------------------------------------------------------------
 
     @property
     def linked(self) -> bool:
@@ -83,28 +104,28 @@ class Link:
         """Begin to connect, and go on for as long as the link is open."""
         self._run = asyncio.create_task(self._keep_linked())
 
-    async def wait_linked(self, timeout: float) -> None:
+    async def wait_linked(self, within: float) -> None:
         """`CoordinatorUnreachable`, `NotRegistered`, ...: what kept it from linking, once every address was tried in
-        vain, or after ``timeout`` seconds. The link goes on trying."""
+        vain, or after ``within`` seconds. The link goes on trying."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._linked, self._stuck)]
         try:
-            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
         if not self.linked:
             raise self._why_not()
 
-    async def request(self, body: RequestBody, timeout: float = REQUEST_SECONDS) -> AnswerBody:
+    async def request(self, body: RequestBody, within: float = REQUEST_SECONDS) -> AnswerBody:
         """The coordinator's answer to ``body``. Waits for the link where there is none.
 
-        The error of the contract that it answered with; `CoordinatorUnreachable` or `TimedOut` after ``timeout``.
+        The error of the contract that it answered with; `CoordinatorUnreachable` or `TimedOut` after ``within`` seconds.
         """
         now = self._clock.monotonic()
         id = self._entropy.bytes(ID_BYTES)
         future: asyncio.Future[AnswerBody] = asyncio.get_running_loop().create_future()
         self._waiting[id] = future
-        plaintext = self._calls.request(id, body, now, now + timeout)
+        plaintext = self._calls.request(id, body, now, now + within)
         if self.linked:
             self._send(plaintext)
         try:
@@ -132,7 +153,7 @@ class Link:
         for future in self._waiting.values():
             future.cancel()
 
-    # --- the loop of sessions --------------------------------------------------------------------------------------
+    # --- the loop of sessions ---------------------------------------------------------------------------------------
 
     async def _keep_linked(self) -> None:
         ticking = asyncio.create_task(self._keep_ticking())
@@ -241,7 +262,7 @@ class Link:
         if was_linked:
             self._on_state(False)
 
-    # --- frames -----------------------------------------------------------------------------------------------------------
+    # --- frames -----------------------------------------------------------------------------------------------------
 
     def _on_frame(self, frame: bytes) -> None:
         """What the coordinator sent. Whatever does not open is nothing: only what is authenticated counts."""

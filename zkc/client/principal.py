@@ -14,7 +14,6 @@ from zkc.protocol.channel import ClientKeys
 from zkc.protocol.trust import Authority, Known
 from zkc.stores.keystore import KeyStore, Pin, Registration
 
-
 SEEN_SECONDS: Final = 60.0
 """How exact ``last_seen`` is: a write with fsync for every transfer would cost more than the transfer."""
 

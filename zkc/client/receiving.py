@@ -33,11 +33,23 @@ from zkc.rules.endpoints import parse_port_range
 from zkc.rules.policy import Asked, Standing, decide, decide_size, least_size
 from zkc.stores.inbox import Inbox, NewItem, Partial
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import (
-    AnswerBody, DeliverConfirmation, DeliverKey, DeliverSessionKey, Endpoints, Key, Manifest, Notify, Ok, Req,
-    RequestBody, TransferEnd, WrappedKey, ConfS,
-)
 from zkc.wire.codec import decode
+from zkc.wire.messages import (
+    AnswerBody,
+    ConfS,
+    DeliverConfirmation,
+    DeliverKey,
+    DeliverSessionKey,
+    Endpoints,
+    Key,
+    Manifest,
+    Notify,
+    Ok,
+    Req,
+    RequestBody,
+    TransferEnd,
+    WrappedKey,
+)
 
 _XIDS_KEPT: Final = 4096
 """Finished xids that are remembered, so that a replayed request is refused (attack H06)."""
@@ -111,7 +123,7 @@ class Receiver:
             await asyncio.wait(running, timeout=_JOIN_SECONDS)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    # --- handshake ---------------------------------------------------------------------------------------------------
+    # --- handshake --------------------------------------------------------------------------------------------------
 
     async def _notified(self, principal: Principal, endpoint: str, message: Notify) -> AnswerBody:
         """X2: verify who sends, judge, bind, answer (Figure 14)."""
@@ -137,7 +149,9 @@ class Receiver:
             raise
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
 
-    async def _judge(self, transfer: _Transfer, endpoint: str) -> machine.Accept | machine.Decline | machine.AlreadyHave:
+    async def _judge(
+        self, transfer: _Transfer, endpoint: str
+    ) -> machine.Accept | machine.Decline | machine.AlreadyHave:
         sender, req = transfer.state.sender, transfer.req
         receipt = self._inbox.done(sender.fingerprint, req.tid)
         if receipt is not None:
@@ -224,7 +238,7 @@ class Receiver:
         at_once = sum(other.req.sender == req.sender for other in self._transfers.values()) - 1
         return Standing(at_once, seen, self._inbox.free_bytes())
 
-    # --- delivery ------------------------------------------------------------------------------------------------------
+    # --- delivery ---------------------------------------------------------------------------------------------------
 
     def _agreed(self, transfer: _Transfer, session: Session) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""
@@ -314,7 +328,7 @@ class _InboxSink:
         self.size += len(data)
 
     def complete(self, size: int, digest: bytes) -> bytes:
-        """Commit order: file, rename, folder, one transaction with the receipt; then DONE (Figure 16, blocks 1603-1604)."""
+        """File, rename, folder, one transaction with the receipt; then DONE (Figure 16, blocks 1603-1604)."""
         if self._partial is None or self._manifest is None:
             raise PolicyRefused("an end before the beginning", detail="limit")
         now = self._clock.wall()

@@ -20,7 +20,13 @@ from zkc.crypto.receipts import name_digest, verify_receipt
 from zkc.crypto.signing import read_identity
 from zkc.env import Clock, Entropy
 from zkc.errors import (
-    CoordinatorUnreachable, IntegrityError, Interrupted, PeerViolation, RecipientOffline, TimedOut, ZkcError,
+    CoordinatorUnreachable,
+    IntegrityError,
+    Interrupted,
+    PeerViolation,
+    RecipientOffline,
+    TimedOut,
+    ZkcError,
 )
 from zkc.ids import KeySource, check_name
 from zkc.net.pipe import Bell, LinkLost, send
@@ -99,7 +105,7 @@ class Sending:
     def __init__(
         self, home: Home, config: ClientConfig, granter: Granter, recipient: str, source: AnySource,
         manifest: Manifest, options: Options, *, clock: Clock, entropy: Entropy, bell: Bell,
-        on_event: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._home = home
         self._config = config

@@ -21,7 +21,7 @@ class FileSource:
         self._path = path
         try:
             if path.is_dir():
-                raise UsageError(f"{path} is a folder", detail="folder", hint="name a file, or pipe a tar of the folder")
+                raise UsageError(f"{path} is a folder", detail="folder", hint="name a file, or pipe a tar of it")
             # Non-blocking, so that a FIFO without a writer does not hang the open; regular files do not care.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:

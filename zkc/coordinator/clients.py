@@ -29,7 +29,6 @@ from zkc.coordinator.core import Core, Wire
 from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation
 from zkc.net.loopsocket import Sent
-from zkc.net.sockets import inode_of
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.channel import VERSIONS, Channel, PeerKeys, consume_hello
 from zkc.protocol.transfer_coordinator import Party
@@ -56,8 +55,6 @@ OnReply = Callable[["AnswerBody | Failure | Silence"], None]
 OnRequest = Callable[["Session", Asked], None]
 
 _LIMITS: Final = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000))
-_LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
-"""Seconds: libzmq tells of a disconnection just before it closes the descriptor."""
 REASON_MAX: Final = 512
 """Characters of a reason that travels."""
 _SEEN_FLUSH_SECONDS: Final = 5.0
@@ -152,7 +149,7 @@ class Clients:
         self._seen: dict[bytes, float] = {}
         self._flush_at = self._sweep_at = 0.0
 
-    # --- who is there ---------------------------------------------------------------------------------------------
+    # --- who is there -----------------------------------------------------------------------------------------------
 
     @property
     def online(self) -> list[bytes]:
@@ -167,7 +164,7 @@ class Clients:
         """The client of that name if anything of it is open here."""
         return self._by_name.get(name)
 
-    # --- frames -------------------------------------------------------------------------------------------------------
+    # --- frames -----------------------------------------------------------------------------------------------------
 
     def on_hello(self, wire: Wire, uid: bytes, body: bytes) -> None:
         """C1 of the client that ZAP says ``uid`` is. A replayed one costs two seals and changes nothing."""
@@ -285,7 +282,7 @@ class Clients:
             case Sent.OK:
                 pass
 
-    # --- channels come and go ----------------------------------------------------------------------------------------
+    # --- channels come and go ---------------------------------------------------------------------------------------
 
     def _confirm(self, client: Client, hello: _Hello) -> Session:
         """C2: the first record of a channel has opened."""
@@ -405,7 +402,7 @@ class Clients:
         self._by_uid[uid] = self._by_name[row.name] = client
         return client
 
-    # --- what ends them -----------------------------------------------------------------------------------------------
+    # --- what ends them ---------------------------------------------------------------------------------------------
 
     def goodbye(self, session: Session) -> None:
         """The process ends by itself: offline at once. What it asks again is still answered for a moment."""
@@ -444,23 +441,16 @@ class Clients:
         # Until its sessions end, records of it are still opened: they may answer `Revoked`.
         self._forget_if_idle(client)
 
-    def on_disconnected(self, fd: int) -> None:
-        """A TCP connection with this descriptor has ended: was it one of ours?"""
-        if fd in self._by_fd:
-            asyncio.get_running_loop().call_later(_LOOKS_AFTER_DISCONNECT[0], self._look, fd, 0)
+    def look(self, fd: int, inode: int) -> bool:
+        """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. Whose it was has lost it.
 
-    def _look(self, fd: int, look: int) -> None:
-        """Sessions whose connection is no longer behind its descriptor have lost it."""
-        there = self._by_fd.get(fd)
-        if not there:
-            return
-        inode = inode_of(fd)
-        for session in list(there):
+        Whether there are still sessions whose connection it is.
+        """
+        for session in list(self._by_fd.get(fd, ())):
             wire = session.wire
             if wire is not None and wire.inode != inode:
                 self._lost(session, wire)
-        if fd in self._by_fd and look + 1 < len(_LOOKS_AFTER_DISCONNECT):
-            asyncio.get_running_loop().call_later(_LOOKS_AFTER_DISCONNECT[look + 1], self._look, fd, look + 1)
+        return fd in self._by_fd
 
     def tick(self, now: float) -> None:
         """Repeats what is due, and ends what has been silent for too long."""

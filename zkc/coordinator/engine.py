@@ -39,6 +39,7 @@ from zkc.net.sockets import (
     Socket,
     bind_router,
     context,
+    inode_of,
     shutdown_connection,
     split_endpoint,
     tcp_endpoint,
@@ -54,6 +55,8 @@ LOOK_SECONDS: Final = 1.0
 """How often the key database is asked whether another process wrote to it, where that one does not tell."""
 SELF_TEST_SECONDS: Final = 60.0
 """How often the coordinator knocks at its own door with an unknown key (attack R10)."""
+_LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
+"""Seconds: libzmq tells of a disconnection just before it closes the descriptor."""
 _ONLINE_PAGE: Final = 4096
 _AUTOMATIC_ID_BYTES: Final = 5
 
@@ -256,7 +259,7 @@ class Engine:
         finally:
             self._knocking = False
 
-    # --- the door -----------------------------------------------------------------------------------------------------
+    # --- the door ---------------------------------------------------------------------------------------------------
 
     def _admit(self, request: ZapRequest) -> str | None:
         """Who this CURVE key belongs to, as the key database has it at this moment."""
@@ -292,7 +295,7 @@ class Engine:
             return f"i:{row.invite_id.hex()}"
         return None
 
-    # --- messages -----------------------------------------------------------------------------------------------------
+    # --- messages ---------------------------------------------------------------------------------------------------
 
     def _on_message(self, received: Received) -> None:
         core = self._core
@@ -333,12 +336,19 @@ class Engine:
         elif event.kind is EventKind.DISCONNECTED:
             self._connections.discard(event.fd)
             self._core.count("connections.closed")
-            self._clients.on_disconnected(event.fd)
+            self._look(event.fd, _LOOKS_AFTER_DISCONNECT)
+
+    def _look(self, fd: int, delays: tuple[float, ...]) -> None:
+        """Whose connection was it? The one whose inode is no longer behind the descriptor."""
+        inode = inode_of(fd)
+        sessions, registrations = self._clients.look(fd, inode), self._registrations.look(fd, inode)
+        if delays and (sessions or registrations):
+            asyncio.get_running_loop().call_later(delays[0], self._look, fd, delays[1:])
 
     def _send(self, frame: bytes, routing_id: bytes) -> Sent:
         return self._router.send(frame, routing_id)
 
-    # --- what others wrote --------------------------------------------------------------------------------------------
+    # --- what others wrote ------------------------------------------------------------------------------------------
 
     def _look_again(self) -> None:
         """Acts on what another process wrote to the key database: revocations."""
@@ -362,7 +372,7 @@ class Engine:
         self._transfers.drop(uid)
         self._clients.revoke(uid, reason)
 
-    # --- the control socket -------------------------------------------------------------------------------------------
+    # --- the control socket -----------------------------------------------------------------------------------------
 
     async def _answer_control(self, request: ControlRequest, _peer: Credentials) -> AsyncGenerator[ControlReply, None]:
         match request:

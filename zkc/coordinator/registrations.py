@@ -36,6 +36,7 @@ from zkc.wire.messages import RegError, RegHello, RegMessage
 
 @dataclass
 class _Conversation:
+    wire: Wire
     invite_id: bytes
     registrar: Registrar
     owner_uid: bytes | None
@@ -88,6 +89,18 @@ class Registrations:
             self._core.count("reg.expired")
             self._end(routing_id)
 
+    def look(self, fd: int, inode: int) -> bool:
+        """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. What ran over it ends.
+
+        Whether something still runs over it.
+        """
+        there = [talk for talk in self._open.values() if talk.wire.fd == fd]
+        for talk in there:
+            if talk.wire.inode != inode:
+                self._core.count("reg.broken-off")
+                self._end(talk.wire.routing_id)
+        return any(talk.wire.inode == inode for talk in there)
+
     def close(self) -> None:
         """Ends and erases all of them."""
         for routing_id in list(self._open):
@@ -115,7 +128,7 @@ class Registrations:
             raise PeerViolation("limit", "too many registrations at once")
         deadline = core.clock.monotonic() + REGISTRATION_SECONDS
         self._open[wire.routing_id] = _Conversation(
-            invite_id, self._registrar(row), row.owner_uid, Nothing(), deadline
+            wire, invite_id, self._registrar(row), row.owner_uid, Nothing(), deadline
         )
         core.count("reg.begun")
 

@@ -87,7 +87,7 @@ class Services:
         elif isinstance(body, Leave):
             self._ended(self._core.db.revoke(session.client.name, "left", self._core.clock.wall()))
 
-    # --- the requests -------------------------------------------------------------------------------------------------
+    # --- the requests -----------------------------------------------------------------------------------------------
 
     def _heartbeat(self, _session: Session, _call: bytes, _body: Heartbeat) -> AnswerBody:
         return Ok()

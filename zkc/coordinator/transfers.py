@@ -77,7 +77,7 @@ class Transfers:
     def __len__(self) -> int:
         return len(self._open)
 
-    # --- what clients ask -----------------------------------------------------------------------------------------
+    # --- what clients ask -------------------------------------------------------------------------------------------
 
     def request(self, session: Session, call: bytes, message: TransferRequest) -> None:
         """X1. Errors for the sender: `PeerViolation`, and those of the contract."""
@@ -138,7 +138,7 @@ class Transfers:
         if session.client is handshake.sender and not handshake.over:
             self._finish(handshake, code, message.detail)
 
-    # --- time, and clients that go --------------------------------------------------------------------------------
+    # --- time, and clients that go ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Ends the handshakes whose step has taken too long; both ends are told."""
@@ -162,7 +162,7 @@ class Transfers:
         for handshake in list(self._open.values()):
             self._forget(handshake)
 
-    # --- one handshake ------------------------------------------------------------------------------------------------
+    # --- one handshake ----------------------------------------------------------------------------------------------
 
     def _recipient(self, name: str) -> tuple[Client, Session]:
         """The recipient and its daemon, online."""

@@ -160,7 +160,7 @@ def _hpke(suite: Hpke) -> tuple[Callable[[Any, bytes, bytes], bytes], Callable[[
     return encrypt, decrypt
 
 
-# --- rsa: OAEP-SHA-256 (RFC 8017), and AES-256-GCM for what is longer than a key ------------------------------
+# --- rsa: OAEP-SHA-256 (RFC 8017), and AES-256-GCM for what is longer than a key -----------------------------------
 
 
 def _rsa_generate() -> tuple[Any, bytes, bytes]:

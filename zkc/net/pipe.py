@@ -1,8 +1,8 @@
 """The hot path: bulk bytes from one process to another over PUSH/PULL, outside every event loop.
 
-One pair of sockets and one blocking loop, in a thread of its own, for each transfer: `Bulk.listen` and `Listener.receive`
-at the recipient, `send` at the sender. What may be said when is decided by the delivery machines; here are polling,
-sockets and backpressure. Both ends hold at most the credit window in memory, whatever the length of the stream.
+One pair of sockets and one blocking loop, in a thread of its own, for each transfer: `Bulk.listen` and
+`Listener.receive` at the recipient, `send` at the sender. What may be said when is decided by the delivery machines;
+here are polling, sockets and backpressure. Both ends hold at most the credit window in memory, whatever the length.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from zkc.constants import WINDOW_BUDGET, WINDOW_MAX
 from zkc.crypto.chunks import token, xid_tag
 from zkc.crypto.primitives import Secret, check_mac
 from zkc.env import Clock, SystemClock
-from zkc.errors import Interrupted, IntegrityError, PeerViolation, PolicyRefused, ZkcError, error_for
+from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError, error_for
 from zkc.net.monitor import EventKind, ThreadMonitor
 from zkc.net.sockets import Context, Login, Socket, bind_bulk, connect_bulk, context, tcp_endpoint
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery_recipient import (
-    Announced, Complete, Data, DeliveryRecipient, Farewell, Started,
+    Announced,
+    Complete,
+    Data,
+    DeliveryRecipient,
+    Farewell,
+    Started,
 )
 from zkc.protocol.delivery_recipient import Stopped as SenderStopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender, Stopped
@@ -38,7 +43,6 @@ FIRST_WORD_SECONDS: Final = 20.0
 """From the connection to the other end's first frame."""
 FAREWELL_SECONDS: Final = 10.0
 """How long the recipient keeps a finished link open for a sender that has not said that it has the receipt."""
-_GONE: Final = (EventKind.DISCONNECTED,)
 _REFUSED: Final = (
     EventKind.HANDSHAKE_FAILED_AUTH, EventKind.HANDSHAKE_FAILED_NO_DETAIL, EventKind.HANDSHAKE_FAILED_PROTOCOL,
 )
@@ -95,7 +99,7 @@ def login(k: Secret, socket: str, attempt: int) -> Login:
     return Login(f"{xid_tag(k).hex()}.{attempt}.{socket}".encode(), token(k, socket, attempt).encode())
 
 
-# --- the recipient's end ---------------------------------------------------------------------------------------------
+# --- the recipient's end -------------------------------------------------------------------------------------------
 
 
 class Bulk:
@@ -191,12 +195,13 @@ class Listener:
         self._push.close(linger=500)
 
     def receive(self, session: Session, sink: Sink, bell: Bell, patience: float, clock: Clock | None = None) -> None:
-        """The whole delivery into ``sink``: returns once the receipt is out and the sender has it (or its time is over).
+        """The whole delivery into ``sink``: returns once the sender has the receipt (or its time is over).
 
-        `LinkLost` where the sender vanished or never came within ``patience`` seconds; `IntegrityError`, `PolicyRefused`
-        (``limit``) for frames that no honest sender makes; what ``sink`` raises. The sender is told of each.
+        `LinkLost` where the sender vanished or never came within ``patience`` seconds; `IntegrityError`,
+        `PolicyRefused` (``limit``) for frames that no honest sender makes; what ``sink`` raises. The sender is told.
         """
-        receiver = _Receiver(self, session, sink, bell, clock or SystemClock(), patience)
+        sockets = self._pull, self._push, self._monitors
+        receiver = _Receiver(sockets, session, sink, bell, clock or SystemClock(), patience)
         with self._bulk.window(session.resp.chunk) as window:
             receiver.run(window)
 
@@ -205,9 +210,12 @@ class _Receiver:
     """The recipient's loop; its state is that of one call."""
 
     def __init__(
-        self, listener: Listener, session: Session, sink: Sink, bell: Bell, clock: Clock, patience: float
+        self, sockets: tuple[Socket, Socket, list[ThreadMonitor]], session: Session, sink: Sink, bell: Bell,
+        clock: Clock, patience: float,
     ) -> None:
-        self._pull, self._push, self._monitors = listener._pull, listener._push, listener._monitors
+        self._pull, self._push, self._monitors = sockets
+        self._data_fd = -1
+        """The sender's connection, from its first frame on."""
         self._machine = DeliveryRecipient(session)
         self._session = session
         self._sink = sink
@@ -228,9 +236,10 @@ class _Receiver:
                 if self._bell.fd in ready:
                     raise Interrupted("this client ends", detail="shutdown")
                 # Asked before the frames are read: what came before the end of the connection still counts.
-                gone = _is_gone(self._monitors)
+                gone = self._is_gone()
                 while (frame := _receive(self._pull)) is not None:
-                    if self._consume(frame, window):
+                    self._data_fd = int(frame.get(zmq.SRCFD))
+                    if self._consume(frame.buffer, window):
                         return
                 late = self._deadline is not None and self._clock.monotonic() >= self._deadline
                 if self._receipt and (gone or late):
@@ -249,7 +258,12 @@ class _Receiver:
             self._tell(error)
             raise
 
-    def _consume(self, frame: bytes, window: Callable[[], int]) -> bool:
+    def _is_gone(self) -> bool:
+        """Whether the sender's connection has ended. Strangers come and go without harm: their descriptors differ."""
+        events = [event for monitor in self._monitors for event in monitor.drain()]
+        return any(event.kind is EventKind.DISCONNECTED and event.fd == self._data_fd for event in events)
+
+    def _consume(self, frame: memoryview, window: Callable[[], int]) -> bool:
         """One frame; whether it was the last."""
         event = self._machine.receive(frame)
         if isinstance(event, Data):
@@ -303,13 +317,14 @@ class _Receiver:
 
 def send(
     session: Session, manifest: Manifest, source: Source, bell: Bell, *, deadline: float | None = None,
-    on_connected: Callable[[str], None] = lambda endpoint: None,
-    on_progress: Callable[[int], None] = lambda position: None, clock: Clock | None = None,
+    on_connected: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None, clock: Clock | None = None,
 ) -> Delivered:
     """Push ``source`` to the recipient and wait for its receipt, which is held against what was sent.
 
     ``deadline`` in monotonic seconds. `LinkLost` where no address answers or the link breaks off; `Interrupted` when
-    the deadline or the bell ends it; `IntegrityError` for a recipient that lies; what the recipient told; `LocalIOError`.
+    the deadline or the bell ends it; `IntegrityError` for a recipient that lies; what the recipient told;
+    `LocalIOError`.
     """
     clock = clock or SystemClock()
     if session.endpoints is None:
@@ -387,9 +402,11 @@ class _Sender:
                     raise Interrupted("the transfer was interrupted", detail="signal")
                 if self._deadline is not None and self._clock.monotonic() >= self._deadline:
                     raise Interrupted("the time is over and the transfer is not", detail="timeout")
-                gone = _is_gone(self._monitors)
+                gone = any(
+                    event.kind is EventKind.DISCONNECTED for monitor in self._monitors for event in monitor.drain()
+                )
                 while (frame := _receive(pull)) is not None:
-                    event = self._consume(frame)
+                    event = self._consume(frame.buffer)
                     if isinstance(event, Delivered):
                         with contextlib.suppress(zmq.Again):
                             push.send(self._machine.bye(), zmq.DONTWAIT)
@@ -400,7 +417,8 @@ class _Sender:
                 self._produce(ready)
                 _flush(push, self._queue)
         except PeerViolation as violation:
-            raise _violation(f"the acknowledgements of {self._session.req.recipient} did not verify", violation) from None
+            what = f"the acknowledgements of {self._session.req.recipient} did not verify"
+            raise _violation(what, violation) from None
         except LinkLost:
             raise
         except BaseException as error:
@@ -431,7 +449,7 @@ class _Sender:
             timeout = min(max(self._deadline - now, 0), timeout if timeout is not None else 3600.0)
         return dict(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
 
-    def _consume(self, frame: bytes) -> Credited | Delivered:
+    def _consume(self, frame: memoryview) -> Credited | Delivered:
         event = self._machine.receive(frame)
         if isinstance(event, Stopped):
             raise error_for(event.code, f"{self._session.req.recipient} gave the transfer up", detail=event.detail)
@@ -472,17 +490,13 @@ def _violation(what: str, violation: PeerViolation) -> ZkcError:
     return kind(f"{what} ({violation})", detail=violation.detail)
 
 
-def _is_gone(monitors: Sequence[ThreadMonitor]) -> bool:
-    return any(event.kind in _GONE for monitor in monitors for event in monitor.drain())
-
-
-def _receive(sock: Socket) -> bytes | None:
+def _receive(sock: Socket) -> zmq.Frame | None:
     """The next single-part message that is there; a multipart one is no frame of ours."""
     try:
-        frame = sock.recv(zmq.DONTWAIT)
+        frame = sock.recv(zmq.DONTWAIT, copy=False)
     except zmq.Again:
         return None
-    if sock.getsockopt(zmq.RCVMORE):
+    if frame.more:
         raise PeerViolation("malformed", "a frame of several parts")
     return frame
 

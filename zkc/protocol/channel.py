@@ -1,8 +1,8 @@
 """The channel between a registered client and the coordinator: the KEM form of Noise KK, in one round trip.
 
- 1. C1 -> uid, ct_s, e, AEAD{role, instance, versions, epoch}    the coordinator knows: someone has this client's permanent server key
- 2. S1 <- ct_e, ct_c, AEAD{version, limits}                      the client knows: the coordinator, now
- 3. C2 -> the first record                                        the coordinator knows: the client, now
+ 1. C1 -> uid, ct_s, e, AEAD{role, instance, versions, epoch}   someone has this client's permanent server key
+ 2. S1 <- ct_e, ct_c, AEAD{version, limits}                      the client knows: it is the coordinator, now
+ 3. C2 -> the first record                                       the coordinator knows: it is the client, now
 
 The two permanent keys are the document's "encrypted under the permanent server key / permanent client key". Keys of
 both directions come from ss_s, ss_e and ss_c together: forward secrecy by e, authentication by the other two. Before
@@ -16,7 +16,14 @@ from typing import Final
 
 from zkc.constants import CHANNEL_RECORDS_MAX, CHANNEL_SECONDS_MAX, TAG_BYTES, VERSION
 from zkc.crypto.primitives import (
-    NONCE_BYTES, ZERO_NONCE, Secret, aead_open, aead_seal, counter_nonce, expand, extract,
+    NONCE_BYTES,
+    ZERO_NONCE,
+    Secret,
+    aead_open,
+    aead_seal,
+    counter_nonce,
+    expand,
+    extract,
 )
 from zkc.crypto.suites import KemPrivateKey, KemPublicKey, Suite, kem_decapsulate, kem_encapsulate
 from zkc.crypto.transcript import Transcript
@@ -77,7 +84,7 @@ class _Direction:
         self.counter = 0
 
 
-# --- the client's half -------------------------------------------------------------------------------------------------
+# --- the client's half ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,7 +149,7 @@ def consume_answer(keys: ClientKeys, state: HelloSent, message: ChannelAnswer) -
 TABLE: Final[Table] = {(HelloSent, ChannelAnswer): consume_answer}
 
 
-# --- the coordinator's half --------------------------------------------------------------------------------------------
+# --- the coordinator's half ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from zkc.constants import MANIFEST_MAX, TRAILER_BYTES
 from zkc.crypto.chunks import StreamOpener, StreamSealer
+from zkc.crypto.ciphers import Buffer
 from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
@@ -100,8 +101,11 @@ class DeliveryRecipient:
         """The recipient gives up: the sender need not wait."""
         return self._acks.seal(encode(Stop(code, detail)))
 
-    def receive(self, frame: bytes) -> Event:
-        """One frame. `PeerViolation`: ``forged``, ``unexpected``, ``limit``, ``truncated``, ``malformed``; after one, nothing more."""
+    def receive(self, frame: Buffer) -> Event:
+        """One frame; after a violation nothing more.
+
+        `PeerViolation`: ``forged``, ``unexpected``, ``limit``, ``truncated``, ``malformed``.
+        """
         if self._failed:
             raise PeerViolation("unexpected", "a frame after a failure")
         self._failed = True
@@ -109,7 +113,7 @@ class DeliveryRecipient:
         self._failed = False
         return event
 
-    def _receive(self, header: DataHeader, frame: bytes) -> Event:
+    def _receive(self, header: DataHeader, frame: Buffer) -> Event:
         if header.stream is Stream.MANIFEST:
             return self._receive_manifest(header, frame)
         if Flag.START in header.flags:
@@ -126,7 +130,7 @@ class DeliveryRecipient:
             raise PeerViolation("unexpected", "flags that do not go together")
         return self._receive_chunk(plaintext, last=header.flags == Flag.LAST)
 
-    def _receive_start(self, header: DataHeader, frame: bytes) -> Event:
+    def _receive_start(self, header: DataHeader, frame: Buffer) -> Event:
         data, attempt = self._data, self._attempt
         if self._started:
             attempt += 1
@@ -141,7 +145,7 @@ class DeliveryRecipient:
         self._data, self._attempt, self._started = data, attempt, True
         return Started()
 
-    def _receive_manifest(self, header: DataHeader, frame: bytes) -> Event:
+    def _receive_manifest(self, header: DataHeader, frame: Buffer) -> Event:
         if not self._started or self._manifest is not None or header.flags != Flag.LAST:
             raise PeerViolation("unexpected", "a manifest out of its place")
         plaintext = self._names.open(header, frame)
@@ -189,7 +193,9 @@ class DeliveryRecipient:
         return StreamSealer(self._session.k, Stream.ACK, attempt, self._session.req.cipher)
 
 
-def receipt_body(session: Session, manifest: Manifest, size: int, digest: bytes, began: float, ended: float) -> ReceiptBody:
+def receipt_body(
+    session: Session, manifest: Manifest, size: int, digest: bytes, began: float, ended: float
+) -> ReceiptBody:
     """What the recipient signs; ``began`` and ``ended`` are its clock, seconds since 1970."""
     req, resp = session.req, session.resp
     return ReceiptBody(

@@ -110,7 +110,7 @@ class DeliverySender:
         """The sender gives up: the recipient need not wait."""
         return self._data.seal(encode(Stop(code, detail)), Flag.STOP)
 
-    def receive(self, frame: bytes) -> Credited | Delivered | Stopped:
+    def receive(self, frame: Buffer) -> Credited | Delivered | Stopped:
         """One frame of the acknowledgement stream; after an error, nothing more.
 
         `PeerViolation`; `IntegrityError` for a receipt of something else.
@@ -122,7 +122,7 @@ class DeliverySender:
         self._failed = False
         return event
 
-    def _receive(self, header: DataHeader, frame: bytes) -> Credited | Delivered | Stopped:
+    def _receive(self, header: DataHeader, frame: Buffer) -> Credited | Delivered | Stopped:
         acks = self._acks
         if self._next_acks is not None and header.attempt == self._attempt:
             acks = self._next_acks

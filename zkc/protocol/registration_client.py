@@ -22,7 +22,12 @@ from zkc.crypto.invitations import invitation_psk
 from zkc.crypto.primitives import Secret, check_mac, digest, expand, extract, mac
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import (
-    KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate, open_sealed, seal,
+    KemPrivateKey,
+    KemPublicKey,
+    kem_decapsulate,
+    kem_encapsulate,
+    open_sealed,
+    seal,
 )
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
@@ -30,14 +35,28 @@ from zkc.ids import Kind
 from zkc.protocol.step import Send, Step, Table
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
-    CardBody, Card, InvitationText, RegCoordinator, RegDone, RegHello, RegName, RegPermClient, RegPermServer,
-    RegRegister, RegTempClient, RegTempServer, SealedDone, SealedName, SealedPermClient, SealedPermServer,
+    Card,
+    CardBody,
+    InvitationText,
+    RegCoordinator,
+    RegDone,
+    RegHello,
+    RegName,
+    RegPermClient,
+    RegPermServer,
+    RegRegister,
+    RegTempClient,
+    RegTempServer,
+    SealedDone,
+    SealedName,
+    SealedPermClient,
+    SealedPermServer,
 )
 
 
 @dataclass(frozen=True, repr=False)
 class Newcomer:
-    """What the whole conversation rests on: the invitation, and permanent keys made (or kept from a try that broke off)."""
+    """What the conversation rests on: the invitation, and permanent keys, made or kept from a try that broke off."""
 
     invitation: InvitationText
     identity: IdentityKey
@@ -106,7 +125,7 @@ class Registered:
     certificate: bytes
 
 
-# --- effects -----------------------------------------------------------------------------------------------------------
+# --- effects -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,7 @@ def create_hello(newcomer: Newcomer) -> Step:
 
 
 def consume_coordinator(newcomer: Newcomer, state: HelloSent, message: RegCoordinator) -> Step:
-    """R0's answer -> R1: compare the fingerprint; request a temporary server key under the sealed name (Figure 1, 101)."""
+    """R0's answer -> R1: compare the fingerprint, ask for a temporary server key (Figure 1, 101)."""
     invitation = newcomer.invitation
     coordinator = verify_coordinator_card(message.card, message.signature, invitation.fingerprint)
     if coordinator.suite.name != invitation.suite or coordinator.curve_key != invitation.curve_key:
@@ -201,7 +220,9 @@ def consume_perm_server_key(newcomer: Newcomer, state: TempKeySent, message: Reg
     for secret in (state.temp_client, state.ss1, ss2, state.psk):
         secret.wipe()
     return Step(
-        CardSent(th.absorb(tag), prk, state.coordinator, state.coordinator_card, offer.uid, offer.perm_server_key, card),
+        CardSent(
+            th.absorb(tag), prk, state.coordinator, state.coordinator_card, offer.uid, offer.perm_server_key, card
+        ),
         (KeepCard(card), Send(RegPermClient(newcomer.seal_to, sealed, tag))),
     )
 

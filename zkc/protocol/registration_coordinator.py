@@ -28,8 +28,19 @@ from zkc.ids import Kind
 from zkc.protocol.step import Send, Step, Table
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
-    RegCoordinator, RegDone, RegHello, RegName, RegPermClient, RegPermServer, RegRegister, RegTempClient,
-    RegTempServer, SealedDone, SealedName, SealedPermClient, SealedPermServer,
+    RegCoordinator,
+    RegDone,
+    RegHello,
+    RegName,
+    RegPermClient,
+    RegPermServer,
+    RegRegister,
+    RegTempClient,
+    RegTempServer,
+    SealedDone,
+    SealedName,
+    SealedPermClient,
+    SealedPermServer,
 )
 
 
@@ -106,7 +117,7 @@ class Registered:
     """R6 has left; every temporary key is erased."""
 
 
-# --- effects, and the events that answer them -----------------------------------------------------------------------
+# --- effects, and the events that answer them ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -135,7 +146,7 @@ class Committed:
     log_index: int
 
 
-# --- consume -----------------------------------------------------------------------------------------------------------
+# --- consume -------------------------------------------------------------------------------------------------------
 
 
 def consume_hello(registrar: Registrar, state: Nothing, message: RegHello) -> Step:

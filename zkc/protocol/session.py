@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from zkc.crypto.cards import VerifiedCard
-from zkc.crypto.primitives import Secret, aead_open, aead_seal, check_mac, expand, extract, mac
-from zkc.crypto.primitives import ZERO_NONCE
+from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal, check_mac, expand, extract, mac
 from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
@@ -69,7 +68,7 @@ def check_confirmation(k: Secret, name: str, xid: bytes, encoded: bytes, *covere
 def wrap_session_key(
     k: Secret, xid: bytes, end: str, permanent: KemPublicKey, one_time: KemPublicKey, th_c: bytes
 ) -> bytes:
-    """KEYR, KEYS: a coordinator-made key under an end's permanent and one-time keys (Figures 9 and 10, blocks 904, 1004)."""
+    """KEYR, KEYS: a coordinator-made key, under both keys of an end (Figures 9, 10: blocks 904, 1004)."""
     ss1, p1 = kem_encapsulate(permanent, f"ck-perm-{end}", th_c)
     ss2, p2 = kem_encapsulate(one_time, f"ck-eph-{end}", th_c)
     prk = extract(th_c, ss1, ss2)

@@ -23,8 +23,21 @@ from zkc.protocol.session import check_confirmation, level_met, refusal_code, wr
 from zkc.protocol.step import Step, Table
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
-    ConfS, DeliverConfirmation, DeliverKey, DeliverSessionKey, Key, Notify, Ok, Req, Resp, TransferConfirm,
-    TransferConfirmKey, TransferGrant, TransferKey, TransferRequest, TransferResponse,
+    ConfS,
+    DeliverConfirmation,
+    DeliverKey,
+    DeliverSessionKey,
+    Key,
+    Notify,
+    Ok,
+    Req,
+    Resp,
+    TransferConfirm,
+    TransferConfirmKey,
+    TransferGrant,
+    TransferKey,
+    TransferRequest,
+    TransferResponse,
 )
 
 
@@ -49,7 +62,7 @@ class Broker:
     """32 random bytes, the key where it is coordinator-made; wiped once it is spent, or when none is needed."""
 
 
-# --- states --------------------------------------------------------------------------------------------------------------
+# --- states --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class KeyPassed:
-    """Sender-made: the key is with the recipient; its confirmation is awaited. The same key may pass again, no other."""
+    """Sender-made: the key is with the recipient, whose confirmation is awaited. It may pass again, no other may."""
 
     req: Req
     message: TransferKey
@@ -111,7 +124,7 @@ class Finished:
     """The handshake is over; nothing of it is held."""
 
 
-# --- effects ---------------------------------------------------------------------------------------------------------------
+# --- effects -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,7 @@ class FailSender:
     detail: str
 
 
-# --- consume ---------------------------------------------------------------------------------------------------------------
+# --- consume -------------------------------------------------------------------------------------------------------
 
 
 def read_request(message: TransferRequest) -> Req:
@@ -182,9 +195,9 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
     broker.suite.read_one_time(resp.recipient_one_time_key)
     th_c = state.th.absorb(message.response, message.signature)
     if req.key_order == "sender-first":
+        wrapped = _wrap(broker, req, th_c, k, "S", broker.sender, req.sender_one_time_key)
         return Step(
-            KeyWithSender(req, th_c, resp.recipient_one_time_key, k),
-            (_grant(broker, message, wrapped=_wrap(broker, req, th_c, k, "S", broker.sender, req.sender_one_time_key)),),
+            KeyWithSender(req, th_c, resp.recipient_one_time_key, k), (_grant(broker, message, wrapped=wrapped),)
         )
     wrapped = _wrap(broker, req, th_c, k, "R", broker.recipient, resp.recipient_one_time_key)
     return Step(KeyWithRecipient(req, th_c, message, k), (AskRecipient(DeliverSessionKey(wrapped, b"")),))

@@ -26,8 +26,18 @@ from zkc.protocol.step import Send, Step, Table
 from zkc.protocol.trust import Authority, Known, judge_peer, verify_peer
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
-    ConfS, DeliverConfirmation, DeliverKey, DeliverSessionKey, Endpoints, Key, Notify, Ok, Req, Resp,
-    TransferConfirm, TransferResponse,
+    ConfS,
+    DeliverConfirmation,
+    DeliverKey,
+    DeliverSessionKey,
+    Endpoints,
+    Key,
+    Notify,
+    Ok,
+    Req,
+    Resp,
+    TransferConfirm,
+    TransferResponse,
 )
 
 
@@ -115,7 +125,10 @@ class Idle:
 
 
 def consume_notification(recipient: Recipient, state: Idle, message: Notify) -> Step:
-    """X2: who wants to send (Figure 14, blocks 1401-1402). `IdentityError`, `PeerViolation` (``forged``, ``identity``)."""
+    """X2: who wants to send (Figure 14, blocks 1401-1402).
+
+    `IdentityError`; `PeerViolation` (``forged``, ``identity``).
+    """
     req = read_request(message)
     sender = verify_peer(recipient.authority, req.sender, message.card, message.certificate)
     judge_peer(sender, recipient.known, None)

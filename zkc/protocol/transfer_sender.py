@@ -18,20 +18,34 @@ from typing import Final
 
 from zkc.constants import ID_BYTES
 from zkc.crypto.cards import VerifiedCard
-from zkc.crypto.primitives import Secret, mac, expand
+from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, error_for
 from zkc.ids import KeyOrder, KeySource
 from zkc.protocol.session import (
-    Session, check_confirmation, level_met, refusal_code, session_key, unwrap_session_key,
+    Session,
+    check_confirmation,
+    level_met,
+    refusal_code,
+    session_key,
+    unwrap_session_key,
 )
 from zkc.protocol.step import Send, Step, Table
 from zkc.protocol.trust import Authority, Known, judge_peer, verify_peer
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
-    ConfS, Endpoints, Key, Ok, Req, Resp, TransferConfirm, TransferConfirmKey, TransferGrant, TransferKey,
+    ConfS,
+    Endpoints,
+    Key,
+    Ok,
+    Req,
+    Resp,
+    TransferConfirm,
+    TransferConfirmKey,
+    TransferGrant,
+    TransferKey,
     TransferRequest,
 )
 

@@ -54,7 +54,7 @@ def refused(path: Path, why: str, mend: str) -> LocalIOError:
     return LocalIOError(f"{path}: {why}", detail="permission", hint=f"to mend it: {mend}")
 
 
-# --- who may read and write (attacks K01, L02) -----------------------------------------------------------------------
+# --- who may read and write (attacks K01, L02) ---------------------------------------------------------------------
 
 
 def check_folder(path: Path, *, private: bool) -> None:
@@ -102,7 +102,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         raise refused(path, "belongs to another user", f"chown {os.geteuid()} {quote(str(path))}")
 
 
-# --- whole files or none ---------------------------------------------------------------------------------------------
+# --- whole files or none -------------------------------------------------------------------------------------------
 
 
 def open_folder(path: Path, *, follow: bool = False) -> int:

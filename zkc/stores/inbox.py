@@ -80,8 +80,8 @@ class NewItem:
 class Item:
     """An item of the inbox. ``sender``, ``name`` and ``note`` are the peer's text: escape them before printing.
 
-    ``partial``: its sender stopped, or still sends. ``size`` is what came so far, ``digest`` empty, ``received`` when it
-    began, and nobody has verified that what is in the file ends where the payload does.
+    Of one whose ``state`` is ``partial`` the sender stopped, or still sends: ``size`` is what came so far, ``digest``
+    is empty, ``received`` is when it began.
     """
 
     id: str
@@ -109,8 +109,9 @@ class Item:
         return self.xid.hex()
 
 
-_TYPES: Final[dict[str, type]] = {
-    item.name: {"int": int, "float": float, "bytes": bytes}.get(str(item.type), str)
+_SQL_TYPES: Final[dict[str, tuple[type, ...]]] = {"int": (int,), "float": (int, float), "bytes": (bytes,)}
+_TYPES: Final = {
+    item.name: _SQL_TYPES.get(str(item.type), (str,))
     for item in fields(Item) if item.name not in {"path", "state"}
 }
 _COLUMNS: Final = tuple(_TYPES)
@@ -130,8 +131,8 @@ _SCHEMA: Final = Schema(
         f"CREATE TABLE items (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_COLUMNS)}, UNIQUE (id))",
         "CREATE TABLE done (sender_fp, tid, id, receipt, finished, PRIMARY KEY (sender_fp, tid)) WITHOUT ROWID",
         "CREATE INDEX done_finished ON done (finished)",
-        f"CREATE TABLE partials (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_PARTIAL_COLUMNS)}, UNIQUE (id),"
-        " UNIQUE (sender_fp, tid))",
+        f"CREATE TABLE partials (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_PARTIAL_COLUMNS)}, UNIQUE (id))",
+        "CREATE UNIQUE INDEX partials_delivery ON partials (sender_fp, tid)",
     ),
 )
 
@@ -236,7 +237,7 @@ class Inbox:
     ) -> None:
         self.close()
 
-    # --- arriving ----------------------------------------------------------------------------------------------------
+    # --- arriving ---------------------------------------------------------------------------------------------------
 
     def begin(self, sender_fp: bytes, tid: bytes, entry: NewItem) -> Partial:
         """A new and empty partial item for delivery ``tid`` of the sender with this fingerprint.
@@ -335,24 +336,33 @@ class Inbox:
         ours is not ours. Answers how many files went.
         """
         with self._db.writing() as connection:
+            self._check_ids(connection)
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
             removed = 0
-            for (item_id, began) in connection.execute("SELECT id, began FROM partials").fetchall():
-                if began < now - PARTIAL_SECONDS or self._partial_size(item_id) is None:
-                    removed += self._drop(connection, item_id) == "removed"
+            for row in connection.execute(_SELECT_PARTIALS).fetchall():
+                begun = self._item(row)
+                if begun.received < now - PARTIAL_SECONDS or self._partial_size(begun.id) is None:
+                    removed += self._drop(connection, begun.id) == "removed"
             # A commit under way holds its file's lock until it is inside a transaction like this one.
             for folder, table in ((self._partial_folder, "partials"), (self._files_folder, "items")):
-                kept = {row[0] for row in connection.execute(f"SELECT id FROM {table}")}  # noqa: S608 - names of ours
+                rows = connection.execute(f"SELECT id FROM {table}")  # noqa: S608 - names of ours
+                kept = {self._checked_id(row[0]) for row in rows}
                 orphans = [name for name in self._names(folder) if name not in kept]
                 removed += sum(_sweep(folder, name) == "removed" for name in orphans)
         return removed
+
+    def _check_ids(self, connection: sqlite3.Connection) -> None:
+        """A damaged index takes no payload with it (attack K03): each id stands in its row and in an index, alike."""
+        for table in ("items", "partials"):
+            if connection.execute(f"PRAGMA integrity_check({table})").fetchall() != [("ok",)]:
+                raise self._db.damaged()
 
     @staticmethod
     def _names(folder: int) -> list[str]:
         with files.translated("reading the inbox"):
             return [name for name in os.listdir(folder) if _ID.fullmatch(name)]
 
-    # --- arrived in part ---------------------------------------------------------------------------------------------
+    # --- arrived in part --------------------------------------------------------------------------------------------
 
     def partials(self) -> list[Item]:
         """What is being received, and what a lost link left; oldest first, each with state ``partial``."""
@@ -361,13 +371,11 @@ class Inbox:
         return [item for row in rows if (item := self._partial_item(row)) is not None]
 
     def purge_partials(self, sender_fp: bytes | None) -> int:
-        """Make room: remove the partial items of one sender (None: of all) that nobody receives now; the bytes freed."""
+        """Remove the partial items of one sender (None: of all) that are not being received now; the bytes freed."""
         freed = 0
         with self._db.reading() as connection:
-            found = connection.execute(
-                "SELECT id FROM partials WHERE ?1 IS NULL OR sender_fp = ?1 ORDER BY seq", (sender_fp,)
-            ).fetchall()
-        for (item_id,) in found:
+            found = connection.execute("SELECT id, sender_fp FROM partials ORDER BY seq").fetchall()
+        for item_id in (row[0] for row in found if sender_fp in {None, row[1]}):
             # One transaction for each: to remove a large file takes a while, and others wait.
             with self._db.writing() as connection:
                 size = self._partial_size(item_id)
@@ -381,13 +389,20 @@ class Inbox:
         Without a row its place has been taken, by a later attempt or by the item: then its file goes. What the index
         cannot take now, `recover` does.
         """
-        with suppress(LocalIOError), self._db.writing() as connection:
-            if self._partial_size(partial.id) is None:
-                connection.execute("DELETE FROM partials WHERE id = ?", (partial.id,))
-            elif _one(connection, "SELECT 1 FROM partials WHERE id = ?", (partial.id,)) is None:
-                _unlink(self._partial_folder, partial.id)
-            else:
-                # In the transaction: a later attempt finds it either running, or here to be removed.
+        listed = "SELECT 1 FROM partials WHERE id = ?", (partial.id,)
+        with suppress(LocalIOError):
+            has_file = self._partial_size(partial.id) is not None
+            with self._db.reading() as connection:
+                if not has_file and _one(connection, *listed) is None:
+                    return  # after a commit, which thus waits for no other writer
+            with self._db.writing() as connection:
+                if not has_file:
+                    connection.execute("DELETE FROM partials WHERE id = ?", (partial.id,))
+                    return
+                if _one(connection, *listed) is None:
+                    _unlink(self._partial_folder, partial.id)
+                    return
+                # In the transaction: a later attempt finds it running, or here to be removed.
                 fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
                 self._drop_surplus(connection, partial.sender_fp)
 
@@ -395,7 +410,7 @@ class Inbox:
         """No partial item of this delivery stays; the file of one that still runs goes with it (`ended`)."""
         row = _one(connection, "SELECT id FROM partials WHERE sender_fp = ? AND tid = ?", (sender_fp, tid))
         if row is not None:
-            self._drop(connection, row[0])
+            _sweep(self._partial_folder, self._checked_id(row[0]))
             connection.execute("DELETE FROM partials WHERE id = ?", row)
 
     def _drop_surplus(self, connection: sqlite3.Connection, sender_fp: bytes) -> None:
@@ -431,7 +446,7 @@ class Inbox:
         size = self._partial_size(item.id)
         return None if size is None else replace(item, size=size, path=self._partial / item.id, state="partial")
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------------------------
 
     def items(self) -> list[Item]:
         """All, oldest first."""
@@ -439,7 +454,7 @@ class Inbox:
             return [self._item(row) for row in connection.execute(f"{_SELECT} ORDER BY seq")]
 
     def find(self, prefix: str) -> Item:
-        """The item, or partial item, whose id begins with ``prefix``. `UsageError`: ``unknown-id``, ``ambiguous-id``."""
+        """The item, whole or partial, whose id begins so. `UsageError`: ``unknown-id``, ``ambiguous-id``."""
         wanted = prefix.lower()
         found: list[Item] = []
         if _PREFIX.fullmatch(wanted):
@@ -469,7 +484,7 @@ class Inbox:
             found = os.fstatvfs(self._files_folder)
         return found.f_bavail * found.f_frsize
 
-    # --- leaving -----------------------------------------------------------------------------------------------------
+    # --- leaving ----------------------------------------------------------------------------------------------------
 
     def take(self, item_id: str) -> Claim | None:
         """A claim on the item that no other process gets while it lives. None: another has it, or it has gone.
@@ -511,12 +526,13 @@ class Inbox:
 
         The delivery of an item stays done. Errors: `LocalIOError` (``busy``) for one that is being received now.
         """
+        if not _ID.fullmatch(item_id):
+            return False
         with self._db.writing() as connection:
             gone = connection.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount > 0
             if not gone:
                 return self._remove_partial(connection, item_id)
-        # The id is one of ours; killed here, `recover` does the rest.
-        _unlink(self._files_folder, item_id)
+        _unlink(self._files_folder, item_id)  # killed here, `recover` does it
         return True
 
     def _remove_partial(self, connection: sqlite3.Connection, item_id: str) -> bool:
@@ -529,7 +545,7 @@ class Inbox:
             )
         return swept == "removed"
 
-    # --- rows --------------------------------------------------------------------------------------------------------
+    # --- rows -------------------------------------------------------------------------------------------------------
 
     def _row(self, item_id: str) -> tuple[Any, ...] | None:
         with self._db.reading() as connection:
@@ -545,11 +561,11 @@ class Inbox:
             raise self._db.damaged()
         return Item(**values, path=self._files / self._checked_id(values["id"]))
 
-    def _checked_id(self, item_id: str) -> str:
+    def _checked_id(self, item_id: Any) -> str:
         """An id of the index before it names a file: what a damaged index says reaches no other file (attack K03)."""
-        if not isinstance(item_id, str) or not _ID.fullmatch(item_id):
-            raise self._db.damaged()
-        return item_id
+        if isinstance(item_id, str) and _ID.fullmatch(item_id):
+            return item_id
+        raise self._db.damaged()
 
     def _item_of(self, partial: Partial, item_id: str, digest: bytes, now: float) -> Item:
         entry = partial.entry
@@ -606,7 +622,7 @@ def save_receipt(home: Home, tid: bytes, receipt: bytes) -> Path:
     return path
 
 
-# --- saving to where a person wants it -------------------------------------------------------------------------------
+# --- saving to where a person wants it -----------------------------------------------------------------------------
 
 
 def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> Path | None:
@@ -622,7 +638,9 @@ def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> P
     """
     name = destination.name
     if item.state == "partial":
-        raise UsageError(f"item {item.id} has arrived only in part", detail="partial", hint="ask its sender to send it again")
+        raise UsageError(
+            f"item {item.id} has arrived only in part", detail="partial", hint="ask its sender to send it again"
+        )
     if name in {"", ".."} or (conflict == "overwrite" and destination.is_dir() and not destination.is_symlink()):
         raise UsageError(f"{destination} is a folder", hint="name a file, or add a slash to save into the folder")
     with _opened(destination.parent) as folder, files.translated(f"saving {destination}"):
@@ -714,7 +732,7 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-# --- names in a folder -----------------------------------------------------------------------------------------------
+# --- names in a folder ---------------------------------------------------------------------------------------------
 
 
 def _exists(folder: int, name: str) -> bool:
@@ -755,7 +773,7 @@ def _sweep(folder: int, name: str) -> _Swept:
         return "removed"
 
 
-# --- rows of a table -------------------------------------------------------------------------------------------------
+# --- rows of a table -----------------------------------------------------------------------------------------------
 
 
 def _one(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -182,7 +182,7 @@ class KeyDb:
         """A number that has changed since the last call if another process or `KeyDb` has written."""
         return self._backend.change_counter()
 
-    # --- invitations -------------------------------------------------------------------------------------------
+    # --- invitations ------------------------------------------------------------------------------------------------
 
     def add_invitation(self, row: InvitationRow) -> None:
         """Store a new invitation. `NameTaken` if a live client has its name, `OwnerGone` if its owner is none."""
@@ -268,7 +268,7 @@ class KeyDb:
             if row is not None and not row.retired:
                 self._retire(connection, row)
 
-    # --- clients -----------------------------------------------------------------------------------------------
+    # --- clients ----------------------------------------------------------------------------------------------------
 
     def client(self, uid: bytes) -> ClientRow | None:
         """The client with this uid, revoked or not."""
@@ -335,7 +335,7 @@ class KeyDb:
             for uid, seen in last_seen.items():
                 self._update(connection, _SIGHTINGS, {"uid": uid, "last_seen": float(seen)}, "uid")
 
-    # --- the log -----------------------------------------------------------------------------------------------
+    # --- the log ----------------------------------------------------------------------------------------------------
 
     def log_size(self) -> int:
         """The number of log entries; the next one's index."""
@@ -348,7 +348,7 @@ class KeyDb:
         with self._backend.reading() as connection:
             return [self._to_entry(row) for row in connection.execute(query).mappings()]
 
-    # --- inside a transaction ------------------------------------------------------------------------------------
+    # --- inside a transaction ---------------------------------------------------------------------------------------
 
     def _invitation(self, connection: Connection, invite_id: bytes) -> InvitationRow | None:
         query = select(*_INVITATIONS.c).where(_INVITATIONS.c.invite_id == invite_id)
@@ -401,7 +401,7 @@ class KeyDb:
         values = _values(replace(row, retired=True, psk_private=None), _INVITATION_FIELDS)
         self._update(connection, _INVITATIONS, values, "invite_id")
 
-    # --- rows and their MACs -------------------------------------------------------------------------------------
+    # --- rows and their MACs ----------------------------------------------------------------------------------------
 
     def _insert(self, connection: Connection, into: TableClause, values: dict[str, Any]) -> None:
         connection.execute(insert(into).values(**values, mac=mac(self._mac_key, into.name, values.values())))

@@ -135,7 +135,7 @@ class KeyStore:
         """A number that grows whenever this or another process has changed the store."""
         return self._db.version()
 
-    # --- registrations -----------------------------------------------------------------------------------------------
+    # --- registrations ----------------------------------------------------------------------------------------------
 
     def save_pending(self, invite_id: bytes, blob: bytes) -> None:
         """Keep what a registration under way needs to be taken up again (before R5 leaves)."""
@@ -193,7 +193,7 @@ class KeyStore:
             registered.clear()
             return names
 
-    # --- pins --------------------------------------------------------------------------------------------------------
+    # --- pins -------------------------------------------------------------------------------------------------------
 
     def pin(self, name: str) -> Pin | None:
         return next((found for found in self.pins() if found.name == name), None)
@@ -225,7 +225,7 @@ class KeyStore:
         with self._changing("pins") as (table,):
             return table.delete(name)
 
-    # --- deliveries that were begun ----------------------------------------------------------------------------------
+    # --- deliveries that were begun ---------------------------------------------------------------------------------
 
     def note_attempt(self, tid: bytes, xid: bytes, th: bytes, now: float) -> None:
         """Keep that handshake ``xid``, with transcript ``th``, was for delivery ``tid``: before its KEY leaves.
@@ -250,7 +250,7 @@ class KeyStore:
                 raise self._db.damaged()
         return [(xid, th) for _, xid, th, _, _ in rows]
 
-    # --- sealed tables -----------------------------------------------------------------------------------------------
+    # --- sealed tables ----------------------------------------------------------------------------------------------
 
     def _rows(self, table: str) -> list[Row]:
         with self._db.reading() as connection:

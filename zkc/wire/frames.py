@@ -95,7 +95,7 @@ class DataHeader:
         return _DATA.pack(VERSION, self.stream, self.flags, self.attempt, self.index, self.xid_tag)
 
     @classmethod
-    def unpack(cls, frame: bytes | memoryview) -> DataHeader:
+    def unpack(cls, frame: bytes | bytearray | memoryview) -> DataHeader:
         """The header at the front of ``frame``; `PeerViolation` (``malformed``, ``version``)."""
         if len(frame) < DATA_HEADER_BYTES:
             raise PeerViolation("malformed", "short data frame")

@@ -32,7 +32,7 @@ class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """An array of its fields in order, nothing less and nothing more."""
 
 
-# --- registration ----------------------------------------------------------------------------------------------
+# --- registration --------------------------------------------------------------------------------------------------
 
 
 class RegHello(Message, frozen=True, tag="R0"):
@@ -187,7 +187,7 @@ class Certified(Message, frozen=True):
     epoch: U32
 
 
-# --- channel ---------------------------------------------------------------------------------------------------------
+# --- channel -------------------------------------------------------------------------------------------------------
 
 
 class ChannelHello(Message, frozen=True, tag="C1"):
@@ -387,7 +387,7 @@ class Failure(Message, frozen=True, tag="f"):
 Record = Request | Answer | Failure
 
 
-# --- transfer handshake: byte strings that the coordinator forwards as they came -------------------------------
+# --- transfer handshake: byte strings that the coordinator forwards as they came -----------------------------------
 
 
 class Req(Message, frozen=True):

@@ -11,7 +11,7 @@ from zkc.errors import UsageError
 from zkc.ui.cli.options import nearest, spot
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """``90s``, ``10m``, ``24h``, ``7d``: seconds."""
 
     name = "DUR"
@@ -24,7 +24,7 @@ class Duration(click.ParamType):
         return parse_duration(value, _where(param, ctx))
 
 
-class Word(click.ParamType):
+class Word(click.ParamType[str]):
     """One of some words; another one is told the nearest. ``words`` is asked only when there is a value."""
 
     name = "WORD"

@@ -1,0 +1,71 @@
+"""Applications of a home's registration: ``bob/backup`` beside ``bob``, vouched for by bob, with keys of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from zkc.client import control
+from zkc.client.access import open_access
+from zkc.client.join import Joined, join, read_invitation
+from zkc.client.principal import Principal, load_main
+from zkc.config import ClientConfig
+from zkc.env import Clock, Entropy
+from zkc.errors import DaemonError, IdentityError, UsageError
+from zkc.ids import check_name
+from zkc.net.local_client import LocalClient
+from zkc.net.sockets import context
+from zkc.stores.home import Home
+from zkc.stores.keystore import KeyStore
+from zkc.wire.messages import InvitationText
+
+
+def application_name(principal: Principal, app: str) -> str:
+    """``NAME/app``; `UsageError` (``bad-name``) for what is no name of an application."""
+    if "/" in app:
+        raise UsageError(
+            f"{app[:80]!r} is not the name of an application", detail="bad-name",
+            hint="leave out the name before the slash: it is always this home's own",
+        )
+    return check_name(f"{principal.name}/{check_name(app, 'application')}", "application")
+
+
+def join_application(
+    home: Home, store: KeyStore, config: ClientConfig, app: str, *, clock: Clock, entropy: Entropy
+) -> Joined:
+    """Register ``NAME/app`` without an invitation from anybody; a running daemon serves it from now on.
+
+    `UsageError` (``already-registered``), and the errors of `open_access` and `join`.
+    """
+    principal = load_main(store)
+    name = application_name(principal, app)
+    if store.registration(name) is not None:
+        raise UsageError(f"this home has registered {name} already", detail="already-registered")
+    with contextlib.closing(open_access(home, store, config, clock, entropy)) as access:
+        invitation = read_invitation(access.invite_application(app))
+    wanted = (name, "application", principal.registration.coordinator_fingerprint)
+    if (invitation.name, invitation.kind, invitation.fingerprint) != wanted:
+        raise IdentityError(f"the coordinator's invitation is not for {name}", detail="name")
+    joined = asyncio.run(_join(store, config, invitation, principal, clock, entropy))
+    tell_daemon(home)
+    return joined
+
+
+def tell_daemon(home: Home) -> None:
+    """Have a running daemon look at its registrations and its configuration again; none is fine."""
+    client: LocalClient[control.ControlReply] = LocalClient(home.socket_path(), control.ControlReply)
+    try:
+        client.call(control.AskReload())
+    except DaemonError as error:
+        if error.detail != "not-running":
+            raise
+
+
+async def _join(
+    store: KeyStore, config: ClientConfig, invitation: InvitationText, owner: Principal, clock: Clock, entropy: Entropy
+) -> Joined:
+    ctx = context(entropy)
+    try:
+        return await join(ctx, store, invitation, config, clock=clock, entropy=entropy, owner=owner)
+    finally:
+        ctx.destroy(linger=0)

@@ -1,0 +1,43 @@
+"""``zkc daemon``: the client daemon, in the foreground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from zkc.ui.cli.options import Command, Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from zkc.client.daemon import Ready
+
+
+@click.command(
+    "daemon", cls=Command, example="zkc daemon",
+    help="Run the client daemon in the foreground: be online, receive into the inbox, and link for the commands of "
+    "this home. Says 'ready' on stdout, logs on stderr, ends on SIGTERM; SIGHUP reads the configuration again.",
+    short_help="Be online and receive.",
+)
+@pass_invocation
+def command(call: Invocation) -> None:
+    """``ready`` with ``endpoint`` (the coordinator's) and ``fingerprint`` (this client's)."""
+    import asyncio
+
+    from zkc import logs
+    from zkc.client.daemon import run
+    from zkc.env import SystemClock, SystemEntropy
+    from zkc.hardening import protect_memory
+    from zkc.ui.cli.homes import client_config, client_home, open_store
+
+    protect_memory()
+    home = client_home(call)
+    open_store(home).close()
+    home.prepare()
+    config = client_config(call, home)
+    logs.configure(config.log.format, "debug" if call.options.debug else config.log.level)
+
+    def ready(of: Ready) -> None:
+        told = {"endpoint": of.endpoint, "fingerprint": of.fingerprint}
+        call.out.item("ready", told, f"ready {of.endpoint} {of.fingerprint}")
+
+    asyncio.run(run(home, config, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready))

@@ -1,0 +1,53 @@
+"""Items of the inbox as ``inbox`` and ``recv`` tell of them, and where they are saved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zkc.errors import LocalIOError
+from zkc.ui.cli.output import rfc3339
+
+if TYPE_CHECKING:
+    from zkc.stores.inbox import Item
+
+CONFLICTS = ("skip", "overwrite", "rename")
+
+
+def item_fields(item: Item, path: Path | None) -> dict[str, object]:
+    """The object of one item; ``path``: where it was saved, or its file in the inbox."""
+    return {
+        "id": item.id,
+        "state": "ready",
+        "from": item.sender,
+        "name": item.name,
+        "bytes": item.size,
+        "digest": f"blake3:{item.digest.hex()}",
+        "note": item.note,
+        "key_source": item.key_source,
+        "received": rfc3339(item.received),
+        "path": None if path is None else str(path),
+        "app": item.app or None,
+        "kind": item.kind,
+        "transfer": item.transfer,
+    }
+
+
+def destination(item: Item, output: str | None) -> Path:
+    """Where ``-o`` (``output``) puts an item: exactly there, or into a folder under its name made safe.
+
+    A folder is one that exists, or a path with a slash at its end (made if need be).
+    """
+    from zkc.rules.names import safe_name
+
+    name = safe_name(item.name)
+    if output is None:
+        return Path(name)
+    if output.endswith("/"):
+        try:
+            Path(output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalIOError(f"cannot make the folder {output}: {error.strerror}", detail="unwritable") from None
+        return Path(output, name)
+    return Path(output, name) if os.path.isdir(output) else Path(output)

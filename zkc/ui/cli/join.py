@@ -1,0 +1,146 @@
+"""``zkc join``: registers this home at a coordinator, or an application of this home."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zkc.errors import LocalIOError, UsageError
+from zkc.ui.cli.kinds import word
+from zkc.ui.cli.options import Command, Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from zkc.client.join import Joined
+    from zkc.config import ClientConfig
+    from zkc.stores.keystore import KeyStore
+    from zkc.wire.messages import InvitationText
+
+_INVITATION_MAX = 64 * 1024
+
+
+@click.command(
+    "join", cls=Command, example="zkc join --invite-file invitation.txt\nzkc join --app backup",
+    help="Register this computer (or user) with an invitation from 'zkc coordinator invite', read from FILE or "
+    "ZKC_INVITE, or asked for on a terminal.",
+    short_help="Register with an invitation.",
+)
+@click.option("--invite-file", metavar="FILE", help="The invitation; '-': standard input.")
+@click.option(
+    "--listen", metavar="ENDPOINT",
+    help="Where transfers are received, tcp://HOST:PORT[-PORT]: two ports for each at once [tcp://*:0].",
+)
+@click.option(
+    "--accept", type=word("all", "none"), metavar="all|none", help="What to do with transfers to this client [all].",
+)
+@click.option("--app", metavar="NAME", help="Register an application of this home, NAME; needs no invitation.")
+@click.option("--force", is_flag=True, help="Put this home's present registration aside.")
+@pass_invocation
+def command(
+    call: Invocation, *, invite_file: str | None, listen: str | None, accept: str | None, app: str | None, force: bool
+) -> None:
+    """``joined`` with ``name``, ``fingerprint`` and ``endpoints``."""
+    from zkc.hardening import protect_memory
+
+    protect_memory()
+    if app is not None:
+        if invite_file is not None or listen is not None or accept is not None or force:
+            raise UsageError("join: --app goes with no other option of join", hint=f"zkc join --app {app}")
+        joined = _join_application(call, app)
+    else:
+        joined = _join(call, invite_file, listen, accept, force=force)
+    told = {
+        "name": joined.name, "fingerprint": joined.fingerprint.hex(), "endpoints": list(joined.endpoints),
+    }
+    call.out.event("joined", told)
+    if not call.out.json:
+        call.out.notice(f"joined as {joined.name} (fingerprint {joined.fingerprint.hex()})")
+
+
+def _join_application(call: Invocation, app: str) -> Joined:
+    from zkc.client.applications import join_application
+    from zkc.env import SystemClock, SystemEntropy
+    from zkc.ui.cli.homes import client_config, client_home, open_store
+
+    home = client_home(call)
+    with open_store(home) as store:
+        config = client_config(call, home)
+        return join_application(home, store, config, app, clock=SystemClock(), entropy=SystemEntropy())
+
+
+def _join(
+    call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool
+) -> Joined:
+    import asyncio
+
+    from zkc.client.join import read_invitation, refuse_second_registration
+    from zkc.config import save_client
+    from zkc.stores.keystore import KeyStore
+    from zkc.ui.cli.homes import client_config, client_home
+
+    home = client_home(call)
+    config = client_config(call, home, {"transfer.listen": listen, "inbox.accept": accept})
+    invitation = read_invitation(_invitation(call, invite_file))
+    if "/" in invitation.name:
+        raise UsageError(
+            f"this invitation is for the application {invitation.name}", detail="bad-invite",
+            hint="zkc join --app in its owner's home needs no invitation",
+        )
+    home.prepare()
+    with KeyStore.open(home) as store:
+        refuse_second_registration(store, force=force)
+        with home.lock():
+            if accept is None and call.out.may_prompt:
+                accept = _ask_accept(config)
+            joined = asyncio.run(_register(store, invitation, config, force=force))
+    told: dict[str, object] = {"coordinator.endpoints": list(joined.endpoints)}
+    if listen is not None:
+        told["transfer.listen"] = listen
+    if accept is not None:
+        told["inbox.accept"] = accept
+    save_client(home.config_file, told)
+    return joined
+
+
+async def _register(store: KeyStore, invitation: InvitationText, config: ClientConfig, *, force: bool) -> Joined:
+    from zkc.client.join import join
+    from zkc.env import SystemClock, SystemEntropy
+    from zkc.net.sockets import context
+
+    entropy = SystemEntropy()
+    ctx = context(entropy)
+    try:
+        return await join(ctx, store, invitation, config, clock=SystemClock(), entropy=entropy, force=force)
+    finally:
+        ctx.destroy(linger=0)
+
+
+def _invitation(call: Invocation, invite_file: str | None) -> str:
+    """The invitation's text: from a file, standard input, the environment or a person, never from an argument."""
+    if invite_file == "-":
+        if sys.stdin is None:
+            raise LocalIOError("standard input is closed", detail="unreadable")
+        return sys.stdin.buffer.read(_INVITATION_MAX).decode(errors="replace")
+    if invite_file is not None:
+        try:
+            with Path(invite_file).open("rb") as file:
+                return file.read(_INVITATION_MAX).decode(errors="replace")
+        except OSError as error:
+            raise LocalIOError(f"cannot read {invite_file}: {error.strerror}", detail="unreadable") from None
+    if text := os.environ.get("ZKC_INVITE"):
+        return text
+    if call.out.may_prompt:
+        return str(click.prompt("Invitation", hide_input=True, err=True))
+    raise UsageError("join: there is no invitation", hint="give it with --invite-file FILE, or in ZKC_INVITE")
+
+
+def _ask_accept(config: ClientConfig) -> str:
+    return str(
+        click.prompt(
+            "Accept what other clients of this coordinator send", type=click.Choice(["all", "none"]),
+            default=config.inbox.accept, err=True,
+        )
+    )

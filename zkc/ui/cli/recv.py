@@ -1,0 +1,232 @@
+"""``zkc recv``: takes the oldest item that matches out of the inbox."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from zkc.errors import LocalIOError, NobodyThere, UsageError
+from zkc.ui.cli.items import CONFLICTS, destination, item_fields
+from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.options import Command, Invocation, pass_invocation
+from zkc.ui.cli.output import Out
+
+if TYPE_CHECKING:
+    from zkc.stores.home import Home
+    from zkc.stores.inbox import Claim, Inbox, Item
+
+_PAUSE_SECONDS: Final = 0.05
+_LOOK_AGAIN: Final = 20
+"""Pauses after which a waiter looks even where the inbox has not changed: another reader may have let go."""
+_CHUNK: Final = 1 << 20
+_CHILD_SECONDS: Final = 1.0
+"""How long a command may take to end after SIGTERM."""
+
+
+class _Recv(Command):
+    """All that follows ``--exec`` is its command, whatever it looks like."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--exec" in args:
+            at = args.index("--exec")
+            if args[at + 1 :]:
+                args = [*args[:at], *(f"--exec={word}" for word in args[at + 1 :])]
+        return super().parse_args(ctx, args)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is taken, and what becomes of it."""
+
+    sender: str | None
+    name: str | None
+    app: str | None
+    output: str | None
+    keep: bool
+    conflict: Any
+    run: tuple[str, ...]
+
+    def matches(self, item: Item) -> bool:
+        from fnmatch import fnmatchcase
+
+        return (
+            (self.sender is None or item.sender == self.sender)
+            and (self.name is None or fnmatchcase(item.name, self.name))
+            and (self.app is None or item.app.partition("/")[2] == self.app)
+        )
+
+
+@click.command(
+    "recv", cls=_Recv, example="zkc recv -o downloads/ --wait 10m\nzkc recv --name 'photos.tar' -o - | tar x",
+    help="Take the oldest waiting item that matches out of the inbox, into the current folder under its own name.",
+    short_help="Take an item out of the inbox.",
+)
+@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output.")
+@click.option("--from", "sender", metavar="NAME", help="Only from NAME.")
+@click.option("--name", metavar="GLOB", help="Only what has such a name.")
+@click.option("--app", metavar="APP", help="Only what was sent to this client's application APP; registers it if need be.")
+@click.option("--wait", type=Duration(), help="Wait so long for an item.")
+@click.option("--loop", is_flag=True, help="Go on with the next, until SIGTERM or SIGINT.")
+@click.option("--keep", is_flag=True, help="Leave it in the inbox.")
+@click.option(
+    "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
+    help="What to do where such a file exists [rename].",
+)
+@click.option(
+    "--exec", "run", multiple=True, metavar="CMD ARG...",
+    help="Run CMD with the payload on its stdin and ZKC_SENDER, ZKC_NAME, ZKC_NOTE, ZKC_DIGEST, ZKC_TRANSFER, "
+    "ZKC_KEY_SOURCE in its environment. All that follows is its.",
+)
+@pass_invocation
+def command(
+    call: Invocation, *, output: str | None, sender: str | None, name: str | None, app: str | None,
+    wait: float | None, loop: bool, keep: bool, conflict: str, run: tuple[str, ...],
+) -> None:
+    """``recv`` with the keys of an item of the inbox; ``path`` is where it was saved."""
+    from zkc.ids import check_name
+    from zkc.ui.cli.homes import client_home, open_inbox
+    from zkc.ui.cli.signals import Signals
+
+    if sender is not None:
+        check_name(sender, "--from")
+    if run and output is not None:
+        raise UsageError("recv: --exec and -o exclude each other")
+    if output == "":
+        raise UsageError("recv: -o is empty", hint="name a file or a folder")
+    home = client_home(call)
+    wish = _Wish(sender, name, app, output, keep, conflict, run)
+    if output == "-":
+        call.out.payload_on_stdout()
+    with Signals(graceful=loop):
+        if app is not None:
+            _register(call, home, app)
+        with open_inbox(home) as inbox:
+            taken: set[str] = set()
+            for_ever = loop and wait is None
+            while not taken or loop:
+                with _next(inbox, wish, taken, float("inf") if for_ever else wait or 0.0) as claim:
+                    _handle(call.out, claim, wish)
+                    taken.add(claim.item.id)
+
+
+def _register(call: Invocation, home: Home, app: str) -> None:
+    """``recv --app`` registers the application where it is not."""
+    from zkc.client.applications import application_name, join_application
+    from zkc.client.principal import load_main
+    from zkc.env import SystemClock, SystemEntropy
+    from zkc.ui.cli.homes import client_config, open_store
+
+    with open_store(home) as store:
+        name = application_name(load_main(store), app)
+        if store.registration(name) is None:
+            config = client_config(call, home)
+            join_application(home, store, config, app, clock=SystemClock(), entropy=SystemEntropy())
+            call.out.notice(f"registered {name}")
+
+
+def _next(inbox: Inbox, wish: _Wish, taken: set[str], wait: float) -> Claim:
+    """A claim on the oldest item that matches and was not taken yet; `NobodyThere` (``empty``) after ``wait`` seconds."""
+    from zkc.env import SystemClock
+    from zkc.ui.cli.homes import pause
+
+    clock = SystemClock()
+    end = clock.monotonic() + wait
+    matches: Callable[[Item], bool] = lambda item: item.id not in taken and wish.matches(item)  # noqa: E731
+    while True:
+        version = inbox.version()
+        claim = inbox.take_first(matches)
+        if claim is not None:
+            return claim
+        for _ in range(_LOOK_AGAIN):
+            left = end - clock.monotonic()
+            if left <= 0:
+                raise NobodyThere("nothing that matches is in the inbox", detail="empty", hint="--wait waits for it")
+            pause(min(_PAUSE_SECONDS, left))
+            if inbox.version() != version:
+                break
+
+
+# --- what becomes of it ---------------------------------------------------------------------------------------------
+
+
+def _handle(out: Out, claim: Claim, wish: _Wish) -> None:
+    """Write or run; the item leaves the inbox once that is done."""
+    item, saved = claim.item, None
+    if wish.run:
+        _run(claim, wish.run)
+    elif wish.output == "-":
+        with claim.open() as payload:
+            while chunk := payload.read(_CHUNK):
+                out.payload(chunk)
+    else:
+        from zkc.rules.names import escape
+        from zkc.stores.inbox import save_item
+
+        path = destination(item, wish.output)
+        saved = save_item(item, path, wish.conflict)
+        if saved is None:
+            out.event("recv", item_fields(item, None))
+            out.notice(f"{escape(str(path))} exists: skipped, and item {item.id} stays in the inbox")
+            return
+    if not wish.keep:
+        claim.finish()
+    _tell(out, item, saved)
+
+
+def _tell(out: Out, item: Item, saved: Any) -> None:
+    out.event("recv", item_fields(item, saved))
+    if out.json:
+        return
+    from zkc.rules.names import escape
+    from zkc.rules.units import show_size
+
+    if saved is not None:
+        out.text(escape(str(saved)))
+    note = f", note: {escape(item.note)}" if item.note else ""
+    out.notice(
+        f"received {escape(item.name)} from {item.sender}: {show_size(item.size)}, key made by the "
+        f"{item.key_source}{note}"
+    )
+
+
+def _run(claim: Claim, words: tuple[str, ...]) -> None:
+    """``--exec``: `LocalIOError` where the command does not end with 0; the item stays."""
+    with claim.open() as payload:
+        try:
+            child = subprocess.Popen(words, stdin=payload, env=_environment(claim.item, os.environ))
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise LocalIOError(f"cannot run {words[0]}: {why}", detail="command", hint="the item stays") from None
+    try:
+        status = child.wait()
+    except BaseException:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_CHILD_SECONDS)
+        child.kill()
+        child.wait()
+        raise
+    if status != 0:
+        how = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
+        raise LocalIOError(f"{words[0]} {how}", detail="command", hint=f"item {claim.item.id} stays in the inbox")
+
+
+def _environment(item: Item, own: Mapping[str, str]) -> dict[str, str]:
+    """What the command learns of the item. The name is one that is safe to give to a file."""
+    from zkc.rules.names import safe_name
+
+    return {
+        **own,
+        "ZKC_SENDER": item.sender,
+        "ZKC_NAME": safe_name(item.name),
+        "ZKC_NOTE": item.note.replace("\0", ""),
+        "ZKC_DIGEST": f"blake3:{item.digest.hex()}",
+        "ZKC_TRANSFER": item.transfer,
+        "ZKC_KEY_SOURCE": item.key_source,
+    }
