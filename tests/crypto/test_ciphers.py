@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkc.constants import ROLLOVER_BYTES, ROLLOVER_BYTES_64BIT_BLOCK
-from zkc.crypto.ciphers import CIPHERS, UNSAFE, StreamCipher, make_cipher
+from zkc.crypto.ciphers import CIPHERS, UNSAFE, make_cipher
+from zkc.crypto.stream_cipher import StreamCipher
 from zkc.errors import PeerViolation
 
 pytestmark = pytest.mark.claims("E2", 16, 25, 38, 46, 54, 67, 75, 81, 91, 99, 105)

@@ -273,6 +273,7 @@ def test_a_finished_delivery_is_answered_with_its_receipt_and_no_key(default_wor
     assert isinstance(talk.state("coordinator"), tc.Finished)
     assert not talk.messages(TransferKey, DeliverSessionKey)
     assert b"last week" not in b"".join(data for _, data in talk.wire)
+    assert not [path for path, secret in all_secrets(talk) if not is_wiped(secret)]
 
 
 def test_levels_are_ordered() -> None:

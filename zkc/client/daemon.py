@@ -58,7 +58,7 @@ class Ready:
 async def run(
     home: Home, config: ClientConfig, *, clock: Clock, entropy: Entropy, on_ready: Callable[[Ready], None]
 ) -> None:
-    """Serve until a signal or ``zkc leave``, or until the coordinator ends the registration (then its error is raised)."""
+    """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:

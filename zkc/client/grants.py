@@ -1,4 +1,4 @@
-"""What a sender asks a handshake for, and what comes of it. Imports no event loop: a command with a daemon needs none."""
+"""What a sender asks a handshake for, and what comes of it. Imports no event loop: it costs, and a daemon has one."""
 
 from __future__ import annotations
 

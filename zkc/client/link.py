@@ -119,7 +119,7 @@ class Link:
     async def request(self, body: RequestBody, within: float = REQUEST_SECONDS) -> AnswerBody:
         """The coordinator's answer to ``body``. Waits for the link where there is none.
 
-        The error of the contract that it answered with; `CoordinatorUnreachable` or `TimedOut` after ``within`` seconds.
+        The error of the contract that it answered with; `CoordinatorUnreachable`, `TimedOut` after ``within`` seconds.
         """
         now = self._clock.monotonic()
         id = self._entropy.bytes(ID_BYTES)

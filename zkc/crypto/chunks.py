@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 from zkc.constants import COMMITMENT_BYTES, XID_TAG_BYTES
-from zkc.crypto.ciphers import Buffer, make_cipher
+from zkc.crypto.ciphers import make_cipher
 from zkc.crypto.primitives import NONCE_BYTES, Secret, check_mac, expand
+from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.wire.frames import DATA_HEADER_BYTES, DataHeader, Flag, Stream
 

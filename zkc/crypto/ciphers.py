@@ -1,37 +1,19 @@
 """Symmetric ciphers for the frames of a transfer, by name. The document's unsafe ones are in `zkc.crypto.unsafe`.
 
-To add a cipher: a class with `StreamCipher`'s four members and a line in `_SAFE`.
+To add a cipher: a class with the members of `zkc.crypto.stream_cipher.StreamCipher`, and a line in `_SAFE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from zkc.constants import AEAD_TAG_BYTES, ROLLOVER_BYTES
+from zkc.crypto.stream_cipher import Buffer, StreamCipher
 from zkc.errors import PeerViolation
-
-Buffer = bytes | bytearray | memoryview
-
-
-class StreamCipher(Protocol):
-    """One key's worth of authenticated encryption; (nonce, aad) is never used twice by its caller."""
-
-    @property
-    def rollover_bytes(self) -> int:
-        """How many bytes one key may take."""
-
-    def overhead(self, n: int) -> int:
-        """Bytes that sealing ``n`` bytes adds."""
-
-    def seal_into(self, nonce: bytes, aad: bytes, plaintext: Buffer, out: memoryview) -> None:
-        """Ciphertext into ``out``, which is exactly ``len(plaintext) + overhead(len(plaintext))`` long."""
-
-    def open(self, nonce: bytes, aad: bytes, ciphertext: Buffer) -> bytes:
-        """The plaintext, only once authenticated; `PeerViolation` (``forged``)."""
 
 
 class AeadCipher:

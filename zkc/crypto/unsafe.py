@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
 from zkc.constants import MAC_BYTES, ROLLOVER_BYTES_64BIT_BLOCK
-from zkc.crypto.ciphers import Buffer, StreamCipher
 from zkc.crypto.primitives import Secret, check_mac, expand, mac
+from zkc.crypto.stream_cipher import Buffer, StreamCipher
 from zkc.errors import PeerViolation
 
 _BLOCK: Final = 8

@@ -16,8 +16,8 @@ from blake3 import blake3
 
 from zkc.constants import MANIFEST_MAX, TRAILER_BYTES
 from zkc.crypto.chunks import StreamOpener, StreamSealer
-from zkc.crypto.ciphers import Buffer
 from zkc.crypto.receipts import manifest_digest, name_digest
+from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode

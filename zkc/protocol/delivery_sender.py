@@ -19,8 +19,8 @@ from blake3 import blake3
 
 from zkc.constants import TRAILER_BYTES
 from zkc.crypto.chunks import StreamOpener, StreamSealer
-from zkc.crypto.ciphers import Buffer
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
+from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import IntegrityError, PeerViolation
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode

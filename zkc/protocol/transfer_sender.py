@@ -179,6 +179,8 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
         raise error_for(22, f"{req.recipient} is not {req.presence}")
     opened = open_sealed(sender.kem_key, "xfer-ep", state.th.value, resp.sealed_endpoints)
     if resp.verdict == "have":
+        if state.one_time is not None:
+            state.one_time.wipe()
         return Step(AlreadyDelivered(card, opened))
     endpoints: Endpoints = decode(opened, Endpoints)
     th = signed_at.absorb(message.signature)

@@ -11,12 +11,11 @@ from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.items import CONFLICTS, destination, item_fields
 from zkc.ui.cli.kinds import word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
-from zkc.ui.cli.output import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zkc.stores.inbox import Inbox, Item, PartialFile
+    from zkc.stores.inbox import Inbox, Item
 
 _TEXT_SHOWN = 64 * 1024
 """Bytes of a message that ``show`` prints."""
@@ -39,9 +38,8 @@ def _list(call: Invocation, *, partial: bool) -> None:
     from zkc.ui.cli.output import local_time
 
     with _opened(call) as inbox:
-        rows = [{**item_fields(item, item.path), "at": item.received} for item in inbox.items()]
-        if partial:
-            rows += [_partial_fields(file) for file in inbox.partial_files()]
+        items = inbox.items() + (inbox.partials() if partial else [])
+    rows = [{**item_fields(item, item.path), "at": item.received} for item in items]
     if call.out.json:
         for row in rows:
             call.out.event("inbox", {key: value for key, value in row.items() if key != "at"})
@@ -52,26 +50,19 @@ def _list(call: Invocation, *, partial: bool) -> None:
     call.out.table("inbox", rows, columns, {"bytes": show_size, "at": local_time})
 
 
-def _partial_fields(file: PartialFile) -> dict[str, Any]:
-    unknown = dict.fromkeys(("from", "name", "digest", "note", "key_source", "app", "kind", "transfer"))
-    return {
-        **unknown, "id": file.id, "state": "partial", "bytes": file.size, "received": rfc3339(file.changed),
-        "path": str(file.path), "at": file.changed,
-    }
-
-
 @click.command(
-    "show", cls=Command, example="zkc inbox show 3f9a", help="Show all that is known of an item, and the text of a message.",
+    "show", cls=Command, example="zkc inbox show 3f9a",
+    help="Show all that is known of an item, and the text of a message.",
 )
 @click.argument("id")
 @pass_invocation
-def _show(call: Invocation, *, id: str) -> None:  # noqa: A002 - the word of the command line
+def _show(call: Invocation, *, id: str) -> None:
     """``inbox``, one object; with ``text`` for a message."""
     from zkc.rules.names import escape
 
     with _opened(call) as inbox:
         item = inbox.find(id)
-        text = _text(inbox, item) if item.kind == "message" else None
+        text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
     fields = item_fields(item, item.path)
     if call.out.json:
         call.out.event("inbox", fields if text is None else {**fields, "text": text})
@@ -96,6 +87,7 @@ def _text(inbox: Inbox, item: Item) -> str:
 @click.command(
     "save", cls=Command, example="zkc inbox save 3f9a -o downloads/",
     help="Write an item to the current folder, or to PATH; it stays in the inbox.",
+    short_help="Write an item to a file; it stays.",
 )
 @click.argument("id")
 @click.option("-o", "output", metavar="PATH|DIR", help="Write it there.")
@@ -104,7 +96,7 @@ def _text(inbox: Inbox, item: Item) -> str:
     help="What to do where such a file exists [rename].",
 )
 @pass_invocation
-def _save(call: Invocation, *, id: str, output: str | None, conflict: Any) -> None:  # noqa: A002 - as above
+def _save(call: Invocation, *, id: str, output: str | None, conflict: Any) -> None:
     """``inbox`` with ``path``, where it was saved; null where it was skipped."""
     from zkc.rules.names import escape
     from zkc.stores.inbox import save_item

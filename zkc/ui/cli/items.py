@@ -19,11 +19,11 @@ def item_fields(item: Item, path: Path | None) -> dict[str, object]:
     """The object of one item; ``path``: where it was saved, or its file in the inbox."""
     return {
         "id": item.id,
-        "state": "ready",
+        "state": item.state,
         "from": item.sender,
         "name": item.name,
         "bytes": item.size,
-        "digest": f"blake3:{item.digest.hex()}",
+        "digest": f"blake3:{item.digest.hex()}" if item.digest else None,
         "note": item.note,
         "key_source": item.key_source,
         "received": rfc3339(item.received),

@@ -14,6 +14,16 @@ from types import FrameType
 from typing import Final, NoReturn
 
 COMMANDS: Final = {
+    "coordinator": "zkc.ui.cli.coordinator",
+    "join": "zkc.ui.cli.join",
+    "leave": "zkc.ui.cli.leave",
+    "daemon": "zkc.ui.cli.daemon",
+    "status": "zkc.ui.cli.status",
+    "send": "zkc.ui.cli.send",
+    "recv": "zkc.ui.cli.recv",
+    "inbox": "zkc.ui.cli.inbox",
+    "peers": "zkc.ui.cli.peers",
+    "verify": "zkc.ui.cli.verify",
     "config": "zkc.ui.cli.config",
 }
 """Command -> module. Each module holds one object ``command``; it is imported only when it is called or listed."""

@@ -70,7 +70,9 @@ class _Wish:
 @click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output.")
 @click.option("--from", "sender", metavar="NAME", help="Only from NAME.")
 @click.option("--name", metavar="GLOB", help="Only what has such a name.")
-@click.option("--app", metavar="APP", help="Only what was sent to this client's application APP; registers it if need be.")
+@click.option(
+    "--app", metavar="APP", help="Only what was sent to the application APP of this client; registers it if need be.",
+)
 @click.option("--wait", type=Duration(), help="Wait so long for an item.")
 @click.option("--loop", is_flag=True, help="Go on with the next, until SIGTERM or SIGINT.")
 @click.option("--keep", is_flag=True, help="Leave it in the inbox.")
@@ -131,7 +133,10 @@ def _register(call: Invocation, home: Home, app: str) -> None:
 
 
 def _next(inbox: Inbox, wish: _Wish, taken: set[str], wait: float) -> Claim:
-    """A claim on the oldest item that matches and was not taken yet; `NobodyThere` (``empty``) after ``wait`` seconds."""
+    """A claim on the oldest item that matches and was not taken yet.
+
+    `NobodyThere` (``empty``) after ``wait`` seconds without one.
+    """
     from zkc.env import SystemClock
     from zkc.ui.cli.homes import pause
 

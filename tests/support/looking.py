@@ -1,0 +1,90 @@
+"""What an outside observer sees of a client: its log, its inbox, its memory, its processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import DEADLINE, wait_until
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox, Item
+from zkc.testing import Fleet
+
+
+def log_of(fleet: Fleet, name: str) -> list[dict[str, Any]]:
+    """The events of a program's log so far; every line is one JSON object."""
+    lines = fleet.program(name).log.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines if line.startswith(b"{")]
+
+
+def ending(fleet: Fleet, name: str, xid: bytes, within: float = DEADLINE) -> dict[str, Any]:
+    """How a transfer ended for its recipient: the event ``received`` or ``not-received``, once it is logged."""
+    found: list[dict[str, Any]] = []
+
+    def is_logged() -> bool:
+        found[:] = [
+            event for event in log_of(fleet, name)
+            if event.get("xid") == xid.hex() and event["event"] in {"received", "not-received", "defect"}
+        ]
+        return bool(found)
+
+    wait_until(is_logged, within)
+    return found[0]
+
+
+def inbox_of(home: Path) -> tuple[list[Item], list[Item]]:
+    """Whole items and partial ones."""
+    with Inbox.open(Home.resolve("client", str(home))) as inbox:
+        return inbox.items(), inbox.partials()
+
+
+def payloads(home: Path) -> list[str]:
+    """Names of the files that readers of the inbox could be given."""
+    return sorted(os.listdir(home / "inbox" / "files"))
+
+
+def tree(folder: Path, *, without: Path | None = None) -> dict[str, str]:
+    """Each path below ``folder`` with kind, mode, size and link: what changed is what differs."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if without is not None and (path == without or without in path.parents):
+            continue
+        status = path.lstat()
+        link = os.readlink(path) if path.is_symlink() else ""
+        found[str(path.relative_to(folder))] = f"{status.st_mode:o} {0 if path.is_dir() else status.st_size} {link}"
+    return found
+
+
+def memory(pid: int, what: str = "VmRSS") -> int:
+    """Bytes: ``VmRSS`` now, ``VmHWM`` at most so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no {what} of process {pid}")
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(int(child) for child in children)]
+
+
+def stopped(pid: int) -> _Stopped:
+    """Context manager: the process stands still (SIGSTOP) inside the block."""
+    return _Stopped(pid)
+
+
+class _Stopped:
+    def __init__(self, pid: int) -> None:
+        self._pids = family(pid)
+
+    def __enter__(self) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGCONT)

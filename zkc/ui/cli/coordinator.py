@@ -1,0 +1,189 @@
+"""``zkc coordinator``: runs a coordinator, and administrates the one of this home."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zkc.errors import UsageError
+from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
+from zkc.ui.cli.output import local_time, rfc3339
+
+if TYPE_CHECKING:
+    from zkc.stores.home import Home
+
+
+def _home(call: Invocation) -> Home:
+    """The coordinator's home that is meant; what is odd in the environment is told."""
+    import os
+
+    from zkc.config import load
+    from zkc.stores.home import Home
+
+    home = Home.resolve("coordinator", call.options.home).check()
+    for notice in load("coordinator", home.config_file, os.environ).notices:
+        call.out.notice(notice)
+    return home
+
+
+@click.command(
+    "run", cls=Command, example="zkc coordinator run --listen tcp://192.0.2.7:7670",
+    help="Run a coordinator in the foreground. The first start makes its identity and its key database. Says 'ready' "
+    "on stdout, logs on stderr, ends on SIGTERM; SIGHUP reads the configuration again.",
+    short_help="Run a coordinator.",
+)
+@click.option(
+    "--listen", multiple=True, metavar="ENDPOINT",
+    help="Where clients connect, tcp://HOST:PORT; port 0: the system chooses [tcp://*:7670].",
+)
+@pass_invocation
+def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
+    """``ready`` with ``endpoint`` and ``fingerprint``."""
+    from zkc.coordinator.admin import run
+    from zkc.hardening import protect_memory
+
+    protect_memory()
+    options: dict[str, object] = {}
+    if listen:
+        options["coordinator.listen"] = list(listen)
+    if call.options.debug:
+        options["log.level"] = "debug"
+
+    def ready(endpoint: str, fingerprint: str) -> None:
+        told = {"endpoint": endpoint, "fingerprint": fingerprint}
+        call.out.item("ready", told, f"ready {endpoint} {fingerprint}")
+
+    run(_home(call), options, on_ready=ready)
+
+
+@click.command(
+    "status", cls=Command, example="zkc coordinator status --wait 10s",
+    help="Show whether the coordinator of this home is up. Ends with 34 when it is not.",
+    short_help="Is it up?",
+)
+@click.option("--wait", type=Duration(), default=0.0, help="Wait so long for it to be up.")
+@pass_invocation
+def _status(call: Invocation, *, wait: float) -> None:
+    """``status``, one object."""
+    from zkc.coordinator.admin import status
+
+    found = status(_home(call), wait)
+    fields = {
+        "endpoint": found.endpoints[0] if found.endpoints else None, "endpoints": found.endpoints,
+        "fingerprint": found.fingerprint, "clients": found.clients, "online": found.online, "keydb": found.keydb,
+        "suite": found.suite,
+    }
+    if call.out.json:
+        call.out.event("status", fields)
+        return
+    lines = {
+        "endpoint": ", ".join(found.endpoints), "fingerprint": found.fingerprint,
+        "clients": f"{found.clients}, {found.online} online", "keydb": found.keydb, "suite": found.suite,
+    }
+    for title, text in lines.items():
+        call.out.text(f"{title + ':':<13} {text}")
+
+
+@click.command(
+    "invite", cls=Command, example="zkc coordinator invite bob > invitation.txt",
+    help="Make a single-use invitation for NAME: one line, a secret, for 'zkc join' there.",
+    short_help="Invite a client.",
+)
+@click.argument("name", required=False)
+@click.option(
+    "--kind", type=word("computer", "user"), metavar="computer|user", help="What is registered [computer].",
+)
+@click.option("--ttl", type=Duration(), help="How long it can be used [24h].")
+@click.option(
+    "--endpoint", multiple=True, metavar="ENDPOINT",
+    help="Where this client reaches the coordinator, tcp://HOST:PORT, in place of where it listens.",
+)
+@click.option("--list", "listing", is_flag=True, help="List the invitations.")
+@click.option("--cancel", metavar="NAME", help="Cancel the open invitations for NAME.")
+@pass_invocation
+def _invite(
+    call: Invocation, *, name: str | None, kind: Any, ttl: float | None, endpoint: tuple[str, ...], listing: bool,
+    cancel: str | None,
+) -> None:
+    """``invite`` with ``name``, ``invitation``, ``expires``; in the list ``kind`` and ``state``, and no secret."""
+    from zkc.coordinator import admin
+
+    if sum((name is not None, listing, cancel is not None)) != 1:
+        raise UsageError("coordinator invite: say one of NAME, --list, --cancel NAME")
+    if name is None and (kind is not None or ttl is not None or endpoint):
+        raise UsageError("coordinator invite: --kind, --ttl and --endpoint go with NAME alone")
+    home = _home(call)
+    if cancel is not None:
+        count = admin.cancel(home, cancel)
+        call.out.event("cancelled", {"name": cancel, "count": count})
+        if not call.out.json:
+            call.out.notice(f"cancelled {count} invitation{'s' if count != 1 else ''} for {cancel}")
+    elif name is not None:
+        made = admin.invite(home, name, kind or "computer", ttl, endpoint)
+        told = {"name": made.name, "invitation": made.invitation, "expires": rfc3339(made.expires)}
+        call.out.item("invite", told, made.invitation)
+    else:
+        rows = [
+            {"name": each.name, "kind": each.kind, "expires": each.expires, "state": each.state}
+            for each in admin.list_invitations(home)
+        ]
+        if call.out.json:
+            rows = [{**row, "expires": rfc3339(float(str(row["expires"])))} for row in rows]
+        columns = {"name": "name", "kind": "kind", "expires": "expires", "state": "state"}
+        call.out.table("invite", rows, columns, {"expires": local_time})
+
+
+@click.command(
+    "clients", cls=Command, example="zkc coordinator clients", help="List all registrations, revoked ones too.",
+)
+@pass_invocation
+def _clients(call: Invocation) -> None:
+    """``clients``, an object for each."""
+    from zkc.coordinator.admin import clients
+
+    as_json = call.out.json
+    rows = [
+        {
+            "name": each.name, "kind": each.kind, "online": each.online, "fingerprint": each.fingerprint,
+            "revoked": each.revoked is not None, "reason": each.reason,
+            "registered": rfc3339(each.registered) if as_json else each.registered,
+            "last_seen": (rfc3339(each.last_seen) if as_json else each.last_seen) if each.last_seen else None,
+        }
+        for each in clients(_home(call))
+    ]
+    columns = {
+        "name": "name", "kind": "kind", "online": "online", "last_seen": "last seen", "fingerprint": "fingerprint",
+        "revoked": "revoked", "reason": "reason",
+    }
+    call.out.table("clients", rows, columns, {"last_seen": local_time, "fingerprint": lambda text: text[:16]})
+
+
+@click.command(
+    "revoke", cls=Command, example="zkc coordinator revoke bob --reason 'laptop lost'",
+    help="End the registration of NAME and of its applications, at once, open connections too.",
+    short_help="End a client's registration.",
+)
+@click.argument("name")
+@click.option("--reason", metavar="TEXT", default="", help="Why: kept, and told to the client.")
+@pass_invocation
+def _revoke(call: Invocation, *, name: str, reason: str) -> None:
+    """``revoked``, an object for each name that was ended."""
+    import os
+
+    from zkc.coordinator.admin import revoke
+
+    for each in revoke(_home(call), name, os.fsencode(reason).decode(errors="replace")):
+        call.out.event("revoked", {"name": each})
+        if not call.out.json:
+            call.out.notice(f"revoked {each}")
+
+
+command = Group(
+    "coordinator",
+    {"run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke},
+    default="run", example="zkc coordinator run",
+    help="Run a coordinator, and administrate the one of this home. Without a subcommand: run.",
+    short_help="Run and administrate a coordinator.",
+)
