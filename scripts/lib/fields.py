@@ -7,6 +7,7 @@ A page keeps its prose; only what stands between ``<!-- messages: NAME ... -->``
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import sys
@@ -33,7 +34,8 @@ def classes() -> dict[str, type[msgspec.Struct]]:
     """Every message of the grammar by name, in the order of the source; the base class is none."""
     found = vars(messages).values()
     structs = [each for each in found if isinstance(each, type) and issubclass(each, msgspec.Struct)]
-    return {each.__name__: each for each in structs if each.__module__ == messages.__name__ and each.__bases__ != (msgspec.Struct,)}
+    ours = [each for each in structs if each.__module__ == messages.__name__ and each.__bases__ != (msgspec.Struct,)]
+    return {each.__name__: each for each in ours}
 
 
 def _parsed(module: types.ModuleType) -> ast.Module:
@@ -43,10 +45,10 @@ def _parsed(module: types.ModuleType) -> ast.Module:
 def _told(body: Sequence[ast.stmt]) -> dict[str, str]:
     """Name -> the string that follows its annotated assignment."""
     told: dict[str, str] = {}
-    for at, following in zip(body, body[1:], strict=False):
-        if isinstance(at, ast.AnnAssign) and isinstance(at.target, ast.Name) and isinstance(following, ast.Expr):
-            if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
-                told[at.target.id] = _line(following.value.value)
+    for at, following in itertools.pairwise(body):
+        match at, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                told[name] = _line(text)
     return told
 
 
@@ -94,8 +96,10 @@ def message_tables(names: Sequence[str]) -> str:
         tag = kind.__struct_config__.tag
         hints = typing.get_type_hints(kind, include_extras=True)
         head = f"`{name}`, " + (f'tag `"{tag}"`' if tag is not None else "no tag")
-        rows = [f"| {field} | {kind_of(hints[field])} | {docs[name].get(field, '')} |" for field in kind.__struct_fields__]
-        parts.append("\n".join([head + ":", "", "| field | type | |", "|---|---|---|", *rows] if rows else [head + ": no fields."]))
+        told = docs[name]
+        rows = [f"| {field} | {kind_of(hints[field])} | {told.get(field, '')} |" for field in kind.__struct_fields__]
+        table = [head + ":", "", "| field | type | |", "|---|---|---|", *rows]
+        parts.append("\n".join(table) if rows else head + ": no fields.")
     return "\n\n".join(parts)
 
 

@@ -13,3 +13,4 @@ from tests.support.coordinator import RunningCoordinator, coordinator_in
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCoordinator]:
     with coordinator_in(tmp_path_factory.mktemp("running")) as coordinator:
         yield coordinator
+

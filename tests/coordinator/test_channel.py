@@ -48,7 +48,7 @@ def violations(running: RunningCoordinator, detail: str) -> int:
     return running.counters.get(f"violations.{detail}", 0)
 
 
-# --- presence --------------------------------------------------------------------------------------------------------
+# --- presence ----------------------------------------------------------------------
 
 
 def test_a_daemon_is_online_from_its_first_record_on_and_offline_when_it_says_goodbye(
@@ -133,7 +133,7 @@ def test_a_version_that_the_coordinator_does_not_speak_opens_nothing(running: Ru
         assert not online(running, "newer")
 
 
-# --- replays and lies ----------------------------------------------------------------------------------------------------
+# --- replays and lies ----------------------------------------------------------------------
 
 
 @pytest.mark.attack("C03", "C07")
@@ -293,7 +293,7 @@ def test_frames_of_no_kind_are_counted_and_answered_by_silence(running: RunningC
         assert peer.ask(Heartbeat()) == Ok()
 
 
-# --- what a client may ask -----------------------------------------------------------------------------------------------
+# --- what a client may ask ----------------------------------------------------------------------
 
 
 def test_peers_and_cards_are_told(running: RunningCoordinator) -> None:
@@ -310,7 +310,7 @@ def test_peers_and_cards_are_told(running: RunningCoordinator) -> None:
         assert (unknown.code, unknown.detail) == (20, "unknown")
 
 
-# --- the end of a registration ------------------------------------------------------------------------------------------
+# --- the end of a registration ----------------------------------------------------------------------
 
 
 def test_a_revocation_reaches_an_open_connection_and_closes_it(running: RunningCoordinator) -> None:

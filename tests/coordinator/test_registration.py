@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from tests.support.coordinator import (
-    NoAnswerError,
     Newcomer,
+    NoAnswerError,
     RefusedError,
     RunningCoordinator,
     Wire,
@@ -29,7 +29,17 @@ from zkc.net.sockets import generate_curve, to_raw
 from zkc.protocol.registration_client import Registered
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame
-from zkc.wire.messages import Card, CardBody, Heartbeat, Invitation, InviteApplication, Ok, RegHello, RegName, RegPermClient
+from zkc.wire.messages import (
+    Card,
+    CardBody,
+    Heartbeat,
+    Invitation,
+    InviteApplication,
+    Ok,
+    RegHello,
+    RegName,
+    RegPermClient,
+)
 
 SILENCE = 0.5
 """Seconds in which an answer would long have come."""
@@ -48,7 +58,7 @@ def live(running: RunningCoordinator, name: str) -> list[admin.ClientInfo]:
     return [client for client in admin.clients(running.home) if client.name == name and client.revoked is None]
 
 
-# --- whole -------------------------------------------------------------------------------------------------------------
+# --- whole ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -99,7 +109,7 @@ def test_an_application_that_its_owner_did_not_countersign_is_refused(running: R
     assert live(running, "owner2/tool") == []
 
 
-# --- broken off ----------------------------------------------------------------------------------------------------------
+# --- broken off ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", STEPS)
@@ -167,7 +177,7 @@ def test_a_retry_on_the_same_connection_starts_anew_at_r0(running: RunningCoordi
             wire.receive()
 
 
-# --- refused -------------------------------------------------------------------------------------------------------------
+# --- refused ----------------------------------------------------------------------
 
 
 @pytest.mark.attack("R03")

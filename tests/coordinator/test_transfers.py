@@ -77,16 +77,12 @@ def authority(member: Member) -> Authority:
 
 def as_sender(member: Member) -> sending.Sender:
     card = verify_card(member.registered.card, authority(member).suite)
-    return sending.Sender(
-        authority(member), member.newcomer.identity, member.kem_key, member.name, card.hash, Known(), time.time()
-    )
+    return sending.Sender(authority(member), member.newcomer.identity, member.kem_key, card, Known(), time.time())
 
 
 def as_recipient(member: Member) -> receiving.Recipient:
     card = verify_card(member.registered.card, authority(member).suite)
-    return receiving.Recipient(
-        authority(member), member.newcomer.identity, member.kem_key, member.name, card.hash, Known()
-    )
+    return receiving.Recipient(authority(member), member.newcomer.identity, member.kem_key, card, Known())
 
 
 def message_of(taken: Step) -> Any:
@@ -122,7 +118,7 @@ def accepted(ends: Ends) -> Any:
     return taken.state
 
 
-# --- whole -------------------------------------------------------------------------------------------------------------
+# --- whole ----------------------------------------------------------------------
 
 
 def test_a_sender_made_key_reaches_the_recipient_and_its_confirmation_the_sender(ends: Ends) -> None:
@@ -167,7 +163,7 @@ def test_a_coordinator_made_key_reaches_both_in_either_order(ends: Ends, order: 
     assert agreed.state.session.k.reveal() == last.state.session.k.reveal()
 
 
-# --- refused ---------------------------------------------------------------------------------------------------------
+# --- refused ----------------------------------------------------------------------
 
 
 def asked(ends: Ends, **changes: Any) -> Any:
@@ -267,7 +263,7 @@ def test_handshakes_of_one_sender_are_bounded(tmp_path: Path) -> None:
             wait_until(lambda: coordinator.counters["transfers.open"] == 2)
 
 
-# --- broken off ----------------------------------------------------------------------------------------------------------
+# --- broken off ----------------------------------------------------------------------
 
 
 def test_either_end_may_give_up_and_the_other_is_told(ends: Ends) -> None:

@@ -242,10 +242,11 @@ def test_every_option_stands_before_the_socket_faces_the_network(ctx: Context) -
         ),
     )  # fmt: skip
     bulk: dict[int, object] = {zmq.IMMEDIATE: 1, zmq.RECONNECT_IVL: -1, zmq.HANDSHAKE_IVL: 2000}
-    server: dict[int, object] = {**bulk, zmq.PLAIN_SERVER: 1, zmq.ZAP_DOMAIN: b"xfer"}
+    server: dict[int, object] = {**bulk, zmq.PLAIN_SERVER: 1}
     with ThreadZap(ctx, lambda _: None):
         pull, push, data, ack = sockets.bind_bulk(ctx, "127.0.0.1", watch=look(server))
         out, back = sockets.connect_bulk(ctx, "127.0.0.1", data, ack, login("a"), login("b"), watch=look(bulk))
+    assert (pull.getsockopt(zmq.ZAP_DOMAIN), push.getsockopt(zmq.ZAP_DOMAIN)) == (b"xfer.data", b"xfer.ack")
     assert pull.getsockopt(zmq.MAXMSGSIZE) == sockets.BULK_FRAME_MAX
     assert pull.getsockopt(zmq.RCVHWM) == out.getsockopt(zmq.SNDHWM) == 4
     assert len(seen) == 6

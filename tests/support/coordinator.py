@@ -50,7 +50,7 @@ from zkc.wire.messages import (
 )
 
 _NUMBERS = itertools.count(1)
-_RUN = """
+RUN = """
 import sys
 from zkc.coordinator import admin
 from zkc.errors import ZkcError
@@ -64,6 +64,7 @@ except ZkcError as error:
     print(error, file=sys.stderr)
     sys.exit(error.code)
 """
+"""A program that runs a coordinator in the home argv[1], listening on argv[2]."""
 
 
 class RunningCoordinator:
@@ -82,7 +83,7 @@ class RunningCoordinator:
         """Start it (again); returns when it is ready."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, str(self.home.data), self._listen], stdout=subprocess.PIPE, stderr=log,
+                [sys.executable, "-c", RUN, str(self.home.data), self._listen], stdout=subprocess.PIPE, stderr=log,
                 env=environment(self._env),
             )
         assert self.process.stdout is not None

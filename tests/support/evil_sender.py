@@ -19,7 +19,7 @@ from blake3 import blake3
 from tests.support.evil import RawPeer, frame
 from tests.support.waiting import DEADLINE
 from zkc.client.by_link import ByLink
-from zkc.client.grants import Wanted
+from zkc.client.grants import Grant, Wanted
 from zkc.client.principal import load_main
 from zkc.config import load
 from zkc.crypto.chunks import StreamOpener, StreamSealer, token, xid_tag
@@ -66,14 +66,16 @@ class EvilSender:
         self._access.close()
         self._store.close()
 
-    def agree(self, recipient: str, *, tid: bytes = b"", size_class: int = 255) -> Session:
+    def agree(self, recipient: str, *, tid: bytes = b"") -> Session:
         """A handshake to its end: the recipient listens, and both hold the key."""
-        wanted = Wanted(
-            tid or self._entropy.bytes(16), recipient, "sender", "recipient-first", "aes-256-gcm", size_class
-        )
-        granted = self._access.grant(wanted, DEADLINE)
+        granted = self.ask(recipient, tid=tid)
         assert isinstance(granted, Session)
         return granted
+
+    def ask(self, recipient: str, *, tid: bytes = b"") -> Grant:
+        """A handshake, whatever comes of it."""
+        wanted = Wanted(tid or self._entropy.bytes(16), recipient, "sender", "recipient-first", "aes-256-gcm", 255)
+        return self._access.grant(wanted, DEADLINE)
 
 
 class Frames:

@@ -21,7 +21,7 @@ UNIONS: Final = [messages.Record, messages.RegMessage, messages.ChannelMessage, 
 CLASSES: Final = [
     thing
     for _, thing in inspect.getmembers(messages, inspect.isclass)
-    if issubclass(thing, msgspec.Struct) and thing.__module__ == messages.__name__ and thing is not messages._Message
+    if issubclass(thing, msgspec.Struct) and thing.__module__ == messages.__name__ and thing is not messages.Message
 ]
 SHORT: Final = 24
 """Most values are short: what is long differs by its length prefix alone, and that is drawn below."""

@@ -11,7 +11,7 @@ from zkc.crypto.suites import KemPrivateKey, read_private
 from zkc.errors import LocalIOError, NotRegistered, PeerViolation
 from zkc.ids import owner_of
 from zkc.protocol.channel import ClientKeys
-from zkc.protocol.trust import Authority, Known
+from zkc.protocol.trust import Authority, KeyChanged, Known
 from zkc.stores.keystore import KeyStore, Pin, Registration
 
 SEEN_SECONDS: Final = 60.0
@@ -85,15 +85,21 @@ def known_about(store: KeyStore, name: str, fingerprint: bytes = b"") -> Known:
 
 
 def pin_peer(store: KeyStore, card: VerifiedCard, now: float) -> None:
-    """Pin at first contact; later, note that the same key was seen. ``now`` in seconds since 1970."""
+    """Pin at first contact; later, note that the same key was seen. ``now`` in seconds since 1970.
+
+    An alarm stays: only a person ends it (`trust_peer`). `KeyChanged` where another key was pinned since the card was
+    judged: of two first contacts at once the second does not silently take the place of the first.
+    """
 
     def seen(pin: Pin | None) -> Pin:
-        if pin is not None and pin.card_hash == card.hash and not pin.alarm and now - pin.last_seen < SEEN_SECONDS:
+        if pin is not None and pin.fingerprint != card.fingerprint:
+            raise KeyChanged(card.name, pin.fingerprint, card.fingerprint)
+        if pin is not None and pin.card_hash == card.hash and now - pin.last_seen < SEEN_SECONDS:
             return pin
-        first_seen, verified = (pin.first_seen, pin.verified) if pin else (now, None)
+        first_seen, verified, alarm = (pin.first_seen, pin.verified, pin.alarm) if pin else (now, None, b"")
         return Pin(
             card.name, card.body.kind, card.fingerprint, card.encoded, card.hash, card.body.epoch, first_seen, now,
-            verified,
+            verified, alarm,
         )
 
     store.update_pin(card.name, seen)

@@ -28,7 +28,7 @@ from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.step import Step, erase, step
-from zkc.protocol.trust import KeyChanged
+from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_port_range
 from zkc.rules.policy import Asked, Standing, decide, decide_size, least_size
 from zkc.stores.inbox import Inbox, NewItem, Partial
@@ -136,6 +136,9 @@ class Receiver:
         )
         try:
             notified: Step = step(machine.TABLE, context, machine.Idle(), message)
+            card = notified.state.sender
+            # Once more, now that the key is known: is it pinned under another name?
+            judge_peer(card, known_about(self._store, req.sender, card.fingerprint), None)
         except KeyChanged as alarm:
             note_alarm(self._store, req.sender, alarm.seen)
             self._log.warning("key-changed", peer=req.sender, seen=alarm.seen.hex())
@@ -242,11 +245,12 @@ class Receiver:
 
     def _agreed(self, transfer: _Transfer, session: Session) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""
-        if transfer.timer is not None:
-            transfer.timer.cancel()
         if transfer.listener is None:
             raise PolicyRefused("no sockets are bound for this transfer", detail="limit")
         pin_peer(self._store, session.peer, self._clock.wall())
+        if transfer.timer is not None:
+            # Not before: until here its end is what ends a handshake that goes wrong.
+            transfer.timer.cancel()
         for other in self._transfers.values():
             older = other is not transfer and other.bell is not None and other.req.tid == session.req.tid
             if older and other.state.session.peer.fingerprint == session.peer.fingerprint and other.bell is not None:

@@ -132,6 +132,8 @@ class Sending:
         self._tried: list[Session] = []
         self._path = ""
         self._flowed = False
+        self._unmet: ZkcError | None = None
+        """The condition that was not met the last time that anybody said."""
 
     def run(self) -> Delivery | WouldAccept:
         """Blocks until delivered; every failure is a `ZkcError` with the contract's code."""
@@ -146,10 +148,13 @@ class Sending:
             try:
                 return self._try()
             except LinkLost as lost:
-                self._after_loss(lost)
+                until = self._after_loss(lost)
             except _CONDITIONS as condition:
-                self._may_wait(condition)
-            self._sleep(self._entropy.jitter(pause / 2, pause))
+                self._unmet = condition
+                until = self._may_wait(condition)
+            except TimedOut as late:
+                raise self._out_of_time(late) from None
+            self._sleep(min(self._entropy.jitter(pause / 2, pause), until - self._clock.monotonic()))
             pause = min(2 * pause, _PAUSE_MAX)
 
     def _try(self) -> Delivery | WouldAccept:
@@ -179,8 +184,8 @@ class Sending:
     def _left(self) -> float | None:
         return None if self._timeout is None else max(self._timeout - self._clock.monotonic(), 0.0)
 
-    def _after_loss(self, lost: LinkLost) -> None:
-        """Try again from the first byte, as long as there is patience and the source can be read again."""
+    def _after_loss(self, lost: LinkLost) -> float:
+        """Try again from the first byte, as long as there is patience and the source can be read again: until when."""
         now = self._clock.monotonic()
         if self._patience is None:
             self._patience = now + self._config.transfer.patience
@@ -190,11 +195,16 @@ class Sending:
             ) from None
         if isinstance(self._source, FileSource):
             self._manifest = self._source.manifest(self._manifest.name, self._manifest.note)
-        if now >= min(self._patience, self._timeout or self._patience):
+        until = self._patience if self._timeout is None else min(self._patience, self._timeout)
+        if now >= until:
             raise Interrupted(lost.message, detail=lost.detail, hint="run the same command again") from None
+        return until
 
-    def _may_wait(self, condition: ZkcError) -> None:
-        """Raises, unless somebody asked to wait for it, or the transfer had begun and its patience is not over."""
+    def _may_wait(self, condition: ZkcError) -> float:
+        """Raises, unless somebody asked to wait for it, or the transfer had begun and its patience is not over.
+
+        Answers until when, in monotonic seconds.
+        """
         now = self._clock.monotonic()
         until = self._wait if self._patience is None else self._patience
         if until is not None and self._timeout is not None:
@@ -206,10 +216,19 @@ class Sending:
                     hint="run the same command again",
                 ) from None
             raise condition
+        return until
+
+    def _out_of_time(self, late: TimedOut) -> ZkcError:
+        """What it means that a step was not answered in time: by what it waited for, as far as that is known."""
+        if self._flowed:
+            return Interrupted(
+                f"the transfer broke off, and then: {late.message}", detail=late.detail,
+                hint="run the same command again",
+            )
+        return self._unmet if self._unmet is not None and self._left() == 0 else late
 
     def _sleep(self, seconds: float) -> None:
-        left = self._left()
-        if select.select([self._bell.fd], [], [], seconds if left is None else min(seconds, left))[0]:
+        if select.select([self._bell.fd], [], [], max(seconds, 0.0))[0]:
             raise Interrupted("the transfer was interrupted", detail="signal")
 
     def _check_earlier(self, have: Have) -> ReceiptBody:
@@ -239,8 +258,3 @@ class Sending:
             digest=f"blake3:{body.digest.hex()}", seconds=self._clock.monotonic() - self._began, receipt=path,
             key_source=body.key_source, path=self._path,
         )
-
-
-def time_is_over(recipient: str) -> TimedOut:
-    """``--timeout`` ended a step of which nobody knows what it waits for."""
-    return TimedOut(f"{recipient} did not answer in time", detail="timeout", hint="give it more with --timeout")

@@ -20,10 +20,10 @@ from zkc import logs
 from zkc.coordinator.engine import DESCRIPTORS_SPARE, Engine, Ready, Settings, defect
 from zkc.coordinator.reports import ADMITTED_BYTES, Failed, Orders, Started, pack_admitted, read_line, write_line
 from zkc.errors import LocalIOError, ZkcError
+from zkc.hardening import protect_memory
 from zkc.stores.home import Home, HomeLock
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_DUMPABLE: Final = 4
 _DESCRIPTORS_MIN: Final = 256
 
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if orders is None or not _die_with_parent(orders.supervisor):
         return 1
     try:
-        _protect_memory()
+        protect_memory()
         home = Home("coordinator", Path(orders.data), Path(orders.config), Path(orders.runtime))
         settings = Settings(
             home, orders.options, listen=tuple(orders.listen),
@@ -78,12 +78,6 @@ def _die_with_parent(supervisor: int) -> bool:
     """The kernel ends this process with its supervisor; whether that one still lives."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     return os.getppid() == supervisor
-
-
-def _protect_memory() -> None:
-    """No core dump and no debugger of the same user sees the keys (attack K07)."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
 
 
 def _claim_descriptors(clients: int) -> None:

@@ -486,8 +486,8 @@ class Clients:
     def flush(self) -> None:
         """Writes down when clients were last seen."""
         if self._seen:
-            seen, self._seen = self._seen, {}
-            self._core.db.touch_all(seen)
+            self._core.db.touch_all(self._seen)
+            self._seen = {}
 
     def close(self) -> None:
         """Everybody online is last seen now."""

@@ -48,13 +48,11 @@ class Core:
     """(frame, routing id): hand a control frame to the ROUTER; never waits."""
     hang_up: Callable[[int, int], None]
     """(descriptor, inode): end a peer's TCP connection."""
+    repeats: Repeats
+    """Which warnings have been given lately."""
     endpoints: tuple[str, ...] = ()
     """Where clients reach this coordinator, as invitations name it."""
     counters: Counter[str] = field(default_factory=Counter)
-    repeats: Repeats = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.repeats = Repeats(self.clock.monotonic)
 
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n

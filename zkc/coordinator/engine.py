@@ -12,6 +12,7 @@ import os
 import resource
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from zkc import logs
@@ -47,7 +48,7 @@ from zkc.net.sockets import (
 from zkc.net.zap import AsyncZap, ZapRequest, self_test
 from zkc.protocol.calls import Asked
 from zkc.stores.home import Home, HomeLock
-from zkc.stores.keydb import ClientRow, KeyDb
+from zkc.stores.keydb import KeyDb
 from zkc.wire.frames import ControlKind, split_control
 
 TICK_SECONDS: Final = 0.25
@@ -113,6 +114,8 @@ class Engine:
         self._banned = read_banned(settings.home.data)
         self._connections: set[int] = set()
         self._bound: tuple[str, ...] = ()
+        self._repeats = logs.Repeats(self._clock.monotonic)
+        self._started = False
         self._knocking = False
         """Whether a refusal may be our own test's, which is nothing to log."""
         self._version = 0
@@ -124,6 +127,8 @@ class Engine:
 
     def reload(self) -> None:
         """Reads the configuration again (SIGHUP); what needs a restart stays as it is, and is named in the log."""
+        if not self._started:
+            return
         try:
             loaded = self._settings.load()
         except ZkcError as error:
@@ -200,13 +205,15 @@ class Engine:
         self, identity: CoordinatorIdentity, db: KeyDb, pool: KeyPool, config: CoordinatorConfig
     ) -> None:
         self._core = core = Core(
-            identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection_quietly
+            identity, db, pool, self._clock, self._entropy, config, self._log, self._send, _hang_up,
+            self._repeats,
         )
         self._registrations = Registrations(core)
         self._clients = Clients(core, self._on_request, self._registrations.first_channel)
         self._transfers = Transfers(core, self._clients)
-        self._services = Services(core, self._clients, self._transfers, self._ended)
+        self._services = Services(core, self._clients, self._transfers, self._read_log)
         self._version, self._log_seen = db.version(), db.log_size()
+        self._started = True
 
     def _on_request(self, session: Session, asked: Asked) -> None:
         self._services.on_request(session, asked)
@@ -239,12 +246,15 @@ class Engine:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
-            self._registrations.tick(now)
-            self._transfers.tick(now)
-            self._clients.tick(now)
+            duties = [partial(each.tick, now) for each in (self._registrations, self._transfers, self._clients)]
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
-                self._look_again()
+                duties.append(partial(self._look_again))
+            for duty in duties:
+                try:
+                    duty()
+                except ZkcError as error:  # a full disk, a database that is held: the next time it may do
+                    self._core.warn("duty", "a duty could not be done", why=str(error))
 
     async def _keep_testing(self, ctx: Context, identity: CoordinatorIdentity) -> None:
         """A coordinator whose door does not shut must not go on (its supervisor starts another)."""
@@ -357,15 +367,16 @@ class Engine:
         if version == self._version:
             return
         self._version = version
+        self._read_log()
+
+    def _read_log(self) -> None:
+        """Ends the registrations that the log says were revoked since it was last read."""
+        db = self._core.db
         while entries := db.log_entries(self._log_seen):
             self._log_seen = entries[-1].log_index + 1
             for entry in entries:
                 if entry.event == "revoked":
                     self._end_registration(entry.uid, entry.name, entry.reason)
-
-    def _ended(self, rows: list[ClientRow]) -> None:
-        for row in rows:
-            self._end_registration(row.uid, row.name, row.reason)
 
     def _end_registration(self, uid: bytes, name: str, reason: str) -> None:
         self._log.info("revoked", name=name, uid=uid.hex(), reason=reason)
@@ -412,14 +423,18 @@ class Engine:
     def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Whatever a handler did, the coordinator goes on; the log says where it went wrong."""
         error = context.get("exception")
+        what = str(context.get("message", ""))
+        if self._repeats.passes(f"defect.{what}.{type(error).__name__}") is None:
+            return
+        if isinstance(error, ZkcError):
+            self._log.error("failed", what=what, why=str(error))
+            return
         self._log.error(
-            "a defect of zkc", what=context.get("message", ""),
-            **({"exc_info": error} if isinstance(error, BaseException) else {}),
+            "a defect of zkc", what=what, **({"exc_info": error} if isinstance(error, BaseException) else {})
         )
 
 
-def shutdown_connection_quietly(fd: int, inode: int) -> None:
-    """Ends a peer's connection if it is still the one that is meant."""
+def _hang_up(fd: int, inode: int) -> None:
     shutdown_connection(fd, inode)
 
 

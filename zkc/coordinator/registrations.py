@@ -108,9 +108,10 @@ class Registrations:
 
     def first_channel(self, uid: bytes) -> None:
         """The client ``uid`` has a channel of its own: its invitation admits nobody any more."""
-        invite_id = self._unretired.pop(uid, None)
+        invite_id = self._unretired.get(uid)
         if invite_id is not None:
             self._core.db.retire_invitation(invite_id)
+            del self._unretired[uid]
 
     # --- one conversation -------------------------------------------------------------------------------------------
 

@@ -38,15 +38,15 @@ _PAGE_NAMES: Final = 128
 
 
 class Services:
-    """Answers requests. ``ended`` is called with the rows that a client's own leave has revoked."""
+    """Answers requests. ``revoked`` is called when a client's own leave has ended its registration."""
 
     def __init__(
-        self, core: Core, clients: Clients, transfers: Transfers, ended: Callable[[list[ClientRow]], None]
+        self, core: Core, clients: Clients, transfers: Transfers, revoked: Callable[[], None]
     ) -> None:
         self._core = core
         self._clients = clients
         self._transfers = transfers
-        self._ended = ended
+        self._revoked = revoked
         self._handlers: Final[dict[type, Callable[[Session, bytes, Any], AnswerBody | None]]] = {
             Heartbeat: self._heartbeat,
             Goodbye: self._goodbye,
@@ -85,7 +85,8 @@ class Services:
         if isinstance(body, Goodbye):
             self._clients.goodbye(session)
         elif isinstance(body, Leave):
-            self._ended(self._core.db.revoke(session.client.name, "left", self._core.clock.wall()))
+            self._core.db.revoke(session.client.name, "left", self._core.clock.wall())
+            self._revoked()
 
     # --- the requests -----------------------------------------------------------------------------------------------
 

@@ -87,6 +87,9 @@ class Supervisor:
                 child = _Child.start(self, lock, admitted)
                 try:
                     failure = self._attend(child, bell)
+                except BaseException:
+                    child.signal(signal.SIGTERM)
+                    raise
                 finally:
                     status = child.end()
                 if not self._ending:
@@ -103,7 +106,8 @@ class Supervisor:
                 return None
             if bell in ready:
                 for number in bell.rung():
-                    child.signal(number)
+                    if number != signal.SIGHUP or child.ready:  # before it is ready, SIGHUP would end it
+                        child.signal(number)
                     if number != signal.SIGHUP:
                         self._ending = True
                         deadline = self.clock.monotonic() + _END_SECONDS

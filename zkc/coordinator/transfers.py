@@ -133,9 +133,10 @@ class Transfers:
         if handshake is None:
             return
         code = _told(message.code)
-        if session.client is handshake.recipient:
+        # By session, not by client: one may send to itself.
+        if session is handshake.to and session is not handshake.origin:
             self._finish(handshake, code, message.detail, tell_recipient=False)
-        if session.client is handshake.sender and not handshake.over:
+        elif session.client is handshake.sender:
             self._finish(handshake, code, message.detail)
 
     # --- time, and clients that go ----------------------------------------------------------------------------------

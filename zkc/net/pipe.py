@@ -143,28 +143,29 @@ class Bulk:
         self._doors.pop(domain, None)
 
     def _admit(self, request: ZapRequest) -> str | None:
-        door = self._doors.get(request.domain)
-        return None if door is None or request.mechanism != "PLAIN" else door.admit(request.credentials)
+        domain, _, socket = request.domain.rpartition(".")
+        door = self._doors.get(domain)
+        return None if door is None or request.mechanism != "PLAIN" else door.admit(socket, request.credentials)
 
 
 class _Door:
-    """Who may connect to one pair: each token once."""
+    """Who may connect to one pair: each token once, at its own socket."""
 
     def __init__(self) -> None:
-        self._tokens: dict[bytes, bytes] = {}
+        self._logins: dict[str, Login] = {}
 
-    def expect(self, login: Login) -> None:
-        self._tokens[login.user] = login.password
+    def expect(self, socket: str, login: Login) -> None:
+        self._logins[socket] = login
 
-    def admit(self, credentials: Sequence[bytes]) -> str | None:
+    def admit(self, socket: str, credentials: Sequence[bytes]) -> str | None:
         user, password = credentials
-        expected = self._tokens.get(user)
-        if expected is None:
+        expected = self._logins.get(socket)
+        if expected is None or expected.user != user:
             return None
         with contextlib.suppress(PeerViolation):
-            check_mac(expected, password)
+            check_mac(expected.password, password)
             # pop and not del: of two who present it at once one gets in.
-            if self._tokens.pop(user, None) is not None:
+            if self._logins.pop(socket, None) is not None:
                 return user.decode("ascii", "replace")
         return None
 
@@ -184,7 +185,7 @@ class Listener:
     def admit(self, session: Session) -> None:
         """From now on the sender of this session may connect, once."""
         for socket in ("data", "ack"):
-            self._door.expect(login(session.k, socket, 0))
+            self._door.expect(socket, login(session.k, socket, 0))
 
     def close(self) -> None:
         """Again: nothing."""
@@ -213,9 +214,8 @@ class _Receiver:
         self, sockets: tuple[Socket, Socket, list[ThreadMonitor]], session: Session, sink: Sink, bell: Bell,
         clock: Clock, patience: float,
     ) -> None:
-        self._pull, self._push, self._monitors = sockets
-        self._data_fd = -1
-        """The sender's connection, from its first frame on."""
+        self._pull, self._push, monitors = sockets
+        self._connections = [_Admitted(monitor) for monitor in monitors]
         self._machine = DeliveryRecipient(session)
         self._session = session
         self._sink = sink
@@ -227,7 +227,7 @@ class _Receiver:
     def run(self, window: Callable[[], int]) -> None:
         name = self._session.req.sender
         poller = zmq.Poller()
-        for readable in (self._pull, self._bell.fd, *(monitor.socket for monitor in self._monitors)):
+        for readable in (self._pull, self._bell.fd, *(each.socket for each in self._connections)):
             poller.register(readable, zmq.POLLIN)
         try:
             self._send(self._machine.ack(0, window()), wait=True)
@@ -236,15 +236,14 @@ class _Receiver:
                 if self._bell.fd in ready:
                     raise Interrupted("this client ends", detail="shutdown")
                 # Asked before the frames are read: what came before the end of the connection still counts.
-                gone = self._is_gone()
+                gone = [each.is_gone() for each in self._connections]
                 while (frame := _receive(self._pull)) is not None:
-                    self._data_fd = int(frame.get(zmq.SRCFD))
                     if self._consume(frame.buffer, window):
                         return
                 late = self._deadline is not None and self._clock.monotonic() >= self._deadline
-                if self._receipt and (gone or late):
+                if self._receipt and (any(gone) or late):
                     return
-                if gone:
+                if any(gone):
                     raise LinkLost(f"the link from {name} broke off at {self._machine.received} bytes", detail="link")
                 if late:
                     raise LinkLost(f"{name} agreed to send and did not come", detail="link")
@@ -258,11 +257,6 @@ class _Receiver:
             self._tell(error)
             raise
 
-    def _is_gone(self) -> bool:
-        """Whether the sender's connection has ended. Strangers come and go without harm: their descriptors differ."""
-        events = [event for monitor in self._monitors for event in monitor.drain()]
-        return any(event.kind is EventKind.DISCONNECTED and event.fd == self._data_fd for event in events)
-
     def _consume(self, frame: memoryview, window: Callable[[], int]) -> bool:
         """One frame; whether it was the last."""
         event = self._machine.receive(frame)
@@ -274,14 +268,25 @@ class _Receiver:
         elif isinstance(event, Complete):
             if event.data:
                 self._sink.write(event.data)
+            self._refuse_more()
             self._receipt = self._sink.complete(event.size, event.digest)
             self._send(self._machine.done(self._receipt))
             self._deadline = self._clock.monotonic() + FAREWELL_SECONDS
         elif isinstance(event, Started):
             self._deadline = None
         elif isinstance(event, SenderStopped):
-            raise error_for(event.code, f"{self._session.req.sender} gave the transfer up", detail=event.detail)
+            raise self._given_up(event)
         return isinstance(event, Farewell)
+
+    def _refuse_more(self) -> None:
+        """Nothing follows the last chunk before the receipt but the sender's word that it gives up (attack D04)."""
+        while (frame := _receive(self._pull)) is not None:
+            event = self._machine.receive(frame.buffer)
+            if isinstance(event, SenderStopped):
+                raise self._given_up(event)
+
+    def _given_up(self, stop: SenderStopped) -> ZkcError:
+        return error_for(stop.code, f"{self._session.req.sender} gave the transfer up", detail=stop.detail)
 
     def _left(self) -> int | None:
         """Milliseconds for poll; while data flows only the connection's own end counts."""
@@ -310,6 +315,32 @@ class _Receiver:
     def _tell(self, error: ZkcError) -> None:
         with contextlib.suppress(zmq.ZMQError):
             self._push.send(self._machine.stop(error.code, error.detail), zmq.DONTWAIT)
+
+
+class _Admitted:
+    """Whether the one connection that a bound socket let in still stands. Strangers come and go without harm.
+
+    The end of a handshake names no connection: the admitted one is among those that were open then, and the others
+    of these are gone within the handshake's own limit.
+    """
+
+    def __init__(self, monitor: ThreadMonitor) -> None:
+        self.socket = monitor.socket
+        self._monitor = monitor
+        self._open: set[int] = set()
+        self._candidates: set[int] | None = None
+
+    def is_gone(self) -> bool:
+        for event in self._monitor.drain():
+            if event.kind is EventKind.ACCEPTED:
+                self._open.add(event.fd)
+            elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:
+                self._candidates = set(self._open)
+            elif event.kind is EventKind.DISCONNECTED:
+                self._open.discard(event.fd)
+                if self._candidates is not None:
+                    self._candidates.discard(event.fd)
+        return self._candidates is not None and not self._candidates
 
 
 # --- the sender's end ----------------------------------------------------------------------------------------------

@@ -294,15 +294,19 @@ def bind_bulk(
     """The listening end of one transfer: ``(pull for data, push for acknowledgements, data port, ack port)``.
 
     ``ports`` None lets the system choose. Start the ZAP handler first. `PortsTaken` when no two of ``ports`` are free;
-    `LocalIOError` (``address``) when ``host`` is no address of this machine.
+    `LocalIOError` (``address``) when ``host`` is no address of this machine. Each of the two has a ZAP domain of its own,
+    ``zap_domain`` with ``.data`` and ``.ack``: a token opens one socket alone.
     """
     if not zap_domain:
         raise InternalError("PLAIN without a ZAP domain aborts the process")
-    server: Mapping[int, int | bytes] = {zmq.PLAIN_SERVER: 1, zmq.ZAP_DOMAIN: zap_domain}
+
+    def server(socket: bytes) -> dict[int, int | bytes]:
+        return {zmq.PLAIN_SERVER: 1, zmq.ZAP_DOMAIN: zap_domain + socket}
+
     left = iter((0, 0) if ports is None else ports)
     with (
-        _made(ctx, zmq.PULL, {**_DATA_IN, **server}, watch) as pull,
-        _made(ctx, zmq.PUSH, {**_ACKS, **server}, watch) as push,
+        _made(ctx, zmq.PULL, {**_DATA_IN, **server(b".data")}, watch) as pull,
+        _made(ctx, zmq.PUSH, {**_ACKS, **server(b".ack")}, watch) as push,
     ):
         return pull, push, _bind_free(pull, host, left, ports), _bind_free(push, host, left, ports)
 

@@ -37,7 +37,7 @@ _INVITATION_MAX = 64 * 1024
     "--accept", type=word("all", "none"), metavar="all|none", help="What to do with transfers to this client [all].",
 )
 @click.option("--app", metavar="NAME", help="Register an application of this home, NAME; needs no invitation.")
-@click.option("--force", is_flag=True, help="Put this home's present registration aside.")
+@click.option("--force", is_flag=True, help="Put the registration that this home has aside.")
 @pass_invocation
 def command(
     call: Invocation, *, invite_file: str | None, listen: str | None, accept: str | None, app: str | None, force: bool

@@ -36,9 +36,9 @@ class Word(click.ParamType[str]):
         words = self._words()
         if value in words:
             return str(value)
-        meant = nearest(str(value), words)
-        hint = f"did you mean {meant}?" if meant else f"one of {', '.join(words)}"
-        raise UsageError(f"{_where(param, ctx)}: {str(value)[:40]!r} is none that zkc has", hint=hint)
+        meant = nearest(str(value), words, at_least=0.0)
+        hint = f"the nearest is {meant}" if len(words) > 1 else f"it takes {words[0]}"
+        raise UsageError(f"{_where(param, ctx)} knows no {str(value)[:40]!r}", hint=hint)
 
 
 def word(*words: str) -> Word:

@@ -1,0 +1,428 @@
+"""Joining, leaving, trusting, administrating: the commands around a registration, between real processes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.program import PATIENCE
+from tests.support.waiting import wait_until
+from zkc.stores.home import Home
+from zkc.stores.keystore import KeyStore
+from zkc.testing import Done, Fleet
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """alice and bob with daemons. Each test makes the other names that it needs."""
+    with Fleet("alice", "bob") as running:
+        yield running
+
+
+Fleets = Callable[..., Fleet]
+
+
+@pytest.fixture
+def fleets() -> Iterator[Fleets]:
+    """Makes fleets of a test's own, which end with it."""
+    with ExitStack() as running:
+        yield lambda *names, **options: running.enter_context(Fleet(*names, **options))
+
+
+def reason(done: Done) -> tuple[int, str]:
+    error = done.events[-1]
+    assert (error["event"], error["code"]) == ("error", done.code)
+    return done.code, error["detail"]
+
+
+def join(fleet: Fleet, name: str, invitation: str, *words: str) -> Done:
+    return fleet.zkc(name, "join", "--invite-file", "-", "--json", *words, stdin=invitation.encode())
+
+
+def names(fleet: Fleet) -> list[str]:
+    with KeyStore.open(Home.resolve("client", str(fleet.home("alice")))) as store:
+        return [pin.name for pin in store.pins()]
+
+
+# --- join -----------------------------------------------------------------------------------------------------------
+
+
+def test_join_writes_what_it_was_told_and_says_who_one_is(fleet: Fleet) -> None:
+    words = ["--listen", "tcp://127.0.0.1:0", "--accept", "none"]
+    done = join(fleet, "told", fleet.invite("told"), *words)
+    (told,) = done.events
+    assert (done.code, told["event"], told["name"], told["endpoints"]) == (0, "joined", "told", [fleet.coordinator.endpoint])
+    shown = {row["key"]: row["value"] for row in fleet.zkc("told", "config", "--json").events}
+    assert shown["coordinator.endpoints"] == [fleet.coordinator.endpoint]
+    assert (shown["transfer.listen"], shown["inbox.accept"]) == ("tcp://127.0.0.1:0", "none")
+    assert (fleet.home("told") / "keys.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_terminal_everything_is_accepted(fleet: Fleet) -> None:
+    assert join(fleet, "silent", fleet.invite("silent")).code == 0
+    shown = {row["key"]: row["value"] for row in fleet.zkc("silent", "config", "--json").events}
+    assert shown["inbox.accept"] == "all"
+
+
+@pytest.mark.parametrize("how", ["file", "variable"])
+def test_the_invitation_comes_from_a_file_or_the_environment(how: str, fleet: Fleet, tmp_path: Path) -> None:
+    invitation = fleet.invite(f"by-{how}")
+    if how == "file":
+        (tmp_path / "invitation").write_text(invitation + "\n")
+        done = fleet.zkc("by-file", "join", "--invite-file", str(tmp_path / "invitation"))
+    else:
+        done = fleet.zkc("by-variable", "join", env={"ZKC_INVITE": invitation})
+    assert (done.code, done.out) == (0, b"")
+    assert done.err.startswith(f"joined as by-{how} (fingerprint ".encode())
+
+
+def test_on_a_terminal_it_asks_for_the_invitation_and_what_to_accept(fleet: Fleet) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "zkc", "join"]
+    environment = fleet.environment("asked")
+    invitation = fleet.invite("asked")
+    with subprocess.Popen(
+        command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environment, start_new_session=True,
+        preexec_fn=lambda: _own_terminal(theirs),  # noqa: PLW1509 - no threads in the child
+    ) as process:
+        os.close(theirs)
+        shown = _until(ours, b"Invitation")
+        os.write(ours, invitation.encode() + b"\n")
+        shown += _until(ours, b"]: ")
+        os.write(ours, b"none\n")
+        shown += _until(ours, b"joined as asked")
+        assert process.wait(PATIENCE) == 0
+    os.close(ours)
+    assert invitation.encode() not in shown
+    assert 'accept = "none"' in (fleet.home("asked") / "config.toml").read_text()
+
+
+def _own_terminal(descriptor: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+
+
+def _until(terminal: int, text: bytes) -> bytes:
+    shown = b""
+    while text not in shown:
+        assert select.select([terminal], [], [], PATIENCE)[0], shown
+        shown += os.read(terminal, 4096)
+    return shown
+
+
+def test_an_invitation_works_once(fleet: Fleet) -> None:
+    invitation = fleet.invite("once")
+    assert join(fleet, "once", invitation).code == 0
+    code, detail = reason(join(fleet, "twice", invitation))
+    assert (code, detail) == (11, "invite-used")
+
+
+def test_an_invitation_that_expired_or_was_cancelled_is_11(fleet: Fleet) -> None:
+    expired = fleet.invite("late", "--ttl", "1s")
+    cancelled = fleet.invite("unwanted")
+    assert fleet.zkc("coordinator", "coordinator", "invite", "--cancel", "unwanted").code == 0
+    assert reason(join(fleet, "unwanted", cancelled))[0] == 11
+    rows = fleet.zkc("coordinator", "coordinator", "invite", "--list", "--json").events
+    assert {"name": "late", "kind": "computer"}.items() <= next(row for row in rows if row["name"] == "late").items()
+
+    def is_over() -> bool:
+        rows = fleet.zkc("coordinator", "coordinator", "invite", "--list", "--json").events
+        return next(row for row in rows if row["name"] == "late")["state"] == "expired"
+
+    wait_until(is_over)
+    assert reason(join(fleet, "late", expired))[0] == 11
+
+
+def test_a_taken_name_is_11_until_it_is_revoked(fleet: Fleet) -> None:
+    assert join(fleet, "taken", fleet.invite("taken")).code == 0
+    assert reason(fleet.zkc("coordinator", "coordinator", "invite", "taken", "--json")) == (11, "name-taken")
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "taken").code == 0
+    assert join(fleet, "taken-again", fleet.invite("taken")).code == 0
+
+
+def test_the_first_of_several_invitations_wins(fleet: Fleet) -> None:
+    first, second = fleet.invite("several"), fleet.invite("several")
+    assert join(fleet, "several-1", second).code == 0
+    assert reason(join(fleet, "several-2", first)) == (11, "name-taken")
+
+
+def test_a_second_registration_needs_force_and_an_ended_daemon(fleet: Fleet) -> None:
+    invitation = fleet.invite("alice-2")
+    assert reason(join(fleet, "alice", invitation)) == (2, "already-registered")
+    assert reason(join(fleet, "alice", invitation, "--force")) == (34, "already-running")
+    assert join(fleet, "forced", fleet.invite("forced-1")).code == 0
+    assert join(fleet, "forced", fleet.invite("forced-2"), "--force").code == 0
+    assert fleet.zkc("forced", "send", "nobody", "-m", "x").code == 20
+
+
+def test_nobody_at_the_address_is_10(fleet: Fleet) -> None:
+    invitation = fleet.invite("lost", "--endpoint", "tcp://127.0.0.1:1")
+    assert reason(join(fleet, "lost", invitation)) == (10, "refused")
+
+
+def test_what_is_no_coordinator_is_10(fleet: Fleet) -> None:
+    import socket
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+        server.close()
+        invitation = fleet.invite("lost-2", "--endpoint", f"tcp://127.0.0.1:{port}")
+        assert reason(join(fleet, "lost-2", invitation))[0] == 10
+
+
+# --- applications ---------------------------------------------------------------------------------------------------
+
+
+def test_an_application_joins_without_an_invitation_and_the_daemon_serves_it(fleet: Fleet) -> None:
+    (told,) = fleet.zkc("bob", "join", "--app", "backup", "--json").events
+    assert (told["event"], told["name"]) == ("joined", "bob/backup")
+    assert reason(fleet.zkc("bob", "join", "--app", "backup", "--json")) == (2, "already-registered")
+    assert reason(fleet.zkc("bob", "join", "--app", "bob/x", "--json")) == (2, "bad-name")
+    assert fleet.zkc("alice", "send", "bob/backup", "--wait", "30s", "-m", "to the app").code == 0
+    assert fleet.zkc("alice", "send", "bob", "-m", "to bob").code == 0
+    assert "bob/backup" in fleet.zkc("bob", "status", "--json").events[0]["apps"]
+    apps = [(row["app"], row["bytes"]) for row in fleet.zkc("bob", "inbox", "--json").events]
+    assert apps == [("bob/backup", 10), (None, 6)]
+    assert fleet.zkc("bob", "recv", "--app", "backup", "-o", "-").out == b"to the app"
+    assert reason(fleet.zkc("bob", "recv", "--app", "backup", "-o", "/dev/null/", "--json"))[0] == 22
+    assert fleet.zkc("bob", "recv", "-o", "-").out == b"to bob"
+
+
+def test_recv_registers_an_application_that_is_not(fleet: Fleet) -> None:
+    done = fleet.zkc("bob", "recv", "--app", "mail", "--json")
+    assert (done.code, done.events[0]["event"], done.events[-1]["detail"]) == (22, "notice", "empty")
+    clients = fleet.zkc("coordinator", "coordinator", "clients", "--json").events
+    assert ("bob/mail", "application") in {(row["name"], row["kind"]) for row in clients}
+
+
+# --- daemon and status ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_says_ready_once_and_ends_on_a_signal_with_0(number: signal.Signals, fleet: Fleet) -> None:
+    if not (fleet.home("quick") / "keys.db").exists():
+        fleet.join("quick")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with fleet.popen("quick", "daemon", "--json", **pipes) as process:
+        assert process.stdout is not None
+        told = Done(0, process.stdout.readline(), b"").events[0]
+        assert (told["event"], told["endpoint"]) == ("ready", fleet.coordinator.endpoint)
+        status = fleet.zkc("quick", "status", "--wait", "30s", "--json")
+        assert (status.code, status.events[0]["fingerprint"]) == (0, told["fingerprint"])
+        process.send_signal(number)
+        assert process.communicate(timeout=PATIENCE)[0] == b""
+        assert process.returncode == 0
+
+
+@pytest.mark.attack("L03")
+def test_a_second_daemon_is_34_and_the_first_unaffected(fleet: Fleet) -> None:
+    assert reason(fleet.zkc("alice", "daemon", "--json")) == (34, "already-running")
+    assert fleet.zkc("alice", "status").code == 0
+
+
+def test_status_has_the_keys_of_the_contract(fleet: Fleet) -> None:
+    (told,) = fleet.zkc("alice", "status", "--json").events
+    assert (told["client"], told["daemon"], told["linked"], told["presence"]) == ("alice", True, True, "online")
+    assert told["coordinator"] == fleet.coordinator.endpoint
+    assert told["fingerprint"] == fleet.program("alice").fingerprint
+    assert (told["listen"], told["apps"]) == ("tcp://*:0", [])
+
+
+@pytest.mark.attack("K01")
+def test_keys_that_others_can_read_are_refused_with_the_way_to_mend_it(fleet: Fleet) -> None:
+    fleet.join("loose")
+    (fleet.home("loose") / "keys.db").chmod(0o644)
+    for words in (["daemon"], ["send", "bob", "-m", "x"], ["peers"], ["leave"]):
+        done = fleet.zkc("loose", *words, "--json")
+        assert reason(done) == (33, "permission")
+        assert "chmod 600" in done.events[-1]["message"]
+
+
+@pytest.mark.attack("K07")
+def test_a_process_with_keys_leaves_no_core_dump(fleet: Fleet) -> None:
+    for name in ("alice", "coordinator"):
+        limits = Path(f"/proc/{fleet.program(name).process.pid}/limits").read_text()
+        (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+        assert line.split()[4:6] == ["0", "0"]
+
+
+# --- leave ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_daemon", [False, True])
+def test_leave_ends_the_registration_here_and_there(with_daemon: bool, fleets: Fleets) -> None:
+    fleet = fleets("alice", daemons=with_daemon)
+    assert fleet.zkc("alice", "join", "--app", "backup").code == 0
+    done = fleet.zkc("alice", "leave", "--json")
+    assert (done.code, done.events[0]["names"]) == (0, ["alice", "alice/backup"])
+    if with_daemon:
+        assert fleet.program("alice").process.wait(PATIENCE) == 0
+    rows = fleet.zkc("coordinator", "coordinator", "clients", "--json").events
+    assert {(row["name"], row["revoked"]) for row in rows} == {("alice", True), ("alice/backup", True)}
+    assert reason(fleet.zkc("alice", "send", "bob", "-m", "x", "--json")) == (11, "no-registration")
+    assert reason(fleet.zkc("alice", "leave", "--json")) == (11, "no-registration")
+    assert (fleet.home("alice") / "config.toml").exists()
+    assert join(fleet, "alice", fleet.invite("alice")).code == 0
+
+
+def test_a_revoked_client_is_11_and_its_daemon_ends_with_11(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob")
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "alice", "--reason", "lost\x1b[2J").code == 0
+    assert fleet.program("alice").process.wait(PATIENCE) == 11
+    assert reason(fleet.zkc("alice", "send", "bob", "-m", "x", "--json")) == (11, "refused-key")
+    assert reason(fleet.zkc("bob", "send", "alice", "-m", "x", "--json")) == (20, "unknown")
+    (row,) = [row for row in fleet.zkc("coordinator", "coordinator", "clients", "--json").events if row["revoked"]]
+    assert (row["name"], row["online"]) == ("alice", False)
+    assert b"\x1b" not in fleet.zkc("coordinator", "coordinator", "clients").out
+    assert reason(fleet.zkc("coordinator", "coordinator", "revoke", "alice", "--json")) == (11, "unknown")
+
+
+# --- peers and verify -----------------------------------------------------------------------------------------------
+
+
+def test_peers_shows_who_is_there_and_what_is_pinned(fleet: Fleet) -> None:
+    fleet.join("shown")
+    rows = {row["name"]: row for row in fleet.zkc("alice", "peers", "--json").events}
+    assert "alice" not in rows
+    assert (rows["bob"]["online"], rows["bob"]["kind"]) == (True, "computer")
+    assert (rows["shown"]["online"], rows["shown"]["pinned"], rows["shown"]["verified"]) == (False, False, False)
+    assert rows["bob"]["fingerprint"] == fleet.program("bob").fingerprint
+    assert set(rows["bob"]) >= {"name", "kind", "online", "person", "last_seen", "fingerprint", "pinned", "verified"}
+
+
+def test_both_ends_see_the_same_safety_number_and_confirm_records_it(fleet: Fleet) -> None:
+    (alice,) = fleet.zkc("alice", "verify", "bob", "--json").events
+    (bob,) = fleet.zkc("bob", "verify", "alice", "--json").events
+    assert alice["safety_number"] == bob["safety_number"]
+    assert [len(group) for group in alice["safety_number"].split()] == [5] * 12
+    assert (alice["verified"], alice["fingerprint"]) == (False, bob["own_fingerprint"])
+    assert fleet.zkc("alice", "verify", "bob", "--confirm").code == 0
+    rows = {row["name"]: row for row in fleet.zkc("alice", "peers", "--json").events}
+    assert (rows["bob"]["pinned"], rows["bob"]["verified"]) == (True, True)
+    assert fleet.zkc("alice", "verify", "bob").out.decode().split() == alice["safety_number"].split()
+
+
+def test_a_qr_code_is_drawn_on_a_terminal_alone(fleet: Fleet) -> None:
+    ours, theirs = pty.openpty()
+    with fleet.popen("alice", "verify", "bob", stdout=theirs, stderr=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        shown = b""
+        while select.select([ours], [], [], PATIENCE)[0]:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:
+                break
+        assert process.wait(PATIENCE) == 0
+    os.close(ours)
+    assert "█" in shown.decode()
+    assert "█" not in fleet.zkc("alice", "verify", "bob").out.decode()
+
+
+def test_forget_removes_a_pin(fleet: Fleet) -> None:
+    fleet.join("forgotten")
+    assert fleet.zkc("alice", "verify", "forgotten").code == 0
+    assert "forgotten" in names(fleet)
+    assert fleet.zkc("alice", "peers", "forget", "forgotten").code == 0
+    assert "forgotten" not in names(fleet)
+    assert reason(fleet.zkc("alice", "peers", "forget", "forgotten", "--json")) == (20, "not-pinned")
+
+
+def test_verify_of_nobody_or_oneself(fleet: Fleet) -> None:
+    assert reason(fleet.zkc("alice", "verify", "nobody", "--json")) == (20, "unknown")
+    assert fleet.zkc("alice", "verify", "alice").code == 2
+
+
+def test_a_changed_key_stops_everything_until_its_fingerprint_is_named(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob")
+    assert fleet.zkc("alice", "send", "bob", "-m", "x").code == 0
+    assert fleet.zkc("alice", "verify", "bob", "--confirm").code == 0
+    old = fleet.program("bob").fingerprint
+    # Another computer gets bob's name.
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "bob").code == 0
+    assert fleet.program("bob").process.wait(PATIENCE) == 11
+    assert join(fleet, "bob", fleet.invite("bob"), "--force").code == 0
+    new = fleet.start_daemon("bob").fingerprint
+    assert old != new
+
+    done = fleet.zkc("alice", "send", "bob", "-m", "x", "--json")
+    assert reason(done) == (12, "identity")
+    message = done.events[-1]["message"]
+    assert old in message
+    assert new in message
+    assert f"zkc verify bob --trust {new}" in message
+    done = fleet.zkc("alice", "verify", "bob", "--json")
+    assert reason(done) == (12, "identity")
+    assert old in done.events[-1]["message"]
+    (row,) = fleet.zkc("alice", "peers", "--json").events
+    assert (row["fingerprint"], row["alarm"]) == (old, new)
+
+    assert reason(fleet.zkc("alice", "verify", "bob", "--trust", old, "--json")) == (12, "identity")
+    assert reason(fleet.zkc("alice", "verify", "bob", "--trust", "ab" * 32, "--json")) == (12, "identity")
+    assert fleet.zkc("alice", "send", "bob", "-m", "x").code == 12
+    done = fleet.zkc("alice", "verify", "bob", "--trust", new.upper(), "--json")
+    assert (done.code, done.events[0]["verified"]) == (0, False)
+    assert fleet.zkc("alice", "send", "bob", "-m", "x").code == 0
+    assert fleet.zkc("alice", "verify", "bob", "--confirm", "--json").events[0]["verified"] is True
+
+
+# --- coordinator ----------------------------------------------------------------------------------------------------
+
+
+def test_coordinator_status_has_the_keys_of_the_contract(fleet: Fleet) -> None:
+    (told,) = fleet.zkc("coordinator", "coordinator", "status", "--json").events
+    assert (told["endpoint"], told["fingerprint"]) == (fleet.coordinator.endpoint, fleet.coordinator.fingerprint)
+    assert told["clients"] >= told["online"] >= 2
+    assert told["keydb"].startswith("sqlite:///")
+    assert fleet.coordinator.endpoint in fleet.zkc("coordinator", "coordinator", "status").out.decode()
+
+
+def test_an_invitation_is_one_line_on_stdout_or_an_object(fleet: Fleet) -> None:
+    done = fleet.zkc("coordinator", "coordinator", "invite", "new", "--kind", "user", "--ttl", "2h")
+    assert (done.code, done.err, done.out.count(b"\n")) == (0, b"", 1)
+    (told,) = fleet.zkc("coordinator", "coordinator", "invite", "new", "--json").events
+    assert (told["event"], told["name"]) == ("invite", "new")
+    assert told["expires"].endswith("Z")
+    listed = fleet.zkc("coordinator", "coordinator", "invite", "--list", "--json")
+    assert told["invitation"].encode() not in listed.out
+    kinds = {row["kind"] for row in listed.events if row["name"] == "new"}
+    assert kinds == {"user", "computer"}
+    assert reason(fleet.zkc("coordinator", "coordinator", "invite", "--cancel", "nobody", "--json")) == (11, "invite-unknown")
+
+
+@pytest.mark.attack("L03")
+def test_a_second_coordinator_in_a_home_is_34(fleet: Fleet) -> None:
+    done = fleet.zkc("coordinator", "coordinator", "run", "--listen", "tcp://127.0.0.1:0", "--json")
+    assert reason(done) == (34, "already-running")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_coordinator_says_ready_once_and_ends_on_a_signal_with_0(number: signal.Signals, fleet: Fleet) -> None:
+    home = f"other-{number}"
+    words = ["coordinator", "--listen", "tcp://127.0.0.1:0", "--json"]  # `coordinator` is `coordinator run`
+    waiting = fleet.popen(home, "coordinator", "status", "--wait", "30s", "--json", stdout=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with waiting, fleet.popen(home, *words, **pipes) as process:
+        assert process.stdout is not None
+        told = Done(0, process.stdout.readline(), b"").events[0]
+        assert told["event"] == "ready"
+        (seen,) = Done(0, waiting.communicate(timeout=PATIENCE)[0], b"").events
+        assert (seen["endpoint"], seen["fingerprint"]) == (told["endpoint"], told["fingerprint"])
+        process.send_signal(number)
+        assert process.communicate(timeout=PATIENCE)[0] == b""
+        assert process.returncode == 0
+
+
+def test_a_port_that_is_taken_is_33(fleet: Fleet) -> None:
+    done = fleet.zkc("elsewhere", "coordinator", "run", "--listen", fleet.coordinator.endpoint, "--json")
+    assert reason(done) == (33, "address-in-use")

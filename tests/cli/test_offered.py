@@ -1,0 +1,164 @@
+"""Which commands and options there are, what is refused, and what commands do in a home in which nobody ever joined."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.support.program import zkc
+from zkc.ui.cli.main import COMMANDS
+from zkc.ui.cli.options import Group, root
+
+
+def every_command() -> Iterator[tuple[str, click.Command]]:
+    """``inbox save`` and its like, with the command itself."""
+    top = root(COMMANDS)
+    context = click.Context(top)
+    for name in top.list_commands(context):
+        command = top.get_command(context, name)
+        assert command is not None
+        yield name, command
+        if isinstance(command, Group):
+            for inner in command.list_commands(context):
+                below = command.get_command(context, inner)
+                assert below is not None
+                yield f"{name} {inner}", below
+
+
+ALL = dict(every_command())
+LATER = {
+    "send": [
+        ["--queue"], ["--from", "carol"], ["--bwlimit", "1M"], ["--compress"], ["--exclude", "*.o"], ["--id", "one"],
+        ["--require", "present"], ["--require", "authorised"],
+    ],
+    "recv": [["--live"]],
+    "join": [["--accept", "ask"]],
+}
+"""Options of the contract whose function is not there yet."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_help_begins_with_an_example_of_that_command(name: str) -> None:
+    lines = zkc(*name.split(), "--help").out.splitlines()
+    assert lines[0].startswith(f"Usage: zkc {name} ")
+    assert lines[2] == "Example:"
+    assert f"zkc {name.removesuffix(' list')}" in lines[3]
+
+
+def test_every_command_of_this_version_is_listed_with_one_line() -> None:
+    help_text = zkc("--help").out
+    for name in COMMANDS:
+        (line,) = [line for line in help_text.splitlines() if line.startswith(f"  {name} ")]
+        assert not line.endswith("...")
+
+
+@pytest.mark.parametrize(("command", "words"), [(name, words) for name, rows in LATER.items() for words in rows])
+def test_what_does_not_work_yet_is_a_usage_error(command: str, words: list[str], home: Path) -> None:
+    done = zkc(command, *(["bob"] if command == "send" else []), *words, "--json", env={"ZKC_HOME": str(home)})
+    assert (done.code, [told["reason"] for told in done.objects]) == (2, ["usage"])
+
+
+@pytest.mark.parametrize("words", [row for rows in LATER.values() for row in rows])
+def test_what_does_not_work_yet_is_not_shown(words: list[str]) -> None:
+    shown = "".join(zkc(*name.split(), "--help").out for name in LATER)
+    if len(words) == 2 and words[1] in {"present", "authorised", "ask"}:
+        assert not re.search(rf"\b{words[1]}\b", shown.replace("Ask whether", ""))
+    elif words[0] != "--from":  # `recv --from` is there
+        assert words[0] not in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["send", "bob,carol", "-m", "x"], ["send", "bob", "one", "two"], ["send", "Bob", "-m", "x"],
+        ["send", "bob", "/tmp"], ["send", "bob", "-m", "x", "file"], ["send", "bob", "--cipher", "aes", "-m", "x"],
+        ["send", "bob", "--key-source", "me", "-m", "x"], ["send", "bob", "--wait", "soon", "-m", "x"],
+        ["send", "bob", "-m", "x", "--name", "a/b"], ["send", "bob", "-m", "x" * 65537],
+        ["send", "bob", "-m", "x", "--note", "n" * 4097], ["send", "bob", "-m", "x", "--receipt", "/tmp"],
+        ["recv", "--conflict", "ask"], ["recv", "-o", "x", "--exec", "true"], ["recv", "--exec"],
+        ["recv", "--from", "Bob"], ["recv", "-o", ""], ["join"], ["join", "--app", "backup", "--force"],
+        ["verify", "bob", "--trust", "1234"], ["coordinator", "invite"], ["coordinator", "invite", "bob", "--list"],
+        ["coordinator", "invite", "--list", "--ttl", "1h"], ["coordinator", "invite", "bob", "--kind", "robot"],
+        ["coordinator", "run", "--listen", "7670"], ["peers", "forget"], ["inbox", "rm"],
+        ["inbox", "save", "1", "-o", "-"],
+    ],
+)  # fmt: skip
+def test_wrong_arguments_end_with_2_one_line_and_nothing_on_disk(words: list[str], home: Path) -> None:
+    done = zkc(*words, env={"ZKC_HOME": str(home)})
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert not home.exists() or words[:2] == ["coordinator", "run"]
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["--cipher", "aes256gcm"], "aes-256-gcm"), (["--cipher", "chacha20"], "chacha20-poly1305"),
+        (["--cipher", "des"], "3des"), (["--key-source", "sendr"], "sender"),
+    ],
+)
+def test_an_unknown_word_is_told_the_nearest(words: list[str], nearest: str) -> None:
+    assert f"the nearest is {nearest}\n" in zkc("send", "bob", "-m", "x", *words).err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "detail"),
+    [
+        (["status"], 34, "not-running"), (["status", "--wait", "0.2s"], 34, "not-running"),
+        (["send", "bob", "-m", "x"], 11, "no-registration"), (["recv"], 11, "no-registration"),
+        (["recv", "--app", "backup"], 11, "no-registration"), (["inbox"], 11, "no-registration"),
+        (["peers"], 11, "no-registration"), (["verify", "bob"], 11, "no-registration"),
+        (["leave"], 11, "no-registration"), (["daemon"], 11, "no-registration"),
+        (["join", "--app", "backup"], 11, "no-registration"), (["coordinator", "status"], 34, "not-running"),
+        (["coordinator", "status", "--wait", "0.2s"], 34, "not-running"),
+        (["coordinator", "invite", "bob", "--endpoint", "tcp://127.0.0.1:7670"], 34, "not-running"),
+        (["coordinator", "clients"], 34, "not-running"), (["coordinator", "revoke", "bob"], 34, "not-running"),
+    ],
+)  # fmt: skip
+def test_in_an_empty_home_each_command_says_so_and_makes_nothing(
+    words: list[str], code: int, detail: str, home: Path
+) -> None:
+    done = zkc(*words, "--json", env={"ZKC_HOME": str(home)})
+    assert (done.code, done.objects[-1]["detail"]) == (code, detail)
+    assert not home.exists()
+
+
+def test_status_without_a_daemon_is_an_object_before_the_error(home: Path) -> None:
+    status, error = zkc("status", "--json", env={"ZKC_HOME": str(home)}).objects
+    assert (status["event"], status["daemon"], status["linked"], error["event"]) == ("status", False, False, "error")
+
+
+@pytest.mark.parametrize(
+    ("role", "words"), [("coordinator", ["status"]), ("coordinator", ["recv"]), ("client", ["coordinator", "status"])]
+)
+def test_a_home_of_the_other_role_is_a_usage_error(role: str, words: list[str], home: Path) -> None:
+    home.mkdir(0o700)
+    (home / "role").write_text(f"{role}\n")
+    (home / "role").chmod(0o600)
+    done = zkc(*words, "--json", env={"ZKC_HOME": str(home)})
+    assert (done.code, done.objects[-1]["detail"]) == (2, "role")
+
+
+def test_a_path_that_cannot_be_read_is_33(home: Path) -> None:
+    assert zkc("send", "bob", "not-there", env={"ZKC_HOME": str(home)}).code == 33
+    assert zkc("join", "--invite-file", "not-there", env={"ZKC_HOME": str(home)}).code == 33
+
+
+@pytest.mark.parametrize("text", ["", "zkc1-", "zkc1-AAAA", "hello", "zkc1-" + "A" * 100000])
+def test_a_malformed_invitation_is_2_and_makes_nothing(text: str, home: Path) -> None:
+    done = zkc("join", "--invite-file", "-", "--json", stdin=text, env={"ZKC_HOME": str(home)})
+    assert (done.code, done.objects[-1]["detail"]) == (2, "bad-invite")
+    assert not home.exists()
+
+
+def test_an_invitation_is_never_an_argument(home: Path) -> None:
+    done = zkc("join", "zkc1-SECRET", env={"ZKC_HOME": str(home)})
+    assert done.code == 2

@@ -1,0 +1,293 @@
+"""``zkc send`` between real processes: what arrives, what is told, and with which code it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.program import PATIENCE
+from tests.support.waiting import wait_until
+from zkc.testing import Done, Fleet
+from zkc.wire.codec import decode
+from zkc.wire.messages import Receipt
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """alice sends, bob receives, carol is registered and offline."""
+    with Fleet("alice", "bob") as running:
+        running.join("carol")
+        yield running
+
+
+Fleets = Callable[..., Fleet]
+
+
+@pytest.fixture
+def fleets() -> Iterator[Fleets]:
+    """Makes fleets of a test's own, which end with it."""
+    with ExitStack() as running:
+        yield lambda *names, **options: running.enter_context(Fleet(*names, **options))
+
+
+@pytest.fixture
+def inbox(fleet: Fleet) -> Iterator[Fleet]:
+    """The fleet, with bob's inbox empty before and after."""
+    yield fleet
+    while fleet.zkc("bob", "recv", "-o", "-").code == 0:
+        pass
+
+
+def taken(fleet: Fleet) -> bytes:
+    done = fleet.zkc("bob", "recv", "-o", "-")
+    assert done.code == 0, done.err
+    return done.out
+
+
+def reason(done: Done) -> tuple[int, str, str]:
+    error = done.events[-1]
+    assert error["event"] == "error"
+    assert error["code"] == done.code
+    return done.code, error["reason"], error["detail"]
+
+
+# --- what arrives ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 10_000_000])
+def test_piped_data_arrives_whole(size: int, inbox: Fleet) -> None:
+    data = os.urandom(size)
+    done = inbox.zkc("alice", "send", "bob", stdin=data)
+    assert (done.code, done.out) == (0, b"")
+    assert done.err.startswith(b"sent stdin to bob: ")
+    assert b"key made by the sender, direct tcp://" in done.err
+    assert done.err.count(b"\n") == 1
+    assert taken(inbox) == data
+
+
+def test_a_file_keeps_its_name_time_and_permissions(inbox: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "tool.sh"
+    file.write_bytes(b"#!/bin/sh\n")
+    file.chmod(0o755)
+    os.utime(file, (1_500_000_000, 1_500_000_000))
+    there = tmp_path / "there"
+    there.mkdir()
+    assert inbox.zkc("alice", "send", "bob", str(file), "--note", "für dich").code == 0
+    (told,) = inbox.zkc("bob", "inbox", "--json").events
+    assert (told["name"], told["note"], told["from"], told["kind"]) == ("tool.sh", "für dich", "alice", "file")
+    assert inbox.zkc("bob", "recv", "-o", str(there)).code == 0
+    assert (there / "tool.sh").stat().st_mtime == 1_500_000_000
+    assert (there / "tool.sh").stat().st_mode & 0o700 == 0o700
+
+
+def test_a_message_is_one(inbox: Fleet) -> None:
+    assert inbox.zkc("alice", "send", "bob", "-m", "hello bob").code == 0
+    (told,) = inbox.zkc("bob", "inbox", "--json").events
+    assert (told["name"], told["kind"], told["bytes"]) == ("message", "message", 9)
+    assert taken(inbox) == b"hello bob"
+
+
+def test_dash_is_standard_input_and_name_names_it(inbox: Fleet) -> None:
+    assert inbox.zkc("alice", "send", "bob", "-", "--name", "x.tar", stdin=b"x").code == 0
+    assert inbox.zkc("bob", "inbox", "--json").events[0]["name"] == "x.tar"
+
+
+def test_quiet_says_nothing(inbox: Fleet) -> None:
+    done = inbox.zkc("alice", "send", "bob", "--quiet", stdin=b"x")
+    assert (done.code, done.out, done.err) == (0, b"", b"")
+
+
+# --- what is told ---------------------------------------------------------------------------------------------------
+
+
+def test_the_objects_have_the_keys_of_the_contract(inbox: Fleet, tmp_path: Path) -> None:
+    copy = tmp_path / "receipt"
+    done = inbox.zkc("alice", "send", "bob", "--json", "--receipt", str(copy), stdin=b"x" * 3_000_000)
+    assert (done.code, done.err) == (0, b"")
+    told = {row["event"]: row for row in done.events}
+    assert [row["event"] for row in done.events if row["event"] != "progress"] == ["requested", "granted", "delivered"]
+    granted, delivered = told["granted"], told["delivered"]
+    assert granted["path"].startswith("direct tcp://")
+    assert (granted["key_source"], granted["presence"], granted["resumed_from"]) == ("sender", "online", 0)
+    assert (delivered["recipient"], delivered["name"], delivered["bytes"]) == ("bob", "stdin", 3_000_000)
+    assert delivered["digest"] == inbox.zkc("bob", "inbox", "--json").events[0]["digest"]
+    assert delivered["transfer"] == inbox.zkc("bob", "inbox", "--json").events[0]["transfer"]
+    assert delivered["key_source"] == "sender"
+    assert 0 < delivered["seconds"] < PATIENCE
+    assert Path(delivered["receipt"]).read_bytes() == copy.read_bytes()
+    assert isinstance(decode(copy.read_bytes(), Receipt), Receipt)
+
+
+def test_a_dry_run_sends_nothing(inbox: Fleet) -> None:
+    done = inbox.zkc("alice", "send", "bob", "--dry-run", "--json")
+    assert (done.code, done.events[-1]["event"]) == (0, "accepted")
+    assert inbox.zkc("bob", "inbox").out == b""
+    assert inbox.zkc("alice", "send", "carol", "--dry-run").code == 21
+
+
+# --- codes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nobody"], (20, "unknown-recipient", "unknown")), (["carol"], (21, "recipient-offline", "offline")),
+        (["bob", "--key-source", "coordinator"], (25, "policy", "key-source")),
+    """What a sender that allows coordinator-made keys finds where the two others do not."""
+        (["bob", "--cipher", "3des"], (25, "policy", "cipher")), (["bob", "--cipher", "idea"], (25, "policy", "cipher")),
+        (["carol", "--wait", "0.3s"], (21, "recipient-offline", "offline")),
+        (["carol", "--wait", "60s", "--timeout", "0.7s"], (21, "recipient-offline", "offline")),
+    ],
+)  # fmt: skip
+def test_a_condition_that_is_not_met_ends_with_its_code(
+    words: list[str], told: tuple[int, str, str], fleet: Fleet
+) -> None:
+    assert reason(fleet.zkc("alice", "send", *words, "-m", "x", "--json")) == told
+
+
+def test_the_key_source_must_be_allowed_at_the_coordinator_and_the_recipient_too(fleet: Fleet) -> None:
+    env = {"ZKC_TRANSFER_KEY_SOURCES": "sender,coordinator"}
+    done = fleet.zkc("alice", "send", "bob", "-m", "x", "--key-source", "coordinator", "--json", env=env)
+    assert reason(done) == (25, "policy", "key-source")
+
+
+def test_a_recipient_that_accepts_none_is_policy(fleets: Fleets) -> None:
+    fleet = fleets("alice")
+    fleet.join("bob", "--accept", "none")
+    fleet.start_daemon("bob")
+    assert reason(fleet.zkc("alice", "send", "bob", "-m", "x", "--json")) == (25, "policy", "accept")
+
+
+def test_no_space_at_the_recipient_is_33(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob", client={"inbox.min_free": "9000T"})
+    assert reason(fleet.zkc("alice", "send", "bob", "-m", "x", "--json")) == (33, "local-io", "no-space")
+
+
+def test_a_receipt_that_cannot_be_written_is_33_before_anything_is_sent(inbox: Fleet) -> None:
+    done = inbox.zkc("alice", "send", "bob", "--receipt", "no/such/folder/r", "--json", stdin=b"x")
+    assert reason(done) == (33, "local-io", "unwritable")
+    assert inbox.zkc("bob", "inbox").out == b""
+
+
+def test_a_file_that_changes_is_33_and_nothing_is_delivered(inbox: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "growing"
+    file.write_bytes(bytes(40_000_000))
+    with file.open("ab") as growing:
+        os.posix_fallocate(growing.fileno(), 0, 40_000_000)
+        command = [sys.executable, "-m", "zkc", "send", "bob", str(file), "--json"]
+        with subprocess.Popen(command, env=inbox.environment("alice"), stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline(), process.stdout.readline()]
+            growing.write(b"more")
+            growing.flush()
+            lines += process.stdout.readlines()
+            code = process.wait(PATIENCE)
+    last = json.loads(lines[-1])
+    assert (code, last["event"]) in {(33, "error"), (0, "delivered")}
+    if code == 33:
+        assert last["detail"] == "source-changed"
+        assert inbox.zkc("bob", "inbox").out == b""
+
+
+def test_on_a_terminal_there_is_nothing_to_send_without_a_path(fleet: Fleet) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with fleet.popen("alice", "send", "bob", stdin=theirs, stderr=subprocess.PIPE) as process:
+            os.close(theirs)
+            assert b"nothing to send" in process.communicate(timeout=PATIENCE)[1]
+            assert process.returncode == 2
+    finally:
+        os.close(ours)
+
+
+# --- signals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("L07")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_data_flows_ends_it_with_its_code_and_the_recipient_is_told(
+    number: signal.Signals, code: int, inbox: Fleet
+) -> None:
+    log = inbox.program("bob").log
+    before = len(log.read_bytes())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with inbox.popen("alice", "send", "bob", "--json", **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x" * 2_000_000)
+        process.stdin.flush()
+        while json.loads(process.stdout.readline())["event"] != "granted":
+            pass
+        process.send_signal(number)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == code
+    wait_until(lambda: b'"not-received"' in log.read_bytes()[before:])
+    assert inbox.zkc("bob", "inbox").out == b""
+
+
+@pytest.mark.attack("L07")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_it_waits_for_the_recipient_ends_it_with_its_code(
+    number: signal.Signals, code: int, fleet: Fleet
+) -> None:
+    words = ["send", "carol", "--wait", "60s", "--json", "-m", "x"]
+    with fleet.popen("alice", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"requested" in process.stdout.readline()
+        process.send_signal(number)
+        assert process.communicate(timeout=PATIENCE) == (b"", b"")
+        assert process.returncode == code
+
+
+# --- with and without a daemon --------------------------------------------------------------------------------------
+
+
+def test_with_a_daemon_it_imports_little(inbox: Fleet) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "zkc", "send", "bob", "-m", "x"]
+    done = subprocess.run(
+        command, env=inbox.environment("alice"), capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert not imported & {"asyncio", "platformdirs", "rich", "sqlalchemy", "structlog", "segno"}
+    assert "zmq" in imported
+
+
+@pytest.mark.attack("L06")
+def test_without_a_daemon_it_links_by_itself_also_after_one_was_killed(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob")
+    fleet.program("alice").kill()
+    assert reason(fleet.zkc("alice", "status", "--json")) == (34, "daemon", "not-running")
+    assert fleet.zkc("alice", "send", "bob", stdin=b"by itself").code == 0
+    assert taken(fleet) == b"by itself"
+    # A sender of its own is not online.
+    wait_until(lambda: not fleet.zkc("bob", "peers", "--json").events[0]["online"])
+    fleet.start_daemon("alice")
+    assert fleet.zkc("alice", "status").code == 0
+
+
+def test_without_a_link_it_is_10_at_once_with_and_without_a_daemon(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob")
+    fleet.program("bob").terminate()
+    fleet.coordinator.terminate()
+    wait_until(lambda: fleet.zkc("alice", "status").code == 10)
+    for name in ("alice", "bob"):
+        done = fleet.zkc(name, "send", "bob", "-m", "x", "--json")
+        assert reason(done) == (10, "coordinator-unreachable", "refused")
+        done = fleet.zkc(name, "send", "bob", "-m", "x", "--json", "--wait", "0.2s")
+        assert reason(done)[0] == 10
+    done = fleet.zkc("alice", "peers", "--json")
+    assert done.code == 0
+    # A coordinator that comes back is found by a command that waits, and by the daemon.
+    with fleet.popen("alice", "send", "bob", "-m", "back", "--wait", "60s") as process:
+        fleet.start_coordinator()
+        fleet.start_daemon("bob")
+        assert process.wait(PATIENCE) == 0

@@ -1,0 +1,167 @@
+"""The pages of docs/ say what the code does: tables of the specification, functions behind the figures, links."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+import typing
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from scripts.lib import fields
+
+DOCS: Final = Path(__file__).parents[1] / "docs"
+DECISIONS: Final = sorted((DOCS / "decisions").glob("*.md"))
+BY_MODULE_TOO: Final = {1, 2, 3}
+"""Figures that run over many functions: a module's docstring may name them for its functions."""
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+# --- the specification -----------------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_the_specification_are_current() -> None:
+    text = page("protocol.md")
+    assert fields.filled(text) == text, "docs/protocol.md is old: run scripts/docs"
+
+
+def test_the_specification_has_every_message_once() -> None:
+    named = fields.named(page("protocol.md"))
+    assert sorted(named) == sorted(fields.classes())
+
+
+def test_every_field_of_a_message_is_bounded() -> None:
+    unbounded = [
+        f"{name}.{field}"
+        for name, kind in fields.classes().items()
+        for field, hint in _hints(kind).items()
+        if fields.kind_of(hint) in {"bytes", "str", "int", "list", "float", "Any"}
+    ]
+    assert not unbounded
+
+
+def test_labels_and_derivations_of_the_code_stand_in_the_specification() -> None:
+    """Every string that a key, seal or signature is bound to."""
+    text = page("protocol.md")
+    missing = sorted(label for label in labels() if f'"{label}"' not in text)
+    assert not missing
+
+
+def test_the_specification_lists_every_code_that_may_travel() -> None:
+    rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \|$", fields.code_table(), re.MULTILINE)
+    assert rows
+    assert all(f"| {code} | `{reason}` |" in page("protocol.md") for code, reason in rows)
+
+
+def _hints(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {name: hints[name] for name in kind.__struct_fields__}
+
+
+BINDING: Final = {
+    "seal": 1, "open_sealed": 1, "kem_encapsulate": 1, "kem_decapsulate": 1, "sign": 0, "sign_durable": 0, "verify": 0,
+    "verify_durable": 0, "expand": 1,
+}
+"""Function -> which of its arguments is the label."""
+
+
+def labels() -> set[str]:
+    """The constant labels with which crypto/ and protocol/ call the functions of `BINDING`."""
+    found: set[str] = set()
+    for room in ("crypto", "protocol"):
+        for path in sorted((DOCS.parent / "zkc" / room).glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    found |= _label_of(node)
+    return found
+
+
+def _label_of(call: ast.Call) -> set[str]:
+    at = BINDING.get(getattr(call.func, "id", "") or getattr(call.func, "attr", ""))
+    match call.args[at : at + 1] if at is not None else []:
+        case [ast.Constant(value=str(label))]:
+            return {label}
+        case _:
+            return set()
+
+
+def test_the_search_for_labels_finds_them() -> None:
+    assert {"xfer-req", "reg-perm-client", "chan-e", "reg k5", "cert", "xid-tag", "receipt"} <= labels()
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+ROW: Final = re.compile(r"^\| (\d+) \| ([^|]*) \| ([^|]*) \| `([\w.]+)(?::([\w.]+))?` \|$", re.MULTILINE)
+COMPONENT: Final = re.compile(r"^\| 3[\w, ]+ \| [^|]* \| `([\w.]+)` \|$", re.MULTILINE)
+
+
+def figures_named(docstring: str) -> set[int]:
+    """``Figures 2, 8 to 10`` names 2, 8, 9, 10; block numbers are taken for figures, which harms nothing."""
+    named: set[int] = set()
+    for words in re.findall(r"[Ff]igures? (\d+(?:(?:, | and | to |-)\d+)*)", docstring):
+        for part in re.split(r", | and ", words):
+            first, _, last = re.sub(r" to ", "-", part).partition("-")
+            named |= set(range(int(first), int(last or first) + 1))
+    return named
+
+
+@pytest.mark.parametrize(
+    ("figure", "where", "what"), [(int(row[0]), row[3], row[4]) for row in ROW.findall(page("seed.md"))]
+)
+def test_a_function_of_the_page_exists_and_names_its_figure(figure: int, where: str, what: str) -> None:
+    module = importlib.import_module(where)
+    found: Any = module
+    for word in what.split(".") if what else []:
+        found = getattr(found, word)
+    docstring = found.__doc__ or ""
+    if figure in BY_MODULE_TOO:
+        docstring += module.__doc__ or ""
+    assert figure in figures_named(docstring)
+
+
+def test_every_figure_has_a_function_or_component() -> None:
+    text = page("seed.md")
+    assert {int(row[0]) for row in ROW.findall(text)} == set(range(1, 17)) - {3}
+    components = COMPONENT.findall(text)
+    assert components
+    assert all(importlib.util.find_spec(name) is not None for name in components)
+
+
+def test_figures_are_read_out_of_a_docstring() -> None:
+    assert figures_named("(Figures 2, 8 to 10): it") == {2, 8, 9, 10}
+    assert figures_named("Figure 14, blocks 1403-1405; Figure 2, 203") >= {14, 2}
+    assert figures_named("Figures 13 and 15") == {13, 15}
+
+
+# --- all pages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_is_one_short_page(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 40
+    assert lines[0].startswith(f"# {path.name[:4]}: ")
+
+
+def test_decisions_are_numbered_without_gaps() -> None:
+    assert [path.name[:4] for path in DECISIONS] == [f"{n:04}" for n in range(1, len(DECISIONS) + 1)]
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)
+def test_a_link_between_pages_leads_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        file = path if not target else (path.parent / target).resolve()
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{target}#{anchor}"
