@@ -77,7 +77,9 @@ UNCONFIRMED_CHANNELS_MAX: Final = 4
 CHANNELS_PER_CLIENT_MAX: Final = 64
 """Confirmed channels (one daemon, many commands) for each client; the oldest `once` goes."""
 ANSWERS_KEPT_MAX: Final = 256
-"""Answers kept for repeated requests, for each client."""
+"""Answers kept for repeated requests, for each channel's owner."""
+ANSWERS_KEPT_BYTES_MAX: Final = 128 * 1024
+"""The same in bytes: what a client can make the coordinator keep by asking for long lists."""
 REGISTRATIONS_MAX: Final = 1024
 """Registrations under way at a coordinator."""
 REGISTRATIONS_PER_INVITATION_MAX: Final = 64
@@ -86,6 +88,10 @@ HELLOS_PER_SECOND_MAX: Final = 100
 """C1 from one client in a second: each costs the coordinator 0.4 ms."""
 APPLICATION_INVITATIONS_MAX: Final = 16
 """Open invitations that one client holds for its applications."""
+OUTBOX_BYTES_MAX: Final = 1 << 20
+"""Bytes that wait at a coordinator for one connection that reads too slowly; what is beyond is asked for again."""
+OUTBOXES_BYTES_MAX: Final = 64 << 20
+"""The same for all connections together."""
 XIDS_KEPT_MAX: Final = 65_536
 """Transfer ids that a coordinator remembers as used."""
 HANDSHAKES_MAX: Final = 10_000
@@ -99,8 +105,6 @@ TRANSFERS_MAX: Final = 256
 """Transfers at once to one home, each with a thread; one more waits for its turn."""
 TRANSFERS_PER_SECOND_MAX: Final = 1000
 """Requests a second from one sender, at a coordinator and at a recipient."""
-BAD_TAGS_MAX: Final = 16
-"""Failed tags in one transfer before it ends; one ends its connection."""
 CONTROL_CONNECTIONS_MAX: Final = 64
 """Connections to the local control socket at once."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024

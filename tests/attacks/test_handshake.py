@@ -47,14 +47,13 @@ def refused(fleet: EvilFleet) -> Iterator[EvilFleet]:
     """The fleet; nothing that is sent while the coordinator lies arrives anywhere, and no data port is ever used."""
     names = ("bob", "carol")
     before = {name: (fleet.texts(name), fleet.data_connections(name)) for name in names}
-    pins = {name: fleet.peer(name, "alice") for name in names}
+    pins = {name: fleet.pin(name, "alice") for name in names}
     yield fleet
     for name in names:
         texts, connections = before[name]
         assert fleet.texts(name) == texts
         assert fleet.data_connections(name) <= connections
-        row = fleet.peer(name, "alice")
-        assert (row["fingerprint"], row["alarm"]) == (pins[name]["fingerprint"], None)
+        assert fleet.pin(name, "alice") == pins[name]
 
 
 def refusal(fleet: EvilFleet, recipient: str = "bob", **options: Any) -> IdentityError:
@@ -129,7 +128,7 @@ def test_a_command_tells_of_an_altered_handshake_in_one_line(refused: EvilFleet)
         ("Notify", {"presence": "authorised"}),
         ("Notify", {"size_class": 0}),
         ("Notify", {"pin": {"hex": ""}}),
-        ("Notify", {"fresh": True}),
+        ("Notify", {"fresh": False}),
         ("TransferGrant", {"key_source": "coordinator"}),
         ("TransferGrant", {"max_bytes": 1 << 60}),
         ("TransferGrant", {"chunk": 64 * 1024}),
@@ -460,8 +459,8 @@ def test_all_permanent_keys_together_open_nothing_that_was_recorded(running: Evi
         with pytest.raises(PeerViolation):
             kem_decapsulate(private_key, label, before.value, key.ct2)
     # And nothing that is left stands in for what was in it.
-    guesses = [b"", bytes(32), ss1.reveal(), *(part for secret in loot.secrets for part in parts_of(secret))]
-    for guess in guesses:
+    assert recorded.opened(extract(after.value, ss1)) is None
+    for guess in [bytes(32), ss1.reveal(), *(part for secret in loot.secrets for part in parts_of(secret))]:
         assert recorded.opened(session_key(after, ss1, Secret(guess))) is None
         assert recorded.opened(extract(after.value, Secret(guess), ss1)) is None
         if len(guess) == 32:

@@ -16,6 +16,8 @@ from tests.support.evil_coordinator import EvilCoordinator
 from tests.support.program import TOP
 from tests.support.proxy import TcpProxy
 from zkc.net.sockets import split_endpoint
+from zkc.stores.home import Home
+from zkc.stores.keystore import KeyStore
 from zkc.testing import Done, Fleet, Program
 
 LOOPBACK: Final = "127.0.0.1"
@@ -82,6 +84,12 @@ class EvilFleet(Fleet):
     def peer(self, name: str, other: str) -> dict[str, Any]:
         """What ``name`` knows of ``other``."""
         return next(row for row in self.zkc(name, "peers", "--json").events if row["name"] == other)
+
+    def pin(self, name: str, other: str) -> tuple[str, str] | None:
+        """Key and alarm that ``name`` has on its disk for ``other``."""
+        with KeyStore.open(Home.resolve("client", str(self.home(name)))) as store:
+            pin = store.pin(other)
+        return None if pin is None else (pin.fingerprint.hex(), pin.alarm.hex())
 
     def wire_marks(self) -> list[tuple[int, int]]:
         """How much each connection before the coordinator has carried so far."""

@@ -5,6 +5,8 @@ K of a granted transfer is handed over here: the socket is the owner's alone, an
 
 from __future__ import annotations
 
+from typing import Literal
+
 from zkc.client.grants import Grant, Have, Wanted, WouldAccept
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
@@ -12,7 +14,7 @@ from zkc.crypto.suites import suite_named
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import Endpoints, Message, Peer, PeerCard, Req, Resp
+from zkc.wire.messages import U8, Endpoints, Id, Message, Name, Peer, PeerCard, Req, Resp, Word
 
 
 class AskStatus(Message, frozen=True, tag="status"):
@@ -20,12 +22,12 @@ class AskStatus(Message, frozen=True, tag="status"):
 
 
 class AskGrant(Message, frozen=True, tag="grant"):
-    tid: bytes
-    recipient: str
-    key_source: str
-    key_order: str
-    cipher: str
-    size_class: int
+    tid: Id
+    recipient: Name
+    key_source: Literal["sender", "coordinator"]
+    key_order: Literal["recipient-first", "sender-first"]
+    cipher: Word
+    size_class: U8
     dry_run: bool
 
 
@@ -123,15 +125,8 @@ def ask_grant(wanted: Wanted) -> AskGrant:
 
 
 def wanted_of(ask: AskGrant) -> Wanted:
-    """What a command asked for; `PeerViolation` (``malformed``) for words that are none of ours."""
-    if ask.key_source not in ("sender", "coordinator") or ask.key_order not in ("recipient-first", "sender-first"):
-        raise PeerViolation("malformed", "key source or order")
-    return Wanted(
-        ask.tid, ask.recipient,
-        "sender" if ask.key_source == "sender" else "coordinator",
-        "recipient-first" if ask.key_order == "recipient-first" else "sender-first",
-        ask.cipher, ask.size_class, ask.dry_run,
-    )
+    """What a command asked for."""
+    return Wanted(ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run)
 
 
 def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:

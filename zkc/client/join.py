@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +16,6 @@ from zkc.client.principal import Principal
 from zkc.config import ClientConfig
 from zkc.constants import CARD_SECONDS, REGISTRATION_SECONDS
 from zkc.crypto.invitations import invitation_curve_secret, invitation_psk, parse_invitation
-from zkc.crypto.primitives import check_mac
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import read_private, suite_named
 from zkc.env import Clock, Entropy
@@ -163,7 +163,8 @@ class _Conversation:
         self._connection = Connection(
             ctx, endpoint, invitation.curve_key, curve_public(secret), secret, self._frames.put_nowait
         )
-        self._last = b""
+        self._sent: list[bytes] = []
+        """Bodies of the last step's messages: what an error may answer."""
         self._state: object = None
 
     async def run(self) -> machine.Registered:
@@ -210,19 +211,25 @@ class _Conversation:
     def _told(self, message: RegError) -> ZkcError:
         """An error of the coordinator; it proves that it holds the invitation, else it is a violation."""
         psk = invitation_psk(self._newcomer.invitation.secret)
-        check_mac(machine.error_mac(psk, self._last, message.code, message.detail), message.mac)
+        if not any(
+            compare_digest(machine.error_mac(psk, sent, message.code, message.detail), message.mac)
+            for sent in self._sent
+        ):
+            raise PeerViolation("forged", "an error that does not prove that it knows the invitation")
         name = self._newcomer.invitation.name
         what = _REFUSALS.get(message.detail, "the coordinator refused the registration")
         return error_for(message.code, f"{name}: {what}", detail=message.detail, hint="ask for a new invitation")
 
     def _perform(self, result: Step) -> None:
         self._state = result.state
+        self._sent = []
         for effect in result.effects:
             if isinstance(effect, machine.KeepCard):
                 self._keep(effect.card)
             elif isinstance(effect, Send):
-                self._last = control_frame(ControlKind.REGISTRATION, encode(effect.message))
-                self._connection.send(self._last)
+                body = encode(effect.message)
+                self._sent.append(body)
+                self._connection.send(control_frame(ControlKind.REGISTRATION, body))
             else:
                 raise TypeError(f"unexpected effect {effect!r}")
 

@@ -233,10 +233,10 @@ class Link:
                     await asyncio.shield(connection.lost)
             if self.ended.done():
                 return
-            if connection.lost.done() or self._role == "once":
+            if connection.lost.done():
                 continue
             now = self._clock.monotonic()
-            if now - self._heard > OFFLINE_SECONDS:
+            if self._role == "daemon" and now - self._heard > OFFLINE_SECONDS:
                 return
             if self._channel is not None and self._channel.is_old(now):
                 with contextlib.suppress(CoordinatorUnreachable):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, read_coordinator_card, verify_card
@@ -124,9 +124,6 @@ def note_alarm(store: KeyStore, name: str, seen: bytes) -> None:
     def alarmed(pin: Pin | None) -> Pin | None:
         if pin is None or pin.fingerprint == seen:
             return pin
-        return Pin(
-            pin.name, pin.kind, pin.fingerprint, pin.card, pin.card_hash, pin.epoch, pin.first_seen, pin.last_seen,
-            pin.verified, seen,
-        )
+        return replace(pin, alarm=seen)
 
     store.update_pin(name, alarmed)

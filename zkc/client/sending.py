@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from blake3 import blake3
+
 from zkc.client.grants import Grant, Have, Wanted, WouldAccept
 from zkc.client.sources import AnySource, FileSource
 from zkc.config import ClientConfig
-from zkc.constants import ID_BYTES
-from zkc.crypto.receipts import name_digest, verify_receipt
+from zkc.constants import CHUNK, ID_BYTES
+from zkc.crypto.receipts import verify_receipt
 from zkc.crypto.signing import read_identity
 from zkc.env import Clock, Entropy
 from zkc.errors import (
@@ -30,6 +32,7 @@ from zkc.errors import (
 )
 from zkc.ids import KeySource, check_name
 from zkc.net.pipe import Bell, LinkLost, send
+from zkc.protocol.delivery_sender import check_receipt
 from zkc.protocol.session import Session
 from zkc.rules.policy import Asked, Standing, decide, size_class
 from zkc.stores.home import Home
@@ -164,11 +167,14 @@ class Sending:
         if isinstance(granted, Have):
             return self._delivered(self._check_earlier(granted), granted.receipt)
         self._tried.append(granted)
-        delivered = send(
-            granted, self._manifest, self._source, self._bell, deadline=self._timeout,
-            on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_progress=self._on_progress,
-            clock=self._clock,
-        )
+        try:
+            delivered = send(
+                granted, self._manifest, self._source, self._bell, deadline=self._timeout,
+                on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_progress=self._on_progress,
+                clock=self._clock,
+            )
+        finally:
+            granted.k.wipe()
         return self._delivered(delivered.body, delivered.receipt)
 
     def _on_connected(self, session: Session, endpoint: str) -> None:
@@ -240,16 +246,19 @@ class Sending:
                 f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt"
             ) from None
         session = next((tried for tried in self._tried if (tried.req.xid, tried.th) == (body.xid, body.th)), None)
-        if (
-            session is None
-            or body.tid != self._wanted.tid
-            or body.sender_fingerprint != session.own_fingerprint
-            or body.recipient_fingerprint != have.fingerprint
-            or body.name_digest != name_digest(self._manifest.name)
-            or (self._manifest.size is not None and body.size != self._manifest.size)
-        ):
+        if session is None or session.peer.fingerprint != have.fingerprint or not self._source.rewind():
             raise IntegrityError(f"{self._recipient} gave a receipt of something else", detail="receipt")
+        size, digest = self._digest()
+        check_receipt(session, body, self._manifest, size, digest)
         return body
+
+    def _digest(self) -> tuple[int, bytes]:
+        """Size and BLAKE3 of the source, read once more."""
+        size, state = 0, blake3()
+        while data := self._source.read(CHUNK):
+            size += len(data)
+            state.update(data)
+        return size, state.digest()
 
     def _delivered(self, body: ReceiptBody, receipt: bytes) -> Delivery:
         path = save_receipt(self._home, body.tid, receipt)

@@ -24,6 +24,7 @@ from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.identity import CoordinatorIdentity, load_or_create
 from zkc.coordinator.invitations import advertised
 from zkc.coordinator.keypool import KeyPool
+from zkc.coordinator.outbox import Outbox
 from zkc.coordinator.registrations import Registrations
 from zkc.coordinator.services import Services
 from zkc.coordinator.transfers import Transfers
@@ -233,6 +234,8 @@ class Engine:
         router, bound = bind_router(ctx, wanted, identity.curve.secret, CONTROL_DOMAIN, watch=watch)
         self._router = LoopSocket(router, self._on_message, on_dropped=self._on_dropped)
         closing.callback(self._router.close)
+        self._outbox = Outbox(self._router.send)
+        closing.callback(self._outbox.close)
         self._reachable = bound[0]
         # The host as it was written ("*" stays "*"), the port as it was bound.
         self._bound = tuple(
@@ -356,7 +359,7 @@ class Engine:
             asyncio.get_running_loop().call_later(delays[0], self._look, fd, delays[1:])
 
     def _send(self, frame: bytes, routing_id: bytes) -> Sent:
-        return self._router.send(frame, routing_id)
+        return self._outbox.send(frame, routing_id)
 
     # --- what others wrote ------------------------------------------------------------------------------------------
 
@@ -407,6 +410,7 @@ class Engine:
             "registrations.open": len(self._registrations),
             "transfers.open": len(self._transfers),
             "connections.open": len(self._connections),
+            "outbox.bytes": self._outbox.size,
             "keypool.ready": len(core.pool),
             "keypool.taken": core.pool.counts.taken,
             "keypool.made_late": core.pool.counts.made_late,

@@ -8,6 +8,7 @@ here are polling, sockets and backpressure. Both ends hold at most the credit wi
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import threading
 from collections import deque
@@ -21,7 +22,7 @@ from zkc.crypto.chunks import token, xid_tag
 from zkc.crypto.primitives import Secret, check_mac
 from zkc.env import Clock, SystemClock
 from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError, error_for
-from zkc.net.monitor import EventKind, ThreadMonitor
+from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
 from zkc.net.sockets import Context, Login, Socket, bind_bulk, connect_bulk, context, tcp_endpoint
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery_recipient import (
@@ -43,9 +44,18 @@ FIRST_WORD_SECONDS: Final = 20.0
 """From the connection to the other end's first frame."""
 FAREWELL_SECONDS: Final = 10.0
 """How long the recipient keeps a finished link open for a sender that has not said that it has the receipt."""
-_REFUSED: Final = (
-    EventKind.HANDSHAKE_FAILED_AUTH, EventKind.HANDSHAKE_FAILED_NO_DETAIL, EventKind.HANDSHAKE_FAILED_PROTOCOL,
+_ENDS_OF_CONNECTING: Final = frozenset(
+    {
+        EventKind.HANDSHAKE_SUCCEEDED,
+        EventKind.HANDSHAKE_FAILED_AUTH,
+        EventKind.HANDSHAKE_FAILED_NO_DETAIL,
+        EventKind.HANDSHAKE_FAILED_PROTOCOL,
+        EventKind.DISCONNECTED,
+        EventKind.CLOSED,
+    }
 )
+_STOP_CODES: Final = frozenset({22, 23, 24, 25, 30, 31, 32, 33})
+"""With which an end may give a delivery up; any other code of a peer is told as an interruption."""
 
 
 class LinkLost(Interrupted):
@@ -223,6 +233,8 @@ class _Receiver:
         self._clock = clock
         self._deadline: float | None = clock.monotonic() + patience
         self._receipt = b""
+        self._due = True
+        """Whether there is something to acknowledge: the recipient speaks first."""
 
     def run(self, window: Callable[[], int]) -> None:
         name = self._session.req.sender
@@ -230,15 +242,16 @@ class _Receiver:
         for readable in (self._pull, self._bell.fd, *(each.socket for each in self._connections)):
             poller.register(readable, zmq.POLLIN)
         try:
-            self._send(self._machine.ack(0, window()), wait=True)
             while True:
+                self._acknowledge(window)
+                poller.register(self._push, zmq.POLLOUT if self._due else 0)
                 ready = dict(poller.poll(self._left()))
                 if self._bell.fd in ready:
                     raise Interrupted("this client ends", detail="shutdown")
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = [each.is_gone() for each in self._connections]
                 while (frame := _receive(self._pull)) is not None:
-                    if self._consume(frame.buffer, window):
+                    if self._consume(frame.buffer):
                         return
                 late = self._deadline is not None and self._clock.monotonic() >= self._deadline
                 if self._receipt and (any(gone) or late):
@@ -257,12 +270,12 @@ class _Receiver:
             self._tell(error)
             raise
 
-    def _consume(self, frame: memoryview, window: Callable[[], int]) -> bool:
+    def _consume(self, frame: memoryview) -> bool:
         """One frame; whether it was the last."""
         event = self._machine.receive(frame)
         if isinstance(event, Data):
             self._sink.write(event.data)
-            self._send(self._machine.ack(self._machine.received, window()))
+            self._due = True
         elif isinstance(event, Announced):
             self._sink.announced(event.manifest)
         elif isinstance(event, Complete):
@@ -270,12 +283,12 @@ class _Receiver:
                 self._sink.write(event.data)
             self._refuse_more()
             self._receipt = self._sink.complete(event.size, event.digest)
-            self._send(self._machine.done(self._receipt))
+            self._due = True
             self._deadline = self._clock.monotonic() + FAREWELL_SECONDS
         elif isinstance(event, Started):
             self._deadline = None
         elif isinstance(event, SenderStopped):
-            raise self._given_up(event)
+            raise _given_up(self._session.req.sender, event)
         return isinstance(event, Farewell)
 
     def _refuse_more(self) -> None:
@@ -283,10 +296,7 @@ class _Receiver:
         while (frame := _receive(self._pull)) is not None:
             event = self._machine.receive(frame.buffer)
             if isinstance(event, SenderStopped):
-                raise self._given_up(event)
-
-    def _given_up(self, stop: SenderStopped) -> ZkcError:
-        return error_for(stop.code, f"{self._session.req.sender} gave the transfer up", detail=stop.detail)
+                raise _given_up(self._session.req.sender, event)
 
     def _left(self) -> int | None:
         """Milliseconds for poll; while data flows only the connection's own end counts."""
@@ -294,20 +304,14 @@ class _Receiver:
             return None
         return self._left_until() + 1
 
-    def _send(self, frame: bytearray, *, wait: bool = False) -> None:
-        """An acknowledgement; the queue holds more of them than the window has chunks, so it is never full while
-        the sender lives. The first one waits for its connection."""
-        if wait:
-            poller = zmq.Poller()
-            poller.register(self._push, zmq.POLLOUT)
-            poller.register(self._bell.fd, zmq.POLLIN)
-            ready = dict(poller.poll(self._left_until()))
-            if self._bell.fd in ready:
-                raise Interrupted("this client ends", detail="shutdown")
-            if self._push not in ready:
-                raise LinkLost(f"{self._session.req.sender} agreed to send and did not come", detail="link")
-        with contextlib.suppress(zmq.Again):
-            self._push.send(frame, zmq.DONTWAIT)
+    def _acknowledge(self, window: Callable[[], int]) -> None:
+        """Say how far it is, or that it is done, as soon as the socket takes it: sealed only then, for the newest word
+        stands for all before it and a sealed frame that is not sent would leave a gap in the stream."""
+        if self._due and int(self._push.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+            machine = self._machine
+            word = machine.done(self._receipt) if self._receipt else machine.ack(machine.received, window())
+            self._push.send(word, zmq.DONTWAIT)
+            self._due = False
 
     def _left_until(self) -> int:
         return int(max((self._deadline or 0) - self._clock.monotonic(), 0) * 1000)
@@ -397,19 +401,19 @@ class _Sender:
     def connect(self, address: str) -> bool:
         """Whether both sockets stand within `CONNECT_SECONDS`."""
         endpoints = self._session.endpoints
-        if endpoints is None:
+        if endpoints is None or not (_is_address(address) and endpoints.data_port and endpoints.ack_port):
             return False
         self._sockets = connect_bulk(
             self._context, address, endpoints.data_port, endpoints.ack_port,
             login(self._session.k, "data", 0), login(self._session.k, "ack", 0),
-            watch=lambda sock: self._monitors.append(ThreadMonitor(sock)),
+            watch=lambda sock: self._monitors.append(ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))),
         )
         until = self._clock.monotonic() + CONNECT_SECONDS
         if self._deadline is not None:
             until = min(until, self._deadline)
         for monitor in self._monitors:
             left = max(until - self._clock.monotonic(), 0)
-            event = monitor.wait({EventKind.HANDSHAKE_SUCCEEDED, EventKind.DISCONNECTED, *_REFUSED}, left)
+            event = monitor.wait(_ENDS_OF_CONNECTING, left)
             if event is None or event.kind is not EventKind.HANDSHAKE_SUCCEEDED:
                 return False
         return True
@@ -483,7 +487,7 @@ class _Sender:
     def _consume(self, frame: memoryview) -> Credited | Delivered:
         event = self._machine.receive(frame)
         if isinstance(event, Stopped):
-            raise error_for(event.code, f"{self._session.req.recipient} gave the transfer up", detail=event.detail)
+            raise _given_up(self._session.req.recipient, event)
         if isinstance(event, Credited) and self._first_word:
             self._first_word = 0.0
             self._queue.extend(self._machine.start())
@@ -513,6 +517,20 @@ class _Sender:
         return LinkLost(
             f"the link to {self._session.req.recipient} {how} after {self._machine.sent} bytes", detail="link"
         )
+
+
+def _given_up(peer: str, stop: SenderStopped | Stopped) -> ZkcError:
+    code = stop.code if stop.code in _STOP_CODES else Interrupted.code
+    return error_for(code, f"{peer} gave the transfer up", detail=stop.detail)
+
+
+def _is_address(text: str) -> bool:
+    """Whether a recipient's word is an IP address: names would be looked up, and endpoints of other kinds opened."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _violation(what: str, violation: PeerViolation) -> ZkcError:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from zkc.constants import ANSWERS_KEPT_MAX, RETRY_SECONDS
+from zkc.constants import ANSWERS_KEPT_BYTES_MAX, ANSWERS_KEPT_MAX, RETRY_SECONDS
 from zkc.errors import PeerViolation
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import Answer, AnswerBody, Failure, Record, Request, RequestBody
@@ -63,6 +63,7 @@ class Calls(Generic[V]):
         self._pending: dict[bytes, _Pending] = {}
         self._asked: dict[bytes, V] = {}
         self._answers: OrderedDict[bytes, bytes] = OrderedDict()
+        self._answer_bytes = 0
 
     def request(self, id: bytes, body: RequestBody, now: float, deadline: float) -> bytes:
         """A new request: its plaintext, now; repeated by `tick` until it is answered or ``deadline``."""
@@ -128,6 +129,7 @@ class Calls(Generic[V]):
 
     def _store(self, id: bytes, plaintext: bytes) -> Outgoing[V]:
         self._answers[id] = plaintext
-        if len(self._answers) > ANSWERS_KEPT_MAX:
-            self._answers.popitem(last=False)
+        self._answer_bytes += len(plaintext)
+        while len(self._answers) > ANSWERS_KEPT_MAX or self._answer_bytes > ANSWERS_KEPT_BYTES_MAX:
+            self._answer_bytes -= len(self._answers.popitem(last=False)[1])
         return Outgoing(self._asked.pop(id, None), plaintext)

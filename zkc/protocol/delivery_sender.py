@@ -130,8 +130,8 @@ class DeliverySender:
         if acks is self._next_acks:
             self._acks, self._next_acks = acks, None
         if isinstance(message, Ack):
-            if message.position > self.sent:
-                raise PeerViolation("unexpected", "more was acknowledged than was sent")
+            if message.attempt != header.attempt or message.position > self.sent:
+                raise PeerViolation("unexpected", "an acknowledgement of what was not sent")
             self._started = True
             self._limit = max(self._limit, message.position + message.credit)
             return Credited(message.position)

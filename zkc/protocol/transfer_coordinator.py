@@ -85,10 +85,9 @@ class Answered:
 
 @dataclass(frozen=True)
 class KeyPassed:
-    """Sender-made: the key is with the recipient, whose confirmation is awaited. It may pass again, no other may."""
+    """Sender-made: the key is with the recipient, whose confirmation is awaited. No other key passes."""
 
     req: Req
-    message: TransferKey
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,11 +202,9 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
     return Step(KeyWithRecipient(req, th_c, message, k), (AskRecipient(DeliverSessionKey(wrapped, b"")),))
 
 
-def consume_key(broker: Broker, state: Answered | KeyPassed, message: TransferKey) -> Step:
+def consume_key(broker: Broker, state: Answered, message: TransferKey) -> Step:
     """X5: the sender-made key, passed on unread, once (Figure 2, alternate embodiment)."""
-    if isinstance(state, KeyPassed) and state.message != message:
-        raise PeerViolation("unexpected", "another key on the same transfer")
-    return Step(KeyPassed(state.req, message), (AskRecipient(DeliverKey(message.key, message.signature)),))
+    return Step(KeyPassed(state.req), (AskRecipient(DeliverKey(message.key, message.signature)),))
 
 
 def consume_confirmation(broker: Broker, state: KeyPassed, message: TransferConfirm) -> Step:
@@ -246,7 +243,6 @@ TABLE: Final[Table] = {
     (Idle, TransferRequest): consume_request,
     (Notified, TransferResponse): consume_answer,
     (Answered, TransferKey): consume_key,
-    (KeyPassed, TransferKey): consume_key,
     (KeyPassed, TransferConfirm): consume_confirmation,
     (KeyWithRecipient, TransferConfirm): consume_recipient_confirmation,
     (KeyWithSender, TransferConfirmKey): consume_sender_confirmation,

@@ -18,6 +18,12 @@ Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 MaybeHash = Annotated[bytes, Meta(max_length=32)]
 Blob = Annotated[bytes, Meta(max_length=48 * 1024)]
 Small = Annotated[bytes, Meta(max_length=8 * 1024)]
+EncodedCard = Annotated[bytes, Meta(max_length=16 * 1024)]
+SealedAnswer = Annotated[bytes, Meta(max_length=24 * 1024)]
+"""Room for a receipt with an application's card in it."""
+Response = Annotated[bytes, Meta(max_length=26 * 1024)]
+"""RESP, and with it card, certificate and keys: X4 fits into one control message whatever a recipient says."""
+LiveSignature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Name = Annotated[str, Meta(max_length=127)]
 Word = Annotated[str, Meta(max_length=64)]
 Line = Annotated[str, Meta(max_length=512)]
@@ -121,7 +127,7 @@ class SealedPermServer(Message, frozen=True):
 
 
 class SealedPermClient(Message, frozen=True):
-    card: Blob
+    card: EncodedCard
     curve_key: Hash
     signature: Small
 
@@ -233,12 +239,12 @@ class Goodbye(Message, frozen=True, tag="goodbye"):
 
 class TransferRequest(Message, frozen=True, tag="x1"):
     request: Small
-    signature: Small
+    signature: LiveSignature
 
 
 class TransferKey(Message, frozen=True, tag="x5"):
     key: Small
-    signature: Small
+    signature: LiveSignature
 
 
 class TransferConfirmKey(Message, frozen=True, tag="confs"):
@@ -273,14 +279,14 @@ class Leave(Message, frozen=True, tag="leave"):
 
 class Notify(Message, frozen=True, tag="x2"):
     request: Small
-    signature: Small
-    card: Blob
+    signature: LiveSignature
+    card: EncodedCard
     certificate: Small
 
 
 class DeliverKey(Message, frozen=True, tag="x5r"):
     key: Small
-    signature: Small
+    signature: LiveSignature
 
 
 class DeliverSessionKey(Message, frozen=True, tag="keyr"):
@@ -317,9 +323,9 @@ class Ok(Message, frozen=True, tag="ok"):
 
 
 class TransferGrant(Message, frozen=True, tag="x4"):
-    response: Blob
-    signature: Small
-    card: Blob
+    response: Response
+    signature: LiveSignature
+    card: EncodedCard
     certificate: Small
     wrapped: Small
     """Coordinator-made: KEYS; else empty."""
@@ -328,8 +334,8 @@ class TransferGrant(Message, frozen=True, tag="x4"):
 
 
 class TransferResponse(Message, frozen=True, tag="x3"):
-    response: Blob
-    signature: Small
+    response: Response
+    signature: LiveSignature
 
 
 class TransferConfirm(Message, frozen=True, tag="x6"):
@@ -351,7 +357,7 @@ class PeerPage(Message, frozen=True, tag="peer-page"):
 
 
 class PeerCard(Message, frozen=True, tag="peer-card"):
-    card: Blob
+    card: EncodedCard
     certificate: Small
 
 
@@ -428,7 +434,7 @@ class Resp(Message, frozen=True):
     key_source: Literal["sender", "coordinator"]
     key_order: Literal["recipient-first", "sender-first"]
     sender_one_time_key: Small
-    sealed_endpoints: Blob
+    sealed_endpoints: SealedAnswer
     """Seal of `Endpoints`; with verdict ``have`` of the receipt."""
 
 
@@ -535,4 +541,4 @@ class ReceiptBody(Message, frozen=True):
 class Receipt(Message, frozen=True):
     body: Small
     signature: Small
-    card: Blob
+    card: EncodedCard
