@@ -30,7 +30,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Self
+
+from zkc.client.control import AskStatus, ControlReply, StatusReply
+from zkc.env import SystemClock, SystemEntropy
+from zkc.net.local_client import LocalClient
+from zkc.stores.home import Home
+from zkc.stores.keystore import KeyStore
 
 if TYPE_CHECKING:
     from zkc.api import SyncClient
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 READY_SECONDS: Final = 60.0
 """For each program to say that it is ready: ten times and more what a busy machine needs."""
 END_SECONDS: Final = 20.0
+_POLL_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -197,21 +204,45 @@ class Fleet:
 
     # --- what can be done to them -----------------------------------------------------------------------------------
 
-    def invite(self, name: str, *words: str) -> str:
+    def invite(self, name: str, kind: Literal["computer", "user"] = "computer") -> str:
         """An invitation for ``name``."""
-        return self._checked("coordinator", "coordinator", "invite", name, *words).decode().strip()
+        from zkc.coordinator import admin
 
-    def join(self, name: str, *words: str) -> None:
+        return admin.invite(Home.resolve("coordinator", str(self.home("coordinator"))), name, kind).invitation
+
+    def join(self, name: str, kind: Literal["computer", "user"] = "computer") -> None:
         """Register a client's home; it has no daemon yet."""
-        invitation = self.invite(name)
+        from zkc.client.join import join, read_invitation
+        from zkc.config import load, save_client
+
+        home = Home.resolve("client", str(self.home(name))).prepare()
         self.configure(name, self._client_config)
-        self._checked(name, "join", "--invite-file", "-", "--accept", "all", *words, stdin=invitation.encode())
+        config = load("client", home.config_file, {}).config
+        with KeyStore.open(home) as store:
+            joined = join(
+                store, read_invitation(self.invite(name, kind)), config, clock=SystemClock(), entropy=SystemEntropy()
+            )
+        save_client(home.config_file, {"coordinator.endpoints": list(joined.endpoints)})
 
     def start_daemon(self, name: str) -> Program:
         """Start it and wait until it is linked."""
         program = self._spawn(name, "daemon").wait_ready()
-        self._checked(name, "status", "--wait", f"{READY_SECONDS:.0f}s")
+        self.wait_linked(name)
         return program
+
+    def wait_linked(self, name: str) -> None:
+        """Until the client's daemon has its link; `RuntimeError` after `READY_SECONDS`."""
+        clock = SystemClock()
+        end = clock.monotonic() + READY_SECONDS
+        client: LocalClient[ControlReply] = LocalClient(
+            Home.resolve("client", str(self.home(name))).socket_path(), ControlReply
+        )
+        while clock.monotonic() < end:
+            reply = client.call(AskStatus())
+            if isinstance(reply, StatusReply) and reply.linked:
+                return
+            threading.Event().wait(_POLL_SECONDS)
+        raise RuntimeError(f"{name} did not link: {self._programs[name].log.read_text(errors='replace')[-2000:]}")
 
     def start_coordinator(self) -> Program:
         """Start it, after the first time at the same port as before."""
@@ -242,22 +273,16 @@ class Fleet:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.configure("coordinator", self._coordinator_config)
         self.start_coordinator()
-        with ThreadPoolExecutor(len(self._names)) as pool:
-            list(pool.map(self.join, self._names))
-            if self._daemons:
+        for name in self._names:
+            self.join(name)
+        if self._daemons:
+            with ThreadPoolExecutor(len(self._names)) as pool:
                 list(pool.map(self.start_daemon, self._names))
 
     def _spawn(self, name: str, *words: str) -> Program:
         log = self.folder / f"{name}.log"
         program = self._programs[name] = Program([*_ZKC, *words], self.environment(name), log)
         return program
-
-    def _checked(self, name: str, *words: str, stdin: bytes = b"") -> bytes:
-        done = self.zkc(name, *words, stdin=stdin)
-        if done.code:
-            told = done.err.decode(errors="replace")
-            raise RuntimeError(f"{name}: zkc {' '.join(words)} ended with {done.code}: {told}")
-        return done.out
 
 
 _ZKC: Final = (sys.executable, "-m", "zkc")

@@ -60,7 +60,8 @@ def test_join_writes_what_it_was_told_and_says_who_one_is(fleet: Fleet) -> None:
     words = ["--listen", "tcp://127.0.0.1:0", "--accept", "none"]
     done = join(fleet, "told", fleet.invite("told"), *words)
     (told,) = done.events
-    assert (done.code, told["event"], told["name"], told["endpoints"]) == (0, "joined", "told", [fleet.coordinator.endpoint])
+    assert (done.code, told["event"], told["name"]) == (0, "joined", "told")
+    assert told["endpoints"] == [fleet.coordinator.endpoint]
     shown = {row["key"]: row["value"] for row in fleet.zkc("told", "config", "--json").events}
     assert shown["coordinator.endpoints"] == [fleet.coordinator.endpoint]
     assert (shown["transfer.listen"], shown["inbox.accept"]) == ("tcp://127.0.0.1:0", "none")
@@ -201,7 +202,7 @@ def test_an_application_joins_without_an_invitation_and_the_daemon_serves_it(fle
 
 def test_recv_registers_an_application_that_is_not(fleet: Fleet) -> None:
     done = fleet.zkc("bob", "recv", "--app", "mail", "--json")
-    assert (done.code, done.events[0]["event"], done.events[-1]["detail"]) == (22, "notice", "empty")
+    assert reason(done) == (22, "empty")
     clients = fleet.zkc("coordinator", "coordinator", "clients", "--json").events
     assert ("bob/mail", "application") in {(row["name"], row["kind"]) for row in clients}
 
@@ -351,6 +352,7 @@ def test_a_changed_key_stops_everything_until_its_fingerprint_is_named(fleets: F
     # Another computer gets bob's name.
     assert fleet.zkc("coordinator", "coordinator", "revoke", "bob").code == 0
     assert fleet.program("bob").process.wait(PATIENCE) == 11
+    fleet.program("bob").terminate()  # closes its log
     assert join(fleet, "bob", fleet.invite("bob"), "--force").code == 0
     new = fleet.start_daemon("bob").fingerprint
     assert old != new
@@ -397,7 +399,8 @@ def test_an_invitation_is_one_line_on_stdout_or_an_object(fleet: Fleet) -> None:
     assert told["invitation"].encode() not in listed.out
     kinds = {row["kind"] for row in listed.events if row["name"] == "new"}
     assert kinds == {"user", "computer"}
-    assert reason(fleet.zkc("coordinator", "coordinator", "invite", "--cancel", "nobody", "--json")) == (11, "invite-unknown")
+    done = fleet.zkc("coordinator", "coordinator", "invite", "--cancel", "nobody", "--json")
+    assert reason(done) == (11, "invite-unknown")
 
 
 @pytest.mark.attack("L03")

@@ -86,7 +86,7 @@ def wire(number: int) -> Wire:
     return Wire(number.to_bytes(5, "big"), number, number)
 
 
-# --- registrations ------------------------------------------------------------------------------------------------------
+# --- registrations ----------------------------------------------------------------------
 
 
 def invited(core: Core, name: str) -> bytes:
@@ -140,7 +140,7 @@ def test_an_invitation_cannot_speak_for_another(core: Core) -> None:
     assert core.counters["violations.identity"] == 1
 
 
-# --- transfers ----------------------------------------------------------------------------------------------------------
+# --- transfers ----------------------------------------------------------------------
 
 
 class Ask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 
 from zkc.client import control
@@ -14,10 +13,8 @@ from zkc.env import Clock, Entropy
 from zkc.errors import DaemonError, IdentityError, UsageError
 from zkc.ids import check_name
 from zkc.net.local_client import LocalClient
-from zkc.net.sockets import context
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import InvitationText
 
 
 def application_name(principal: Principal, app: str) -> str:
@@ -46,7 +43,7 @@ def join_application(
     wanted = (name, "application", principal.registration.coordinator_fingerprint)
     if (invitation.name, invitation.kind, invitation.fingerprint) != wanted:
         raise IdentityError(f"the coordinator's invitation is not for {name}", detail="name")
-    joined = asyncio.run(_join(store, config, invitation, principal, clock, entropy))
+    joined = join(store, invitation, config, clock=clock, entropy=entropy, owner=principal)
     tell_daemon(home)
     return joined
 
@@ -60,12 +57,3 @@ def tell_daemon(home: Home) -> None:
         if error.detail != "not-running":
             raise
 
-
-async def _join(
-    store: KeyStore, config: ClientConfig, invitation: InvitationText, owner: Principal, clock: Clock, entropy: Entropy
-) -> Joined:
-    ctx = context(entropy)
-    try:
-        return await join(ctx, store, invitation, config, clock=clock, entropy=entropy, owner=owner)
-    finally:
-        ctx.destroy(linger=0)

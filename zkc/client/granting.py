@@ -23,9 +23,9 @@ from zkc.errors import (
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
-from zkc.protocol.trust import KeyChanged, judge_peer
+from zkc.protocol.trust import KeyChanged, judge_peer, verify_peer
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import TransferEnd
+from zkc.wire.messages import LookUp, PeerCard, TransferEnd
 
 
 async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy) -> Grant:
@@ -47,7 +47,7 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
     try:
         while not isinstance(current.state, machine.Agreed):
             if current.effects:
-                answer = await _ask(link, current.effects, wanted.recipient)
+                answer = await _ask(link, store, current.effects, wanted.recipient)
                 current = step(machine.TABLE, sender, current.state, answer)
                 continue
             state = current.state
@@ -79,12 +79,23 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
             link.tell(TransferEnd(terms.xid, 31, "ended"))
 
 
-async def _ask(link: Link, effects: tuple[Send, ...], recipient: str) -> object:
+async def _ask(link: Link, store: KeyStore, effects: tuple[Send, ...], recipient: str) -> object:
     (effect,) = effects
     try:
         return await link.request(effect.message, STEP_SECONDS)
+    except IdentityError as error:
+        await _look_into(link, store, recipient)
+        raise _explained(error, recipient) from None
     except ZkcError as error:
         raise _explained(error, recipient) from None
+
+
+async def _look_into(link: Link, store: KeyStore, recipient: str) -> None:
+    """A recipient that is not the one whose key is pinned here says so first: `KeyChanged`, if it is that."""
+    found = await link.request(LookUp(recipient))
+    if isinstance(found, PeerCard):
+        card = verify_peer(link.principal.authority, recipient, found.card, found.certificate)
+        judge_peer(card, known_about(store, recipient, card.fingerprint), None)
 
 
 _WORDS: Final = {

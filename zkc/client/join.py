@@ -30,7 +30,7 @@ from zkc.errors import (
     error_for,
 )
 from zkc.ids import owner_of
-from zkc.net.sockets import Context, curve_public, generate_curve, to_raw
+from zkc.net.sockets import Context, context, curve_public, generate_curve, to_raw
 from zkc.protocol import registration_client as machine
 from zkc.protocol.step import Send, Step, erase, step
 from zkc.stores.keystore import KeyStore, Registration
@@ -86,7 +86,25 @@ def refuse_second_registration(store: KeyStore, *, force: bool) -> None:
             )
 
 
-async def join(
+def join(
+    store: KeyStore, invitation: InvitationText, config: ClientConfig, *, clock: Clock, entropy: Entropy,
+    owner: Principal | None = None, force: bool = False,
+) -> Joined:
+    """`register`, for callers that block."""
+
+    async def run() -> Joined:
+        ctx = context(entropy)
+        try:
+            return await register(
+                ctx, store, invitation, config, clock=clock, entropy=entropy, owner=owner, force=force
+            )
+        finally:
+            ctx.destroy(linger=0)
+
+    return asyncio.run(run())
+
+
+async def register(
     ctx: Context, store: KeyStore, invitation: InvitationText, config: ClientConfig, *, clock: Clock, entropy: Entropy,
     owner: Principal | None = None, force: bool = False,
 ) -> Joined:

@@ -16,8 +16,6 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 if TYPE_CHECKING:
     from zkc.client.join import Joined
     from zkc.config import ClientConfig
-    from zkc.stores.keystore import KeyStore
-    from zkc.wire.messages import InvitationText
 
 _INVITATION_MAX = 64 * 1024
 
@@ -74,10 +72,9 @@ def _join_application(call: Invocation, app: str) -> Joined:
 def _join(
     call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool
 ) -> Joined:
-    import asyncio
-
-    from zkc.client.join import read_invitation, refuse_second_registration
+    from zkc.client.join import join, read_invitation, refuse_second_registration
     from zkc.config import save_client
+    from zkc.env import SystemClock, SystemEntropy
     from zkc.stores.keystore import KeyStore
     from zkc.ui.cli.homes import client_config, client_home
 
@@ -95,7 +92,9 @@ def _join(
         with home.lock():
             if accept is None and call.out.may_prompt:
                 accept = _ask_accept(config)
-            joined = asyncio.run(_register(store, invitation, config, force=force))
+            joined = join(
+                store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force
+            )
     told: dict[str, object] = {"coordinator.endpoints": list(joined.endpoints)}
     if listen is not None:
         told["transfer.listen"] = listen
@@ -103,19 +102,6 @@ def _join(
         told["inbox.accept"] = accept
     save_client(home.config_file, told)
     return joined
-
-
-async def _register(store: KeyStore, invitation: InvitationText, config: ClientConfig, *, force: bool) -> Joined:
-    from zkc.client.join import join
-    from zkc.env import SystemClock, SystemEntropy
-    from zkc.net.sockets import context
-
-    entropy = SystemEntropy()
-    ctx = context(entropy)
-    try:
-        return await join(ctx, store, invitation, config, clock=SystemClock(), entropy=entropy, force=force)
-    finally:
-        ctx.destroy(linger=0)
 
 
 def _invitation(call: Invocation, invite_file: str | None) -> str:
