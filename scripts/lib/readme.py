@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from zkc.ui.cli.main import COMMANDS
-from zkc.ui.cli.options import root
+from zkc.ui.cli.options import Group, root
 
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 CALL = re.compile(r"(?:^|[|&;(`] *|\$ +)(?:[A-Z_]+=\S+ +)*zkc +([^|&;`\n]*)", re.MULTILINE)
@@ -41,8 +41,15 @@ def _exists(words: list[str]) -> bool:
             if found is None:
                 return False
             command = found
-            options |= {option for parameter in command.get_params(context) for option in parameter.opts}
+            options |= _options(command, context)
+            if isinstance(command, Group) and command.default is not None:
+                # `zkc inbox --partial` is `zkc inbox list --partial`.
+                options |= _options(command.get_command(context, command.default), context)
     return True
+
+
+def _options(command: click.Command | None, context: click.Context) -> set[str]:
+    return {option for parameter in (command.get_params(context) if command else ()) for option in parameter.opts}
 
 
 def _is_value(words: list[str], at: int) -> bool:

@@ -24,7 +24,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvilFleet]:
 
 @pytest.fixture
 def fleet(running: EvilFleet) -> Iterator[EvilFleet]:
-    """`running`; while the lies of the test are told and after them, bob still delivers to carol."""
+    """`running` with nothing but the truth told so far; after the lies of the test, bob still delivers to carol."""
     running.evil.lie("truth")
     yield running
     running.evil.lie("truth")

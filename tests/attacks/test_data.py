@@ -108,8 +108,8 @@ def test_what_a_stranger_pushes_takes_no_memory_and_a_bystander_goes_on(fleet: F
     pid = fleet.program("bob").process.pid
     host, port = session.endpoints.addresses[0], session.endpoints.data_port
     junk = [
-        evil.greeting(mechanism=b"NULL") + evil.ready(b"PUSH"), evil.greeting(mechanism=b"PLAIN"), evil.greeting((1, 0)),
-        b"GET / HTTP/1.1\r\n\r\n",
+        evil.greeting(mechanism=b"NULL") + evil.ready(b"PUSH"), evil.greeting(mechanism=b"PLAIN"),
+        evil.greeting((1, 0)), b"GET / HTTP/1.1\r\n\r\n",
     ]
     before = memory(pid)
     for beginning in junk:
@@ -306,13 +306,14 @@ def test_anything_after_the_end_makes_the_whole_worthless(fleet: Fleet, mallory:
     session = mallory.agree("bob")
     frames = Frames(session)
     with RawLine(session) as line:
-        end = frames.last(b"whole")
+        opening, end = frames.opening(), frames.last(b"whole")
         more = frames.chunk(b"more") if extra == "a chunk" else frames.last(b"more")
-        line.send(*frames.opening(), end, more)
+        line.send(*opening, end, more)
         stop = line.verdict()
     assert isinstance(stop, Stop)
     assert stop.code == 32
     nothing_arrived(fleet, session, 32)
+    assert ending(fleet, "bob", session.req.xid)["detail"] == "truncated"
 
 
 @pytest.mark.attack("D04")
@@ -378,7 +379,8 @@ def test_a_chunk_of_another_transfer_is_refused(fleet: Fleet, mallory: EvilSende
     foreign_chunk = there.chunk(here.whole())
     opening = here.opening()
     if disguised:
-        foreign_chunk[DATA_HEADER_BYTES - 16 : DATA_HEADER_BYTES] = opening[0][DATA_HEADER_BYTES - 16 : DATA_HEADER_BYTES]
+        tag = slice(DATA_HEADER_BYTES - 16, DATA_HEADER_BYTES)
+        foreign_chunk[tag] = opening[0][tag]
     with Line(session) as line:
         line.send(*opening, foreign_chunk)
         stop = line.verdict()
@@ -406,20 +408,24 @@ def test_a_tampered_chunk_never_reaches_any_file(fleet: Fleet, mallory: EvilSend
 
 
 @pytest.mark.attack("D09")
-@pytest.mark.parametrize("what", ["another commitment", "another key under the true commitment", "no commitment"])
+@pytest.mark.parametrize(
+    "what", ["a damaged commitment", "a true frame under another commitment", "another key under the true one", "none"]
+)
 def test_a_first_frame_that_is_not_committed_to_the_key_is_refused(
     fleet: Fleet, mallory: EvilSender, what: str
 ) -> None:
     session = mallory.agree("bob")
     frames = Frames(session)
     true, manifest = frames.opening()
-    other = Frames(session)
+    other, lying = Frames(session), Frames(session)
     other.data = StreamSealer(foreign(session), Stream.DATA, 0, session.req.cipher)
+    lying.data._commitment = other.data._commitment
     header = slice(0, DATA_HEADER_BYTES + 32)
     start = {
-        "another commitment": damaged(true, DATA_HEADER_BYTES + 31),
-        "another key under the true commitment": bytes(true[header]) + bytes(other.opening()[0][header.stop :]),
-        "no commitment": bytes(true[:DATA_HEADER_BYTES]) + bytes(true[header.stop :]),
+        "a damaged commitment": damaged(true, DATA_HEADER_BYTES + 31),
+        "a true frame under another commitment": bytes(lying.opening()[0]),
+        "another key under the true one": bytes(true[header]) + bytes(other.opening()[0][header.stop :]),
+        "none": bytes(true[:DATA_HEADER_BYTES]) + bytes(true[header.stop :]),
     }[what]
     with Line(session) as line:
         line.send(start, manifest, frames.chunk(frames.whole()))
@@ -452,7 +458,10 @@ def test_a_frame_above_what_any_chunk_takes_ends_its_connection(fleet: Fleet, ma
 
 @pytest.mark.parametrize(
     "parts",
-    [(b"",), (b"\x01",), (b"\x01" * DATA_HEADER_BYTES,), (bytes(200),), (b"\xff" * 70_000,), (b"one", b"two"), (b"",) * 50],
+    [
+        (b"",), (b"\x01",), (b"\x01" * DATA_HEADER_BYTES,), (bytes(200),), (b"\xff" * 70_000,), (b"one", b"two"),
+        (b"",) * 50,
+    ],
     ids=["empty", "one byte", "a header", "zeros", "ones", "two parts", "many parts"],
 )
 def test_what_is_no_frame_ends_only_its_own_transfer(
@@ -528,7 +537,8 @@ def test_a_receipt_before_the_end_of_the_file_is_refused(fleet: Fleet, eve: Evil
     def early(delivering: Delivering) -> None:
         delivering.say(Ack(0, 0, CHUNK))
         delivering.take(Data)
-        body = delivering.body(Complete(b"", 3 * CHUNK, blake3(b"x" * 3 * CHUNK).digest()))
+        # True of every byte that was sent so far.
+        body = delivering.body(Complete(b"", CHUNK, blake3(b"x" * CHUNK).digest()))
         delivering.say(Done(delivering.receipt(body)))
 
     assert isinstance(send_to(eve, fleet, early), IntegrityError)

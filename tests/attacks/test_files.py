@@ -1,4 +1,4 @@
-"""Names, files and text that a peer chose: nothing outside the place that the user named, nothing followed, nothing run."""
+"""Names, files and text that a peer chose: nothing outside the place that the user named, nothing followed or run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from zkc.wire.messages import Done, Stop
 pytestmark = pytest.mark.xdist_group("attacks-files")
 
 NAMES: Final = (
-    "../x", "../../x", "/etc/x", "a/../../x", "..\\x", "..\\..\\x", "C:x", "C:\\x", "\\\\host\\share\\x", "~/.bashrc", "~",
-    "~root", "nul\0byte", "", ".", "..", "...", "/", "//", "x" * 256, "\u00e9" * 200, ("long" * 70) + ".tar.gz", "CON",
+    "../x", "../../x", "/etc/x", "a/../../x", "..\\x", "..\\..\\x", "C:x", "C:\\x", "\\\\host\\share\\x", "~/.bashrc",
+    "~", "~root", "nul\0byte", "", ".", "..", "...", "/", "//", "x" * 256, "\u00e9" * 200, ("long" * 70) + ".tar.gz",
+    "CON",
     "nul.txt", "COM1", "trailing.", "trailing ", ".bashrc", ".ssh/authorized_keys", "-rf", "--output=x", "a\nb", "a\rb",
     "\x1b[2Jx", "exe\u202etxt", "zero\u200bwidth", "\ufeffbom", "$(touch canary)", "`touch canary`", "; touch canary",
     "%s%n", "x\u2028y", "index.db", "files", "canary", "CANARY", "e\u0301", "\u00e9",
 )
 """The corpus of names (F01, F02, F05, F07): each goes through every option that names a place."""
 TERMINAL: Final = (
-    "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "\x1b]52;c;b3duZWQ=\x07", "\x1bP$q\"p\x1b\\", "\x1b[6n", "\x9b31m", "\x1b(0",
-    "\x1b[?1049h", "\x1bc", "a\rb", "a\nb", "a\x08b", "\u202egnp.exe", "zero\u200bwidth", "\x07", "\x1b[99;1H", "\u2028",
+    "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "\x1b]52;c;b3duZWQ=\x07", "\x1bP$q\"p\x1b\\", "\x1b[6n", "\x9b31m",
+    "\x1b(0", "\x1b[?1049h", "\x1bc", "a\rb", "a\nb", "a\x08b", "\u202egnp.exe", "zero\u200bwidth", "\x07",
+    "\x1b[99;1H", "\u2028",
 )
 
 
@@ -365,7 +367,7 @@ def test_an_existing_file_is_overwritten_only_when_asked_and_an_archive_stays_a_
     assert place.saved() == ["photos (2).tar", "photos.tar"]
 
 
-# --- text ---------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------------------------
 
 
 class Terminal:

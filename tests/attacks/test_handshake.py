@@ -1,4 +1,4 @@
-"""The coordinator alters, exchanges, forges and replays what it passes on; what it sees; what a thief of all keys gets."""
+"""The coordinator alters, exchanges, forges and replays what it passes on; what it sees; what a thief of keys gets."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_watch_sees_a_transfer_that_is_not_refused(fleet: EvilFleet) -> None
     assert fleet.data_connections("bob") - before
 
 
-# --- altered ----------------------------------------------------------------------------------------------------------------
+# --- altered ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("H03")
@@ -168,7 +168,7 @@ def test_a_flipped_bit_of_whatever_is_passed_on_is_refused(refused: EvilFleet, m
         assert refused.evil.report() == {"altered": 1}
 
 
-# --- exchanged and forged ------------------------------------------------------------------------------------------------------
+# --- exchanged and forged -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("H04")
@@ -202,6 +202,14 @@ def test_a_request_to_one_recipient_is_refused_by_another(refused: EvilFleet) ->
     assert answer == ["Failure", 12, "identity"]
     key = newest(refused, "bob", "DeliverKey")
     assert refused.evil.command("replay", record=key, to="carol")["answer"] == ["Failure", 12, "unexpected"]
+
+
+@pytest.mark.attack("H05")
+def test_a_key_that_the_coordinator_made_itself_is_not_the_senders(refused: EvilFleet) -> None:
+    """It seals to both keys of the recipient, under the right transcript: only the sender's signature is missing."""
+    refused.evil.lie("own-key")
+    assert refusal(refused).code == 12
+    assert refused.evil.report() == {"answers": [["Failure", 12, "forged"]]}
 
 
 @pytest.mark.attack("H07")
@@ -253,7 +261,7 @@ def test_a_message_of_one_kind_is_not_taken_for_another(
     assert refused.evil.report()["altered"] == 1
 
 
-# --- replayed ----------------------------------------------------------------------------------------------------------------
+# --- replayed -----------------------------------------------------------------------------------------------------
 
 
 def newest(fleet: EvilFleet, to: str, kind: str) -> int:
@@ -310,7 +318,7 @@ def test_an_earlier_answer_is_refused_by_the_sender(refused: EvilFleet, kind: st
     assert refused.evil.report() == {"replaced": 1}
 
 
-# --- what is seen, and what a thief gets ------------------------------------------------------------------------------------
+# --- what is seen, and what a thief gets --------------------------------------------------------------------------
 
 
 @dataclass
@@ -354,7 +362,7 @@ class Recorded:
         }
 
     def opened(self, k: Secret) -> bytes | None:
-        """The payload, as a recipient with the key ``k`` reads it from the recorded frames; None where it reads none."""
+        """The payload, as a recipient with the key ``k`` reads it in the recorded frames; None where it reads none."""
         req: Req = decode(self.notify.request, Req)
         resp: Resp = decode(self.grant.response, Resp)
         peer = verify_card(self.notify.card, suite_named("hybrid"))
@@ -381,7 +389,10 @@ def recorded(running: EvilFleet, tmp_path_factory: pytest.TempPathFactory) -> Re
     wire, inside = running.wire_marks(), len(running.evil.plaintexts)
     out = folder / "tapped.json"
     subprocess.run(
-        [sys.executable, "-m", "tests.support.tapped_send", str(out), "send", "bob", str(folder / name), "--note", note],
+        [
+            sys.executable, "-m", "tests.support.tapped_send", str(out), "send", "bob", str(folder / name), "--note",
+            note,
+        ],
         env=running.environment("alice"), check=True, timeout=60, cwd=folder,
     )
     control = running.wire_since(wire)
@@ -476,12 +487,9 @@ def parts_of(secret: bytes) -> set[bytes]:
 
 @pytest.mark.attack("H09")
 def test_the_session_key_is_in_no_file(running: EvilFleet, recorded: Recorded) -> None:
-    found = {
-        word: path
-        for path in running.folder.rglob("*") if path.is_file()
-        for word in ("k", "k in hex", "token", "token of acknowledgements") if recorded.secrets[word] in path.read_bytes()
-    }
-    assert not found
+    files = [path for path in running.folder.rglob("*") if path.is_file()]
+    for word in ("k", "k in hex", "token", "token of acknowledgements"):
+        assert not [path for path in files if recorded.secrets[word] in path.read_bytes()], word
 
 
 @pytest.mark.attack("H15", "H09")

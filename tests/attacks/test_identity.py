@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.again import Again
 from tests.support.evil_fleet import EvilFleet, error_of
 from zkc.client.principal import pin_peer
 from zkc.crypto.cards import make_card, verify_card
@@ -38,7 +38,7 @@ def mend(fleet: EvilFleet, name: str, other: str, fingerprint: str) -> None:
     assert done.code == 0, done
 
 
-# --- the recipient's key --------------------------------------------------------------------------------------------------
+# --- the recipient's key ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("H02", "P08")
@@ -52,9 +52,11 @@ def test_another_key_than_the_known_one_stops_the_sender_and_no_option_overrides
         assert watched.zkc("alice", "verify", "bob", "--confirm").code == 0
     watched.evil.lie("impersonate", name="bob")
 
-    for words in ([], ["--batch"], ["--batch", "--no-resume", "--quiet"]):
-        error = error_of(watched.send("alice", "bob", "for bob alone", *words))
-        assert (error["code"], error["reason"], error["detail"]) == (12, "identity", "identity")
+    options: list[list[str]] = [[], ["--batch"], ["--batch", "--no-resume", "--quiet"]]
+    errors = [error_of(watched.send("alice", "bob", "for bob alone", *words)) for words in options]
+    for each in errors:
+        assert (each["code"], each["reason"], each["detail"]) == (12, "identity", "identity")
+    error = errors[0]
     report = watched.evil.report()
     assert report["seen"] == {"notified": 3}, "a key was made for somebody else"
     assert report["stolen"] == []
@@ -161,12 +163,12 @@ def test_of_two_first_contacts_at_once_one_pins_and_the_other_is_an_alarm(tmp_pa
         assert (pin.fingerprint, pin.last_seen) == (first.fingerprint, 1.0)
 
 
-# --- the sender's key -----------------------------------------------------------------------------------------------------
+# --- the sender's key ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("H02", "P08")
 def test_a_recipient_that_accepts_everything_refuses_another_key_under_a_pinned_name(watched: EvilFleet) -> None:
-    """bob joined with ``--accept all``; the coordinator poses as alice."""
+    """bob has ``inbox.accept = "all"``, as by ``join --accept all``; the coordinator poses as alice."""
     true = watched.peer("bob", "alice")["fingerprint"]
     posed = watched.evil.command("pose", name="alice", to="bob")
     assert posed["answer"] == ["Failure", 12, "identity"]
@@ -191,7 +193,7 @@ def test_a_pinned_sender_under_a_second_name_is_refused(watched: EvilFleet) -> N
     assert posed["answer"] == ["Failure", 12, "two-names"]
 
 
-# --- one client twice -----------------------------------------------------------------------------------------------------
+# --- one client twice ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.attack("P07")
@@ -212,37 +214,35 @@ def test_an_older_copy_of_a_home_connects_and_receives(fleet: EvilFleet, tmp_pat
     assert fleet.program("dave").terminate() == 0
 
 
-def twice_at_once(fleet: EvilFleet, name: str, rounds: int, tmp_path: Path) -> None:
-    """``name`` has a daemon, and two more processes of the same keys come and go at the same time."""
+def twice_at_once(fleet: EvilFleet, name: str, rounds: int) -> None:
+    """``name`` has a daemon, and two more processes with the same keys link at the same time, again and again."""
     fleet.join(name)
-    copies = [f"{name}-{number}" for number in (1, 2)]
+    copies = [fleet.home(f"{name}-{number}") for number in (1, 2)]
     for copy in copies:
-        shutil.copytree(fleet.home(name), fleet.home(copy))
+        shutil.copytree(fleet.home(name), copy)
     fleet.start_daemon(name)
-    bystander = fleet.client("bob")
-    for number in range(rounds):
-        commands = itertools.cycle((["peers", "--json"], ["send", "carol", "-m", f"{name} {number}", "--json"]))
-        processes = [fleet.popen(copy, *next(commands), stdout=-1, stderr=-1) for copy in copies]
-        outcomes = [(process.communicate(timeout=60), process.returncode) for process in processes]
-        assert [code for _, code in outcomes] == [0, 0], (number, outcomes)
-        # The daemon is still the one that is told: it is online, and what is sent arrives in its inbox.
-        bystander.send(name, f"round {number}".encode(), timeout=60)
+    with Again() as first, Again() as second:
+        for number in range(rounds):
+            first.start(copies[0], "peers", "--json")
+            second.start(copies[1], *(["peers", "--json"] if number % 2 else ["send", "carol", "-m", "x", "--json"]))
+            outcomes = [first.finish(), second.finish()]
+            assert [done.code for done in outcomes] == [0, 0], (number, outcomes)
+            # They linked, and the daemon is still the one that is told: what is sent arrives in its inbox.
+            assert not any("not known" in str(done) for done in outcomes), outcomes
+            fleet.client("bob").send(name, f"round {number}".encode(), timeout=60)
     assert fleet.texts(name) == [f"round {number}".encode() for number in range(rounds)]
     status = fleet.zkc(name, "status", "--json")
     assert (status.code, status.events[0]["linked"]) == (0, True)
-    log = (fleet.folder / f"{name}.log").read_text()
-    assert "link-lost" not in log, "its daemon was locked out for a while"
+    assert "link-lost" not in (fleet.folder / f"{name}.log").read_text(), "its daemon was locked out for a while"
     assert fleet.program(name).terminate() == 0
 
 
 @pytest.mark.attack("P07")
-def test_two_processes_of_one_client_at_once_lock_nobody_out(fleet: EvilFleet, tmp_path: Path) -> None:
-    twice_at_once(fleet, "frank", ROUNDS, tmp_path)
+def test_two_processes_of_one_client_at_once_lock_nobody_out(fleet: EvilFleet) -> None:
+    twice_at_once(fleet, "frank", ROUNDS)
 
 
 @pytest.mark.soak
 @pytest.mark.attack("P07")
-def test_a_thousand_times_two_processes_of_one_client_at_once_lock_nobody_out(
-    fleet: EvilFleet, tmp_path: Path
-) -> None:
-    twice_at_once(fleet, "grace", ROUNDS_OF_SOAK, tmp_path)
+def test_a_thousand_times_two_processes_of_one_client_at_once_lock_nobody_out(fleet: EvilFleet) -> None:
+    twice_at_once(fleet, "grace", ROUNDS_OF_SOAK)

@@ -44,6 +44,12 @@ def reason(done: Done) -> tuple[int, str]:
     return done.code, error["detail"]
 
 
+def invite(fleet: Fleet, *words: str) -> str:
+    done = fleet.zkc("coordinator", "coordinator", "invite", *words)
+    assert done.code == 0, done.err
+    return done.out.decode().strip()
+
+
 def join(fleet: Fleet, name: str, invitation: str, *words: str) -> Done:
     return fleet.zkc(name, "join", "--invite-file", "-", "--json", *words, stdin=invitation.encode())
 
@@ -130,7 +136,7 @@ def test_an_invitation_works_once(fleet: Fleet) -> None:
 
 
 def test_an_invitation_that_expired_or_was_cancelled_is_11(fleet: Fleet) -> None:
-    expired = fleet.invite("late", "--ttl", "1s")
+    expired = invite(fleet, "late", "--ttl", "1s")
     cancelled = fleet.invite("unwanted")
     assert fleet.zkc("coordinator", "coordinator", "invite", "--cancel", "unwanted").code == 0
     assert reason(join(fleet, "unwanted", cancelled))[0] == 11
@@ -168,7 +174,7 @@ def test_a_second_registration_needs_force_and_an_ended_daemon(fleet: Fleet) -> 
 
 
 def test_nobody_at_the_address_is_10(fleet: Fleet) -> None:
-    invitation = fleet.invite("lost", "--endpoint", "tcp://127.0.0.1:1")
+    invitation = invite(fleet, "lost", "--endpoint", "tcp://127.0.0.1:1")
     assert reason(join(fleet, "lost", invitation)) == (10, "refused")
 
 
@@ -178,7 +184,7 @@ def test_what_is_no_coordinator_is_10(fleet: Fleet) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
         server.close()
-        invitation = fleet.invite("lost-2", "--endpoint", f"tcp://127.0.0.1:{port}")
+        invitation = invite(fleet, "lost-2", "--endpoint", f"tcp://127.0.0.1:{port}")
         assert reason(join(fleet, "lost-2", invitation))[0] == 10
 
 

@@ -9,7 +9,10 @@ from scripts.lib.readme import unknown_calls
 
 @pytest.mark.parametrize(
     "code",
-    ["`zkc config --show-origin`", "```\n$ ZKC_HOME=x zkc config | head\n```", "`zkc --home bob config`", "`zkc`"],
+    [
+        "`zkc config --show-origin`", "```\n$ ZKC_HOME=x zkc config | head\n```", "`zkc --home bob config`", "`zkc`",
+        "`zkc inbox --partial`",
+    ],
 )
 def test_commands_that_exist_pass(code: str) -> None:
     assert unknown_calls(f"Say:\n{code}\n") == []

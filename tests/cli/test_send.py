@@ -162,7 +162,7 @@ def test_the_key_source_must_be_allowed_at_the_coordinator_and_the_recipient_too
 
 def test_a_recipient_that_accepts_none_is_policy(fleets: Fleets) -> None:
     fleet = fleets("alice")
-    fleet.join("bob", "--accept", "none")
+    assert fleet.zkc("bob", "join", "--accept", "none", env={"ZKC_INVITE": fleet.invite("bob")}).code == 0
     fleet.start_daemon("bob")
     assert reason(fleet.zkc("alice", "send", "bob", "-m", "x", "--json")) == (25, "policy", "accept")
 
@@ -291,3 +291,40 @@ def test_without_a_link_it_is_10_at_once_with_and_without_a_daemon(fleets: Fleet
         fleet.start_coordinator()
         fleet.start_daemon("bob")
         assert process.wait(PATIENCE) == 0
+
+
+def test_a_recipient_that_does_not_answer_is_30_and_one_that_dies_is_31(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob")
+    bob = fleet.program("bob").process
+    bob.send_signal(signal.SIGSTOP)
+    done = fleet.zkc("alice", "send", "bob", "-m", "x", "--timeout", "1s", "--json")
+    assert reason(done) == (30, "timeout", "timeout")
+    bob.send_signal(signal.SIGCONT)
+    wait_until(lambda: fleet.zkc("alice", "send", "bob", "--dry-run").code == 0)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with fleet.popen("alice", "send", "bob", "--json", **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x" * 2_000_000)
+        process.stdin.flush()
+        while json.loads(process.stdout.readline())["event"] != "granted":
+            pass
+        # It has flowed once the recipient has written it.
+        wait_until(lambda: any(row["bytes"] for row in fleet.zkc("bob", "inbox", "--partial", "--json").events))
+        fleet.program("bob").kill()
+        process.stdin.close()
+        last = json.loads(process.stdout.readlines()[-1])
+        assert process.wait(PATIENCE) == 31
+    assert (last["reason"], last["detail"]) == ("interrupted", "pipe")
+
+
+def test_a_timeout_after_data_flowed_is_31(inbox: Fleet) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with inbox.popen("alice", "send", "bob", "--json", "--timeout", "2s", **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x" * 2_000_000)
+        process.stdin.flush()
+        last = json.loads(process.stdout.readlines()[-1])
+        assert (process.wait(PATIENCE), last["reason"], last["detail"]) == (31, "interrupted", "timeout")
+    assert inbox.zkc("bob", "inbox").out == b""

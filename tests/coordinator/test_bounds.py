@@ -184,7 +184,7 @@ def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
         "wait": 0, "size_class": 255, "can_listen": False, "fresh": False, "card_hash": bytes(32),
         "sender_one_time_key": b"",
     }
-    return TransferRequest(encode(Req(**(fields | changes))), b"")
+    return TransferRequest(encode(Req(**(fields | changes))), bytes(64))
 
 
 def response(asked: TransferRequest, key: bytes) -> TransferResponse:
@@ -193,7 +193,7 @@ def response(asked: TransferRequest, key: bytes) -> TransferResponse:
         req.xid, "accept", 0, "", "online", 0, key, 65536, 0, False, bytes(32), req.key_source, req.key_order,
         req.sender_one_time_key, b"",
     )
-    return TransferResponse(encode(resp), b"")
+    return TransferResponse(encode(resp), bytes(64))
 
 
 def test_a_step_that_takes_too_long_ends_the_handshake_and_both_are_told(core: Core, clock: FixedClock) -> None:

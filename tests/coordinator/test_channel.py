@@ -249,13 +249,13 @@ def request_from(member: Member, sender: str) -> TransferRequest:
         os.urandom(16), os.urandom(16), sender, "victim", b"", "sender", "recipient-first", "aes-256-gcm", "online", 0,
         255, False, False, member.registered.uid * 2, b"",
     )
-    return TransferRequest(encode(req), b"signature")
+    return TransferRequest(encode(req), bytes(64))
 
 
 @pytest.mark.attack("C10")
 def test_what_only_the_coordinator_may_ask_is_refused(running: RunningCoordinator) -> None:
     with join(running, "upsidedown").open() as peer:
-        for body in (Notify(b"", b"", b"", b""), DeliverKey(b"", b""), Revoked(""), Replaced()):
+        for body in (Notify(b"", bytes(64), b"", b""), DeliverKey(b"", bytes(64)), Revoked(""), Replaced()):
             refusal = peer.ask(body)
             assert isinstance(refusal, Failure)
             assert refusal.detail == "unexpected"

@@ -213,26 +213,26 @@ def test_a_recipient_that_answers_nonsense_ends_the_handshake(ends: Ends) -> Non
 
 def test_a_key_without_a_handshake_is_refused(ends: Ends, running: RunningCoordinator) -> None:
     key = encode(Key(os.urandom(16), b"", b"", b""))
-    refusal = ends.sender.ask(TransferKey(key, b""))
+    refusal = ends.sender.ask(TransferKey(key, bytes(64)))
     assert (refusal.code, refusal.detail) == (31, "unknown-transfer")
     call = ends.sender.send_request(message_of(first := ends.request()))
     accepted(ends)
     ends.sender.answer_to(call)
     # Not the recipient's to give, nor anybody else's.
     req: Req = decode(message_of(first).request, Req)
-    refusal = ends.recipient.ask(TransferKey(encode(Key(req.xid, b"", b"", b"")), b""))
+    refusal = ends.recipient.ask(TransferKey(encode(Key(req.xid, b"", b"", b"")), bytes(64)))
     assert (refusal.code, refusal.detail) == (12, "identity")
     # A key before its turn is not a key.
     third = ends.request()
     ends.sender.send_request(message_of(third))
     notified(ends)
     req = decode(message_of(third).request, Req)
-    refusal = ends.sender.ask(TransferKey(encode(Key(req.xid, b"", b"", b"")), b""))
+    refusal = ends.sender.ask(TransferKey(encode(Key(req.xid, b"", b"", b"")), bytes(64)))
     assert (refusal.code, refusal.detail) == (1, "unexpected")
 
 
 def test_a_request_that_is_no_request_is_refused(ends: Ends) -> None:
-    refusal = ends.sender.ask(TransferRequest(b"\xc1", b""))
+    refusal = ends.sender.ask(TransferRequest(b"\xc1", bytes(64)))
     assert (refusal.code, refusal.detail) == (1, "malformed")
     assert ends.sender.ask(Heartbeat()) == Ok()
 

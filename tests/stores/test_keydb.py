@@ -649,7 +649,7 @@ def test_a_file_that_others_may_use_is_refused_with_the_way_to_mend_it(tmp_path:
     with pytest.raises(LocalIOError) as caught:
         KeyDb.open(sqlite_url(tmp_path), MAC_KEY, create=True)
     assert caught.value.detail == "permission"
-    assert caught.value.hint == f"chmod 600 {loose}"
+    assert caught.value.hint == f"to mend it: chmod 600 {loose}"
 
 
 @pytest.mark.attack("K01")
@@ -683,7 +683,7 @@ def test_a_folder_in_which_others_write_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)
     with pytest.raises(LocalIOError) as caught:
         KeyDb.open(sqlite_url(tmp_path), MAC_KEY, create=True)
-    assert (caught.value.detail, caught.value.hint) == ("permission", f"chmod go-w {tmp_path}")
+    assert (caught.value.detail, caught.value.hint) == ("permission", f"to mend it: chmod go-w {tmp_path}")
 
 
 def test_a_folder_where_the_file_is_expected_is_refused(tmp_path: Path) -> None:

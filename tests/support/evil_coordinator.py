@@ -1,8 +1,9 @@
-"""A coordinator that holds the true keys and lies: ``python -m tests.support.evil_coordinator --home DIR --control PATH``.
+"""A coordinator that holds the true keys and lies.
 
-The engine is the real one. Between it and the clients stands a `Lie`, through whose hands every transfer message passes:
-it may pass it on, alter it, hold it back, exchange it for another, or answer it in somebody's place. Tests say over the
-control socket (a JSON object a line, one answer each; see `EvilCoordinator`) which lie is told, and ask what was seen.
+``python -m tests.support.evil_coordinator --home DIR --control PATH``: the engine is the real one; between it and the
+clients stands a `Lie`, through whose hands every transfer message passes: it may pass it on, alter it, hold it back,
+exchange it for another, or answer it in somebody's place. Tests say over the control socket (a JSON object a line, one
+answer each; see `EvilCoordinator`) which lie is told, and ask what was seen.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,16 +26,18 @@ from typing import Any, Final
 import msgspec
 
 from zkc import logs
+from zkc.client.principal import Principal, load_main
+from zkc.constants import CARD_SECONDS, CHUNK, STEP_SECONDS
 from zkc.coordinator import engine as engine_module
 from zkc.coordinator.clients import Clients, OnReply, Session
 from zkc.coordinator.engine import Engine, Ready, Settings
 from zkc.coordinator.identity import CoordinatorIdentity
-from zkc.client.principal import Principal, load_main
-from zkc.constants import CARD_SECONDS, CHUNK, STEP_SECONDS
 from zkc.crypto.cards import certify, make_card, verify_card
 from zkc.crypto.receipts import make_receipt
 from zkc.crypto.signing import IdentityKey
-from zkc.errors import PeerViolation, ZkcError
+from zkc.crypto.suites import kem_encapsulate
+from zkc.crypto.transcript import Transcript
+from zkc.errors import ZkcError
 from zkc.net.pipe import Bell, Bulk, Listener
 from zkc.protocol import transfer_recipient as recipient
 from zkc.protocol import transfer_sender as sender
@@ -79,7 +82,7 @@ class Mail:
         return type(self.body).__name__
 
 
-# --- the lies ------------------------------------------------------------------------------------------------------------
+# --- the lies -----------------------------------------------------------------------------------------------------
 
 
 class Lie:
@@ -259,6 +262,41 @@ class ConfirmForOthers(Lie):
         return {"forged": self.forged}
 
 
+class OwnKey(Lie):
+    """In place of the sender's key the recipient gets one that the coordinator made and therefore knows."""
+
+    def __init__(self, evil: Evil) -> None:
+        super().__init__(evil)
+        self.answers: list[list[Any]] = []
+
+    def hold(self, mail: Mail) -> None:
+        if not isinstance(mail.body, DeliverKey) or mail.reply is None:
+            mail.go(mail.body)
+            return
+        reply = mail.reply
+
+        def answered(done: asyncio.Future[Any]) -> None:
+            self.answers.append(told(done.result()))
+            reply(done.result())
+
+        asyncio.ensure_future(self.evil.ask(mail.to, self._made())).add_done_callback(answered)
+
+    def report(self) -> dict[str, Any]:
+        return {"answers": self.answers}
+
+    def _made(self) -> DeliverKey:
+        """All right but for the signature, which is somebody's."""
+        suite, notify, grant = self.evil.identity.suite, self.evil.newest("Notify"), self.evil.newest("TransferGrant")
+        resp: messages.Resp = decode(grant.response, messages.Resp)
+        th = Transcript.start("xfer", suite.name).absorb(
+            notify.request, notify.signature, grant.response, grant.signature
+        )
+        _, ct1 = kem_encapsulate(verify_card(grant.card, suite).kem_key, "xfer-perm", th.value)
+        _, ct2 = kem_encapsulate(suite.read_one_time(resp.recipient_one_time_key), "xfer-eph", th.value)
+        key = encode(Key(resp.xid, ct1, ct2, b""))
+        return DeliverKey(key, IdentityKey.from_seed(os.urandom(64)).sign("xfer-key", th.absorb(key).value))
+
+
 @dataclass
 class Persona:
     """Somebody whom the coordinator plays: keys, and a card that it certifies itself."""
@@ -305,7 +343,7 @@ class Impersonate(Lie):
             mail.go(msgspec.structs.replace(
                 mail.body, card=self.persona.card, certificate=self.persona.certificate
             ))
-        elif isinstance(mail.body, PeerCard) and verify_card(mail.body.card, self.evil.identity.suite).name == self.name:
+        elif isinstance(mail.body, PeerCard) and self._named(mail.body) == self.name:
             mail.go(PeerCard(self.persona.card, self.persona.certificate))
         elif mail.to == self.name and mail.reply is not None and isinstance(mail.body, Notify):
             mail.reply(self._notified(mail.body))
@@ -329,6 +367,9 @@ class Impersonate(Lie):
         self.bulk.close()
         self.bell.close()
 
+    def _named(self, body: PeerCard) -> str:
+        return verify_card(body.card, self.evil.identity.suite).name
+
     def _is_mine(self, grant: TransferGrant) -> bool:
         xid: bytes = decode(grant.response, messages.Resp).xid
         return xid in self.talks
@@ -343,7 +384,7 @@ class Impersonate(Lie):
             Authority(evil.identity.signing.public, evil.identity.suite), self.persona.identity, self.persona.kem_key,
             card, Known(),
         )
-        th = recipient.Transcript.start("xfer", evil.identity.suite.name).absorb(body.request, body.signature)
+        th = Transcript.start("xfer", evil.identity.suite.name).absorb(body.request, body.signature)
         state = recipient.Notified(th, req, verify_card(body.card, evil.identity.suite))
         listener = self.bulk.listen(LOOPBACK, None)
         where = Endpoints([LOOPBACK], listener.data_port, listener.ack_port, 0)
@@ -400,11 +441,12 @@ LIES: Final[dict[str, Callable[..., Lie]]] = {
     "replace": Replace,
     "withhold": Withhold,
     "confirm-for-others": ConfirmForOthers,
+    "own-key": OwnKey,
     "impersonate": Impersonate,
 }
 
 
-# --- the process -----------------------------------------------------------------------------------------------------------
+# --- the process --------------------------------------------------------------------------------------------------
 
 
 class Evil:
@@ -441,14 +483,14 @@ class Evil:
         Clients.ask(self.clients, client.daemon, body, STEP_SECONDS, answer.set_result)
         return await answer
 
-    # --- what tests ask for -----------------------------------------------------------------------------------------------
+    # --- what tests ask for ----------------------------------------------------------------------------------------
 
     async def command(self, name: str, words: dict[str, Any]) -> dict[str, Any]:
-        handler = {
+        handlers: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "lie": self._lie, "report": self._report, "records": self._records, "replay": self._replay,
             "pose": self._pose, "plaintexts": self._plaintexts,
-        }[name]
-        return await handler(**words)
+        }
+        return await handlers[name](**words)
 
     async def _lie(self, lie: str, choices: dict[str, Any]) -> dict[str, Any]:
         self.lie.close()
@@ -577,7 +619,7 @@ def main() -> None:
             self.evil = evil
             evil.clients = self
 
-    engine_module.Clients = Ours  # type: ignore[misc]
+    setattr(engine_module, "Clients", Ours)  # noqa: B010  (its own parts, exchanged)
     home = Home.resolve("coordinator", chosen.home)
     asyncio.run(serve(evil, home, {"coordinator.listen": [chosen.listen]}, chosen.control))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tests.support.evil_coordinator import EvilCoordinator
 from tests.support.program import TOP
 from tests.support.proxy import TcpProxy
+from zkc.coordinator import admin
 from zkc.net.sockets import split_endpoint
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
@@ -34,7 +34,7 @@ class EvilFleet(Fleet):
     def __init__(self, *names: str, folder: Path) -> None:
         # Keys of the coordinator's making are allowed everywhere: what keeps them out is that nobody asked for them.
         both = {"transfer.key_sources": ["sender", "coordinator"]}
-        super().__init__(*names, folder=folder, coordinator=both, client=both)
+        super().__init__(*names, folder=folder, coordinator=both, client=both | {"inbox.accept": "all"})
         self._control = folder / "evil.sock"
         self._ports: dict[str, range] = {}
         self.proxy: TcpProxy
@@ -64,12 +64,14 @@ class EvilFleet(Fleet):
         self.evil = EvilCoordinator(self._control)
         return program
 
-    def invite(self, name: str, *words: str) -> str:
-        return super().invite(name, "--endpoint", self.proxy.endpoint, *words)
+    def invite(self, name: str, kind: Literal["computer", "user"] = "computer") -> str:
+        home = Home.resolve("coordinator", str(self.home("coordinator")))
+        return admin.invite(home, name, kind, endpoints=[self.proxy.endpoint]).invitation
 
-    def join(self, name: str, *words: str) -> None:
+    def join(self, name: str, kind: Literal["computer", "user"] = "computer") -> None:
         ports = self._ports[name] = _free_range()
-        super().join(name, "--listen", f"tcp://{LOOPBACK}:{ports[0]}-{ports[-1]}", *words)
+        self._client_config["transfer.listen"] = f"tcp://{LOOPBACK}:{ports[0]}-{ports[-1]}"
+        super().join(name, kind)
 
     # --- what is seen from outside ------------------------------------------------------------------------------------
 

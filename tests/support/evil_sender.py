@@ -1,7 +1,7 @@
-"""A registered client that keeps no rule after its handshake: true keys, then any frames on the recipient's sockets.
+"""A registered client that keeps no rule after its handshake: true keys, then any frames that it likes.
 
-`EvilSender.agree` makes a handshake as every client does and answers with its session. `Line` connects to the sockets of
-one transfer with any token; `Frames` makes honest frames and others, with the keys of a session.
+`EvilSender.agree` makes a handshake as every client does and answers with its session. `Line` connects to the sockets
+of one transfer with any token; `Frames` makes honest frames and others, with the keys of a session.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,8 +125,8 @@ class Line:
     """A connection to each socket of one transfer, made by hand. Use as a context manager."""
 
     def __init__(
-        self, session: Session, *, data: Login | None | Literal["true"] = "true",
-        ack: Login | None | Literal["true"] = "true",
+        self, session: Session, *, data: Login | Literal["true"] | None = "true",
+        ack: Login | Literal["true"] | None = "true",
     ) -> None:
         assert session.endpoints is not None
         self._session = session
@@ -254,8 +253,3 @@ def damaged(data: bytes | bytearray, at: int, mask: int = 0x01) -> bytes:
     out = bytearray(data)
     out[at] ^= mask
     return bytes(out)
-
-
-def all_of(frames: Sequence[bytearray]) -> bytes:
-    """The ciphertexts in a row, to be looked for."""
-    return b"".join(bytes(one) for one in frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -87,4 +88,5 @@ class _Stopped:
 
     def __exit__(self, *_: object) -> None:
         for pid in self._pids:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # the test has killed it
+                os.kill(pid, signal.SIGCONT)

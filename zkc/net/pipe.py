@@ -44,6 +44,8 @@ FIRST_WORD_SECONDS: Final = 20.0
 """From the connection to the other end's first frame."""
 FAREWELL_SECONDS: Final = 10.0
 """How long the recipient keeps a finished link open for a sender that has not said that it has the receipt."""
+TELL_SECONDS: Final = 0.5
+"""How long a sender that gives up tries to tell the recipient so."""
 _ENDS_OF_CONNECTING: Final = frozenset(
     {
         EventKind.HANDSHAKE_SUCCEEDED,
@@ -189,8 +191,13 @@ class Listener:
         self._door = door
         self._monitors: list[ThreadMonitor] = []
         self._pull, self._push, self.data_port, self.ack_port = bind_bulk(
-            bulk.context, host, ports, domain.encode(), watch=lambda sock: self._monitors.append(ThreadMonitor(sock))
+            bulk.context, host, ports, domain.encode(), watch=self._watch
         )
+
+    def _watch(self, sock: Socket) -> None:
+        """The data alone: where the sender leaves, its last words there outlive its other connection."""
+        if sock.type == zmq.PULL:
+            self._monitors.append(ThreadMonitor(sock))
 
     def admit(self, session: Session) -> None:
         """From now on the sender of this session may connect, once."""
@@ -211,7 +218,7 @@ class Listener:
         `LinkLost` where the sender vanished or never came within ``patience`` seconds; `IntegrityError`,
         `PolicyRefused` (``limit``) for frames that no honest sender makes; what ``sink`` raises. The sender is told.
         """
-        sockets = self._pull, self._push, self._monitors
+        sockets = self._pull, self._push, self._monitors[0]
         receiver = _Receiver(sockets, session, sink, bell, clock or SystemClock(), patience)
         with self._bulk.window(session.resp.chunk) as window:
             receiver.run(window)
@@ -221,11 +228,11 @@ class _Receiver:
     """The recipient's loop; its state is that of one call."""
 
     def __init__(
-        self, sockets: tuple[Socket, Socket, list[ThreadMonitor]], session: Session, sink: Sink, bell: Bell,
+        self, sockets: tuple[Socket, Socket, ThreadMonitor], session: Session, sink: Sink, bell: Bell,
         clock: Clock, patience: float,
     ) -> None:
-        self._pull, self._push, monitors = sockets
-        self._connections = [_Admitted(monitor) for monitor in monitors]
+        self._pull, self._push, monitor = sockets
+        self._connection = _Admitted(monitor)
         self._machine = DeliveryRecipient(session)
         self._session = session
         self._sink = sink
@@ -239,7 +246,7 @@ class _Receiver:
     def run(self, window: Callable[[], int]) -> None:
         name = self._session.req.sender
         poller = zmq.Poller()
-        for readable in (self._pull, self._bell.fd, *(each.socket for each in self._connections)):
+        for readable in (self._pull, self._bell.fd, self._connection.socket):
             poller.register(readable, zmq.POLLIN)
         try:
             while True:
@@ -249,14 +256,14 @@ class _Receiver:
                 if self._bell.fd in ready:
                     raise Interrupted("this client ends", detail="shutdown")
                 # Asked before the frames are read: what came before the end of the connection still counts.
-                gone = [each.is_gone() for each in self._connections]
+                gone = self._connection.is_gone()
                 while (frame := _receive(self._pull)) is not None:
                     if self._consume(frame.buffer):
                         return
                 late = self._deadline is not None and self._clock.monotonic() >= self._deadline
-                if self._receipt and (any(gone) or late):
+                if self._receipt and (gone or late):
                     return
-                if any(gone):
+                if gone:
                     raise LinkLost(f"the link from {name} broke off at {self._machine.received} bytes", detail="link")
                 if late:
                     raise LinkLost(f"{name} agreed to send and did not come", detail="link")
@@ -396,6 +403,8 @@ class _Sender:
         self._queue: deque[bytearray] = deque()
         self._buffer = bytearray()
         self._ended = False
+        self._given_up = False
+        """The recipient has said that it gives up."""
         self._first_word = 0.0
 
     def connect(self, address: str) -> bool:
@@ -457,11 +466,18 @@ class _Sender:
         except LinkLost:
             raise
         except BaseException as error:
-            # Told whatever ends it, a signal too, so that nobody waits; harmless where the other end spoke first.
-            told = error if isinstance(error, ZkcError) else Interrupted("", detail="signal")
-            with contextlib.suppress(zmq.ZMQError):
-                push.send(self._machine.stop(told.code, told.detail), zmq.DONTWAIT)
+            # Told whatever ends it, a signal too, so that nobody waits.
+            if not self._given_up:
+                self._tell(push, error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
             raise
+
+    def _tell(self, push: Socket, error: ZkcError) -> None:
+        """Give up towards the recipient: behind what is sealed already, since frames are numbered; in bounded time."""
+        self._queue.append(self._machine.stop(error.code, error.detail))
+        until = self._clock.monotonic() + TELL_SECONDS
+        with contextlib.suppress(zmq.ZMQError):
+            while self._queue and push.poll(int(max(until - self._clock.monotonic(), 0) * 1000), zmq.POLLOUT):
+                _flush(push, self._queue)
 
     def _poll(self, push: Socket, pull: Socket) -> dict[Any, int]:
         poller = zmq.Poller()
@@ -487,6 +503,7 @@ class _Sender:
     def _consume(self, frame: memoryview) -> Credited | Delivered:
         event = self._machine.receive(frame)
         if isinstance(event, Stopped):
+            self._given_up = True
             raise _given_up(self._session.req.recipient, event)
         if isinstance(event, Credited) and self._first_word:
             self._first_word = 0.0

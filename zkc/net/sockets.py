@@ -294,8 +294,8 @@ def bind_bulk(
     """The listening end of one transfer: ``(pull for data, push for acknowledgements, data port, ack port)``.
 
     ``ports`` None lets the system choose. Start the ZAP handler first. `PortsTaken` when no two of ``ports`` are free;
-    `LocalIOError` (``address``) when ``host`` is no address of this machine. Each of the two has a ZAP domain of its own,
-    ``zap_domain`` with ``.data`` and ``.ack``: a token opens one socket alone.
+    `LocalIOError` (``address``) when ``host`` is no address of this machine. Each of the two has a ZAP domain of
+    its own, ``zap_domain`` with ``.data`` and ``.ack``: a token opens one socket alone.
     """
     if not zap_domain:
         raise InternalError("PLAIN without a ZAP domain aborts the process")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -23,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from zkc.errors import InternalError, LocalIOError, UsageError, ZkcError
-from zkc.stores import migrations
+from zkc.stores import files, migrations
 
 BUSY_SECONDS: Final = 10.0
 """How long a transaction waits for another process's; a transaction takes milliseconds."""
@@ -207,28 +206,19 @@ def _create(path: Path, mac_key: bytes) -> None:
 
 def _check_access(path: Path) -> None:
     """Refuse a database that somebody else could read, change or have put there (attack K01)."""
-    folder = path.parent.stat()
-    if folder.st_mode & 0o022:
-        raise _refused(path.parent, "others can write to the folder", f"chmod go-w {path.parent}")
-    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+    files.check_folder(path.parent, private=False)
+    if not os.path.lexists(path):
+        raise LocalIOError(f"there is no key database {path}", detail="missing")
+    files.check_file(path)
+    if path.lstat().st_size == 0:
+        raise _damaged(path)
+    for suffix in ("-wal", "-shm"):
+        # They come and go with other processes: what is no longer there is nothing to refuse.
         try:
-            found = file.lstat()
-        except FileNotFoundError:
-            if file == path:
-                raise LocalIOError(f"there is no key database {path}", detail="missing") from None
-            continue
-        if not stat.S_ISREG(found.st_mode):
-            raise _refused(file, "not a regular file", "put the file itself there")
-        if found.st_uid != os.geteuid():
-            raise _refused(file, "it belongs to another user", "run zkc as that user")
-        if found.st_mode & 0o077:
-            raise _refused(file, "others can read or write it", f"chmod 600 {file}")
-        if file == path and found.st_size == 0:
-            raise _damaged(path)
-
-
-def _refused(path: Path, why: str, hint: str) -> LocalIOError:
-    return LocalIOError(f"key database refused: {path}: {why}", detail="permission", hint=hint)
+            files.check_file(Path(f"{path}{suffix}"))
+        except LocalIOError as error:
+            if error.detail != "missing":
+                raise
 
 
 def _damaged(path: Path) -> LocalIOError:

@@ -1,0 +1,443 @@
+"""What goes wrong in real life: disks, processes, sources, links. A code, one line, nothing half delivered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from blake3 import blake3
+
+from tests.support.looking import family, inbox_of, log_of, memory, payloads, stopped
+from tests.support.waiting import DEADLINE, wait_until
+from zkc.constants import CHUNK_MIN
+from zkc.testing import Done, Fleet
+
+pytestmark = pytest.mark.xdist_group("system-faults")
+
+MIB: Final = 1 << 20
+CHUNK: Final = CHUNK_MIN
+CONFIG: Final = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "transfer.patience": "20s"}
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet("alice", "bob", client=CONFIG) as fleet:
+        fleet.join("carol")
+        yield fleet
+
+
+@pytest.fixture(autouse=True)
+def no_defect(fleet: Fleet) -> Iterator[None]:
+    """Whatever happened: no traceback in any log, and the inbox is empty for the next test."""
+    yield
+    for name in ("alice", "bob"):
+        assert not [event for event in log_of(fleet, name) if event["event"] == "defect" or "exception" in event]
+    items, partials = inbox_of(fleet.home("bob"))
+    for item in (*items, *partials):
+        fleet.client("bob")._inbox.remove(item.id)
+
+
+def one_line(done: Done) -> str:
+    """The error, which is one line and never a traceback."""
+    assert done.err.endswith(b"\n"), done.err
+    assert done.err.count(b"\n") == 1, done.err
+    assert b"Traceback" not in done.err
+    return done.err.decode()
+
+
+def received(fleet: Fleet, payload: bytes) -> None:
+    """The oldest item is this payload."""
+    with fleet.client("bob").receive(wait=DEADLINE) as item:
+        assert item.item.digest == blake3(payload).digest()
+        assert item.read() == payload
+
+
+def nothing(fleet: Fleet, *, partial: bool = False) -> None:
+    items, partials = inbox_of(fleet.home("bob"))
+    assert items == []
+    assert payloads(fleet.home("bob")) == []
+    assert bool(partials) == partial
+
+
+@contextlib.contextmanager
+def sending(fleet: Fleet, *words: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """``zkc send bob`` by alice, running; ended and its pipes closed afterwards."""
+    process = fleet.popen("alice", "send", "bob", *words, stderr=subprocess.PIPE, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def begun(fleet: Fleet, size: int = 1) -> None:
+    """Return once bob has so many bytes of something."""
+    wait_until(lambda: any(item.size >= size for item in inbox_of(fleet.home("bob"))[1]))
+
+
+def failed(fleet: Fleet) -> list[dict[str, Any]]:
+    """What bob's daemon has said of transfers that did not arrive."""
+    return [event for event in log_of(fleet, "bob") if event["event"] == "not-received"]
+
+
+def failure(fleet: Fleet, number: int) -> dict[str, Any]:
+    """The ``number``th of these, once it is there."""
+    wait_until(lambda: len(failed(fleet)) >= number)
+    return failed(fleet)[number - 1]
+
+
+# --- what is sent --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 10_000_000])
+@pytest.mark.parametrize("how", ["file", "pipe"])
+def test_every_size_arrives_as_it_was(fleet: Fleet, tmp_path: Path, size: int, how: str) -> None:
+    payload = os.urandom(size)
+    if how == "file":
+        (tmp_path / "source").write_bytes(payload)
+        done = fleet.zkc("alice", "send", "bob", str(tmp_path / "source"), "--json")
+    else:
+        done = fleet.zkc("alice", "send", "bob", "--json", stdin=payload)
+    assert done.code == 0, done
+    delivered = done.events[-1]
+    assert delivered["bytes"] == size
+    assert delivered["digest"] == f"blake3:{blake3(payload).hexdigest()}"
+    out = fleet.zkc("bob", "recv", "-o", "-")
+    assert (out.code, out.out) == (0, payload)
+    nothing(fleet)
+
+
+def test_a_pipe_that_is_silent_for_a_while_is_no_fault(fleet: Fleet) -> None:
+    with sending(fleet, "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"a" * 3 * CHUNK)
+        process.stdin.flush()
+        begun(fleet, 2 * CHUNK)
+        seen = len(log_of(fleet, "bob"))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2.0)
+        assert len(log_of(fleet, "bob")) == seen, "nothing happened meanwhile"
+        process.stdin.write(b"b" * 10)
+        process.stdin.close()
+        assert process.wait(DEADLINE) == 0
+    received(fleet, b"a" * 3 * CHUNK + b"b" * 10)
+
+
+def test_twenty_at_once_all_arrive(fleet: Fleet) -> None:
+    bodies = [os.urandom(100_000 + number) for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        results = list(pool.map(lambda body: fleet.client("alice").send("bob", body), bodies))
+    assert len({result.transfer for result in results}) == 20
+    items, partials = inbox_of(fleet.home("bob"))
+    assert sorted(item.digest for item in items) == sorted(blake3(body).digest() for body in bodies)
+    assert partials == []
+
+
+def test_a_long_stream_takes_bounded_memory_at_both_ends(fleet: Fleet, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(300 * MIB)
+    with source.open("rb") as stdin, sending(fleet, "--json", stdin=stdin, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        peak = 0
+        while b"delivered" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read() if process.stderr else b""
+            peak = memory(process.pid, "VmHWM")
+        assert process.wait(60) == 0
+    assert 0 < peak < 150 * MIB
+    assert max(memory(pid, "VmHWM") for pid in family(fleet.program("bob").process.pid)) < 150 * MIB
+    (item,) = inbox_of(fleet.home("bob"))[0]
+    assert item.size == 300 * MIB
+
+
+# --- the source ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_in_place_of_a_file_is_a_usage_error(fleet: Fleet, tmp_path: Path) -> None:
+    done = fleet.zkc("alice", "send", "bob", str(tmp_path))
+    assert done.code == 2
+    assert str(tmp_path) in one_line(done)
+    nothing(fleet)
+
+
+def test_a_missing_file_is_a_local_error(fleet: Fleet, tmp_path: Path) -> None:
+    done = fleet.zkc("alice", "send", "bob", str(tmp_path / "missing"))
+    assert done.code == 33
+    assert "missing" in one_line(done)
+
+
+def test_a_file_that_cannot_be_read_is_a_local_error(fleet: Fleet) -> None:
+    # Root may read any file, but not this one: it opens, and reading it fails.
+    unreadable = "/proc/self/mem"
+    done = fleet.zkc("alice", "send", "bob", unreadable)
+    assert done.code == 33, done
+    one_line(done)
+    nothing(fleet)
+
+
+def test_a_pipe_in_place_of_a_file_hangs_nobody(fleet: Fleet, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    done = fleet.zkc("alice", "send", "bob", str(tmp_path / "fifo"), timeout=DEADLINE)
+    assert done.code == 2
+    one_line(done)
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, CHUNK)
+
+
+def rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"other")
+
+
+@pytest.mark.attack("D07")
+@pytest.mark.parametrize("change", [grow, truncate, rewrite], ids=lambda change: change.__name__)
+def test_a_file_that_changes_while_it_is_sent_is_not_delivered(
+    fleet: Fleet, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(128 * MIB)
+    failures = len(failed(fleet))
+    with sending(fleet, str(source), "--json", stdout=subprocess.PIPE) as process:
+        begun(fleet, CHUNK)
+        with stopped(process.pid):
+            change(source)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 33, out
+    assert b'"source-changed"' in out
+    assert failure(fleet, failures + 1)["detail"] == "source-changed", "bob was told"
+    nothing(fleet)
+
+
+@pytest.mark.attack("D07")
+def test_a_file_that_is_replaced_meanwhile_is_sent_as_it_was(fleet: Fleet, tmp_path: Path) -> None:
+    """What was opened is one file, whatever the path names later."""
+    source, other = tmp_path / "source", tmp_path / "other"
+    with source.open("wb") as file:
+        file.truncate(64 * MIB)
+    other.write_bytes(b"another")
+    with sending(fleet, str(source)) as process:
+        begun(fleet, CHUNK)
+        other.rename(source)
+        assert process.wait(60) == 0
+    (item,) = inbox_of(fleet.home("bob"))[0]
+    assert item.size == 64 * MIB
+
+
+# --- disks -----------------------------------------------------------------------------------------------------------
+
+
+def test_too_little_space_is_told_before_the_first_byte_and_the_next_transfer_works(fleet: Fleet) -> None:
+    fleet.join("dora")
+    fleet.configure("dora", {"inbox.min_free": "8388608G"})
+    fleet.start_daemon("dora")
+    done = fleet.zkc("alice", "send", "dora", "--json", stdin=b"x" * 1000)
+    assert done.code == 33
+    assert done.events[-1]["detail"] == "no-space"
+    assert payloads(fleet.home("dora")) == []
+    fleet.program("dora").terminate()
+    config = fleet.home("dora") / "config.toml"
+    config.write_text(config.read_text().replace("8388608G", "1M"))
+    fleet.start_daemon("dora")
+    assert fleet.zkc("alice", "send", "dora", stdin=b"x" * 1000).code == 0
+    fleet.program("dora").terminate()
+
+
+@pytest.mark.root
+@pytest.mark.attack("D16")
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing_but_that_transfer(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.join("erin")
+    fleet.configure("erin", {"inbox.min_free": "0"})
+    inbox = fleet.home("erin") / "inbox"
+    inbox.mkdir(mode=0o700)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(inbox)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
+    try:
+        fleet.start_daemon("erin")
+        assert fleet.zkc("alice", "send", "erin", stdin=b"kept").code == 0
+        for _ in range(2):
+            # Piped: nobody knows the size in advance.
+            done = fleet.zkc("alice", "send", "erin", "--json", stdin=bytes(32 * MIB))
+            assert done.code == 33, done
+            assert done.events[-1]["detail"] == "no-space"
+            items, partials = inbox_of(fleet.home("erin"))
+            assert [item.size for item in items] == [4]
+            assert partials == []
+        assert fleet.zkc("alice", "send", "erin", stdin=bytes(8 * MIB)).code == 0
+        assert fleet.zkc("erin", "recv", "-o", "-").out == b"kept"
+        assert len(fleet.zkc("erin", "recv", "-o", "-").out) == 8 * MIB
+        assert not [event for event in log_of(fleet, "erin") if event["event"] == "defect"]
+        fleet.program("erin").terminate()
+    finally:
+        fleet.program("erin").kill()
+        subprocess.run(["umount", "-l", str(inbox)], check=True)
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipient_that_is_killed_and_comes_back_gets_the_file_once(fleet: Fleet, tmp_path: Path) -> None:
+    payload = os.urandom(MIB)
+    source = tmp_path / "source"
+    source.write_bytes(payload)
+    daemon = fleet.program("bob")
+    with stopped(daemon.process.pid), sending(fleet, str(source), stdout=subprocess.PIPE) as process:
+        # Stopped before the request: it will be answered by the next daemon, or after a broken link.
+        daemon.kill()
+        fleet.start_daemon("bob")
+        code = process.wait(60)
+    if code == 21:
+        assert fleet.zkc("alice", "send", "bob", str(source)).code == 0
+    else:
+        assert code == 0
+    received(fleet, payload)
+    nothing(fleet)
+
+
+def test_a_recipient_killed_in_the_middle_of_a_file_gets_it_when_it_is_back(fleet: Fleet, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(256 * MIB)
+    with sending(fleet, str(source), "--json", stdout=subprocess.PIPE) as process:
+        begun(fleet, MIB)
+        fleet.program("bob").kill()
+        assert payloads(fleet.home("bob")) == []
+        assert process.poll() is None, "it has patience"
+        fleet.start_daemon("bob")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
+    items, partials = inbox_of(fleet.home("bob"))
+    assert [item.size for item in items] == [256 * MIB]
+    assert partials == []
+
+
+def test_a_pipe_whose_recipient_is_killed_ends_with_31(fleet: Fleet) -> None:
+    with sending(fleet, "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(bytes(3 * CHUNK))
+        process.stdin.flush()
+        begun(fleet, 2 * CHUNK)
+        fleet.program("bob").kill()
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 31, out
+    fleet.start_daemon("bob")
+    nothing(fleet, partial=True)
+
+
+def test_a_recipient_that_stays_away_ends_the_patience_with_31(fleet: Fleet, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(256 * MIB)
+    process = fleet.popen("alice", "send", "bob", str(source), "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        begun(fleet, MIB)
+    finally:
+        process.kill()
+        process.communicate()
+    environment = fleet.environment("alice") | {"ZKC_TRANSFER_PATIENCE": "1s"}
+    known = {item.id for item in inbox_of(fleet.home("bob"))[1]}
+    with subprocess.Popen(
+        [*_zkc(), "send", "bob", str(source), "--json"], env=environment, stdout=subprocess.PIPE
+    ) as impatient:
+        try:
+            wait_until(lambda: any(
+                item.id not in known and item.size >= MIB for item in inbox_of(fleet.home("bob"))[1]
+            ))
+            fleet.program("bob").kill()
+            out, _ = impatient.communicate(timeout=60)
+        finally:
+            impatient.kill()
+        assert impatient.returncode == 31, out
+    assert b'"interrupted"' in out
+    fleet.start_daemon("bob")
+    nothing(fleet, partial=True)
+
+
+def _zkc() -> tuple[str, ...]:
+    from zkc import testing
+
+    return testing._ZKC
+
+
+@pytest.mark.attack("D04")
+def test_a_sender_killed_in_the_middle_leaves_a_partial_item_that_is_listed_apart(fleet: Fleet) -> None:
+    failures = len(failed(fleet))
+    with sending(fleet, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(bytes(3 * CHUNK))
+        process.stdin.flush()
+        begun(fleet, 2 * CHUNK)
+        process.kill()
+        process.wait()
+    assert failure(fleet, failures + 1)["code"] == 31
+    nothing(fleet, partial=True)
+    assert fleet.zkc("bob", "inbox", "--json").events == []
+    (listed,) = fleet.zkc("bob", "inbox", "--partial", "--json").events
+    assert (listed["state"], listed["bytes"]) == ("partial", 2 * CHUNK)
+    assert fleet.zkc("bob", "recv").code == 22
+    assert fleet.zkc("bob", "inbox", "save", listed["id"]).code == 2
+    assert fleet.zkc("bob", "inbox", "rm", listed["id"]).code == 0
+    nothing(fleet)
+
+
+def test_a_coordinator_that_is_killed_costs_a_running_transfer_nothing_and_all_come_back(fleet: Fleet) -> None:
+    with sending(fleet, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"a" * 3 * CHUNK)
+        process.stdin.flush()
+        begun(fleet, 2 * CHUNK)
+        pids = family(fleet.coordinator.process.pid)
+        fleet.coordinator.kill()
+        wait_until(lambda: not any(_lives(pid) for pid in pids))
+        wait_until(lambda: fleet.zkc("bob", "status").code == 10)
+        process.stdin.close()
+        assert process.wait(DEADLINE) == 0, "the coordinator is not needed while data flows"
+    received(fleet, b"a" * 3 * CHUNK)
+    fleet.start_coordinator()
+    for name in ("alice", "bob"):
+        assert fleet.zkc(name, "status", "--wait", "60s").code == 0, "without a hand on it"
+    assert fleet.zkc("alice", "send", "bob", "--wait", "60s", stdin=b"again").code == 0
+    received(fleet, b"again")
+
+
+def test_a_coordinator_killed_before_a_request_makes_a_waiting_sender_wait(fleet: Fleet) -> None:
+    pids = family(fleet.coordinator.process.pid)
+    fleet.coordinator.kill()
+    wait_until(lambda: not any(_lives(pid) for pid in pids))
+    refused = fleet.zkc("alice", "send", "bob", stdin=b"x")
+    assert refused.code == 10
+    one_line(refused)
+    with sending(fleet, "-m", "when it is back", "--wait", "60s", "--json", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"requested" in process.stdout.readline()
+        fleet.start_coordinator()
+        assert process.wait(60) == 0
+    received(fleet, b"when it is back")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
