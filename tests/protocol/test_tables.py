@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.parties import World, newcomer
-from tests.support.talks import LIMITS, RegistrationTalk, Talk, Turn, hello_info, only, terms
+from tests.support.talks import LIMITS, RegistrationTalk, Talk, hello_info, only, terms
 from zkc.errors import PeerViolation
 from zkc.protocol import (
     channel,
@@ -24,7 +24,6 @@ from zkc.protocol import (
 from zkc.protocol import transfer_recipient as tr
 from zkc.protocol.step import erase, step
 from zkc.wire import messages
-from zkc.wire.messages import TransferConfirm, TransferKey
 
 MACHINES: Final = (
     channel, registration_client, registration_coordinator, transfer_coordinator, transfer_recipient, transfer_sender,
@@ -120,29 +119,10 @@ def test_every_cell_of_every_table_acts_in_some_conversation(default_world: Worl
         ]
     for talk in talks:
         talk.run()
-    talks.append(_with_a_repeated_key(default_world))
     acted = {cell for talk in talks for cell in talk.cells}
     acted.add(_channel_cell(default_world))
     every = {(id(machine.TABLE), *cell) for machine in MACHINES for cell in machine.TABLE}
     assert acted == every, [cell[1:] for cell in every ^ acted]
-
-
-def _with_a_repeated_key(world: World) -> Talk:
-    """KEY comes twice before its confirmation."""
-    lost: list[Any] = []
-
-    def tap(turn: Turn) -> Any:
-        if turn.to == "coordinator" and isinstance(turn.message, TransferConfirm):
-            lost.append(turn.message)
-            return None
-        return turn.message
-
-    talk = world.transfer(terms("bob"), tap=tap)
-    talk.run()
-    (key,) = talk.messages(TransferKey)
-    talk.feed("coordinator", key)
-    talk.feed("coordinator", lost[0])
-    return talk
 
 
 def _channel_cell(world: World) -> tuple[int, type, type]:
