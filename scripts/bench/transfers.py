@@ -1,6 +1,6 @@
 """Transfers between real processes: latency, rate, throughput; the last as a ratio to bare PUSH/PULL in the same run.
 
-``transfers.py [MIB]``: MIB of one large file, 256 by default. Figures are medians of interleaved rounds; quote the ratios.
+``transfers.py [MIB]``: MIB of one large file, 256 by default. Figures are medians of interleaved rounds; quote ratios.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import zmq
 
 from zkc.testing import Fleet
 
@@ -68,8 +70,6 @@ def main(mib: int) -> None:
 
 def bare_push_pull(source: Path, target: Path) -> None:
     """The same bytes in the same chunks, without any of zkc: the limit."""
-    import zmq
-
     size = source.stat().st_size
     with subprocess.Popen(
         [sys.executable, "-c", _BARE, str(size), str(target)], stdout=subprocess.PIPE, text=True

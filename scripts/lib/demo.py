@@ -31,7 +31,8 @@ def main(zkc: str, folder: str) -> None:
     payload, what = read_payload(Path(folder))
     with tempfile.TemporaryDirectory(prefix="zkc-demo-") as work, contextlib.ExitStack() as running:
         demo = Demo(zkc, Path(work))
-        tell("a coordinator starts", demo.start(running, "coordinator", "coordinator", "run", "--listen", "tcp://127.0.0.1:0"))
+        ready = demo.start(running, "coordinator", "coordinator", "run", "--listen", "tcp://127.0.0.1:0")
+        tell("a coordinator starts", ready)
         for name in ("alice", "bob"):
             invitation = demo.run("coordinator", "coordinator", "invite", name)
             demo.run(name, "join", "--invite-file", "-", "--accept", "all", stdin=invitation)
@@ -42,9 +43,10 @@ def main(zkc: str, folder: str) -> None:
         for line in demo.run("alice", "send", "bob", "--json", stdin=payload).splitlines():
             event = json.loads(line)
             if event["event"] == "granted":
-                tell("bob agrees", f"key made by the {event['key_source']}, the coordinator cannot read it; {event['path']}")
+                tell("bob agrees", f"key made by the {event['key_source']}; {event['path']}")
             elif event["event"] == "delivered":
-                tell("bob acknowledges", f"{event['bytes']} bytes, {event['digest'][:23]}…, signed receipt, {event['seconds']:.3f} s")
+                what = f"{event['bytes']} bytes, {event['digest'][:23]}…, signed receipt, {event['seconds']:.3f} s"
+                tell("bob acknowledges", what)
         received = demo.run("bob", "recv", "-o", "-", "--wait", f"{PATIENCE}s")
         if received != payload:
             sys.exit("what bob received is NOT what alice sent")
@@ -67,7 +69,8 @@ class Demo:
             cwd=self._folder, env=self._environment,
         )
         if done.returncode:
-            sys.exit(f"{home}: zkc {' '.join(words)} ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
+            told = done.stderr.decode(errors="replace")
+            sys.exit(f"{home}: zkc {' '.join(words)} ended with {done.returncode}: {told}")
         return done.stdout
 
     def start(self, running: contextlib.ExitStack, home: str, *words: str) -> str:
