@@ -36,7 +36,7 @@ def main(zkc: str, folder: str) -> None:
         for name in ("alice", "bob"):
             invitation = demo.run("coordinator", "coordinator", "invite", name)
             demo.run(name, "join", "--invite-file", "-", "--accept", "all", stdin=invitation)
-            tell(f"{name} is invited and registers: temporary keys, then permanent ones, then none of the temporary ones")
+            tell(f"{name} is invited and registers: temporary keys, then permanent ones; the temporary ones are erased")
             tell(f"{name}'s daemon starts", demo.start(running, name, "daemon"))
             demo.run(name, "status", "--wait", f"{PATIENCE}s")
         tell(f"alice sends {what}")
