@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.nobody import NOBODY, knock
 from tests.support.waiting import DEADLINE, until
 from zkc.constants import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_MAX
 from zkc.errors import DaemonError, InternalError, LocalIOError, UnknownRecipient, ZkcError
@@ -297,26 +298,10 @@ def test_a_server_of_another_user_is_not_told_anything(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that any user can reach (pytest's own are closed to others)."""
+    """A folder whose own mode lets anybody in. What lies above it may be closed: others start from inside."""
     with tempfile.TemporaryDirectory(prefix="zkc-test-") as name:
         os.chmod(name, 0o755)
         yield Path(name)
-
-
-AS_NOBODY = """
-import os, socket, sys
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-sock = socket.socket(socket.AF_UNIX)
-sock.settimeout(20)
-try:
-    sock.connect(sys.argv[1])
-    sock.sendall(b"\\0")
-    print("closed" if sock.recv(1) == b"" else "answered")
-except PermissionError:
-    print("denied")
-except (BrokenPipeError, ConnectionResetError):
-    print("closed")
-"""
 
 
 @pytest.mark.attack("L01")
@@ -332,10 +317,8 @@ def test_another_user_is_refused_by_mode_and_by_credentials(
                 on.path.parent.chmod(0o755)
                 on.path.chmod(0o666)
             if os.getuid() == 0:
-                child = [sys.executable, "-c", AS_NOBODY, str(on.path)]
-                asked = await asyncio.to_thread(subprocess.run, child, capture_output=True, text=True, check=True)
-                outcome = asked.stdout.strip()
-                stranger = 65534
+                outcome = await asyncio.to_thread(knock, on.path, b"\0")
+                stranger = NOBODY
             elif guard == "credentials":
                 monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
                 with raw(on.path) as sock:
