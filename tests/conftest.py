@@ -19,9 +19,12 @@ SESSION = "PYTEST_ZKC_SESSION"
 
 def pytest_configure() -> None:
     os.environ[SESSION] = secrets.token_hex(8)
-    # The user's own zkc must not show through.
-    for name in [name for name in os.environ if name.startswith("ZKC_")]:
+    # The user's own zkc and terminal must not show through, nor that the shell which started us keeps SIGINT from
+    # what runs in its background: the programs that tests start inherit all of it.
+    for name in [name for name in os.environ if name.startswith("ZKC_") or name in {"NO_COLOR", "COLUMNS", "LINES"}]:
         del os.environ[name]
+    os.environ["TERM"] = "xterm"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""A disk that is soon full."""
+"""A client's home and its inbox; a disk that is soon full."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.items import SetClock
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
 
 
 @pytest.fixture
@@ -27,3 +31,19 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.resolve("client", str(tmp_path / "home")).prepare()
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def inbox(home: Home, clock: SetClock) -> Iterator[Inbox]:
+    with Inbox.open(home, clock=clock) as opened:
+        yield opened

@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -244,12 +246,15 @@ def test_the_socket_of_a_dead_program_is_replaced_by_who_holds_the_lock_only(hom
         home.prepare_socket(lock)
 
 
-def test_a_socket_path_that_is_too_long_goes_to_the_runtime_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = tmp_path / "r"
-    runtime.mkdir(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime folder with a short path: pytest's own can be too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="zkc-") as name:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        yield Path(name)
+
+
+def test_a_socket_path_that_is_too_long_goes_to_the_runtime_folder(tmp_path: Path, runtime: Path) -> None:
     homes = [Home.resolve("client", str(tmp_path / ("long" * 30) / name)).prepare() for name in ("a", "b")]
     paths = []
     for home in homes:
@@ -264,12 +269,10 @@ def test_a_socket_path_that_is_too_long_goes_to_the_runtime_folder(
 
 
 @pytest.mark.attack("L02")
-def test_a_runtime_folder_that_others_can_write_to_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.joinpath("r").mkdir()
-    tmp_path.joinpath("r").chmod(0o777)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "r"))
+def test_a_runtime_folder_that_others_can_write_to_is_not_used(tmp_path: Path, runtime: Path) -> None:
+    runtime.chmod(0o777)
     path = Home.resolve("client", str(tmp_path / ("long" * 30))).socket_path()
-    assert not path.is_relative_to(tmp_path)
+    assert not path.is_relative_to(runtime)
     assert len(os.fsencode(path)) <= 107
 
 

@@ -31,9 +31,8 @@ class Done:
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Our own, without any ``ZKC_`` variable or terminal setting, with the checkout importable."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("ZKC_", "COLUMNS", "LINES"))}
-    return own | {"PYTHONPATH": str(TOP)} | dict(changes or {})
+    """Our own (tests/conftest.py has cleaned it), with the checkout importable."""
+    return os.environ | {"PYTHONPATH": str(TOP)} | dict(changes or {})
 
 
 def zkc(*words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None) -> Done:

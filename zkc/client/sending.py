@@ -36,7 +36,7 @@ from zkc.protocol.delivery_sender import check_receipt
 from zkc.protocol.session import Session
 from zkc.rules.policy import Asked, Standing, decide, size_class
 from zkc.stores.home import Home
-from zkc.stores.inbox import save_receipt
+from zkc.stores.receipts import save_receipt
 from zkc.wire.messages import Manifest, ReceiptBody
 
 _PAUSE_FIRST: Final = 0.1

@@ -92,7 +92,11 @@ class Settings:
     """Where an earlier process of the same supervisor was bound; goes before every other setting."""
     on_ready: Callable[[Ready], None] = lambda _ready: None
     on_admitted: Callable[[bytes, str], None] = lambda _key, _who: None
-    """Told of each connection before it is let in: CURVE key (32 bytes), User-Id."""
+    """Told, before a connection is let in, whose doing it is if the process aborts now: CURVE key (32 bytes), User-Id.
+
+    That is who was let in and has been silent for longest, and only else the newest: a peer that claims a routing id
+    may sit still until libzmq gives the same id to somebody innocent, and aborts (attack O01).
+    """
 
     def load(self) -> Loaded[CoordinatorConfig]:
         return load("coordinator", self.home.config_file, self.environ, self.options)
@@ -114,6 +118,10 @@ class Engine:
         self._broken: BaseException | None = None
         self._banned = read_banned(settings.home.data)
         self._connections: set[int] = set()
+        self._silent: dict[str, tuple[bytes, int]] = {}
+        """User-Id -> CURVE key, and how many connections were let in that have said nothing; oldest first."""
+        self._heard: dict[int, int] = {}
+        """Descriptor -> inode of each connection that has said something."""
         self._bound: tuple[str, ...] = ()
         self._repeats = logs.Repeats(self._clock.monotonic)
         self._started = False
@@ -291,8 +299,27 @@ class Engine:
                 core.warn("zap.refused", "connection refused", address=request.address, full=who is not None)
             return None
         core.count("zap.admitted")
-        self._settings.on_admitted(key, who)
+        self._silent[who] = key, self._silent.get(who, (key, 0))[1] + 1
+        self._blame(key, who)
         return who
+
+    def _first_word(self, user_id: str) -> None:
+        """A connection of that peer has said something, as every client of ours does at once."""
+        key, silent = self._silent.get(user_id, (b"", 0))
+        if not silent:
+            return
+        if silent > 1:
+            self._silent[user_id] = key, silent - 1
+        else:
+            del self._silent[user_id]
+        self._blame(key, user_id)
+
+    def _blame(self, key: bytes, who: str) -> None:
+        """Leaves word of who has been silent for longest; of this one where nobody is."""
+        for silent, (its_key, _) in self._silent.items():
+            key, who = its_key, silent
+            break
+        self._settings.on_admitted(key, who)
 
     def _room(self) -> int:
         """How many connections there may be: out of descriptors, libzmq spins (attack O07)."""
@@ -314,6 +341,9 @@ class Engine:
         core = self._core
         wire = Wire(received.routing_id, received.fd, received.inode)
         core.count("messages")
+        if self._heard.get(wire.fd) != wire.inode:
+            self._heard[wire.fd] = wire.inode
+            self._first_word(received.user_id)
         if len(wire.routing_id) != _AUTOMATIC_ID_BYTES or wire.routing_id[0] != 0:
             # Clients set no routing id: one that does wants to be somebody else (attack C09).
             core.violated("router", PeerViolation("identity", "a routing id of the peer's own"), user=received.user_id)
@@ -348,6 +378,7 @@ class Engine:
             self._core.count("connections.accepted")
         elif event.kind is EventKind.DISCONNECTED:
             self._connections.discard(event.fd)
+            self._heard.pop(event.fd, None)
             self._core.count("connections.closed")
             self._look(event.fd, _LOOKS_AFTER_DISCONNECT)
 

@@ -58,13 +58,13 @@ def safe_name(peer_name: str) -> str:
 
 
 def numbered(name: str, number: int) -> str:
-    """``name`` with ``-number`` before its extension, still at most 255 bytes: ``a.txt`` -> ``a-1.txt``.
+    """``name`` with a number before its extension, at most 255 bytes: ``a.txt`` -> ``a (2).txt``.
 
-    For a ``name`` that is already safe, where a file of that name exists.
+    For the user's own ``name`` (bytes that are not UTF-8 are kept), or a safe one, where a file of that name exists.
     """
-    mark = f"-{number}"
     stem, extension = _split(name)
-    return _cut_text(stem, FILE_NAME_MAX - len(mark) - len(extension.encode())) + mark + extension
+    mark = f" ({number})"
+    return _cut_text(stem, FILE_NAME_MAX - len(_encoded(mark + extension))) + mark + extension
 
 
 def own_name(text: str) -> str:
@@ -114,7 +114,7 @@ def _code(character: str) -> str:
 def _split(name: str) -> tuple[str, str]:
     """Stem and extension (with its dot; ``.tar.gz`` and its like whole), where there is one of a sensible length."""
     stem, dot, extension = name.rpartition(".")
-    if not dot or not stem or not extension or len(extension.encode()) >= _EXTENSION_MAX:
+    if not dot or not stem or not extension or len(_encoded(extension)) >= _EXTENSION_MAX:
         return name, ""
     if stem.lower().endswith(".tar") and len(stem) > 4:
         return stem[:-4], f"{stem[-4:]}.{extension}"
@@ -122,12 +122,20 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _cut(name: str, limit: int) -> str:
-    if len(name.encode()) <= limit:
+    if len(_encoded(name)) <= limit:
         return name
     stem, extension = _split(name)
-    return _cut_text(stem, limit - len(extension.encode())) + extension
+    return _cut_text(stem, limit - len(_encoded(extension))) + extension
 
 
 def _cut_text(text: str, limit: int) -> str:
-    """The longest beginning of ``text`` with at most ``limit`` bytes in UTF-8."""
-    return text.encode()[:limit].decode(errors="ignore")
+    """The longest beginning of ``text`` with at most ``limit`` bytes."""
+    text = text[:limit]
+    while len(_encoded(text)) > limit:
+        text = text[:-1]
+    return text
+
+
+def _encoded(text: str) -> bytes:
+    """As it is on disk: UTF-8, and the bytes of a user's file name that are none as they were."""
+    return text.encode(errors="surrogateescape")

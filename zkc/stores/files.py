@@ -119,6 +119,12 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
         left = left[os.write(descriptor, left):]
 
 
+def unlink(folder: int, name: str) -> None:
+    """Remove the file of ours ``name``; harmless where it is gone. `LocalIOError`."""
+    with translated(f"removing {name}"), suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
 def publish(source_folder: int, source: str, folder: int, name: str) -> None:
     """Give the finished file ``source`` its ``name``, replacing nothing: `FileExistsError` where the name is taken.
 

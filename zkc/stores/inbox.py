@@ -24,14 +24,14 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, Self
 
-from zkc.constants import FILE_NAME_MAX, PARTIALS_PER_SENDER_MAX
+from zkc.constants import PARTIALS_PER_SENDER_MAX
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import LocalIOError, UsageError
 from zkc.ids import KeySource
@@ -44,16 +44,11 @@ DONE_SECONDS: Final = 90 * 86400.0
 PARTIAL_SECONDS: Final = 7 * 86400.0
 """How long after its beginning a partial item is kept."""
 
-Conflict = Literal["skip", "overwrite", "rename"]
 ItemKind = Literal["file", "stream", "message"]
 ItemState = Literal["ready", "partial"]
 _Swept = Literal["removed", "locked", "nothing"]
 
 _ID_BYTES: Final = 8
-_COPY_BYTES: Final = 1 << 20
-_SUFFIX_MAX: Final = 32
-"""Bytes; what is longer after a dot is no suffix that a numbered name keeps."""
-_NUMBERS_MAX: Final = 9999
 _ID: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _PREFIX: Final = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
@@ -182,7 +177,7 @@ class Partial:
             return
         try:
             if discard:
-                _unlink(self._folder, self.id)
+                files.unlink(self._folder, self.id)
             self._inbox.ended(self)
         finally:
             os.close(self._descriptor)
@@ -283,10 +278,10 @@ class Inbox:
         except LocalIOError as error:
             # After any other error it is not certain that nothing was recorded: `recover` will see.
             if error.detail in {"no-space", "busy"}:
-                _unlink(self._files_folder, partial.id)
+                files.unlink(self._files_folder, partial.id)
             raise
         if item.id != partial.id:
-            _unlink(self._files_folder, partial.id)
+            files.unlink(self._files_folder, partial.id)
         partial.close(discard=True)
         return item
 
@@ -400,7 +395,7 @@ class Inbox:
                     connection.execute("DELETE FROM partials WHERE id = ?", (partial.id,))
                     return
                 if _one(connection, *listed) is None:
-                    _unlink(self._partial_folder, partial.id)
+                    files.unlink(self._partial_folder, partial.id)
                     return
                 # In the transaction: a later attempt finds it running, or here to be removed.
                 fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
@@ -532,7 +527,7 @@ class Inbox:
             gone = connection.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount > 0
             if not gone:
                 return self._remove_partial(connection, item_id)
-        _unlink(self._files_folder, item_id)  # killed here, `recover` does it
+        files.unlink(self._files_folder, item_id)  # killed here, `recover` does it
         return True
 
     def _remove_partial(self, connection: sqlite3.Connection, item_id: str) -> bool:
@@ -614,138 +609,7 @@ class Claim:
         self.close()
 
 
-def save_receipt(home: Home, tid: bytes, receipt: bytes) -> Path:
-    """Keep the receipt of a delivery that this client sent; its path. Durable when this returns."""
-    files.make_folder(home.receipts)
-    path = home.receipts / f"{tid.hex()}.receipt"
-    files.write_private(path, receipt, replace=True)
-    return path
-
-
-# --- saving to where a person wants it -----------------------------------------------------------------------------
-
-
-def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> Path | None:
-    """Write the payload of ``item`` to ``destination``, durable when this returns; the path that it got.
-
-    Whole or not there: it is written under another name in the same folder and renamed. Where ``destination`` exists,
-    ``skip`` leaves it and answers None, ``overwrite`` replaces it (a link itself, never what it points to), ``rename``
-    finds a free name, ``a (2).txt``. The owner's permissions are as sent, those of group and others follow the umask;
-    nothing else of the sender's file is taken over but its time of change (attack F05).
-
-    ``destination`` is the caller's choice: a name that came from a peer has gone through `rules.names.safe_name`.
-    Errors: `UsageError` where it is a folder, or the item ``partial``; `LocalIOError`, after which nothing is there.
-    """
-    name = destination.name
-    if item.state == "partial":
-        raise UsageError(
-            f"item {item.id} has arrived only in part", detail="partial", hint="ask its sender to send it again"
-        )
-    if name in {"", ".."} or (conflict == "overwrite" and destination.is_dir() and not destination.is_symlink()):
-        raise UsageError(f"{destination} is a folder", hint="name a file, or add a slash to save into the folder")
-    with _opened(destination.parent) as folder, files.translated(f"saving {destination}"):
-        if conflict == "skip" and _exists(folder, name):
-            return None
-        scratch = _copy(item, folder)
-        try:
-            saved = _settle(folder, scratch, name, conflict)
-        finally:
-            _unlink(folder, scratch)
-        os.fsync(folder)
-    return None if saved is None else destination.with_name(saved)
-
-
-def _settle(folder: int, scratch: str, name: str, conflict: Conflict) -> str | None:
-    if conflict == "overwrite":
-        os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
-        return name
-    for candidate in _names_for(name):
-        try:
-            files.publish(folder, scratch, folder, candidate)
-        except FileExistsError:
-            if conflict == "skip":
-                return None
-        else:
-            return candidate
-    raise LocalIOError(f"{name}: all its numbered names are taken", detail="exists", hint="name another file with -o")
-
-
-def _names_for(name: str) -> Iterator[str]:
-    """``a.txt``, ``a (2).txt``, ``a (3).txt``, ...: at most 255 bytes each, undecodable bytes of a user's name kept."""
-    yield name
-    stem, suffix = os.path.splitext(name)
-    if stem.endswith(".tar"):
-        stem, suffix = stem.removesuffix(".tar"), f".tar{suffix}"
-    if len(os.fsencode(suffix)) > _SUFFIX_MAX:
-        stem, suffix = name, ""
-    for number in range(2, _NUMBERS_MAX + 1):
-        mark = f" ({number})"
-        room = FILE_NAME_MAX - len(os.fsencode(mark + suffix))
-        kept = stem
-        while len(os.fsencode(kept)) > room:
-            kept = kept[:-1]
-        yield kept + mark + suffix
-
-
-def _copy(item: Item, folder: int) -> str:
-    """The payload in a file of its own in ``folder``, with its final permissions; the file's name."""
-    owner = item.mode & stat.S_IRWXU if item.kind == "file" else stat.S_IRUSR | stat.S_IWUSR
-    scratch = files.scratch_name(f"zkc-{item.id}")
-    source = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        _unlink(folder, scratch)  # of a process of this number that was killed
-        # Made with the owner's bits for all, so that the system itself applies the umask, or the folder's ACL.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        target = os.open(scratch, flags, owner | owner >> 3 | owner >> 6, dir_fd=folder)
-        try:
-            if _copy_bytes(source, target) != item.size:
-                raise LocalIOError(f"the file of item {item.id} is not as it arrived", detail="damaged")
-            os.fchmod(target, os.fstat(target).st_mode & 0o077 | owner)
-            if item.kind == "file" and item.mtime_ns:
-                with suppress(OSError, OverflowError):  # a time that this file system cannot hold
-                    os.utime(target, ns=(item.mtime_ns, item.mtime_ns))
-            os.fsync(target)
-        except BaseException:
-            _unlink(folder, scratch)
-            raise
-        finally:
-            os.close(target)
-    finally:
-        os.close(source)
-    return scratch
-
-
-def _copy_bytes(source: int, target: int) -> int:
-    total = 0
-    while chunk := os.read(source, _COPY_BYTES):
-        files.write_all(target, chunk)
-        total += len(chunk)
-    return total
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = files.open_folder(path, follow=True)  # the user's own path: his links are his
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 # --- names in a folder ---------------------------------------------------------------------------------------------
-
-
-def _exists(folder: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _unlink(folder: int, name: str) -> None:
-    with files.translated(f"removing {name}"), suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
 
 
 def _open_payload(folder: int, name: str) -> int:
@@ -765,7 +629,7 @@ def _sweep(folder: int, name: str) -> _Swept:
             return "nothing"  # no file of ours stands there: left for a person to look at
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _unlink(folder, name)
+            files.unlink(folder, name)
         except BlockingIOError:
             return "locked"
         finally:

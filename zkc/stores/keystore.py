@@ -1,4 +1,4 @@
-"""A client's keys: its registrations, what it knows of others' keys (pins), and what it has begun to send.
+"""A client's keys: its registrations, and what it knows of others' keys (pins).
 
 One file, ``keys.db``. What is read is what was written, or it is refused (attack K03): each row carries a MAC
 (`rowmac`), and each table a seal over the MACs of all its rows, so that damage neither changes a key nor hides a pin;
@@ -23,9 +23,6 @@ from zkc.ids import Kind
 from zkc.stores.home import Home
 from zkc.stores.localdb import LocalDb, Schema
 from zkc.stores.rowmac import Field, mac, verifies
-
-ATTEMPT_SECONDS: Final = 90 * 86400.0
-"""How long a recipient may answer a repeated delivery with the first receipt, and so how long its row is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +78,6 @@ _SCHEMA: Final = Schema(
     statements=(
         "CREATE TABLE meta (name, value)",
         *(f"CREATE TABLE {table} ({', '.join(columns)}, mac BLOB NOT NULL)" for table, columns in _SEALED.items()),
-        "CREATE TABLE attempts (tid, xid, th, began, mac BLOB NOT NULL)",
-        "CREATE INDEX attempts_tid ON attempts (tid)",
-        "CREATE INDEX attempts_began ON attempts (began)",
     ),
 )
 
@@ -224,31 +218,6 @@ class KeyStore:
         """Remove the pin of ``name``. False: there is none."""
         with self._changing("pins") as (table,):
             return table.delete(name)
-
-    # --- deliveries that were begun ---------------------------------------------------------------------------------
-
-    def note_attempt(self, tid: bytes, xid: bytes, th: bytes, now: float) -> None:
-        """Keep that handshake ``xid``, with transcript ``th``, was for delivery ``tid``: before its KEY leaves.
-
-        A receipt that answers a later try must be of one of these. Kept for 90 days.
-        """
-        row = (tid, xid, th, float(now))
-        with self._db.writing() as connection:
-            connection.execute("DELETE FROM attempts WHERE began < ?", (now - ATTEMPT_SECONDS,))
-            connection.execute(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?)", (*row, mac(self._key, "attempts", row))
-            )
-
-    def attempts(self, tid: bytes) -> list[tuple[bytes, bytes]]:
-        """(xid, th) of each handshake for ``tid``, oldest first."""
-        with self._db.reading() as connection:
-            rows = connection.execute(
-                "SELECT tid, xid, th, began, mac FROM attempts WHERE tid = ? ORDER BY rowid", (tid,)
-            ).fetchall()
-        for row in rows:
-            if row[0] != tid or not verifies(self._key, "attempts", row[:-1], row[-1]):
-                raise self._db.damaged()
-        return [(xid, th) for _, xid, th, _, _ in rows]
 
     # --- sealed tables ----------------------------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ def _text(inbox: Inbox, item: Item) -> str:
 def _save(call: Invocation, *, id: str, output: str | None, conflict: Any) -> None:
     """``inbox`` with ``path``, where it was saved; null where it was skipped."""
     from zkc.rules.names import escape
-    from zkc.stores.inbox import save_item
+    from zkc.stores.saving import save_item
 
     if output in {"", "-"}:
         raise UsageError("inbox save: -o takes a file or a folder", hint="zkc recv -o - writes to standard output")

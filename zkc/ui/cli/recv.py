@@ -171,7 +171,7 @@ def _handle(out: Out, claim: Claim, wish: _Wish) -> None:
                 out.payload(chunk)
     else:
         from zkc.rules.names import escape
-        from zkc.stores.inbox import save_item
+        from zkc.stores.saving import save_item
 
         path = destination(item, wish.output)
         saved = save_item(item, path, wish.conflict)

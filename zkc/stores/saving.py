@@ -1,0 +1,120 @@
+"""An item of the inbox, written to where a person wants it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Final, Literal
+
+from zkc.errors import LocalIOError, UsageError
+from zkc.rules.names import numbered
+from zkc.stores import files
+from zkc.stores.inbox import Item
+
+Conflict = Literal["skip", "overwrite", "rename"]
+"""What to do where the destination exists."""
+
+_COPY_BYTES: Final = 1 << 20
+_NUMBERS_MAX: Final = 9999
+
+
+def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> Path | None:
+    """Write the payload of ``item`` to ``destination``, durable when this returns; the path that it got.
+
+    Whole or not there: it is written under another name in the same folder and renamed. Where ``destination`` exists,
+    ``skip`` leaves it and answers None, ``overwrite`` replaces it (a link itself, never what it points to), ``rename``
+    finds a free name, ``a (2).txt``. The owner's permissions are as sent, those of group and others follow the umask;
+    nothing else of the sender's file is taken over but its time of change (attack F05).
+
+    ``destination`` is the caller's choice: a name that came from a peer has gone through `rules.names.safe_name`.
+    Errors: `UsageError` where it is a folder, or the item ``partial``; `LocalIOError`, after which nothing is there.
+    """
+    name = destination.name
+    if item.state == "partial":
+        raise UsageError(
+            f"item {item.id} has arrived only in part", detail="partial", hint="ask its sender to send it again"
+        )
+    if name in {"", ".."} or (conflict == "overwrite" and destination.is_dir() and not destination.is_symlink()):
+        raise UsageError(f"{destination} is a folder", hint="name a file, or add a slash to save into the folder")
+    with _opened(destination.parent) as folder, files.translated(f"saving {destination}"):
+        if conflict == "skip" and _exists(folder, name):
+            return None
+        scratch = _copy(item, folder)
+        try:
+            saved = _settle(folder, scratch, name, conflict)
+        finally:
+            files.unlink(folder, scratch)
+        os.fsync(folder)
+    return None if saved is None else destination.with_name(saved)
+
+
+def _settle(folder: int, scratch: str, name: str, conflict: Conflict) -> str | None:
+    if conflict == "overwrite":
+        os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return name
+    for candidate in chain([name], (numbered(name, number) for number in range(2, _NUMBERS_MAX + 1))):
+        try:
+            files.publish(folder, scratch, folder, candidate)
+        except FileExistsError:
+            if conflict == "skip":
+                return None
+        else:
+            return candidate
+    raise LocalIOError(f"{name}: all its numbered names are taken", detail="exists", hint="name another file with -o")
+
+
+def _copy(item: Item, folder: int) -> str:
+    """The payload in a file of its own in ``folder``, with its final permissions; the file's name."""
+    owner = item.mode & stat.S_IRWXU if item.kind == "file" else stat.S_IRUSR | stat.S_IWUSR
+    scratch = files.scratch_name(f"zkc-{item.id}")
+    source = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        files.unlink(folder, scratch)  # of a process of this number that was killed
+        # Made with the owner's bits for all, so that the system itself applies the umask, or the folder's ACL.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        target = os.open(scratch, flags, owner | owner >> 3 | owner >> 6, dir_fd=folder)
+        try:
+            if _copy_bytes(source, target) != item.size:
+                raise LocalIOError(f"the file of item {item.id} is not as it arrived", detail="damaged")
+            os.fchmod(target, os.fstat(target).st_mode & 0o077 | owner)
+            if item.kind == "file" and item.mtime_ns:
+                with suppress(OSError, OverflowError):  # a time that this file system cannot hold
+                    os.utime(target, ns=(item.mtime_ns, item.mtime_ns))
+            os.fsync(target)
+        except BaseException:
+            files.unlink(folder, scratch)
+            raise
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    return scratch
+
+
+def _copy_bytes(source: int, target: int) -> int:
+    total = 0
+    while chunk := os.read(source, _COPY_BYTES):
+        files.write_all(target, chunk)
+        total += len(chunk)
+    return total
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = files.open_folder(path, follow=True)  # the user's own path: his links are his
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
