@@ -280,6 +280,8 @@ class Fleet:
                 list(pool.map(self.start_daemon, self._names))
 
     def _spawn(self, name: str, *words: str) -> Program:
+        if name in self._programs:
+            self._programs[name].kill()
         log = self.folder / f"{name}.log"
         program = self._programs[name] = Program([*_ZKC, *words], self.environment(name), log)
         return program

@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.coordinator import RunningCoordinator, coordinator_in, join
 from zkc.coordinator import admin
-from zkc.coordinator.addresses import host_addresses
 from zkc.coordinator.invitations import advertised
 from zkc.crypto.invitations import parse_invitation
 from zkc.errors import DaemonError, NotRegistered, UsageError, ZkcError
+from zkc.net.addresses import host_addresses
 from zkc.net.monitor import EventKind
 from zkc.stores.home import Home
 

@@ -89,12 +89,11 @@ def test_completing_twice_is_once_and_another_registration_of_the_name_is_refuse
 def test_what_is_put_aside_is_kept_out_of_use(home: Home, store: KeyStore) -> None:
     store.complete(registration())
     store.set_pin(pin())
-    assert store.put_aside(5.0) == ["bob"]
-    assert store.put_aside(6.0) == []
-    assert store.registrations() == []
+    store.complete(registration(uid=b"w" * 16), put_aside=5.0)
+    assert store.registrations() == [registration(uid=b"w" * 16)]
+    store.complete(registration("carol", b"c" * 16), put_aside=7.0)
+    assert [found.name for found in store.registrations()] == ["carol"]
     assert store.pins() == [pin()]
-    store.complete(registration(uid=b"w" * 16))
-    assert store.put_aside(7.0) == ["bob"]
     with sqlite3.connect(home.keys_db) as raw:
         assert raw.execute("SELECT uid, put_aside FROM aside").fetchall() == [(b"u" * 16, 5.0), (b"w" * 16, 7.0)]
     raw.close()

@@ -1,9 +1,10 @@
 """A coordinator that holds the true keys and lies.
 
 ``python -m tests.support.evil_coordinator --home DIR --control PATH``: the engine is the real one; between it and the
-clients stands a `Lie`, through whose hands every transfer message passes: it may pass it on, alter it, hold it back,
-exchange it for another, or answer it in somebody's place. Tests say over the control socket (a JSON object a line, one
-answer each; see `EvilCoordinator`) which lie is told, and ask what was seen.
+clients stands a `Lie`, through whose hands every message of a registration, a channel's handshake and a transfer
+passes: it may pass it on, alter it, hold it back, exchange it for another, or answer it in somebody's place. Tests say
+over the control socket (a JSON object a line, one answer each; see `EvilCoordinator`) which lie is told, and ask what
+was seen.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from zkc.client.principal import Principal, load_main
 from zkc.constants import CARD_SECONDS, CHUNK, STEP_SECONDS
 from zkc.coordinator import engine as engine_module
 from zkc.coordinator.clients import Clients, OnReply, Session
+from zkc.coordinator.core import Wire
 from zkc.coordinator.engine import Engine, Ready, Settings
 from zkc.coordinator.identity import CoordinatorIdentity
+from zkc.coordinator.registrations import Registrations
 from zkc.crypto.cards import certify, make_card, verify_card
 from zkc.crypto.receipts import make_receipt
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import kem_encapsulate
 from zkc.crypto.transcript import Transcript
 from zkc.errors import ZkcError
+from zkc.net.loopsocket import Sent
 from zkc.net.pipe import Bell, Bulk, Listener
 from zkc.protocol import transfer_recipient as recipient
 from zkc.protocol import transfer_sender as sender
@@ -49,7 +53,9 @@ from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire import messages
 from zkc.wire.codec import decode, encode
+from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import (
+    ChannelMessage,
     Conf,
     DeliverKey,
     Endpoints,
@@ -58,6 +64,7 @@ from zkc.wire.messages import (
     Manifest,
     Notify,
     PeerCard,
+    RegMessage,
     TransferConfirm,
     TransferGrant,
     TransferResponse,
@@ -93,6 +100,9 @@ class Lie:
 
     def hold(self, mail: Mail) -> None:
         mail.go(mail.body)
+
+    def heard(self, kind: str) -> None:
+        """A newcomer's message of that type came, and nothing has been done about it yet."""
 
     def report(self) -> dict[str, Any]:
         """What came of it, for the test."""
@@ -241,6 +251,24 @@ class Withhold(Lie):
 
     def report(self) -> dict[str, Any]:
         return {"withheld": self.withheld}
+
+
+class Die(Lie):
+    """kill -9: when the first message of type ``heard`` has come, or before the first of type ``unsent`` leaves."""
+
+    def __init__(self, evil: Evil, heard: str = "", unsent: str = "") -> None:
+        super().__init__(evil)
+        self.when = heard
+        self.unsent = unsent
+
+    def heard(self, kind: str) -> None:
+        if kind == self.when:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hold(self, mail: Mail) -> None:
+        if mail.kind == self.unsent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        mail.go(mail.body)
 
 
 class ConfirmForOthers(Lie):
@@ -440,6 +468,7 @@ LIES: Final[dict[str, Callable[..., Lie]]] = {
     "double": Double,
     "replace": Replace,
     "withhold": Withhold,
+    "die": Die,
     "confirm-for-others": ConfirmForOthers,
     "own-key": OwnKey,
     "impersonate": Impersonate,
@@ -458,6 +487,8 @@ class Evil:
         self.lie: Lie = Lie(self)
         self.records: list[tuple[str, Any]] = []
         """(to whom, message), in order, as the truth would have it."""
+        self.heard: list[str] = []
+        """The type of each message that newcomers sent."""
         self.plaintexts: list[bytes] = []
         """Every record of every channel, either way, opened."""
 
@@ -488,7 +519,7 @@ class Evil:
     async def command(self, name: str, words: dict[str, Any]) -> dict[str, Any]:
         handlers: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "lie": self._lie, "report": self._report, "records": self._records, "replay": self._replay,
-            "pose": self._pose, "plaintexts": self._plaintexts,
+            "pose": self._pose, "plaintexts": self._plaintexts, "heard": self._heard,
         }
         return await handlers[name](**words)
 
@@ -502,6 +533,9 @@ class Evil:
 
     async def _records(self) -> dict[str, Any]:
         return {"records": [[to, type(body).__name__, encode(body).hex()] for to, body in self.records]}
+
+    async def _heard(self) -> dict[str, Any]:
+        return {"heard": self.heard}
 
     async def _plaintexts(self) -> dict[str, Any]:
         return {"plaintexts": [each.hex() for each in self.plaintexts]}
@@ -558,6 +592,21 @@ class LyingClients(Clients):
         honest = super().answer
         self.evil.passing(Mail(session.client.name, body, lambda other: honest(session, call, other)))
 
+    def on_hello(self, wire: Wire, uid: bytes, body: bytes) -> None:
+        honest = self._core
+        self._core = replace(honest, send=lambda frame, _: self._greet(wire, uid, frame))
+        try:
+            super().on_hello(wire, uid, body)
+        finally:
+            self._core = honest
+
+    def _greet(self, wire: Wire, uid: bytes, frame: bytes) -> Sent:
+        def go(other: Any) -> None:
+            self._core.send(control_frame(ControlKind.CHANNEL, encode(other)), wire.routing_id)
+
+        self.evil.passing(Mail(self._by_uid[uid].name, decode(split_control(frame)[1], ChannelMessage), go))
+        return Sent.OK
+
     def _transmit(self, session: Session, plaintext: bytes) -> None:
         self.evil.plaintexts.append(plaintext)
         super()._transmit(session, plaintext)
@@ -566,6 +615,23 @@ class LyingClients(Clients):
         if getattr(received, "body", None) is not None:
             self.evil.plaintexts.append(encode(received.body))
         super()._on_call(session, received)
+
+
+class LyingRegistrations(Registrations):
+    """The registrations, with the lie on what newcomers are told."""
+
+    evil: Evil
+
+    def on_message(self, wire: Wire, invite_id: bytes, body: bytes) -> None:
+        kind = type(decode(body, RegMessage)).__name__
+        self.evil.heard.append(kind)
+        self.evil.lie.heard(kind)
+        super().on_message(wire, invite_id, body)
+
+    def _send(self, wire: Wire, message: Any) -> None:
+        honest = super()._send
+        name = self._open[wire.routing_id].registrar.name
+        self.evil.passing(Mail(name, message, lambda other: honest(wire, other)))
 
 
 def principal_in(home: Path) -> Principal:
@@ -619,7 +685,13 @@ def main() -> None:
             self.evil = evil
             evil.clients = self
 
+    class OurRegistrations(LyingRegistrations):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.evil = evil
+
     setattr(engine_module, "Clients", Ours)  # noqa: B010  (its own parts, exchanged)
+    setattr(engine_module, "Registrations", OurRegistrations)  # noqa: B010
     home = Home.resolve("coordinator", chosen.home)
     asyncio.run(serve(evil, home, {"coordinator.listen": [chosen.listen]}, chosen.control))
 
@@ -654,6 +726,12 @@ class EvilCoordinator:
     def records(self) -> list[tuple[str, str, bytes]]:
         """(to whom, type, encoded) of every message that the coordinator had to give."""
         return [(to, kind, bytes.fromhex(data)) for to, kind, data in self.command("records")["records"]]
+
+    @property
+    def heard(self) -> list[str]:
+        """The type of each message that newcomers sent so far."""
+        heard: list[str] = self.command("heard")["heard"]
+        return heard
 
     @property
     def plaintexts(self) -> list[bytes]:

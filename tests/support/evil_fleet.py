@@ -52,6 +52,17 @@ class EvilFleet(Fleet):
         return super().environment(name) | {"PYTHONPATH": str(TOP)}
 
     def start_coordinator(self) -> Program:
+        program = self._spawn_coordinator()
+        self.proxy = TcpProxy(split_endpoint(program.endpoint))
+        return program
+
+    def restart_coordinator(self) -> None:
+        """Another process for one that was killed, behind the same proxy."""
+        self._programs["coordinator"].kill()
+        self.evil.close()
+        self.proxy.target = split_endpoint(self._spawn_coordinator().endpoint)
+
+    def _spawn_coordinator(self) -> Program:
         command = [
             sys.executable, "-m", "tests.support.evil_coordinator", "--home", str(self.home("coordinator")),
             "--control", str(self._control),
@@ -59,8 +70,6 @@ class EvilFleet(Fleet):
         log = self.folder / "coordinator.log"
         program = self._programs["coordinator"] = Program(command, self.environment("coordinator"), log)
         program.wait_ready()
-        host, port = split_endpoint(program.endpoint)
-        self.proxy = TcpProxy((host, port))
         self.evil = EvilCoordinator(self._control)
         return program
 

@@ -130,8 +130,6 @@ async def register(
         store.save_pending(invitation.invite_id, encode(_Pending(pending.identity, pending.kem, pending.curve, card)))
 
     registered = await _register(ctx, newcomer, keep)
-    if force:
-        store.put_aside(clock.wall())
     endpoints = tuple(invitation.endpoints)
     store.complete(
         Registration(
@@ -142,6 +140,7 @@ async def register(
             owner=owner_of(invitation.name),
         ),
         invitation.invite_id,
+        put_aside=clock.wall() if force else None,
     )
     return Joined(invitation.name, newcomer.identity.public.fingerprint, endpoints)
 

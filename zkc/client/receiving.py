@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import structlog
 
-from zkc.client.addresses import advertised
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
@@ -22,6 +21,7 @@ from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused, ZkcError
 from zkc.ids import owner_of
+from zkc.net.addresses import advertised
 from zkc.net.pipe import Bell, Bulk, LinkLost, Listener
 from zkc.net.sockets import PortsTaken, split_endpoint
 from zkc.protocol import transfer_recipient as machine

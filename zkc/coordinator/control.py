@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from zkc.wire.messages import Message
 
 
-class _Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class AskStatus(Message, frozen=True, tag="status"):
     pass
 
 
-class AskStatus(_Message, frozen=True, tag="status"):
-    pass
-
-
-class AskOnline(_Message, frozen=True, tag="online"):
+class AskOnline(Message, frozen=True, tag="online"):
     """Which clients are online: pages of `Online`."""
 
 
-class LookAgain(_Message, frozen=True, tag="look-again"):
+class LookAgain(Message, frozen=True, tag="look-again"):
     """Another process has written the key database: act on it now. Answered when that is done."""
 
 
 ControlRequest = AskStatus | AskOnline | LookAgain
 
 
-class Status(_Message, frozen=True, tag="status"):
+class Status(Message, frozen=True, tag="status"):
     endpoints: list[str]
     """As configured, with the ports that are bound."""
     fingerprint: str
@@ -38,11 +34,11 @@ class Status(_Message, frozen=True, tag="status"):
     counters: dict[str, int]
 
 
-class Online(_Message, frozen=True, tag="online"):
+class Online(Message, frozen=True, tag="online"):
     uids: list[bytes]
 
 
-class Done(_Message, frozen=True, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     pass
 
 

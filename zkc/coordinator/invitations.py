@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from zkc.constants import ID_BYTES
-from zkc.coordinator.addresses import host_addresses
 from zkc.coordinator.identity import CoordinatorIdentity
 from zkc.crypto.invitations import format_invitation, invitation_curve_secret, invitation_psk
 from zkc.env import Entropy
 from zkc.ids import Kind
+from zkc.net.addresses import host_addresses
 from zkc.net.sockets import curve_public, split_endpoint, tcp_endpoint, to_raw, to_z85
 from zkc.stores.keydb import InvitationRow
 from zkc.wire.messages import InvitationText

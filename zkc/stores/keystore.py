@@ -149,12 +149,19 @@ class KeyStore:
         with self._changing("pending") as (table,):
             table.delete(invite_id)
 
-    def complete(self, registration: Registration, invite_id: bytes = b"") -> None:
+    def complete(
+        self, registration: Registration, invite_id: bytes = b"", *, put_aside: float | None = None
+    ) -> None:
         """R6 has come: the registration is there and its pending state is not, in one step. Harmless when repeated.
 
-        Errors: `UsageError` (``already-registered``) where the name stands for another registration.
+        ``put_aside`` (`join --force`): the time at which all that this home was registered as goes out of use; it is
+        kept in the file. Pins stay. Without it `UsageError` (``already-registered``) where the name is another's.
         """
-        with self._changing("registrations", "pending") as (registered, pending):
+        with self._changing("registrations", "pending", "aside") as (registered, pending, aside):
+            if put_aside is not None:
+                for row in registered.rows():
+                    aside.insert((*row, put_aside))
+                registered.clear()
             for row in registered.rows():
                 known = _registration(row)
                 if known.name == registration.name and known.uid != registration.uid:
@@ -177,15 +184,6 @@ class KeyStore:
         """End a registration here (`leave`, or revoked): its keys leave the file. False: there is none."""
         with self._changing("registrations") as (table,):
             return table.delete(name)
-
-    def put_aside(self, now: float) -> list[str]:
-        """Take all registrations out of use but keep them (`join --force`); their names. Pins stay."""
-        with self._changing("registrations", "aside") as (registered, aside):
-            names = sorted(_registration(row).name for row in registered.rows())
-            for row in registered.rows():
-                aside.insert((*row, now))
-            registered.clear()
-            return names
 
     # --- pins -------------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ def _status(call: Invocation, *, wait: float) -> None:
     fields = {
         "endpoint": found.endpoints[0] if found.endpoints else None, "endpoints": found.endpoints,
         "fingerprint": found.fingerprint, "clients": found.clients, "online": found.online, "keydb": found.keydb,
-        "suite": found.suite,
+        "suite": found.suite, "counters": found.counters,
     }
     if call.out.json:
         call.out.event("status", fields)

@@ -1,13 +1,16 @@
-"""The addresses of this host, by getifaddrs: the standard library has no call for all of them."""
+"""At which addresses others can reach this host."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ipaddress
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
+
+ADVERTISED_MAX: Final = 16
 
 
 class _SockAddr(ctypes.Structure):
@@ -37,7 +40,31 @@ def host_addresses() -> list[str]:
     return [str(each) for each in sorted(usable, key=lambda each: (each.is_loopback, each.version, int(each)))]
 
 
+def advertised(listen_host: str, coordinator_host: str) -> list[str]:
+    """What a recipient that listens on ``listen_host`` tells a sender: best first, at most 16, no loopback.
+
+    The address that leads to the coordinator comes first: whoever else is linked there most likely reaches it.
+    """
+    if listen_host != "*":
+        return [listen_host.strip("[]")]
+    first = _route_to(coordinator_host)
+    others = [address for address in host_addresses() if not ipaddress.ip_address(address).is_loopback]
+    return list(dict.fromkeys([*([first] if first else []), *others]))[:ADVERTISED_MAX]
+
+
+def _route_to(host: str) -> str | None:
+    """The own address from which this machine would reach ``host`` (no packet is sent); None: no route."""
+    with contextlib.suppress(OSError):
+        for family, kind, proto, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind, proto) as probe:
+                probe.connect(address)
+                found = str(probe.getsockname()[0])
+                return found.partition("%")[0]
+    return None
+
+
 def _interface_addresses() -> Iterator[str]:
+    """By getifaddrs: the standard library has no call for all of them."""
     libc = ctypes.CDLL(None, use_errno=True)
     first = ctypes.POINTER(_IfAddrs)()
     if libc.getifaddrs(ctypes.byref(first)) != 0:
