@@ -33,7 +33,7 @@ _SECRET_WORDS: Final = frozenset(
     }
 )
 _WORDS: Final = re.compile(r"[^A-Za-z0-9]+")
-_INVITATION: Final = re.compile(r"zkc1-[A-Za-z0-9_=-]{16,}")
+_INVITATION: Final = re.compile(r"zkc[0-9]+-[A-Za-z0-9_=-]{16,}")
 
 
 def configure(form: str, level: str, stream: TextIO | None = None) -> None:

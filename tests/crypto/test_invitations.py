@@ -16,7 +16,7 @@ from zkc.crypto.invitations import (
     parse_invitation,
 )
 from zkc.crypto.primitives import digest
-from zkc.errors import UsageError
+from zkc.errors import UsageError, VersionMismatch
 from zkc.wire.codec import encode
 from zkc.wire.messages import Answer, Invitation, InvitationText
 
@@ -40,10 +40,10 @@ def refused(text: str) -> bool:
     return False
 
 
-def text_of(body: bytes) -> str:
+def text_of(body: bytes, prefix: str = "zkc1-") -> str:
     """Any body behind a checksum that is right."""
-    checksum = digest(b"zkc/1 invite checksum\0", body)[:8]
-    return "zkc1-" + base64.urlsafe_b64encode(body + checksum).decode().rstrip("=")
+    checksum = digest(b"zkc invite checksum\0", prefix.encode(), body)[:8]
+    return prefix + base64.urlsafe_b64encode(body + checksum).decode().rstrip("=")
 
 
 def test_an_invitation_is_one_line_that_parses_to_what_was_put_in() -> None:
@@ -71,6 +71,13 @@ def test_every_invitation_comes_back(invitation: InvitationText) -> None:
 @pytest.mark.parametrize("around", ["{}\n", "  {}", "\r\n{}\r\n", "\t{} \n\n"])
 def test_white_space_around_it_is_ignored(around: str) -> None:
     assert parse_invitation(around.format(TEXT)) == INVITATION
+
+
+@pytest.mark.parametrize("version", [0, 2, 10])
+def test_a_whole_invitation_of_another_version_is_told_as_that(version: int) -> None:
+    with pytest.raises(VersionMismatch, match=f"version {version}"):
+        parse_invitation(text_of(b"whatever stands there then", f"zkc{version}-"))
+    assert refused(TEXT.replace("zkc1", f"zkc{version}"))
 
 
 @pytest.mark.attack("R12")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.program import environment
-from zkc.errors import LocalIOError, UsageError
+from zkc.errors import LocalIOError, UsageError, VersionMismatch
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore, Pin, Registration
 
@@ -245,7 +245,7 @@ def check_damaged(home: Home, content: bytes, expected: Read) -> bool:
     home.keys_db.write_bytes(content)
     try:
         found = read_all(home)
-    except LocalIOError as error:
+    except (LocalIOError, VersionMismatch) as error:
         assert error.detail in {"damaged", "newer", "io"}, error
         assert len(str(error).splitlines()) == 1
         return True
@@ -348,7 +348,7 @@ def test_a_store_of_a_newer_program_is_left_alone(home: Home) -> None:
     raw = sqlite3.connect(home.keys_db, isolation_level=None)
     raw.execute("PRAGMA user_version = 2")
     raw.close()
-    with pytest.raises(LocalIOError, match="upgrade zkc"):
+    with pytest.raises(VersionMismatch, match="upgrade zkc"):
         KeyStore.open(home)
 
 

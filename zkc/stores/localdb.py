@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from zkc.errors import LocalIOError
+from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores import files
 
 BUSY_SECONDS: Final = 5.0
@@ -56,7 +56,8 @@ class LocalDb:
     def open(cls, path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None = None) -> Self:
         """The file at ``path``; made, 0600, where there is none, with the schema and what ``fill`` adds, as one step.
 
-        Errors: `LocalIOError` with ``permission`` (attack K01), ``damaged``, ``newer``, ``no-space``, ``busy``, ``io``.
+        Errors: `LocalIOError` with ``permission`` (attack K01), ``damaged``, ``no-space``, ``busy``, ``io``;
+        `VersionMismatch` (``newer``).
         """
         files.check_folder(path.parent, private=False)
         if not os.path.lexists(path):
@@ -139,7 +140,7 @@ class LocalDb:
         if application_id != self._schema.application_id or version < 1:
             raise self.damaged()
         if version > self._schema.version:
-            raise LocalIOError(
+            raise VersionMismatch(
                 f"{self._schema.what} {self.path} was written by a newer zkc", detail="newer", hint="upgrade zkc"
             )
 

@@ -117,7 +117,8 @@ def version_of(connection: Connection, mac_key: bytes) -> int:
     version: int = rows[0][0]
     if version > LATEST:
         raise VersionMismatch(
-            f"the key database has schema {version}, this zkc knows up to {LATEST}", hint="install the newer zkc"
+            f"the key database has schema {version}, this zkc knows up to {LATEST}", detail="newer",
+            hint="install the newer zkc",
         )
     return version
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -86,7 +87,8 @@ def _usage(error: click.ClickException) -> ZkcError:
         return UsageError(
             f"{where}there is no option {error.option_name}", hint=f"did you mean {meant}?" if meant else hint
         )
-    text = " ".join(error.format_message().split()).removesuffix(".")
+    # Given as an argument, an invitation stands in the shell's history by now; it need not stand here as well.
+    text = re.sub(r"zkc1-[\w=-]+", "(an invitation)", " ".join(error.format_message().split()).removesuffix("."))
     return UsageError(f"{where}{text[:1].lower()}{text[1:]}", hint=hint)
 
 
