@@ -154,6 +154,17 @@ def test_a_condition_that_is_not_met_ends_with_its_code(
     assert reason(fleet.zkc("alice", "send", *words, "-m", "x", "--json")) == told
 
 
+def test_a_coordinator_of_another_version_is_40(fleet: Fleet) -> None:
+    """Played by a client that offers only a later one: nothing is spoken in common, either way round."""
+    later = "import sys; from zkc.protocol import channel; channel.VERSIONS = (2,); from zkc.ui.cli.main import main; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{later}sys.exit(main())", "send", "bob", "-m", "x", "--json"], capture_output=True,
+        env=fleet.environment("carol"), timeout=PATIENCE, check=False,
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, told["code"], told["reason"], told["detail"]) == (40, 40, "version", "version")
+
+
 def test_the_key_source_must_be_allowed_at_the_coordinator_and_the_recipient_too(fleet: Fleet) -> None:
     env = {"ZKC_TRANSFER_KEY_SOURCES": "sender,coordinator"}
     done = fleet.zkc("alice", "send", "bob", "-m", "x", "--key-source", "coordinator", "--json", env=env)
