@@ -13,7 +13,7 @@ from tests.support.evil import KeyedPeer
 from tests.support.waiting import DEADLINE, until
 from zkc.net.loopsocket import BATCH, DISCARD_BATCH, Dropped, LoopSocket, Received, Sent
 from zkc.net.monitor import EventKind
-from zkc.net.sockets import Context, Socket, connect_dealer, shutdown_connection
+from zkc.net.sockets import Context, Socket, shutdown_connection
 
 BURST = 10_000
 
@@ -93,36 +93,6 @@ def test_no_message_is_lost_in_bursts_both_ways_between_a_loop_and_a_thread(ctx:
     asyncio.run(scene())
     assert [int.from_bytes(payload, "big") for payload in echoed] == list(range(BURST))
     raw_dealer.close()
-
-
-def test_a_full_socket_says_so_and_calls_back_when_it_takes_messages_again(ctx: Context, door: Door) -> None:
-    """10,000 messages through the sockets of the product with their small queues; the receiver is a thread."""
-
-    async def scene() -> int:
-        sent = 0
-        fulls = 0
-        done = asyncio.Event()
-
-        def pump() -> None:
-            nonlocal sent, fulls
-            while sent < BURST:
-                if not dealer.send(sent.to_bytes(4, "big")):
-                    fulls += 1
-                    return
-                sent += 1
-            done.set()
-
-        raw = connect_dealer(ctx, door.endpoint, door.server.public, door.guest.public, door.guest.secret)
-        dealer = LoopSocket(raw, lambda _: None, on_writable=pump)
-        pump()
-        async with asyncio.timeout(2 * DEADLINE):
-            got = await asyncio.to_thread(lambda: [door.receive()[1] for _ in range(BURST)])
-            await done.wait()
-        dealer.close()
-        assert [int.from_bytes(payload, "big") for payload in got] == list(range(BURST))
-        return fulls
-
-    assert asyncio.run(scene()) >= 1
 
 
 def test_a_full_peer_is_full_and_an_unknown_one_is_gone(ctx: Context) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
+import threading
 
 import pytest
 import zmq
@@ -10,7 +12,7 @@ from tests.net.conftest import Door
 from tests.support.waiting import DEADLINE, until, wait_until
 from zkc.errors import InternalError
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent, ThreadMonitor, parse_event
-from zkc.net.sockets import Context, connect_dealer, shutdown_connection
+from zkc.net.sockets import Context, connect_dealer, shutdown_connection, split_endpoint
 
 
 def test_an_event_is_read_with_its_descriptor_or_its_code() -> None:
@@ -24,6 +26,21 @@ def test_an_event_is_read_with_its_descriptor_or_its_code() -> None:
 def test_another_form_is_a_defect(frames: list[bytes]) -> None:
     with pytest.raises(InternalError):
         parse_event(frames)
+
+
+def test_a_monitor_that_is_not_read_stops_neither_the_socket_nor_its_own_end(ctx: Context, door: Door) -> None:
+    """libzmq's thread writes the events, and closing waits for it: strangers must not be able to hold both."""
+    monitor = ThreadMonitor(door.socket)
+    host, port = split_endpoint(door.endpoint)
+    for _ in range(2000):
+        with socket.create_connection((host, port), DEADLINE):
+            pass
+    with socket.create_connection((host, port), DEADLINE) as last:
+        assert last.recv(1) == b"\xff", "libzmq's greeting: everything before has been accepted"
+    closing = threading.Thread(target=monitor.close, daemon=True)
+    closing.start()
+    closing.join(DEADLINE)
+    assert not closing.is_alive()
 
 
 def test_a_thread_sees_the_life_of_a_connection_from_both_ends(ctx: Context, door: Door) -> None:

@@ -23,7 +23,7 @@ from zkc.errors import Interrupted, PeerViolation, PolicyRefused, ZkcError
 from zkc.ids import owner_of
 from zkc.net.addresses import advertised
 from zkc.net.pipe import Bell, Bulk, LinkLost, Listener
-from zkc.net.sockets import PortsTaken, split_endpoint
+from zkc.net.sockets import DescriptorsTaken, PortsTaken, split_endpoint
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
@@ -31,6 +31,7 @@ from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_port_range
 from zkc.rules.policy import Asked, Standing, decide, decide_size, least_size
+from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox, NewItem, Partial
 from zkc.stores.keystore import KeyStore
 from zkc.wire.codec import decode
@@ -54,6 +55,11 @@ from zkc.wire.messages import (
 _XIDS_KEPT: Final = 4096
 """Finished xids that are remembered, so that a replayed request is refused (attack H06)."""
 _JOIN_SECONDS: Final = 3.0
+_TURN_SECONDS: Final = STEP_SECONDS - 5.0
+"""How long a transfer waits for a port to become free: the sender hears of it before its own step has run out."""
+_TURN_PAUSE: Final = 0.1
+_SENDERS_KEPT: Final = 1024
+"""Senders whose requests of the last second are counted, before those that are silent are forgotten."""
 
 
 @dataclass(slots=True)
@@ -87,7 +93,6 @@ class Receiver:
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
         self._requests: dict[str, deque[float]] = {}
-        self._freed = asyncio.Event()
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self._log = structlog.get_logger("zkc.receiving")
         self.received: Counter[str] = Counter()
@@ -170,22 +175,24 @@ class Receiver:
             transfer.listener = await self._bind(listen.host.strip("[]"), listen.ports)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
-        addresses = advertised(listen.host, split_endpoint(endpoint)[0])
+        # In a thread: the coordinator's name may have to be looked up.
+        addresses = await asyncio.to_thread(advertised, listen.host, split_endpoint(endpoint)[0])
+        if self._transfers.get(req.xid) is not transfer:
+            transfer.listener.close()
+            raise PeerViolation("unexpected", "the transfer was ended meanwhile")
         where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
         return machine.Accept(where, self.config.transfer.chunk, rules.max_bytes)
 
     async def _bind(self, host: str, ports: range) -> Listener:
         """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
-        try:
-            async with asyncio.timeout(STEP_SECONDS - 5):
-                while True:
-                    self._freed.clear()
-                    with contextlib.suppress(PortsTaken):
-                        if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
-                            return self._bulk.listen(host, ports or None)
-                    await self._freed.wait()
-        except TimeoutError:
-            raise PolicyRefused("no port became free in time", detail="limit") from None
+        end = self._clock.monotonic() + _TURN_SECONDS
+        while self._clock.monotonic() < end:
+            with contextlib.suppress(PortsTaken, DescriptorsTaken):
+                if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
+                    return self._bulk.listen(host, ports or None)
+            # Asked again and again: a port is free some time after its socket was closed, and nothing tells when.
+            await asyncio.sleep(_TURN_PAUSE)
+        raise PolicyRefused("no port became free in time", detail="limit")
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
         """X5, or G1 and G4: the key (Figure 15)."""
@@ -229,10 +236,11 @@ class Receiver:
             transfer.timer.cancel()
         if transfer.listener is not None:
             transfer.listener.close()
-            self._freed.set()
 
     def _standing(self, req: Req) -> Standing:
         now = self._clock.monotonic()
+        if len(self._requests) > _SENDERS_KEPT:
+            self._requests = {name: times for name, times in self._requests.items() if times[-1] > now - 1.0}
         recent = self._requests.setdefault(req.sender, deque(maxlen=max(self.config.inbox.per_second, 1)))
         while recent and recent[0] < now - 1.0:
             recent.popleft()
@@ -248,18 +256,20 @@ class Receiver:
         if transfer.listener is None:
             raise PolicyRefused("no sockets are bound for this transfer", detail="limit")
         pin_peer(self._store, session.peer, self._clock.wall())
-        if transfer.timer is not None:
-            # Not before: until here its end is what ends a handshake that goes wrong.
-            transfer.timer.cancel()
+        with translated("receiving"):
+            bell = Bell()
         for other in self._transfers.values():
             older = other is not transfer and other.bell is not None and other.req.tid == session.req.tid
             if older and other.state.session.peer.fingerprint == session.peer.fingerprint and other.bell is not None:
                 # The sender has come back with a new handshake: the older one has no sender any more.
                 other.bell.ring()
         transfer.listener.admit(session)
-        transfer.bell = Bell()
+        transfer.bell = bell
         transfer.done = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._receive(transfer, session, transfer.listener, transfer.bell))
+        if transfer.timer is not None:
+            # Not before: until here its end is what ends a handshake that goes wrong.
+            transfer.timer.cancel()
+        task = asyncio.create_task(self._receive(transfer, session, transfer.listener, bell))
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def _receive(self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell) -> None:

@@ -10,33 +10,23 @@ import asyncio
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
-import msgspec
-
 from zkc.constants import CONTROL_CONNECTIONS_MAX
-from zkc.errors import DaemonError, InternalError, LocalIOError, PeerViolation, ZkcError
+from zkc.errors import InternalError, LocalIOError, PeerViolation, ZkcError
 from zkc.net.local_client import (
-    ANSWER_SECONDS,
     LENGTH,
     Credentials,
     Rep,
-    bad_answer,
     check_path,
-    check_server,
     credentials,
     length_of,
     may_talk,
-    no_answer,
-    not_running,
-    pack,
     pack_end,
     pack_failure,
     pack_reply,
-    read_answer,
 )
 from zkc.wire import codec
 
@@ -189,71 +179,20 @@ async def serve_local(
 ) -> LocalServer[Req, Rep]:
     """Serve requests of ``request_type`` (a Struct class or a union of tagged ones) at ``path``.
 
-    The folder is made (0700) where it is missing. Refuses, and deletes nothing: `LocalIOError` (``unsafe-path``) where
-    the folder is not ours alone or something other than a dead socket of ours stands at ``path``; `DaemonError`
-    (``already-running``) where a process answers there, (``path-too-long``). Only a socket of ours at which nobody
-    listens is replaced; hold the home's lock meanwhile, for of two that start at once both could find it dead.
+    The home has prepared the place (`Home.prepare_socket`). Whatever stands at ``path`` is left there: `LocalIOError`
+    (``socket``); `DaemonError` (``path-too-long``).
     """
     server = LocalServer(path, handler, request_type, on_refused, connections_max, request_seconds)
     await server.start()
     return server
 
 
-class AsyncLocalClient(Generic[Rep]):
-    """`LocalClient` for an asyncio program: the same calls, the same failures."""
-
-    def __init__(self, path: Path, reply_type: Any) -> None:
-        self._path = path
-        self._reply_type = reply_type
-
-    async def call(self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS) -> Rep:
-        """The one reply to ``request``; ``within`` in seconds, None: as long as it takes."""
-        got = [reply async for reply in self.stream(request, within=within)]
-        if len(got) != 1:
-            raise bad_answer(self._path, PeerViolation("malformed", f"{len(got)} replies"))
-        return got[0]
-
-    async def stream(
-        self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS
-    ) -> AsyncGenerator[Rep, None]:
-        """The replies to ``request`` as they come, ``within`` seconds for each; `aclosing` stops it early."""
-        check_path(self._path)
-        frame = pack(codec.encode(request))
-        try:
-            reader, writer = await asyncio.open_unix_connection(self._path)
-        except OSError as error:
-            raise not_running(self._path, error) from None
-        try:
-            check_server(self._path, credentials(writer.get_extra_info("socket")))
-            writer.write(frame)
-            while True:
-                try:
-                    async with asyncio.timeout(within):
-                        body = await reader.readexactly(length_of(await reader.readexactly(LENGTH.size)))
-                    reply = read_answer(body, self._reply_type)
-                except PeerViolation as violation:
-                    raise bad_answer(self._path, violation) from None
-                except (OSError, EOFError):
-                    raise no_answer(self._path) from None
-                if reply is None:
-                    return
-                yield cast("Rep", reply)
-        finally:
-            writer.transport.abort()
-
-
 # --- the path ------------------------------------------------------------------------------------------------------
 
 
-def _unsafe(what: str, mend: str) -> LocalIOError:
-    return LocalIOError(what, detail="unsafe-path", hint=mend)
-
-
 def _claim(path: Path) -> socket.socket:
-    """A socket bound to ``path``, mode 0600 from its first moment, in a folder of ours alone."""
+    """A socket bound to ``path``, mode 0600 from its first moment."""
     check_path(path)
-    _check_folder(path.parent)
-    _remove_dead(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Linux gives the file the mode of the socket: no umask to change for all threads, no moment with a looser mode.
@@ -264,42 +203,3 @@ def _claim(path: Path) -> socket.socket:
         sock.close()
         raise LocalIOError(f"cannot make the control socket {path}: {error.strerror}", detail="socket") from None
     return sock
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = os.lstat(folder)
-    except OSError as error:
-        raise _unsafe(f"{folder} is no folder for a control socket: {error.strerror}", f"remove {folder}") from None
-    if not stat.S_ISDIR(status.st_mode):
-        raise _unsafe(f"{folder} is not a folder", f"remove {folder}")
-    if status.st_uid != os.geteuid():
-        raise _unsafe(f"{folder} belongs to another user", "use a folder of your own")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise _unsafe(f"{folder} is open to group or others", f"chmod 700 {folder}")
-
-
-def _remove_dead(path: Path) -> None:
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _unsafe(f"cannot look at {path}: {error.strerror}", f"remove {path}") from None
-    if not stat.S_ISSOCK(status.st_mode):
-        raise _unsafe(f"{path} is there and is not a socket", f"remove {path}")
-    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise _unsafe(f"{path} is a socket that zkc did not make", f"remove {path}")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except BlockingIOError:
-            pass  # Somebody listens, and is busy.
-        except OSError as error:
-            raise _unsafe(f"cannot tell whether {path} is in use: {error.strerror}", f"remove {path}") from None
-    raise DaemonError(f"another process serves {path}", detail="already-running")

@@ -77,8 +77,7 @@ class EdgeReader(Generic[T]):
     """Reads a socket whenever it has something, at most `BATCH` messages a turn.
 
     ``receive`` takes one message without blocking (`zmq.Again`: none there); ``deliver`` handles it. An exception of
-    ``deliver`` goes to the loop's exception handler and stops nothing. ``on_empty`` runs whenever the socket was read
-    empty, and says whether something has come in meanwhile.
+    ``deliver`` goes to the loop's exception handler and stops nothing.
     """
 
     def __init__(
@@ -88,13 +87,11 @@ class EdgeReader(Generic[T]):
         deliver: Callable[[T], None],
         *,
         loop: asyncio.AbstractEventLoop | None = None,
-        on_empty: Callable[[], bool] | None = None,
         batch: int = BATCH,
     ) -> None:
         self._loop = loop or asyncio.get_running_loop()
         self._receive = receive
         self._deliver = deliver
-        self._on_empty = on_empty
         self._batch = batch
         self._turn: asyncio.Handle | None = None
         self._closed = False
@@ -125,8 +122,6 @@ class EdgeReader(Generic[T]):
             try:
                 message = self._receive()
             except zmq.Again:
-                if self._on_empty is not None and self._on_empty():
-                    break
                 return
             except zmq.ZMQError as error:
                 # The socket or its context is gone: reading on would spin.
@@ -145,11 +140,10 @@ class EdgeReader(Generic[T]):
 
 
 class LoopSocket:
-    """A ROUTER, DEALER or PULL whose messages have one part (after the routing id); PUSH to send only.
+    """A ROUTER or DEALER whose messages have one part (after the routing id).
 
-    ``on_message`` gets each `Received`; ``on_dropped`` each `Dropped`. ``on_writable`` (not for a ROUTER, whose peers
-    have a queue each) is called once after a send was told `Sent.FULL` and the socket takes messages again.
-    The socket belongs to the loop from then on, and is closed with it.
+    ``on_message`` gets each `Received`; ``on_dropped`` each `Dropped`. The socket belongs to the loop from then on,
+    and is closed with it.
     """
 
     def __init__(
@@ -159,23 +153,15 @@ class LoopSocket:
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         on_dropped: Callable[[Dropped], None] | None = None,
-        on_writable: Callable[[], None] | None = None,
         batch: int = BATCH,
     ) -> None:
         self._sock = sock
         self._on_message = on_message
         self._on_dropped = on_dropped
-        self._on_writable = on_writable
         self._routed = sock.getsockopt(zmq.TYPE) == zmq.ROUTER
-        self._starved = False
         self._surplus: Dropped | None = None
         self._reader: EdgeReader[Received | Dropped | None] = EdgeReader(
-            sock,
-            self._silent if sock.getsockopt(zmq.TYPE) == zmq.PUSH else self._receive,
-            self._deliver,
-            loop=loop,
-            on_empty=self._emptied,
-            batch=batch,
+            sock, self._receive, self._deliver, loop=loop, batch=batch
         )
 
     @property
@@ -191,7 +177,6 @@ class LoopSocket:
             else:
                 self._sock.send(payload, zmq.DONTWAIT)
         except zmq.Again:
-            self._starved = self._on_writable is not None and not self._routed
             return Sent.FULL
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
@@ -232,26 +217,11 @@ class LoopSocket:
         self._surplus = surplus
         return None
 
-    def _silent(self) -> None:
-        # A PUSH receives nothing; asking for its events makes it handle what its peers' connections did.
-        _number(self._sock, zmq.EVENTS)
-        raise zmq.Again
-
     def _deliver(self, message: Received | Dropped | None) -> None:
         if isinstance(message, Received):
             self._on_message(message)
         elif message is not None and self._on_dropped is not None:
             self._on_dropped(message)
-
-    def _emptied(self) -> bool:
-        if not self._starved or self._on_writable is None:
-            return False
-        # Asking for the events consumes rings of the bell as well: what they announce must not be lost.
-        events = _number(self._sock, zmq.EVENTS)
-        if events & zmq.POLLOUT:
-            self._starved = False
-            self._on_writable()
-        return bool(events & zmq.POLLIN)
 
 
 def _number(sock: Socket, option: int) -> int:

@@ -17,7 +17,7 @@ import zmq
 
 from zkc.env import Clock, SystemClock
 from zkc.errors import InternalError
-from zkc.net.sockets import Socket, inode_of
+from zkc.net.sockets import Socket, inode_of, new_socket
 
 if TYPE_CHECKING:
     import asyncio
@@ -154,9 +154,15 @@ class ThreadMonitor:
 
 def _open(sock: Socket, kinds: Collection[EventKind]) -> Socket:
     address = f"inproc://zkc.monitor.{next(_NUMBERS)}"
-    sock.monitor(address, sum(kinds))
-    pair: Socket = sock.context.socket(zmq.PAIR)
+    pair = new_socket(sock.context, zmq.PAIR)
     pair.setsockopt(zmq.LINGER, 0)
+    # libzmq's own thread writes the events, and would wait for a reader while it holds the lock that `_close` needs.
+    pair.setsockopt(zmq.RCVHWM, 0)
+    try:
+        sock.monitor(address, sum(kinds))
+    except BaseException:
+        pair.close()
+        raise
     pair.connect(address)
     return pair
 

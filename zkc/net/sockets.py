@@ -99,6 +99,10 @@ class PortsTaken(LocalIOError):
     """Every port that bulk sockets may use here is taken (detail ``no-port``), until a transfer ends."""
 
 
+class DescriptorsTaken(LocalIOError):
+    """No descriptor, or no room in the context, is left for another socket (detail ``descriptors``)."""
+
+
 # --- start ---------------------------------------------------------------------------------------------------------
 
 
@@ -374,10 +378,23 @@ def shutdown_connection(fd: int, inode: int) -> bool:
 # --- inside --------------------------------------------------------------------------------------------------------
 
 
+def new_socket(ctx: Context, kind: int) -> Socket:
+    """A bare socket; `DescriptorsTaken`."""
+    try:
+        return ctx.socket(kind)
+    except zmq.ZMQError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        raise DescriptorsTaken(
+            f"no socket can be made: {error.strerror}", detail="descriptors",
+            hint="allow more open files: ulimit -n, or LimitNOFILE= of its service",
+        ) from None
+
+
 @contextlib.contextmanager
 def _made(ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Watch | None) -> Iterator[Socket]:
     """A socket with ``options`` and watched; closed again if the body fails."""
-    sock = ctx.socket(kind)
+    sock = new_socket(ctx, kind)
     try:
         for option, value in options.items():
             sock.setsockopt(option, value)
