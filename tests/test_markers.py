@@ -9,8 +9,6 @@ import pytest
 from scripts.lib import tables
 from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS
 
-pytestmark = pytest.mark.xdist_group("markers")
-
 
 @pytest.fixture(scope="module")
 def marked() -> list[tables.Marked]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import io
 import json
 import os
@@ -78,7 +79,10 @@ def collect() -> list[Marked]:
     In a process of its own: pytest inside pytest would exchange its hooks and our mark in the environment.
     """
     words = [sys.executable, __file__, "--collect"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=TOP)
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=TOP, env=ours
+    )
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     lists = [{name: tuple(value) if isinstance(value, list) else value for name, value in test.items()}
@@ -133,6 +137,7 @@ def _summary(docstring: str) -> str:
     return " ".join(docstring.strip().partition("\n\n")[0].split()).removesuffix(".")
 
 
+@functools.cache
 def imported_modules(source: str) -> tuple[str, ...]:
     """The modules of zkc that a test file imports and that do the work: not identifiers, errors, numbers, grammar."""
     names: set[str] = set()

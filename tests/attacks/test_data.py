@@ -28,8 +28,6 @@ from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DATA_HEADER_BYTES, Flag, Stream
 from zkc.wire.messages import Ack, Done, Receipt, Start, Stop
 
-pytestmark = pytest.mark.xdist_group("attacks-data")
-
 MIB = 1 << 20
 CHUNK = CHUNK_MIN
 

@@ -25,8 +25,6 @@ from zkc.wire.codec import encode
 from zkc.wire.frames import Flag
 from zkc.wire.messages import Done, Stop
 
-pytestmark = pytest.mark.xdist_group("attacks-files")
-
 NAMES: Final = (
     "../x", "../../x", "/etc/x", "a/../../x", "..\\x", "..\\..\\x", "C:x", "C:\\x", "\\\\host\\share\\x", "~/.bashrc",
     "~", "~root", "nul\0byte", "", ".", "..", "...", "/", "//", "x" * 256, "\u00e9" * 200, ("long" * 70) + ".tar.gz",

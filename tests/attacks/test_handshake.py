@@ -18,6 +18,8 @@ import pytest
 from tests.support.evil import COMMAND, GREETING_BYTES, LONG
 from tests.support.evil_coordinator import principal_in
 from tests.support.evil_fleet import EvilFleet, error_of
+from tests.support.looking import log_of
+from tests.support.waiting import wait_until
 from zkc.coordinator.identity import load as load_coordinator
 from zkc.crypto.cards import verify_card
 from zkc.crypto.chunks import token, xid_tag
@@ -82,6 +84,44 @@ def test_the_watch_sees_a_transfer_that_is_not_refused(fleet: EvilFleet) -> None
     assert fleet.send("alice", "bob", "true").code == 0
     assert fleet.texts("bob")[-1] == b"true"
     assert fleet.data_connections("bob") - before
+
+
+# --- the channel's handshake --------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("C01", "C03", "P01")
+def test_damaged_and_replayed_answers_to_a_greeting_are_nothing_and_the_true_one_still_counts(fleet: EvilFleet) -> None:
+    """A client that answers none of them is no oracle: it goes on as if they had not come."""
+    fleet.join("erin")
+    fleet.evil.lie("garble", message="ChannelAnswer", step=64)
+    done = fleet.zkc("erin", "peers", "--json")
+    assert (done.code, done.err) == (0, b"")
+    assert "bob" in {row["name"] for row in done.events}
+    assert fleet.evil.report()["garbled"] > 30
+
+
+@pytest.mark.attack("C01")
+def test_a_greeting_whose_answer_is_damaged_was_not_answered(fleet: EvilFleet) -> None:
+    fleet.join("frieda")
+    fleet.evil.lie("alter", message="ChannelAnswer", to="frieda", fields={"ct_c": {"flip": [-1, 1]}})
+    error = error_of(fleet.send("frieda", "bob", "never"))
+    assert (error["code"], error["detail"]) == (10, "no-answer")
+    fleet.evil.lie("truth")
+    assert fleet.send("frieda", "bob", "now").code == 0
+
+
+@pytest.mark.attack("C04")
+def test_a_record_that_comes_twice_ends_the_channel_of_a_client_which_makes_another(fleet: EvilFleet) -> None:
+    def links(event: str) -> int:
+        return len([each for each in log_of(fleet, "alice") if each["event"] == event])
+
+    lost, linked = links("link-lost"), links("linked")
+    fleet.evil.lie("stutter")
+    wait_until(lambda: links("link-lost") > lost)  # the answer to its next heartbeat
+    fleet.evil.lie("truth")
+    wait_until(lambda: links("linked") > linked, within=60)
+    for recipient in ("bob", "carol"):
+        assert fleet.zkc("alice", "send", recipient, "-m", "over a new channel", "--wait", "60s").code == 0
 
 
 # --- altered ------------------------------------------------------------------------------------------------------

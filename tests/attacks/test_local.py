@@ -24,8 +24,6 @@ from zkc.constants import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_MAX
 from zkc.testing import Fleet
 from zkc.wire.codec import encode
 
-pytestmark = pytest.mark.xdist_group("attacks-local")
-
 MIB: Final = 1 << 20
 
 

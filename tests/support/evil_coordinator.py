@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ from zkc.client.principal import Principal, load_main
 from zkc.constants import CARD_SECONDS, CHUNK, STEP_SECONDS
 from zkc.coordinator import engine as engine_module
 from zkc.coordinator.clients import Clients, OnReply, Session
-from zkc.coordinator.core import Wire
+from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.engine import Engine, Ready, Settings
 from zkc.coordinator.identity import CoordinatorIdentity
 from zkc.coordinator.registrations import Registrations
@@ -214,6 +214,41 @@ class Double(Lie):
 
     def report(self) -> dict[str, Any]:
         return {"second": self.second}
+
+
+class Garble(Lie):
+    """Before each message of type ``message`` go an earlier one of that type, if there is one, and copies of the
+    message itself: each byte of each field in steps of ``step``, with a bit turned over."""
+
+    def __init__(self, evil: Evil, message: str, step: int = 1) -> None:
+        super().__init__(evil)
+        self.message, self.step = message, step
+        self.garbled = 0
+
+    def hold(self, mail: Mail) -> None:
+        if mail.kind == self.message:
+            for other in (*self._earlier(mail.body), *self._damaged(mail.body)):
+                self.garbled += 1
+                mail.go(other)
+        mail.go(mail.body)
+
+    def report(self) -> dict[str, Any]:
+        return {"garbled": self.garbled}
+
+    def _earlier(self, true: Any) -> list[Any]:
+        return [body for _, body in self.evil.records if type(body) is type(true) and body is not true][-1:]
+
+    def _damaged(self, true: Any) -> Iterator[Any]:
+        for name in true.__struct_fields__:
+            data = getattr(true, name)
+            for place in range(0, len(data), self.step):
+                damaged = bytearray(data)
+                damaged[place] ^= 1 << place % 8
+                yield msgspec.structs.replace(true, **{name: bytes(damaged)})
+
+
+class Stutter(Lie):
+    """Every record goes out twice, byte for byte; the truth in all else."""
 
 
 class Replace(Lie):
@@ -466,6 +501,8 @@ LIES: Final[dict[str, Callable[..., Lie]]] = {
     "alter": Alter,
     "swap": Swap,
     "double": Double,
+    "garble": Garble,
+    "stutter": Stutter,
     "replace": Replace,
     "withhold": Withhold,
     "die": Die,
@@ -594,22 +631,27 @@ class LyingClients(Clients):
 
     def on_hello(self, wire: Wire, uid: bytes, body: bytes) -> None:
         honest = self._core
-        self._core = replace(honest, send=lambda frame, _: self._greet(wire, uid, frame))
+        self._core = replace(honest, send=lambda frame, routing_id: self._greet(honest, uid, frame, routing_id))
         try:
             super().on_hello(wire, uid, body)
         finally:
             self._core = honest
 
-    def _greet(self, wire: Wire, uid: bytes, frame: bytes) -> Sent:
+    def _greet(self, honest: Core, uid: bytes, frame: bytes, routing_id: bytes) -> Sent:
         def go(other: Any) -> None:
-            self._core.send(control_frame(ControlKind.CHANNEL, encode(other)), wire.routing_id)
+            honest.send(control_frame(ControlKind.CHANNEL, encode(other)), routing_id)
 
         self.evil.passing(Mail(self._by_uid[uid].name, decode(split_control(frame)[1], ChannelMessage), go))
         return Sent.OK
 
     def _transmit(self, session: Session, plaintext: bytes) -> None:
         self.evil.plaintexts.append(plaintext)
-        super()._transmit(session, plaintext)
+        if isinstance(self.evil.lie, Stutter) and session.wire is not None:
+            record = session.channel.seal(plaintext)
+            for _ in range(2):
+                self._core.send(record, session.wire.routing_id)
+        else:
+            super()._transmit(session, plaintext)
 
     def _on_call(self, session: Session, received: Any) -> None:
         if getattr(received, "body", None) is not None:

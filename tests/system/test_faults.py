@@ -18,8 +18,6 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK_MIN
 from zkc.testing import Done, Fleet
 
-pytestmark = pytest.mark.xdist_group("system-faults")
-
 MIB: Final = 1 << 20
 CHUNK: Final = CHUNK_MIN
 CONFIG: Final = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "transfer.patience": "20s"}

@@ -88,7 +88,7 @@ def _usage(error: click.ClickException) -> ZkcError:
             f"{where}there is no option {error.option_name}", hint=f"did you mean {meant}?" if meant else hint
         )
     # Given as an argument, an invitation stands in the shell's history by now; it need not stand here as well.
-    text = re.sub(r"zkc1-[\w=-]+", "(an invitation)", " ".join(error.format_message().split()).removesuffix("."))
+    text = re.sub(r"zkc\d{1,3}-[\w=-]+", "(an invitation)", " ".join(error.format_message().split()).removesuffix("."))
     return UsageError(f"{where}{text[:1].lower()}{text[1:]}", hint=hint)
 
 
