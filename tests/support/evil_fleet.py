@@ -138,13 +138,19 @@ def _starts() -> Iterator[int]:
     return iter([*room[first:], *room[:first]])
 
 
+_RESERVED: Final[list[socket.socket]] = []
+"""Held to the end of the process: the first port of a range that was handed out tells other processes that it is."""
+
+
 def _free_range() -> range:
-    """Ports that nobody has: each range is handed out once in a process."""
+    """Ports that nobody has: each range is handed out once, to one process."""
     for start in _starts():
-        ports = range(start, start + _PORTS_EACH)
         with contextlib.ExitStack() as taken, contextlib.suppress(OSError):
+            reservation = taken.enter_context(socket.create_server((LOOPBACK, start)))
+            ports = range(start + 1, start + _PORTS_EACH)
             for port in ports:
                 taken.enter_context(socket.create_server((LOOPBACK, port)))
+            _RESERVED.append(reservation.dup())
             return ports
     raise RuntimeError("no free ports")
 

@@ -195,13 +195,15 @@ class Line:
 
     def verdict(self, within: float = DEADLINE) -> Done | Stop | None:
         """The recipient's last word: DONE or STOP; None if it left without one."""
-        end = time.monotonic() + within
+        end, gone = time.monotonic() + within, False
         while (left := end - time.monotonic()) > 0:
-            message = self.answer(min(left, 0.25))
+            # Its two connections end apart: a last word can still be on its way.
+            message = self.answer(min(left, 3.0 if gone else 0.25))
             if isinstance(message, Done | Stop):
                 return message
-            if message is None and self.gone():
+            if message is None and gone:
                 return None
+            gone = gone or (message is None and self.gone())
         raise AssertionError(f"no last word within {within:g} s")
 
     def acknowledged(self, position: int) -> None:
