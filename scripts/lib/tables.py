@@ -7,9 +7,7 @@ A test says what it proves by ``@pytest.mark.claims("B3", 1, 5)`` (rows and clai
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import functools
 import io
 import json
 import os
@@ -53,14 +51,13 @@ Each case is an attack that a test carries out.
 
 @dataclass(frozen=True)
 class Marked:
-    """One test function: where it is, what it says of itself, what it proves, which modules it exercises."""
+    """One test function: where it is, what it says of itself, what it proves."""
 
     file: str
     name: str
     says: str
     claims: tuple[str | int, ...]
     attacks: tuple[str, ...]
-    modules: tuple[str, ...]
 
 
 class _Collector:
@@ -110,26 +107,20 @@ def _marked(item: pytest.Item) -> Marked:
     function = getattr(item, "function", None)
     claims = [word for mark in item.iter_markers("claims") for word in mark.args]
     attacks = [word for mark in item.iter_markers("attack") for word in mark.args]
-    told = [name for mark in item.iter_markers("claims") for name in _names(mark.kwargs.get("module"))]
     return Marked(
         file=item.path.relative_to(TOP).as_posix(),
         name=getattr(item, "originalname", item.name),
         says=_summary(getattr(function, "__doc__", None) or ""),
         claims=tuple(dict.fromkeys(claims)),
         attacks=tuple(dict.fromkeys(attacks)),
-        modules=tuple(told) or imported_modules(item.path.read_text(encoding="utf-8")),
     )
-
-
-def _names(module: str | Sequence[str] | None) -> Sequence[str]:
-    return [module] if isinstance(module, str) else module or []
 
 
 def _both(one: Marked, other: Marked) -> Marked:
     """Two parameters of one test."""
     return Marked(
         one.file, one.name, one.says, tuple(dict.fromkeys(one.claims + other.claims)),
-        tuple(dict.fromkeys(one.attacks + other.attacks)), tuple(dict.fromkeys(one.modules + other.modules)),
+        tuple(dict.fromkeys(one.attacks + other.attacks)),
     )
 
 
@@ -137,42 +128,23 @@ def _summary(docstring: str) -> str:
     return " ".join(docstring.strip().partition("\n\n")[0].split()).removesuffix(".")
 
 
-@functools.cache
-def imported_modules(source: str) -> tuple[str, ...]:
-    """The modules of zkc that a test file imports and that do the work: not identifiers, errors, numbers, grammar."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules = {name for name in inner if _is_module(name)}
-            names |= modules or {node.module}
-    dull = {"zkc", "zkc.constants", "zkc.env", "zkc.errors", "zkc.ids", "zkc.testing"}
-    return tuple(sorted(name for name in names if name.startswith("zkc.") and name not in dull))
-
-
-def _is_module(name: str) -> bool:
-    path = TOP.joinpath(*name.split("."))
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
-
-
 def claims_table(tests: Sequence[Marked]) -> str:
-    """Row -> claims -> tests -> modules, a table for each part; then claim -> tests."""
+    """Row -> claims -> tests -> the functions that do it, a table for each part; then claim by claim."""
     parts: list[str] = []
     for part, title in PARTS.items():
-        lines = [f"## {part}. {title}", "", "| row | what | claims | tests | modules |", "|---|---|---|---|---|"]
+        lines = [f"## {part}. {title}", "", "| row | what | claims | tests | done by |", "|---|---|---|---|---|"]
         for row in (row for row in ROWS if row.id[0] == part):
             proving = [test for test in tests if row.id in test.claims]
             lines.append(
-                f"| {row.id} | {row.what} | {_ranges(row.claims)} | {_links(proving)} | {_modules(proving)} |"
+                f"| {row.id} | {row.what} | {_ranges(row.claims)} | {_links(proving)} | {_code(row.by)} |"
             )
         parts.append("\n".join(lines))
-    lines = ["## Claim by claim", "", "| claim | rows | tests |", "|---|---|---|"]
+    lines = ["## Claim by claim", "", "| claim | rows | tests | done by |", "|---|---|---|---|"]
     for claim in CLAIMS:
         proving = [test for test in tests if claim in test.claims]
-        rows = ", ".join(row.id for row in ROWS if claim in row.claims)
-        lines.append(f"| {claim} | {rows} | {_links(proving)} |")
+        asking = [row for row in ROWS if claim in row.claims]
+        done_by = _code(dict.fromkeys(name for row in asking for name in row.by))
+        lines.append(f"| {claim} | {', '.join(row.id for row in asking)} | {_links(proving)} | {done_by} |")
     return "\n\n".join([*parts, "\n".join(lines)])
 
 
@@ -192,8 +164,8 @@ def _links(tests: Iterable[Marked]) -> str:
     return "<br>".join(f"[{test.name}](../{test.file})" for test in tests) or "not yet"
 
 
-def _modules(tests: Iterable[Marked]) -> str:
-    return "<br>".join(f"`{name}`" for name in sorted({name for test in tests for name in test.modules}))
+def _code(names: Iterable[str]) -> str:
+    return "<br>".join(f"`zkc.{name}`" for name in names)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -19,7 +19,7 @@ def pool() -> Iterator[KeyPool]:
     made.close()
 
 
-@pytest.mark.claims("A2", "A8", module="zkc.coordinator.keypool")
+@pytest.mark.claims("A2", "A8")
 def test_pairs_are_made_ahead_and_each_is_handed_out_once(pool: KeyPool) -> None:
     assert pool.wait_full(DEADLINE)
     taken: list[KemPrivateKey] = []
