@@ -15,36 +15,69 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fnmatch
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from zkc.client.access import Access, open_access
 from zkc.client.grants import WouldAccept
 from zkc.client.sending import Delivery, Event, Options, Sending
-from zkc.client.sources import AnySource, BytesSource, FileSource, PipeSource
+from zkc.client.sources import Payload, source_of
+from zkc.client.taking import Wish, take
 from zkc.config import load
 from zkc.env import SystemClock, SystemEntropy
-from zkc.errors import InternalError, NobodyThere, UsageError
+from zkc.errors import InternalError, Interrupted, UsageError
 from zkc.ids import KeySource
 from zkc.net.pipe import Bell
-from zkc.rules.names import own_name
 from zkc.stores.home import Home
 from zkc.stores.inbox import Claim, Inbox, Item
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import Manifest, Peer
+from zkc.wire.messages import Peer
 
 T = TypeVar("T")
-Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
-_POLL_SECONDS: Final = 0.05
 _THREADS: Final = 64
 """Transfers at once of one `Client`; more wait for their turn."""
+_END_SECONDS: Final = 5.0
+"""How long what was told to end may take for it: a sender tells its recipient. Then nobody waits any longer."""
+
+
+class _Call:
+    """One call under way. It is told to end from any thread, also before it has begun and after it has ended."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._told = threading.Event()
+        self._bell: Bell | None = None
+
+    def end(self) -> None:
+        with self._mutex:
+            self._told.set()
+            if self._bell is not None:
+                self._bell.ring()
+
+    @contextlib.contextmanager
+    def bell(self) -> Iterator[Bell]:
+        """A bell that `end` rings; never once its descriptors may be somebody else's."""
+        bell = Bell()
+        with self._mutex:
+            self._bell = bell
+            if self._told.is_set():
+                bell.ring()
+        try:
+            yield bell
+        finally:
+            with self._mutex:
+                self._bell = None
+            bell.close()
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; `Interrupted` when it is told to end."""
+        if self._told.wait(seconds):
+            raise Interrupted("waiting for an item was interrupted")
 
 
 class ReceivedItem:
@@ -77,7 +110,10 @@ class SyncClient:
         self._inbox = Inbox.open(self._home)
         self._access: Access | None = None
         self._mutex = threading.Lock()
-        self._bells: set[Bell] = set()
+        self._calls: set[_Call] = set()
+        self._changed = threading.Condition()
+        """Guards ``_calls`` and ``_closed``."""
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -95,22 +131,10 @@ class SyncClient:
         """Deliver ``payload`` (bytes, text, the path of a file, an open binary stream with a descriptor) and return
         the proof: the recipient holds it durably, verified. ``wait`` and ``timeout`` in seconds, as for ``zkc send``.
         """
-        source, manifest = _source(payload, name, note)
-        bell = Bell()
-        self._bells.add(bell)
-        try:
-            done = Sending(
-                self._home, self._config, self._reach(), recipient, source, manifest,
-                Options(wait, timeout, key_source, cipher), clock=self._clock, entropy=self._entropy, bell=bell,
-                on_event=on_event,
-            ).run()
-        finally:
-            self._bells.discard(bell)
-            bell.close()
-            source.close()
-        if isinstance(done, WouldAccept):
-            raise InternalError("a delivery ended as a dry run")
-        return done
+        return self.send_in(
+            _Call(), recipient, payload, name=name, note=note, wait=wait, timeout=timeout, key_source=key_source,
+            cipher=cipher, on_event=on_event,
+        )
 
     @contextlib.contextmanager
     def receive(
@@ -118,18 +142,9 @@ class SyncClient:
     ) -> Iterator[ReceivedItem]:
         """The oldest item that matches (``name`` is a glob), claimed for the block.
 
-        `NobodyThere` (``empty``) after ``wait`` seconds without one.
+        `NobodyThere` (``empty``) after ``wait`` seconds without one; `Interrupted` when the client is closed meanwhile.
         """
-        deadline = self._clock.monotonic() + wait
-        while True:
-            claim = self._inbox.take_first(lambda item: _matches(item, sender, name, app))
-            if claim is not None:
-                break
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                raise NobodyThere("nothing is waiting in the inbox", detail="empty", hint="wait= waits for something")
-            threading.Event().wait(min(_POLL_SECONDS, left))
-        with claim:
+        with self.take_in(_Call(), sender=sender, name=name, app=app, wait=wait) as claim:
             yield ReceivedItem(claim)
             claim.finish()
 
@@ -142,15 +157,64 @@ class SyncClient:
         return self._inbox.items()
 
     def close(self) -> None:
-        """End what is under way (`Interrupted`) and let go of the home. Again: nothing."""
-        for bell in list(self._bells):
-            bell.ring()
+        """End what is under way (`Interrupted`) and let go of the home, in bounded time. Again: nothing."""
+        self.end_calls()
         with self._mutex:
             if self._access is not None:
                 self._access.close()
                 self._access = None
+        with self._changed:
+            # They still need the home: a sender whose receipt has just come keeps it.
+            self._changed.wait_for(lambda: not self._calls, _END_SECONDS)
         self._store.close()
         self._inbox.close()
+
+    # --- for `Client`, which is the same logic in threads ------------------------------------------------------------
+
+    def end_calls(self) -> None:
+        """Tell what is under way to end, and let nothing more begin. Never waits."""
+        with self._changed:
+            self._closed = True
+            for call in self._calls:
+                call.end()
+
+    def send_in(
+        self, call: _Call, recipient: str, payload: Payload, *, name: str | None = None, note: str = "",
+        wait: float | None = None, timeout: float | None = None, key_source: KeySource | None = None,
+        cipher: str | None = None, on_event: Callable[[Event], None] = lambda _: None,
+    ) -> Delivery:
+        """`send`, as long as ``call`` is not told to end."""
+        source, manifest = source_of(payload, name, note)
+        with contextlib.closing(source), self._under_way(call), call.bell() as bell:
+            done = Sending(
+                self._home, self._config, self._reach(), recipient, source, manifest,
+                Options(wait, timeout, key_source, cipher), clock=self._clock, entropy=self._entropy, bell=bell,
+                on_event=on_event,
+            ).run()
+        if isinstance(done, WouldAccept):
+            raise InternalError("a delivery ended as a dry run")
+        return done
+
+    def take_in(
+        self, call: _Call, *, sender: str | None = None, name: str = "*", app: str | None = None, wait: float = 0.0
+    ) -> Claim:
+        """The claim of `receive`, as long as ``call`` is not told to end."""
+        # Under way until it is there: what a program does with an item takes as long as it likes.
+        with self._under_way(call):
+            return take(self._inbox, Wish(sender, name, app), wait, clock=self._clock, pause=call.pause)
+
+    @contextlib.contextmanager
+    def _under_way(self, call: _Call) -> Iterator[None]:
+        with self._changed:
+            if self._closed:
+                raise UsageError("this client is closed")
+            self._calls.add(call)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls.discard(call)
+                self._changed.notify_all()
 
     def _reach(self) -> Access:
         with self._mutex:
@@ -175,21 +239,25 @@ class Client:
         await self.close()
 
     async def send(self, recipient: str, payload: Payload, **options: Any) -> Delivery:
-        """See `SyncClient.send`; ``on_event`` is called in a worker thread."""
-        return await self._run(lambda: self._sync.send(recipient, payload, **options))
+        """See `SyncClient.send`; ``on_event`` is called in a worker thread. Cancelled, it sends no more."""
+        call = _Call()
+        sending = self._submit(partial(self._sync.send_in, call, recipient, payload, **options))
+        return await self._end_with(call, sending)
 
     @contextlib.asynccontextmanager
     async def receive(self, **options: Any) -> AsyncIterator[AsyncReceivedItem]:
         """See `SyncClient.receive`."""
-        manager = self._sync.receive(**options)
-        received = await self._run(manager.__enter__)
+        call = _Call()
+        taking = self._submit(partial(self._sync.take_in, call, **options))
         try:
-            yield AsyncReceivedItem(received, self._run)
-        except BaseException as raised:
-            await self._run(partial(manager.__exit__, type(raised), raised, raised.__traceback__))
+            claim = await self._end_with(call, taking)
+        except asyncio.CancelledError:
+            # It may have found one at that very moment, or find it when nobody waits for its thread any more.
+            taking.add_done_callback(_let_go)
             raise
-        else:
-            await self._run(partial(manager.__exit__, None, None, None))
+        with claim:
+            yield AsyncReceivedItem(ReceivedItem(claim), self._run)
+            await self._end_with(_Call(), self._submit(claim.finish))
 
     async def peers(self) -> list[Peer]:
         """See `SyncClient.peers`."""
@@ -201,11 +269,32 @@ class Client:
 
     async def close(self) -> None:
         """See `SyncClient.close`."""
-        await self._run(self._sync.close)
-        self._threads.shutdown(wait=True)
+        # Not in the pool, whose threads may all be busy with what is to end.
+        self._sync.end_calls()
+        await asyncio.to_thread(self._sync.close)
+        self._threads.shutdown(wait=False)
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await asyncio.wrap_future(self._submit(call))
+
+    def _submit(self, call: Callable[[], T]) -> Future[T]:
+        try:
+            return self._threads.submit(call)
+        except RuntimeError:
+            raise UsageError("this client is closed") from None
+
+    async def _end_with(self, call: _Call, job: Future[T]) -> T:
+        """What ``job`` returns or raises. Cancelled, it ends ``call``, and waits for its thread in bounded time."""
+        done = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            if not job.cancel():
+                call.end()
+                # Nobody asks any more what came of it.
+                done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                await asyncio.wait([done], timeout=_END_SECONDS)
+            raise
 
 
 class AsyncReceivedItem:
@@ -222,24 +311,7 @@ class AsyncReceivedItem:
         return data
 
 
-def _matches(item: Item, sender: str | None, name: str, app: str | None) -> bool:
-    return (
-        (sender is None or item.sender == sender)
-        and fnmatch.fnmatchcase(item.name, name)
-        and (app is None or item.app.partition("/")[2] == app)
-    )
-
-
-def _source(payload: Payload, name: str | None, note: str) -> tuple[AnySource, Manifest]:
-    if isinstance(payload, str):
-        text = payload.encode()
-        return BytesSource(text), Manifest("message", own_name(name or "message"), note, len(text), 0o600, 0)
-    if isinstance(payload, bytes | bytearray | memoryview):
-        data = bytes(payload)
-        return BytesSource(data), Manifest("stream", own_name(name or "stdin"), note, len(data), 0o600, 0)
-    if isinstance(payload, os.PathLike):
-        source = FileSource(Path(payload))
-        return source, source.manifest(name, note)
-    if not hasattr(payload, "fileno"):
-        raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
-    return PipeSource(payload), Manifest("stream", own_name(name or "stdin"), note, None, 0o600, 0)
+def _let_go(taking: Future[Claim]) -> None:
+    """Of a claim that nobody waits for: the item stays for others."""
+    if not taking.cancelled() and taking.exception() is None:
+        taking.result().close()

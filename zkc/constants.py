@@ -17,7 +17,6 @@ TAG_BYTES: Final = 8
 XID_TAG_BYTES: Final = 16
 COMMITMENT_BYTES: Final = 32
 AEAD_TAG_BYTES: Final = 16
-FINGERPRINT_BYTES: Final = 32
 
 CONTROL_MESSAGE_MAX: Final = 64 * 1024
 """Bytes; no control message is longer, and libzmq drops a peer that sends one (MAXMSGSIZE)."""
@@ -57,6 +56,10 @@ SESSION_LINGER_SECONDS: Final = 60.0
 """How long a coordinator keeps the channel of a client whose connection broke."""
 APPLICATION_INVITE_SECONDS: Final = 600.0
 """How long the invitation that a client gets for its application can be used."""
+INVITATIONS_KEPT_SECONDS: Final = 86400.0
+"""How long an invitation stays in the coordinator's list after its end, used or not; then it is deleted."""
+KEYDB_SECONDS: Final = 2.0
+"""How long a coordinator's event loop waits for another process's transaction: shorter than a heartbeat."""
 GOODBYE_SECONDS: Final = 1.0
 """How long a program that ends waits for the answer to its goodbye."""
 BACKOFF_FIRST: Final = 0.2
@@ -79,13 +82,29 @@ CHANNELS_PER_CLIENT_MAX: Final = 64
 ANSWERS_KEPT_MAX: Final = 256
 """Answers kept for repeated requests, for each channel's owner."""
 ANSWERS_KEPT_BYTES_MAX: Final = 128 * 1024
-"""The same in bytes: what a client can make the coordinator keep by asking for long lists."""
+"""The same in bytes: what a client can make the coordinator keep by asking for long lists. A transfer's answers, which
+may be more, are given again by its handshake."""
+ENDED_BYTES_MAX: Final = 16 << 20
+"""Last answers of handshakes that are over, kept for STEP_SECONDS at a coordinator in case they were lost; in bytes."""
 REGISTRATIONS_MAX: Final = 1024
 """Registrations under way at a coordinator."""
 REGISTRATIONS_PER_INVITATION_MAX: Final = 64
 """Of those: with one invitation; the oldest goes."""
+REGISTRATIONS_PER_INVITATION_PER_SECOND: Final = 1.0
+"""R0 with one invitation, once it has begun as many as there may be under way: each may take a pair of keys."""
 HELLOS_PER_SECOND_MAX: Final = 100
 """C1 from one client in a second: each costs the coordinator 0.4 ms."""
+ASKED_PER_SECOND_MAX: Final = 1000
+"""Requests of one kind from one client in a second that read nothing: heartbeats, goodbyes. Those that are a step of a
+transfer: `limits.per_second`."""
+LOOKUPS_PER_SECOND_MAX: Final = 100
+"""Cards that one client asks for in a second; each costs 0.5 ms."""
+PAGES_PER_SECOND_MAX: Final = 20
+"""Pages of peers that one client asks for in a second, for long; each costs 10 ms."""
+PAGES_AT_ONCE_MAX: Final = 200
+"""The same at once: 25,600 names."""
+APPLICATION_INVITATIONS_PER_SECOND: Final = 0.5
+"""Invitations that one client asks for in a second, for long; each is a transaction."""
 APPLICATION_INVITATIONS_MAX: Final = 16
 """Open invitations that one client holds for its applications."""
 OUTBOX_BYTES_MAX: Final = 1 << 20

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NewType
+from typing import Final, Literal, get_args
 
 from zkc.errors import UsageError
-
-Uid = NewType("Uid", bytes)
-"""16 bytes: a registration at a coordinator, for as long as it lives."""
-Xid = NewType("Xid", bytes)
-"""16 bytes: one transfer handshake, once."""
-Tid = NewType("Tid", bytes)
-"""16 bytes: one delivery, the same in every later try."""
 
 Kind = Literal["computer", "user", "application"]
 KeySource = Literal["sender", "coordinator"]
 KeyOrder = Literal["recipient-first", "sender-first"]
+Presence = Literal["online", "present", "authorised"]
+Suite = Literal["hybrid", "x25519", "rsa"]
+SUITES: Final[tuple[Suite, ...]] = get_args(Suite)
+SAFE_CIPHERS: Final = ("aes-256-gcm", "chacha20-poly1305")
+UNSAFE_CIPHERS: Final = ("3des", "idea")
+"""The document's own two: off unless coordinator, sender and recipient each name them."""
+CIPHERS: Final = (*SAFE_CIPHERS, *UNSAFE_CIPHERS)
 
 _LABEL: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _NAME: Final = re.compile(rf"{_LABEL}(?:/{_LABEL})?", re.ASCII)

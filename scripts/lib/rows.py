@@ -39,7 +39,7 @@ ROWS: Final = (
         by=("protocol.registration_client:create_hello", "protocol.registration_client:consume_coordinator",
             "protocol.registration_coordinator:consume_request_for_temp_key")),
     Row("A2", "The coordinator makes a temporary pair for that client, or takes one from a pool", (109,),
-        by=("protocol.registration_coordinator:consume_request_for_temp_key", "coordinator.keypool:KeyPool")),
+        by=("protocol.registration_coordinator:consume_temporary_pair", "coordinator.keypool:KeyPool")),
     Row("A3", "The client sends its temporary public key under the temporary server key", (8, 9),
         by=("protocol.registration_client:consume_temp_server_key",
             "protocol.registration_coordinator:consume_temp_client_key")),

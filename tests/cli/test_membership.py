@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -171,6 +172,18 @@ def test_a_second_registration_needs_force_and_an_ended_daemon(fleet: Fleet) -> 
     assert join(fleet, "forced", fleet.invite("forced-1")).code == 0
     assert join(fleet, "forced", fleet.invite("forced-2"), "--force").code == 0
     assert fleet.zkc("forced", "send", "nobody", "-m", "x").code == 20
+
+
+def test_of_two_joins_at_once_in_one_home_one_registers(fleet: Fleet) -> None:
+    invitations = [fleet.invite("at-once-1"), fleet.invite("at-once-2")]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda invitation: join(fleet, "at-once", invitation), invitations))
+    one, other = sorted(both, key=lambda done: done.code)
+    assert (one.code, one.events[-1]["event"]) == (0, "joined")
+    # The second waits for the first to end, but not for ever.
+    assert reason(other) in {(2, "already-registered"), (34, "already-running")}
+    with KeyStore.open(Home.resolve("client", str(fleet.home("at-once")))) as store:
+        assert [found.name for found in store.registrations()] == [one.events[-1]["name"]]
 
 
 def test_nobody_at_the_address_is_10(fleet: Fleet) -> None:

@@ -259,6 +259,38 @@ def test_a_signal_while_it_waits_for_the_recipient_ends_it_with_its_code(
         assert process.returncode == code
 
 
+# --- a receipt that was lost ----------------------------------------------------------------------------------------
+
+
+LOSES = """
+import sys
+from zkc.client import sending
+from zkc.net.pipe import LinkLost
+real = sending.send
+def send(*words, **more):
+    done = real(*words, **more)
+    raise LinkLost("the link broke off", detail="link", finished=(done.body.size, done.body.digest))
+sending.send = send
+from zkc.ui.cli.main import main
+sys.exit(main())
+"""
+"""``zkc``, whose every link breaks off after the last byte, before the receipt is read."""
+
+
+@pytest.mark.parametrize("sender", ["alice", "carol"])
+def test_a_pipe_whose_receipt_was_lost_is_delivered_once(sender: str, inbox: Fleet) -> None:
+    """alice through her daemon, carol by a link of her own."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES, "send", "bob", "--json"], input=b"precious\n", capture_output=True,
+        env=inbox.environment(sender), timeout=PATIENCE, check=False,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, told[-1]["event"], told[-1]["bytes"]) == (0, "delivered", 9), done
+    (item,) = inbox.zkc("bob", "inbox", "--json").events
+    assert (item["transfer"], item["digest"]) == (told[-1]["transfer"], told[-1]["digest"])
+    assert taken(inbox) == b"precious\n"
+
+
 # --- with and without a daemon --------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ def test_a_second_daemon_ends_the_first_and_says_so(running: RunningCoordinator)
         assert online(running, "twodaemons")
         with pytest.raises(NoAnswerError):
             first.ask(Heartbeat(), SILENCE)
-    assert any(event["name"] == "twodaemons" for event in running.events("daemon replaced by another one"))
+    assert any(event["name"] == "twodaemons" for event in running.events("daemon-replaced"))
 
 
 def test_a_renewed_channel_of_the_same_daemon_replaces_nobody(running: RunningCoordinator) -> None:

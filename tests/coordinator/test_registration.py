@@ -212,10 +212,7 @@ def test_another_card_on_a_used_invitation_is_refused_and_reported(running: Runn
     with pytest.raises(RefusedError) as refused:
         thief.register()
     assert (refused.value.code, refused.value.detail) == (11, "invite-used")
-    (event,) = [
-        event for event in running.events("a used invitation was offered with another card")
-        if event["name"] == "other-card"
-    ]
+    (event,) = [event for event in running.events("used-invitation-offered") if event["name"] == "other-card"]
     assert event["level"] == "warning"
     assert event["fingerprint"] == thief.identity.public.fingerprint.hex()
 

@@ -163,6 +163,22 @@ def test_a_coordinator_made_key_reaches_both_in_either_order(ends: Ends, order: 
     assert agreed.state.session.k.reveal() == last.state.session.k.reveal()
 
 
+def test_every_transfer_goes_on_after_a_link_that_broke_with_more_answers_than_are_kept(ends: Ends) -> None:
+    """A daemon's sends share one session: of 30 grants lost with the link, ten were kept, and 20 sends failed."""
+    requests = [ends.request() for _ in range(30)]
+    calls = [ends.sender.send_request(message_of(each)) for each in requests]
+    for _ in requests:
+        accepted(ends)
+    ends.recipient.ask(Heartbeat())  # in order: all answers have been heard
+    ends.sender.wire.close()
+    ends.sender.wire = ends.alice.connect()
+    for call, each in zip(calls, requests, strict=True):
+        ends.sender.send_request(message_of(each), call)
+    grants = [ends.sender.answer_to(call) for call in calls]
+    assert {type(grant) for grant in grants} == {TransferGrant}
+    assert ends.recipient.asked == []
+
+
 # --- refused ----------------------------------------------------------------------
 
 
@@ -187,12 +203,16 @@ def test_a_transfer_id_is_good_for_one_handshake(ends: Ends, running: RunningCoo
     first = ends.request()
     call = ends.sender.send_request(message_of(first))
     request, _ = notified(ends)
-    again = ends.sender.ask(message_of(first))
+    changed = TransferRequest(message_of(first).request, bytes(64))
+    again = ends.sender.ask(changed)
     assert (again.code, again.detail) == (25, "replay")
     ends.recipient.refuse(request, 25, "accept")
     assert ends.sender.answer_to(call) == Failure(call, 25, "accept")
-    again = ends.sender.ask(message_of(first))
+    again = ends.sender.ask(changed)
     assert (again.code, again.detail) == (25, "replay")
+    again = ends.sender.ask(message_of(first))
+    assert (again.code, again.detail) == (25, "accept"), "the same bytes are told the same"
+    assert ends.recipient.asked == []
 
 
 def test_a_recipient_cannot_speak_for_the_coordinator(ends: Ends) -> None:

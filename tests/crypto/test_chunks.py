@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkc.crypto.chunks import StreamOpener, StreamSealer, token, xid_tag
-from zkc.crypto.ciphers import CIPHERS
 from zkc.crypto.primitives import Secret, expand, mac
 from zkc.errors import PeerViolation
+from zkc.ids import CIPHERS
 from zkc.wire.frames import DATA_HEADER_BYTES, DataHeader, Flag, Stream
 
 K: Final = Secret(bytes(range(32)))

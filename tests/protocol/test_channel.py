@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.link import flipped, places
 from tests.support.parties import World
-from tests.support.talks import LIMITS, hello_info, is_wiped, only, open_channel, secrets_in, snapshot, spans
+from tests.support.talks import greeted, hello_info, is_wiped, only, open_channel, secrets_in, snapshot, spans
 from zkc.constants import CHANNEL_RECORDS_MAX, CHANNEL_SECONDS_MAX, CONTROL_MESSAGE_MAX, VERSION
 from zkc.crypto.suites import SUITES
 from zkc.errors import PeerViolation
@@ -54,7 +54,7 @@ def test_without_the_permanent_client_key_the_answer_does_not_open(default_world
     alice = default_world.alice
     impostor = dataclasses.replace(alice.client_keys, perm_client=default_world.suite.generate())
     sent = ch.create_hello(impostor, hello_info(), 0.0)
-    answered = ch.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0)
+    answered = greeted(alice.peer_keys, only(sent))
     assert violation(lambda: ch.consume_answer(impostor, sent.state, only(answered))) == "forged"
 
 
@@ -64,7 +64,7 @@ def test_without_the_permanent_server_key_the_hello_does_not_open(default_world:
     hello = only(ch.create_hello(alice.client_keys, hello_info(), 0.0))
     for other in (default_world.suite.generate(), default_world.bob.perm_server):
         impostor = dataclasses.replace(alice.peer_keys, perm_server=other)
-        assert violation(lambda impostor=impostor: ch.consume_hello(impostor, hello, LIMITS, 0.0)) == "forged"
+        assert violation(lambda impostor=impostor: greeted(impostor, hello)) == "forged"
 
 
 def test_every_channel_has_new_keys(default_world: World) -> None:
@@ -76,7 +76,7 @@ def test_every_channel_has_new_keys(default_world: World) -> None:
 def test_the_handshake_keys_are_erased_once_the_channel_stands(default_world: World) -> None:
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info(), 0.0)
-    ch.consume_answer(alice.client_keys, sent.state, only(ch.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0)))
+    ch.consume_answer(alice.client_keys, sent.state, only(greeted(alice.peer_keys, only(sent))))
     assert not [path for path, secret in secrets_in(sent.state) if not is_wiped(secret)]
     broken_off = ch.create_hello(alice.client_keys, hello_info(), 0.0).state
     erase(broken_off)
@@ -86,7 +86,7 @@ def test_the_handshake_keys_are_erased_once_the_channel_stands(default_world: Wo
 def test_role_versions_and_limits_arrive_as_they_were_sent(default_world: World) -> None:
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info("once", instance=b"i" * 16), 5.0)
-    answered = ch.consume_hello(alice.peer_keys, only(sent), AnswerInfo(99, 1234, 5678), 0.0)
+    answered = greeted(alice.peer_keys, only(sent), AnswerInfo(99, 1234, 5678))
     assert answered.state.hello == hello_info("once", instance=b"i" * 16)
     established = step(ch.TABLE, alice.client_keys, sent.state, only(answered)).state
     assert established.info == AnswerInfo(VERSION, 1234, 5678)
@@ -105,16 +105,16 @@ def test_a_flipped_byte_of_c1_is_refused_and_changes_nothing(quick_world: World)
         for place in places(start, end, 24):
             damaged = flipped(encoded, place, 1 << place % 8)
             with pytest.raises(PeerViolation):
-                ch.consume_hello(peer, decode(damaged, ChannelHello), LIMITS, 0.0)
+                greeted(peer, decode(damaged, ChannelHello))
     assert snapshot(peer) == before
-    ch.consume_hello(peer, hello, LIMITS, 0.0)
+    greeted(peer, hello)
 
 
 @pytest.mark.attack("C01", "P01")
 def test_a_flipped_byte_of_s1_is_refused_and_the_true_one_still_counts(quick_world: World) -> None:
     alice = quick_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info(), 0.0)
-    answer = only(ch.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0))
+    answer = only(greeted(alice.peer_keys, only(sent)))
     encoded, before = encode(answer), snapshot(sent.state)
     for start, end in spans(answer).values():
         for place in places(start, end, 24):
@@ -163,7 +163,7 @@ def test_whatever_is_wrong_with_a_ciphertext_the_refusal_is_the_same(quick_world
         ):
             fields = {name: getattr(hello, name) for name in hello.__struct_fields__} | {field: bad}
             said.add(
-                violation(lambda fields=fields: ch.consume_hello(alice.peer_keys, ChannelHello(**fields), LIMITS, 0.0))
+                violation(lambda fields=fields: greeted(alice.peer_keys, ChannelHello(**fields)))
             )
     assert said == {"forged"}
 
@@ -171,7 +171,7 @@ def test_whatever_is_wrong_with_a_ciphertext_the_refusal_is_the_same(quick_world
 def test_a_uid_that_is_not_the_connections_is_refused(default_world: World) -> None:
     """ZAP's User-Id decides whose keys are tried; bob's C1 on alice's connection opens nothing."""
     hello = only(ch.create_hello(default_world.bob.client_keys, hello_info(), 0.0))
-    assert violation(lambda: ch.consume_hello(default_world.alice.peer_keys, hello, LIMITS, 0.0)) == "identity"
+    assert violation(lambda: greeted(default_world.alice.peer_keys, hello)) == "identity"
 
 
 # --- C02: lower versions, other suites ------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_without_a_common_version_there_is_no_channel(default_world: World) -> N
     """Versions travel inside C1's seal; the answer names none, and the client stops."""
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info(versions=[7]), 0.0)
-    answered = ch.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0)
+    answered = greeted(alice.peer_keys, only(sent))
     assert violation(lambda: ch.consume_answer(alice.client_keys, sent.state, only(answered))) == "version"
 
 
@@ -202,7 +202,7 @@ def test_the_suite_is_in_the_transcript(default_world: World) -> None:
     alice = default_world.alice
     renamed = dataclasses.replace(SUITES["hybrid"], name="x25519")
     hello = only(ch.create_hello(dataclasses.replace(alice.client_keys, suite=renamed), hello_info(), 0.0))
-    assert violation(lambda: ch.consume_hello(alice.peer_keys, hello, LIMITS, 0.0)) == "forged"
+    assert violation(lambda: greeted(alice.peer_keys, hello)) == "forged"
 
 
 # --- C03, C07: replayed handshakes ----------------------------------------------------------------------------------
@@ -214,11 +214,11 @@ def test_a_replayed_c1_makes_a_channel_that_nobody_can_confirm(default_world: Wo
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info(), 0.0)
     hello = only(sent)
-    answered = ch.consume_hello(alice.peer_keys, hello, LIMITS, 0.0)
+    answered = greeted(alice.peer_keys, hello)
     client = ch.consume_answer(alice.client_keys, sent.state, only(answered)).state.channel
     records = [client.seal(b"record") for _ in range(3)]
     before = snapshot(alice.peer_keys)
-    replayed = ch.consume_hello(alice.peer_keys, hello, LIMITS, 1e9)
+    replayed = greeted(alice.peer_keys, hello, now=1e9)
     assert isinstance(replayed.state, ch.Unconfirmed)
     assert replayed.state.channel.id != answered.state.channel.id
     for record in records:
@@ -230,7 +230,7 @@ def test_a_replayed_c1_makes_a_channel_that_nobody_can_confirm(default_world: Wo
 def test_an_older_s1_is_refused(default_world: World) -> None:
     alice = default_world.alice
     first = ch.create_hello(alice.client_keys, hello_info(), 0.0)
-    older = only(ch.consume_hello(alice.peer_keys, only(first), LIMITS, 0.0))
+    older = only(greeted(alice.peer_keys, only(first)))
     second = ch.create_hello(alice.client_keys, hello_info(), 0.0)
     assert violation(lambda: ch.consume_answer(alice.client_keys, second.state, older)) == "forged"
 
@@ -238,7 +238,7 @@ def test_an_older_s1_is_refused(default_world: World) -> None:
 def test_a_second_s1_does_nothing(default_world: World) -> None:
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info(), 0.0)
-    answer = only(ch.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0))
+    answer = only(greeted(alice.peer_keys, only(sent)))
     established = step(ch.TABLE, alice.client_keys, sent.state, answer).state
     assert violation(lambda: step(ch.TABLE, alice.client_keys, established, answer)) == "unexpected"
 
@@ -329,7 +329,7 @@ def test_an_owner_of_counters_is_neither_copied_nor_stored(pair: tuple[Channel, 
 def test_every_handshake_message_fits_in_a_control_message(each_world: World) -> None:
     alice = each_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info(versions=list(range(1, 17))), 0.0)
-    answered = ch.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0)
+    answered = greeted(alice.peer_keys, only(sent))
     for message in (only(sent), only(answered)):
         assert len(control_frame(ControlKind.CHANNEL, encode(message))) <= CONTROL_MESSAGE_MAX // 8
     assert isinstance(only(answered), ChannelAnswer)

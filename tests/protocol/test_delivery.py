@@ -20,11 +20,12 @@ from tests.support.talks import terms
 from zkc.constants import CHUNK_MIN, MANIFEST_MAX, TRAILER_BYTES
 from zkc.crypto import ciphers
 from zkc.crypto.chunks import StreamOpener, StreamSealer
-from zkc.crypto.ciphers import CIPHERS, AeadCipher
+from zkc.crypto.ciphers import AeadCipher
 from zkc.crypto.primitives import Secret, digest
 from zkc.crypto.receipts import make_receipt, manifest_digest
 from zkc.crypto.unsafe import CbcThenMac
 from zkc.errors import IntegrityError, PeerViolation
+from zkc.ids import CIPHERS
 from zkc.protocol import delivery_recipient as dr
 from zkc.protocol import delivery_sender as ds
 from zkc.protocol.delivery_recipient import DeliveryRecipient, receipt_body
@@ -99,7 +100,7 @@ class Delivery:
     def receipt(self, **changes: Any) -> bytes:
         """The recipient's receipt, or one with some fields changed."""
         assert self.complete is not None
-        body = receipt_body(self.recipient._session, WHOLE, self.complete.size, self.complete.digest, 1.0, 2.0)
+        body = receipt_body(self.recipient._line.session, WHOLE, self.complete.size, self.complete.digest, 1.0, 2.0)
         return sealed_receipt(msgspec.structs.replace(body, **changes))
 
     def finish(self, receipt: bytes | None = None) -> Delivery:
@@ -187,7 +188,7 @@ def test_a_coordinator_made_key_carries_data_and_the_receipt_says_so(order: str)
 def test_nothing_counts_as_delivered_before_the_acknowledgement_was_opened() -> None:
     """The sender's last word is its last chunk; only the receipt makes it `Delivered`."""
     delivery = Delivery.of().begin().send(content(C))
-    assert delivery.sender.finished
+    assert delivery.sender.whole == (C, blake3(content(C)).digest())
     assert delivery.delivered is None
     assert delivery.finish().delivered is not None
 
@@ -223,7 +224,7 @@ def test_the_manifest_comes_before_the_first_chunk() -> None:
     delivery = Delivery.of()
     delivery.sender.receive(bytes(delivery.recipient.ack(0, CREDIT)))
     assert delivery.hear(*delivery.sender.start()) == [dr.Started(), dr.Announced(WHOLE)]
-    assert delivery.recipient.manifest == WHOLE
+    assert delivery.recipient.state == dr.Receiving(0, dr.UNBOUNDED, WHOLE)
     assert not delivery.into
 
 
@@ -237,6 +238,34 @@ def test_either_end_may_stop_with_a_code(code: int) -> None:
     assert other.hear(other.sender.stop(code, "source-changed")) == [dr.Stopped(code, "source-changed")]
     early = Delivery.of()
     assert early.hear(early.sender.stop(code, "early")) == [dr.Stopped(code, "early")]
+
+
+def test_an_end_that_has_failed_may_say_so_once_and_an_end_that_was_told_says_nothing() -> None:
+    """What the programs rely on when they tell the other end whatever went wrong."""
+    for end in ("sender", "recipient"):
+        delivery = Delivery.of().begin()
+        this, other = delivery.sender, delivery.recipient
+        if end == "recipient":
+            this, other = other, this  # type: ignore[assignment]
+        assert violation(lambda: this.receive(b"noise"))  # noqa: B023
+        assert not this.ended
+        other.receive(bytes(this.stop(32, "malformed")))
+        for each in (this, other):
+            assert each.ended
+            assert violation(lambda: each.stop(32, "again")) == "unexpected"  # noqa: B023
+            assert violation(lambda: each.receive(b"")) == "unexpected"  # noqa: B023
+
+
+def test_size_and_digest_are_known_only_while_nothing_but_the_receipt_is_missing() -> None:
+    delivery = Delivery.of()
+    assert delivery.sender.whole is None
+    delivery.begin()
+    delivery.hear(*delivery.sender.chunk(content(C), last=False))
+    assert delivery.sender.whole is None
+    delivery.hear(*delivery.sender.chunk(b"end", last=True))
+    assert delivery.sender.whole == (C + 3, blake3(content(C) + b"end").digest())
+    delivery.finish()
+    assert delivery.sender.whole is None
 
 
 def test_a_receipt_may_come_again_until_the_farewell() -> None:
@@ -303,14 +332,16 @@ def test_a_new_attempt_begins_only_where_one_is_due(when: str, monkeypatch: pyte
 
 
 def test_a_forged_start_of_a_new_attempt_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Header and commitment are no secret: only what opens changes keys; acknowledgements stay under the old ones."""
+    """Header and commitment are no secret: only what opens changes keys; the last word stays under the old ones."""
     monkeypatch.setattr(AeadCipher, "rollover_bytes", 2 * C)
     delivery = Delivery.of().begin()
     for _ in range(2):
         delivery.hear(*delivery.sender.chunk(content(C), last=False))
     true = Forger(sessions()[0], 1).start(2 * C)
     assert violation(lambda: delivery.recipient.receive(flipped(true, len(true) - 1))) == "forged"
-    assert delivery.sender.receive(bytes(delivery.recipient.ack(2 * C, C))) == ds.Credited(2 * C)
+    last_word = bytes(delivery.recipient.stop(32, "forged"))
+    assert DataHeader.unpack(last_word).attempt == 0
+    assert delivery.sender.receive(last_word) == ds.Stopped(32, "forged")
 
 
 def test_a_forged_acknowledgement_of_the_next_attempt_gives_no_credit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,9 +351,9 @@ def test_a_forged_acknowledgement_of_the_next_attempt_gives_no_credit(monkeypatc
         delivery.hear(*delivery.sender.chunk(content(C), last=False))
     ack = bytes(delivery.recipient.ack(3 * C, CREDIT))
     assert DataHeader.unpack(ack).attempt == 1
-    before = delivery.sender._limit
     assert violation(lambda: delivery.sender.receive(flipped(ack, len(ack) - 1))) == "forged"
-    assert delivery.sender._limit == before
+    assert delivery.sender.state == ds.Failed(3 * C)
+    assert not delivery.sender.has_room()
 
 
 # --- D03: damage ----------------------------------------------------------------------------------------------------
@@ -342,11 +373,11 @@ def test_a_damaged_frame_is_refused_and_none_of_it_comes_out(cipher: str, which:
         recipient = DeliveryRecipient(sessions(cipher)[1])
         for earlier in whole[:at]:
             recipient.receive(earlier)
-        before, hashed = recipient.received, recipient._hash.digest()
+        before, hashed = recipient.received, recipient._line.hash.digest()
         assert violation(lambda: recipient.receive(flipped(frame, place, 1 << place % 8))) in {  # noqa: B023
             "forged", "unexpected", "malformed", "version",
         }  # fmt: skip
-        assert (recipient.received, recipient._hash.digest()) == (before, hashed)
+        assert (recipient.received, recipient._line.hash.digest()) == (before, hashed)
 
 
 @pytest.mark.attack("D03", "D17")
@@ -356,13 +387,14 @@ def test_a_damaged_acknowledgement_is_refused() -> None:
         for place in range(len(frame)):
             sender = Delivery.of().sender
             assert violation(lambda: sender.receive(flipped(frame, place, 1 << place % 8)))  # noqa: B023
-            assert not sender.has_room()
+            assert sender.state == ds.Failed(0)
 
 
 @pytest.mark.attack("D03")
 @pytest.mark.parametrize("cut", [0, 1, DATA_HEADER_BYTES - 1, DATA_HEADER_BYTES, DATA_HEADER_BYTES + 31, -1, -16])
 def test_a_frame_that_was_cut_short_is_refused(cut: int) -> None:
     delivery = Delivery.of()
+    delivery.sender.receive(bytes(delivery.recipient.ack(0, CREDIT)))
     frame = bytes(delivery.sender.start()[0])
     assert violation(lambda: delivery.recipient.receive(frame[:cut])) in {"malformed", "forged"}
 
@@ -405,11 +437,10 @@ def test_no_cipher_opens_into_a_buffer_of_ours(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.attack("D04")
 def test_a_stream_that_just_stops_is_never_complete() -> None:
     """The last chunk dropped, or a stop at a chunk's end: no event says that it is whole."""
-    delivery = Delivery.of().begin()
+    forger, recipient = forged()
     for _ in range(3):
-        assert delivery.hear(*delivery.sender.chunk(content(C), last=False)) == [dr.Data(content(C))]
-    assert delivery.complete is None
-    assert violation(lambda: delivery.hear(delivery.sender.bye())) == "truncated"
+        assert recipient.receive(forger.chunk(content(C))) == dr.Data(content(C))
+    assert violation(lambda: recipient.receive(forger.chunk(b"", Flag.BYE))) == "truncated"
 
 
 @pytest.mark.attack("D04")
@@ -490,6 +521,14 @@ def test_a_farewell_with_words_in_it_is_refused() -> None:
     assert violation(lambda: recipient.receive(forger.chunk(b"more", Flag.BYE))) == "truncated"
 
 
+@pytest.mark.attack("D04")
+def test_a_farewell_before_the_receipt_is_refused() -> None:
+    """Only who has the receipt may leave; what was whole is not made durable for who has left."""
+    forger, recipient = forged()
+    recipient.receive(forger.chunk(b"all" + Forger.end(b"all"), Flag.LAST))
+    assert violation(lambda: recipient.receive(forger.chunk(b"", Flag.BYE))) == "truncated"
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -561,8 +600,10 @@ def test_a_frame_of_another_transfer_of_the_same_peers_is_refused() -> None:
     assert violation(lambda: this.recipient.receive(bytes(chunk))) == "unexpected"
     for at, frame in enumerate((*other.frames, bytes(chunk))):
         target = Delivery.of()
-        if at:
-            target.begin() if at == 2 else target.hear(target.sender.start()[0])
+        if at == 2:
+            target.begin()
+        elif at == 1:
+            target.hear(Delivery.of().begin().frames[0])
         tag = DataHeader.unpack(Delivery.of().begin().frames[0]).xid_tag
         renamed = dataclasses.replace(DataHeader.unpack(frame), xid_tag=tag).pack() + frame[DATA_HEADER_BYTES:]
         assert violation(lambda: target.recipient.receive(renamed)) == "forged"  # noqa: B023
@@ -571,8 +612,8 @@ def test_a_frame_of_another_transfer_of_the_same_peers_is_refused() -> None:
 @pytest.mark.attack("D09")
 def test_a_wrong_commitment_is_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
+    frame = Delivery.of().begin().frames[0]
     monkeypatch.setattr(AeadCipher, "open", lambda *seen: opened.append(seen))
-    frame = bytes(Delivery.of().sender.start()[0])
     for place in range(DATA_HEADER_BYTES, DATA_HEADER_BYTES + 32):
         recipient = Delivery.of().recipient
         assert violation(lambda: recipient.receive(flipped(frame, place))) == "forged"  # noqa: B023
@@ -673,6 +714,45 @@ def test_more_bytes_than_the_recipient_takes_are_over_the_limit() -> None:
     assert over.complete is None
 
 
+@pytest.mark.parametrize("chunks", [1, 2, 3])
+def test_data_beyond_the_credit_that_was_given_is_over_the_limit(chunks: int) -> None:
+    """Counted from before the first ACK: a sender that heard of more has heard it from nobody."""
+    forger, recipient = Forger(sessions()[0]), DeliveryRecipient(sessions()[1], credit=2 * C)
+    recipient.receive(forger.start())
+    recipient.receive(forger.manifest())
+    recipient.ack(0, chunks * C)
+    for _ in range(max(chunks, 2)):
+        recipient.receive(forger.chunk(content(C)))
+    before = recipient.received
+    assert violation(lambda: recipient.receive(forger.chunk(content(C)))) == "limit"
+    assert recipient.received == before == max(chunks, 2) * C
+
+
+def test_an_end_beyond_the_credit_is_over_the_limit_and_one_within_it_is_not() -> None:
+    for credit, fits in ((2 * C - 1, False), (2 * C, True)):
+        forger, recipient = Forger(sessions()[0]), DeliveryRecipient(sessions()[1], credit=credit)
+        data = content(2 * C)
+        for frame in (forger.start(), forger.manifest(), forger.chunk(data[:C])):
+            recipient.receive(frame)
+        last = forger.chunk(data[C:] + Forger.end(data), Flag.LAST)
+        if fits:
+            assert isinstance(recipient.receive(last), dr.Complete)
+        else:
+            assert violation(lambda: recipient.receive(last)) == "limit"  # noqa: B023
+
+
+def test_each_acknowledgement_moves_the_limit_and_none_moves_it_back() -> None:
+    forger, recipient = Forger(sessions()[0]), DeliveryRecipient(sessions()[1], credit=C)
+    recipient.receive(forger.start())
+    recipient.receive(forger.manifest())
+    recipient.receive(forger.chunk(content(C)))
+    recipient.ack(C, 2 * C)
+    recipient.ack(C, 0)
+    for _ in range(2):
+        recipient.receive(forger.chunk(content(C)))
+    assert violation(lambda: recipient.receive(forger.chunk(content(C)))) == "limit"
+
+
 def test_the_longest_manifest_is_one_frame_and_a_longer_one_is_refused() -> None:
     forger, recipient = Forger(sessions()[0]), DeliveryRecipient(sessions()[1])
     recipient.receive(forger.start())
@@ -708,7 +788,7 @@ def test_what_comes_out_of_its_place_is_unexpected(what: str, frames: Callable[[
 def test_a_frame_of_the_other_direction_is_unexpected() -> None:
     delivery = Delivery.of()
     ack = bytes(delivery.recipient.ack(0, 1))
-    start = bytes(delivery.sender.start()[0])
+    start = Delivery.of().begin().frames[0]
     assert violation(lambda: delivery.recipient.receive(ack)) == "unexpected"
     assert violation(lambda: delivery.sender.receive(start)) == "unexpected"
 
@@ -773,10 +853,12 @@ def test_a_receipt_with_another_card_in_it_is_no_receipt() -> None:
 def test_an_end_before_the_end_is_unexpected() -> None:
     """DONE for a stream that the sender has not finished."""
     finished = Delivery.of().begin().send(b"abc")
-    delivery = Delivery.of().begin()
-    delivery.hear(*delivery.sender.chunk(content(C), last=False))
-    done = bytes(delivery.recipient.done(finished.receipt()))
-    assert violation(lambda: delivery.sender.receive(done)) == "unexpected"
+    done = Done(finished.receipt())
+    for chunks in (0, 1):
+        delivery = Delivery.of().begin()
+        for _ in range(chunks):
+            delivery.hear(*delivery.sender.chunk(content(C), last=False))
+        assert violation(lambda: delivery.sender.receive(delivery.recipient._line.seal(done))) == "unexpected"  # noqa: B023
 
 
 @pytest.mark.attack("D17")

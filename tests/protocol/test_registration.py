@@ -171,8 +171,9 @@ def test_temporary_server_keys_are_taken_from_a_pool_made_beforehand(coordinator
     used = []
     for serial in range(2):
         invitation = coordinator.invite("dave", serial=serial)
-        registrar = dataclasses.replace(coordinator.registrar(invitation), take_temporary_key=pool.pop)
-        talk = RegistrationTalk(newcomer(invitation, coordinator.suite), registrar, coordinator.register(invitation))
+        register = coordinator.register(invitation)
+        register.pair = pool.pop
+        talk = RegistrationTalk(newcomer(invitation, coordinator.suite), coordinator.registrar(invitation), register)
         talk.run()
         used += [message.temp_server_key for message in talk.messages(RegTempServer)]
     assert used == prepared[::-1]

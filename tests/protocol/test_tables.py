@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
 import pytest
+from blake3 import blake3
 
-from tests.support.parties import World, newcomer
-from tests.support.talks import LIMITS, RegistrationTalk, Talk, hello_info, only, terms
+from tests.support.parties import World, identity_of, newcomer
+from tests.support.talks import RegistrationTalk, Talk, Turn, greeted, hello_info, only, terms
+from zkc.constants import CHUNK_MIN
+from zkc.crypto.ciphers import AeadCipher
+from zkc.crypto.receipts import make_receipt
 from zkc.errors import PeerViolation
 from zkc.protocol import (
     channel,
+    delivery_recipient,
+    delivery_sender,
     registration_client,
     registration_coordinator,
     transfer_coordinator,
@@ -22,11 +30,15 @@ from zkc.protocol import (
     transfer_sender,
 )
 from zkc.protocol import transfer_recipient as tr
-from zkc.protocol.step import erase, step
+from zkc.protocol.delivery_recipient import receipt_body
+from zkc.protocol.session import Session
+from zkc.protocol.step import Table, erase, step
 from zkc.wire import messages
 
+DELIVERY: Final = (delivery_recipient, delivery_sender)
 MACHINES: Final = (
-    channel, registration_client, registration_coordinator, transfer_coordinator, transfer_recipient, transfer_sender,
+    *DELIVERY, channel, registration_client, registration_coordinator, transfer_coordinator, transfer_recipient,
+    transfer_sender,
 )  # fmt: skip
 MESSAGES: Final = tuple(
     each for _, each in inspect.getmembers(messages, inspect.isclass) if issubclass(each, messages.Message)
@@ -99,6 +111,28 @@ def _with_nothing(state: type) -> Any:
     return value
 
 
+@pytest.mark.attack("C10", "D04")
+def test_a_wrong_end_is_not_in_the_table_and_is_told_as_truncated() -> None:
+    """What has an answer of its own is no less refused; and only what a sender may seal has one."""
+    said = (delivery_recipient.Chunk, delivery_recipient.LastChunk, delivery_recipient.Bye)
+    for cell in delivery_recipient.WRONG_ENDS:
+        assert cell not in delivery_recipient.TABLE
+        assert cell[1] in said
+
+
+class _Watched(dict[tuple[type, type], Any]):
+    """A table that remembers which of its cells were asked for."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table)
+        self.number = id(table)
+        self.acted: set[tuple[int, type, type]] = set()
+
+    def get(self, cell: tuple[type, type], default: Any = None) -> Any:
+        self.acted.add((self.number, *cell))
+        return super().get(cell, default)
+
+
 @pytest.mark.attack("C10")
 def test_every_cell_of_every_table_acts_in_some_conversation(default_world: World) -> None:
     """No cell stands there for nothing."""
@@ -120,14 +154,113 @@ def test_every_cell_of_every_table_acts_in_some_conversation(default_world: Worl
     for talk in talks:
         talk.run()
     acted = {cell for talk in talks for cell in talk.cells}
-    acted.add(_channel_cell(default_world))
+    acted |= _channel_cells(default_world) | _repeated_cells(default_world) | _delivery_cells(default_world)
     every = {(id(machine.TABLE), *cell) for machine in MACHINES for cell in machine.TABLE}
     assert acted == every, [cell[1:] for cell in every ^ acted]
 
 
-def _channel_cell(world: World) -> tuple[int, type, type]:
+def _channel_cells(world: World) -> set[tuple[int, type, type]]:
     alice = world.alice
     sent = channel.create_hello(alice.client_keys, hello_info(), 0.0)
-    answer = only(channel.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0))
+    answer = only(greeted(alice.peer_keys, only(sent)))
     step(channel.TABLE, alice.client_keys, sent.state, answer)
-    return id(channel.TABLE), type(sent.state), type(answer)
+    return {(id(channel.TABLE), channel.Unheard, type(only(sent))), (id(channel.TABLE), type(sent.state), type(answer))}
+
+
+def _repeated_cells(world: World) -> set[tuple[int, type, type]]:
+    """The coordinator hears the sender's last message again in every state, and takes it where the table does."""
+    cells: set[tuple[int, type, type]] = set()
+    for source, order in (
+        ("sender", "recipient-first"), ("coordinator", "recipient-first"), ("coordinator", "sender-first"),
+    ):  # fmt: skip
+        talk = world.transfer(terms("bob", key_source=source, key_order=order))
+        talk.tap = partial(_once_more, talk, [], cells)
+        talk.run()
+        assert talk.agreed == (True, True)
+    return cells
+
+
+def _once_more(talk: Talk, heard: list[Any], cells: set[tuple[int, type, type]], turn: Turn) -> Any:
+    """A tap: while another is about to hear something, the coordinator hears the sender's last message again."""
+    side = talk.sides["coordinator"]
+    if turn.to != "coordinator":
+        if (type(side.state), type(heard[-1])) in side.table:
+            assert step(side.table, side.context, side.state, heard[-1]).state is side.state
+            cells.add((id(side.table), type(side.state), type(heard[-1])))
+    elif isinstance(turn.message, messages.TransferRequest | messages.TransferKey | messages.TransferConfirmKey):
+        heard.append(turn.message)
+    return turn.message
+
+
+def _delivery_cells(world: World) -> set[tuple[int, type, type]]:
+    """Both machines of a delivery: to its end, and given up at each point on the way by either end."""
+    talk = world.transfer(terms("bob"))
+    talk.run()
+    watched = [_Watched(machine.TABLE) for machine in DELIVERY]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AeadCipher, "rollover_bytes", 2 * CHUNK_MIN)
+        for machine, table in zip(DELIVERY, watched, strict=True):
+            patched.setattr(machine, "TABLE", table)
+        for giver in ("sender", "recipient"):
+            stop_at = 0
+            while _Delivery(*talk.sessions).run(giver, stop_at):
+                stop_at += 1
+        for end in (_Delivery(*talk.sessions).sender, _Delivery(*talk.sessions).recipient):
+            with pytest.raises(PeerViolation):
+                end.receive(b"noise")
+            end.stop(32, "malformed")
+    return set().union(*(table.acted for table in watched))
+
+
+class _Delivery:
+    """One delivery of three chunks and a byte, over one rollover."""
+
+    def __init__(self, sender: Session, recipient: Session) -> None:
+        self.sessions = sender, recipient
+        self.manifest = messages.Manifest("stream", "data.bin", "", None, 0o644, 0)
+        self.data = bytes(3 * CHUNK_MIN + 1)
+        self.sender = delivery_sender.DeliverySender(sender, self.manifest)
+        self.recipient = delivery_recipient.DeliveryRecipient(recipient)
+
+    def run(self, giver: str, stop_at: int) -> bool:
+        """At the ``stop_at``-th point ``giver`` gives up; False: there is no such point."""
+        for at, _ in enumerate(self._points()):
+            if at == stop_at:
+                if giver == "sender":
+                    self.recipient.receive(self.sender.stop(31, "signal"))
+                else:
+                    word = self.recipient.stop(31, "shutdown")
+                    if not isinstance(self.sender.state, delivery_sender.Finished):
+                        self.sender.receive(word)
+                return True
+        return False
+
+    def _points(self) -> Iterator[None]:
+        """The whole conversation, with a stop wherever either end may give up."""
+        sender, recipient = self.sender, self.recipient
+        yield
+        for credit in (CHUNK_MIN, 8 * CHUNK_MIN):
+            sender.receive(recipient.ack(0, credit))
+            yield
+        start, manifest = sender.start()
+        recipient.receive(start)
+        sender.receive(recipient.ack(0, 8 * CHUNK_MIN))
+        yield
+        recipient.receive(manifest)
+        yield
+        for at in range(0, len(self.data), CHUNK_MIN):
+            piece = self.data[at : at + CHUNK_MIN]
+            for frame in sender.chunk(piece, last=len(piece) < CHUNK_MIN):
+                recipient.receive(frame)
+            sender.receive(recipient.ack(recipient.received, 8 * CHUNK_MIN))
+            yield
+        for _ in range(2):
+            sender.receive(recipient.done(self._receipt()))
+            yield
+        recipient.receive(sender.bye())
+
+    def _receipt(self) -> bytes:
+        sender, recipient = self.sessions
+        hashed = blake3(self.data).digest()
+        body = receipt_body(recipient, self.manifest, len(self.data), hashed, 1.0, 2.0)
+        return make_receipt(identity_of("bob"), body, sender.peer.encoded)

@@ -13,6 +13,7 @@ from tests.support.parties import World
 from tests.support.talks import HERE, TransferTalk, Turn, is_wiped, secrets_in, snapshot, terms
 from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX, ID_BYTES
 from zkc.crypto.primitives import Secret, expand, mac
+from zkc.crypto.signing import IdentityPublic
 from zkc.crypto.suites import kem_decapsulate
 from zkc.errors import (
     IdentityError,
@@ -354,14 +355,18 @@ def test_a_bad_one_time_key_of_the_recipient_is_its_fault_at_its_answer(default_
 
 @pytest.mark.attack("H06")
 def test_a_key_passes_once(default_world: World) -> None:
-    """A lost request is repeated under its own id below the machine; a second KEY on the xid is refused."""
+    """The same bytes again pass, and go nowhere a second time; another KEY on the xid is refused."""
     talk = default_world.transfer(
         asked(SENDER_MADE), tap=lambda turn: None if isinstance(turn.message, TransferConfirm) else turn.message
     )
     talk.run()
     (key,) = talk.messages(TransferKey)
-    with pytest.raises(PeerViolation, match="unexpected"):
-        step(tc.TABLE, talk.sides["coordinator"].context, talk.state("coordinator"), key)
+    broker, state = talk.sides["coordinator"].context, talk.state("coordinator")
+    again = step(tc.TABLE, broker, state, key)
+    assert (again.state, again.effects) == (state, ())
+    for other in (msgspec.structs.replace(key, signature=bytes(64)), remade(key, "key", Key, ct1=b"other")):
+        with pytest.raises(PeerViolation, match="replay"):
+            step(tc.TABLE, broker, state, other)
 
 
 @pytest.mark.parametrize("changes", [{"key_source": "coordinator"}, {"key_order": "sender-first"}, {"xid": bytes(16)}])
@@ -575,10 +580,14 @@ def test_the_card_of_another_pinned_peer_is_not_taken_for_the_name_asked(
     ],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
-def test_an_answer_changed_on_its_way_fails_at_the_signature(
+def test_an_answer_changed_on_its_way_is_refused(
     default_world: World, form: Form, changes: dict[str, object]
 ) -> None:
-    """One-time key, limits, chunk size, level, verdict: by whoever carries it, the coordinator included."""
+    """One-time key, limits, chunk size, level, verdict: by whoever carries it, the coordinator included.
+
+    At the signature, if not before at what it contradicts.
+    """
+    detail = "identity" if "card_hash" in changes else "forged"
     stolen = default_world.suite.generate_one_time().public.encode()
     changes = {name: stolen if value is None else value for name, value in changes.items()}
 
@@ -588,7 +597,7 @@ def test_an_answer_changed_on_its_way_fails_at_the_signature(
     talk = default_world.transfer(asked(form), tap=replacing(TransferGrant, change))
     with pytest.raises(PeerViolation) as caught:
         talk.run()
-    assert caught.value.detail == "forged"
+    assert caught.value.detail == detail
     assert isinstance(talk.state("sender"), ts.Requested)
 
 
@@ -603,9 +612,12 @@ def test_an_answer_changed_on_its_way_fails_at_the_signature(
     ],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
-def test_a_request_changed_on_its_way_fails_at_the_signature(
+def test_a_request_changed_on_its_way_is_refused(
     default_world: World, form: Form, changes: dict[str, object]
 ) -> None:
+    """At the signature, if not before at what it contradicts."""
+    details = {"recipient": "identity", "card_hash": "identity", "key_source": "malformed"}
+    detail = details.get(next(iter(changes)), "forged")
     other = {"key_source": {"sender": "coordinator", "coordinator": "sender"}[form[0]],
              "key_order": {"sender-first": "recipient-first", "recipient-first": "sender-first"}[form[1]]}  # fmt: skip
     changes = {name: other.get(name, value) for name, value in changes.items()}
@@ -616,8 +628,29 @@ def test_a_request_changed_on_its_way_fails_at_the_signature(
     talk = default_world.transfer(asked(form), tap=replacing(Notify, change))
     with pytest.raises(PeerViolation) as caught:
         talk.run()
-    assert caught.value.detail == "forged"
+    assert caught.value.detail == detail
     assert isinstance(talk.state("recipient"), tr.Idle)
+
+
+@each_form
+def test_what_costs_nothing_is_looked_at_before_any_signature(
+    default_world: World, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whom a request or an answer is for, and what it answers, stands in clear: no verification is spent on others'."""
+    talk = finished(default_world.transfer(asked(form)))
+    (notify,), (grant,) = talk.messages(Notify), talk.messages(TransferGrant)
+    requested = next(state for state in talk.sides["sender"].states if isinstance(state, ts.Requested))
+    spent: list[object] = []
+    for method in ("verify", "verify_durable"):
+        monkeypatch.setattr(IdentityPublic, method, lambda *seen: spent.append(seen))
+    source = {"sender": "coordinator", "coordinator": "sender"}[form[0]]
+    for changes in ({"recipient": "carol"}, {"key_source": source}):
+        with pytest.raises(PeerViolation):
+            step(tr.TABLE, default_world.bob.recipient(), tr.Idle(), remade(notify, "request", Req, **changes))
+    for changes in ({"xid": bytes(16)}, {"key_source": source}):
+        with pytest.raises(PeerViolation):
+            step(ts.TABLE, default_world.alice.sender(), requested, remade(grant, "response", Resp, **changes))
+    assert not spent
 
 
 @pytest.mark.attack("H08")
@@ -660,9 +693,11 @@ def test_the_answer_of_another_recipient_is_refused(default_world: World, form: 
     )  # fmt: skip
     (other,) = finished(talk).messages(TransferGrant)
     talk = default_world.transfer(asked(form), tap=replacing(TransferGrant, lambda _: other))
-    with pytest.raises(IdentityError) as caught:
+    # Where the coordinator makes the key, the answer names the one-time key that the sender has asked under.
+    with pytest.raises((IdentityError, PeerViolation)) as caught:
         talk.run()
-    assert caught.value.detail == "name"
+    assert caught.value.detail == ("name" if form == SENDER_MADE else "forged")
+    assert isinstance(talk.state("sender"), ts.Requested)
 
 
 @pytest.mark.attack("H05")

@@ -73,15 +73,6 @@ def test_nothing_is_visible_before_the_commit_and_nothing_stays_of_what_is_disca
         partial.write(b"late")
 
 
-def test_a_partial_item_starts_again_from_nothing(inbox: Inbox) -> None:
-    partial = inbox.begin(FP, TID, entry())
-    partial.write(b"the first attempt was longer")
-    partial.restart()
-    partial.write(b"second")
-    item = inbox.commit(partial, b"d" * 32, b"r", NOW)
-    assert (item.size, item.path.read_bytes()) == (6, b"second")
-
-
 def test_items_are_listed_oldest_first_whatever_the_clock_said(inbox: Inbox) -> None:
     items = [receive(inbox, tid=bytes([n]) * 16, now=NOW - n) for n in range(5)]
     assert inbox.items() == items
@@ -437,7 +428,6 @@ def test_what_is_being_received_is_not_removed_but_busy(home: Home, inbox: Inbox
         with pytest.raises(LocalIOError) as caught:
             other.remove(partial.id)
         assert (caught.value.detail, partial.id in str(caught.value)) == ("busy", True)
-        assert other.purge_partials(None) == 0
         assert [item.id for item in other.partials()] == [partial.id]
     assert inbox.commit(partial, b"d" * 32, b"r", NOW).state == "ready"
     assert inbox.partials() == []
@@ -516,8 +506,8 @@ def test_a_link_in_place_of_a_partial_item_is_neither_followed_nor_removed(inbox
     item.path.unlink()
     item.path.symlink_to(tmp_path / "secret")
     assert inbox.partials() == []
-    assert inbox.purge_partials(None) == 0
     assert inbox.recover(NOW) == 0
+    assert not inbox.remove(item.id)
     assert item.path.is_symlink()
     assert (tmp_path / "secret").read_text() == "secret"
 
@@ -582,13 +572,11 @@ def test_more_at_once_than_are_kept_are_all_received_and_as_many_kept(home: Home
 @pytest.mark.attack("D16")
 def test_partial_items_make_room_and_whole_ones_stay(home: Home, inbox: Inbox) -> None:
     item = receive(inbox)
-    for number in range(3):
-        stop(inbox, bytes([number]) * 16, bytes(1000))
+    stopped = [stop(inbox, bytes([number]) * 16, bytes(1000)) for number in range(3)]
     other = stop(inbox, sender_fp=b"g" * 32, data=bytes(10))
-    assert inbox.purge_partials(FP) == 3000
-    assert inbox.purge_partials(FP) == 0
+    assert [inbox.remove(each.id) for each in stopped] == [True] * 3
     assert inbox.partials() == [other]
-    assert inbox.purge_partials(None) == 10
+    assert inbox.remove(other.id)
     assert inbox.partials() == []
     assert on_disk(home) == [f"files/{item.id}"]
 
@@ -598,13 +586,13 @@ def test_partial_items_make_room_and_whole_ones_stay(home: Home, inbox: Inbox) -
 def test_partial_items_make_room_on_a_full_disk(small_disk: Callable[[int], Path]) -> None:
     home = Home.resolve("client", str(small_disk(1_000_000))).prepare()
     with Inbox.open(home) as inbox:
-        stop(inbox, b"u" * 16, bytes(200_000))
+        stopped = stop(inbox, b"u" * 16, bytes(200_000))
         with pytest.raises(OSError, match="No space"):
             (home.data / "filler").write_bytes(bytes(2_000_000))
         with pytest.raises(LocalIOError) as caught:
             inbox.begin(FP, TID, entry(note="x" * 4096)).write(bytes(50_000))
         assert caught.value.detail == "no-space"
-        assert inbox.purge_partials(None) >= 200_000
+        assert inbox.remove(stopped.id)
         receive(inbox, bytes(50_000))
         assert len(inbox.items()) == 1
 
@@ -683,7 +671,7 @@ def test_an_id_that_is_none_names_no_file(home: Home, inbox: Inbox, table: str, 
         reads += [inbox.items, lambda: inbox.remove("../../role") or inbox.items()]
     else:
         reads += [
-            inbox.partials, lambda: inbox.purge_partials(None), lambda: inbox.begin(FP, b"u" * 16, entry()),
+            inbox.partials, lambda: inbox.begin(FP, b"u" * 16, entry()),
             lambda: inbox.remove("../../role") or inbox.partials(),
         ]
     for read in reads:

@@ -11,13 +11,17 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.program import environment
+from tests.support.waiting import DEADLINE, wait_until
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
+from zkc.stores import localdb
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore, Pin, Registration
 
@@ -39,6 +43,10 @@ def pin(name: str = "alice", *, fingerprint: bytes = b"a" * 32) -> Pin:
         name=name, kind="user", fingerprint=fingerprint, card=b"card of " + name.encode(), card_hash=b"c" * 32, epoch=3,
         first_seen=1000.5, last_seen=2000.0,
     )
+
+
+def set_pin(store: KeyStore, wanted: Pin) -> None:
+    store.update_pin(wanted.name, lambda _: wanted)
 
 
 @pytest.fixture
@@ -86,9 +94,55 @@ def test_completing_twice_is_once_and_another_registration_of_the_name_is_refuse
     assert store.registrations() == [registration()]
 
 
+def test_a_home_has_one_name_of_its_own_and_any_number_of_applications(store: KeyStore) -> None:
+    store.complete(registration())
+    store.save_pending(b"i" * 16, b"half way")
+    with pytest.raises(UsageError) as caught:
+        store.complete(registration("carol", b"c" * 16), b"i" * 16)
+    assert caught.value.detail == "already-registered"
+    assert (store.registrations(), store.pending(b"i" * 16)) == ([registration()], b"half way")
+    for app in ("bob/backup", "bob/mail"):
+        store.complete(registration(app, app.encode()))
+    assert [found.name for found in store.registrations()] == ["bob", "bob/backup", "bob/mail"]
+
+
+def test_who_reads_waits_for_no_writer(home: Home, store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a daemon whose threads wait for another process would miss its heartbeats."""
+    set_pin(store, pin())
+    monkeypatch.setattr(localdb, "BUSY_SECONDS", 10 * DEADLINE)
+    with KeyStore.open(home) as patient, closing(sqlite3.connect(home.keys_db, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = threading.Thread(target=set_pin, args=(patient, pin("carol")))
+        waiting.start()
+        wait_until(patient._db._writing.locked)
+        assert patient.pins() == [pin()]
+        patient.version()
+        assert waiting.is_alive()
+        other.execute("COMMIT")
+        waiting.join(DEADLINE)
+        assert patient.pins() == [pin(), pin("carol")]
+
+
+def test_writers_that_wait_for_each_other_do_not_add_up_their_waits(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localdb, "BUSY_SECONDS", 0.01)
+    with store._db._writing, pytest.raises(LocalIOError) as caught:
+        set_pin(store, pin())
+    assert caught.value.detail == "busy"
+    set_pin(store, pin())
+
+
+def test_a_closed_store_is_not_opened_again_by_a_change(home: Home) -> None:
+    store = KeyStore.open(home)
+    store.close()
+    with pytest.raises(LocalIOError, match="closed"):
+        set_pin(store, pin())
+
+
 def test_what_is_put_aside_is_kept_out_of_use(home: Home, store: KeyStore) -> None:
     store.complete(registration())
-    store.set_pin(pin())
+    set_pin(store, pin())
     store.complete(registration(uid=b"w" * 16), put_aside=5.0)
     assert store.registrations() == [registration(uid=b"w" * 16)]
     store.complete(registration("carol", b"c" * 16), put_aside=7.0)
@@ -114,9 +168,9 @@ def test_no_secret_is_in_a_repr() -> None:
 
 
 def test_pins_are_set_replaced_and_forgotten(home: Home, store: KeyStore) -> None:
-    store.set_pin(pin("carol"))
-    store.set_pin(pin("alice"))
-    store.set_pin(dataclasses.replace(pin("alice"), verified=7.5, alarm=b"other"))
+    set_pin(store, pin("carol"))
+    set_pin(store, pin("alice"))
+    set_pin(store, dataclasses.replace(pin("alice"), verified=7.5, alarm=b"other"))
     with KeyStore.open(home) as again:
         assert again.pins() == [dataclasses.replace(pin("alice"), verified=7.5, alarm=b"other"), pin("carol")]
         assert again.pin("dave") is None
@@ -126,7 +180,7 @@ def test_pins_are_set_replaced_and_forgotten(home: Home, store: KeyStore) -> Non
 
 
 def test_a_change_that_fails_changes_nothing(store: KeyStore) -> None:
-    store.set_pin(pin())
+    set_pin(store, pin())
 
     def fail(known: Pin | None) -> Pin | None:
         assert known == pin()
@@ -147,7 +201,7 @@ def test_the_file_is_for_its_owner_alone_under_any_umask(home: Home) -> None:
     before = os.umask(0)
     try:
         with KeyStore.open(home) as store:
-            store.set_pin(pin())
+            set_pin(store, pin())
             found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in home.data.glob("keys.db*")}
     finally:
         os.umask(before)
@@ -232,9 +286,9 @@ def whole(home: Home) -> tuple[Home, bytes, Read]:
         store.complete(registration("bob/backup", b"v" * 16))
         store.save_pending(b"i" * 16, b"half way")
         for name in ("alice", "carol", "dave"):
-            store.set_pin(pin(name, fingerprint=name[:1].encode() * 32))
+            set_pin(store, pin(name, fingerprint=name[:1].encode() * 32))
         store.forget("carol")
-        store.set_pin(dataclasses.replace(pin("alice"), fingerprint=b"n" * 32, epoch=4, verified=1.0))
+        set_pin(store, dataclasses.replace(pin("alice"), fingerprint=b"n" * 32, epoch=4, verified=1.0))
     return home, home.keys_db.read_bytes(), read_all(home)
 
 
@@ -337,7 +391,7 @@ def test_a_damaged_table_is_not_sealed_again_by_a_change(whole: tuple[Home, byte
         raw = sqlite3.connect(home.keys_db, isolation_level=None)
         raw.execute("DELETE FROM pins WHERE name = 'alice'")
         raw.close()
-        changes: list[Callable[[], object]] = [lambda: store.set_pin(pin("erin")), lambda: store.forget("dave")]
+        changes: list[Callable[[], object]] = [lambda: set_pin(store, pin("erin")), lambda: store.forget("dave")]
         for change in changes:
             with pytest.raises(LocalIOError, match="damaged"):
                 change()
@@ -361,14 +415,14 @@ def test_a_pin_that_does_not_fit_on_the_disk_is_an_error_and_not_a_pin(small_dis
     home = Home.resolve("client", str(small_disk(400_000))).prepare()
     filler = home.data / "filler"
     with KeyStore.open(home) as store:
-        store.set_pin(pin())
+        set_pin(store, pin())
         filler.write_bytes(b"x" * 250_000)
         with pytest.raises(LocalIOError) as caught:
-            store.set_pin(dataclasses.replace(pin("carol"), card=b"x" * 200_000))
+            set_pin(store, dataclasses.replace(pin("carol"), card=b"x" * 200_000))
         assert caught.value.detail == "no-space"
         assert store.pins() == [pin()]
         filler.unlink()
-        store.set_pin(pin("carol"))
+        set_pin(store, pin("carol"))
     with KeyStore.open(home) as store:
         assert store.pins() == [pin(), pin("carol")]
 
@@ -376,12 +430,12 @@ def test_a_pin_that_does_not_fit_on_the_disk_is_an_error_and_not_a_pin(small_dis
 @pytest.mark.attack("K06")
 def test_a_pin_beyond_the_limit_of_a_file_is_an_error_and_not_a_pin(home: Home) -> None:
     with KeyStore.open(home) as store:
-        store.set_pin(pin())
+        set_pin(store, pin())
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (home.keys_db.stat().st_size, limits[1]))
         try:
             with pytest.raises(LocalIOError):
-                store.set_pin(dataclasses.replace(pin("carol"), card=b"x" * 100_000))
+                set_pin(store, dataclasses.replace(pin("carol"), card=b"x" * 100_000))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert store.pins() == [pin()]

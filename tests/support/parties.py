@@ -78,7 +78,6 @@ class Coordinator:
             self.suite,
             self.card,
             self.card_signature,
-            self.suite.generate,
             invitation.invite_id,
             invitation.name,
             invitation.kind,

@@ -153,6 +153,10 @@ class MemoryRegister:
     reserved: KemPrivateKey | None = None
     committed: list[rs.Commit] = field(default_factory=list)
 
+    def pair(self) -> KemPrivateKey:
+        """A temporary pair, as the pool has them."""
+        return self.suite.generate()
+
     def reserve(self) -> rs.Reserved:
         if self.reserved is None:
             self.reserved = self.suite.generate()
@@ -194,6 +198,8 @@ class RegistrationTalk(Talk):
             case rc.KeepCard(card):
                 self.order.append("kept")
                 self.kept_card = card
+            case rs.MakePair():
+                self.feed(who, rs.PairMade(self.register.pair()))
             case rs.Reserve():
                 self.order.append("reserved")
                 self.feed(who, self.register.reserve())
@@ -215,10 +221,15 @@ def open_channel(client: ch.ClientKeys, peer: ch.PeerKeys, now: float = 0.0) -> 
     """Both ends of a new channel, the client's first; its first record has not been sent."""
     sent = ch.create_hello(client, hello_info(), now)
     hello: ChannelHello = only(sent)
-    answered = ch.consume_hello(peer, hello, LIMITS, now)
+    answered = greeted(peer, hello, now=now)
     answer: ChannelAnswer = only(answered)
     established = ch.consume_answer(client, sent.state, answer).state
     return established.channel, answered.state.channel
+
+
+def greeted(peer: ch.PeerKeys, hello: ChannelHello, limits: AnswerInfo = LIMITS, now: float = 0.0) -> Step:
+    """The coordinator's step for C1."""
+    return step(ch.TABLE, ch.Host(peer, limits, now), ch.Unheard(), hello)
 
 
 def only(after: Step) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tests.support.parties import coordinator_of, newcomer, world
-from tests.support.talks import LIMITS, RegistrationTalk, Turn, hello_info, only, terms
+from tests.support.talks import RegistrationTalk, Turn, greeted, hello_info, only, terms
 from zkc.crypto.invitations import format_invitation, invitation_psk, parse_invitation
 from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, check_mac, digest, expand, extract, mac
 from zkc.crypto.signing import IdentityKey
@@ -154,7 +154,7 @@ def _channel(suite_name: str) -> Vector:
     alice = world(suite_name).alice
     sent = ch.create_hello(alice.client_keys, hello_info(instance=b"i" * 16), 0.0)
     ephemeral = sent.state.ephemeral.encode()
-    answered = ch.consume_hello(alice.peer_keys, only(sent), LIMITS, 0.0)
+    answered = greeted(alice.peer_keys, only(sent))
     client = ch.consume_answer(alice.client_keys, sent.state, only(answered)).state.channel
     coordinator = answered.state.channel
     vector: Vector = {

@@ -25,13 +25,13 @@ from zkc.crypto.cards import (
     sign_coordinator_card,
 )
 from zkc.crypto.chunks import StreamSealer, token, xid_tag
-from zkc.crypto.ciphers import CIPHERS
 from zkc.crypto.invitations import format_invitation, invitation_curve_secret, invitation_psk
 from zkc.crypto.primitives import Secret, digest, expand, extract
 from zkc.crypto.receipts import make_receipt, manifest_digest, name_digest
 from zkc.crypto.signing import IdentityKey, safety_number
 from zkc.crypto.suites import SUITES, kem_encapsulate, read_private, seal
 from zkc.crypto.transcript import Transcript
+from zkc.ids import CIPHERS
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import Flag, Stream
 from zkc.wire.messages import Card, InvitationText, Manifest, ReceiptBody

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final, TypeVar
 
@@ -15,7 +15,15 @@ from zkc.client.link import Link
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
-from zkc.errors import CoordinatorUnreachable, InternalError, PeerViolation, TimedOut, UsageError, ZkcError
+from zkc.errors import (
+    CoordinatorUnreachable,
+    InternalError,
+    Interrupted,
+    PeerViolation,
+    TimedOut,
+    UsageError,
+    ZkcError,
+)
 from zkc.net.sockets import Context, context
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
@@ -34,6 +42,8 @@ from zkc.wire.messages import (
 T = TypeVar("T")
 LINK_SECONDS: Final = 8.0
 """How long a command of its own tries to link before it says that it cannot."""
+_CANCEL_SECONDS: Final = 1.0
+"""How long what a loop still runs may take to end with it."""
 
 
 class LoopThread:
@@ -57,9 +67,19 @@ class LoopThread:
             raise
 
     def close(self) -> None:
+        """Other threads whose coroutines still run get `concurrent.futures.CancelledError`."""
+        self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=_CANCEL_SECONDS)
 
 
 class ByLink:
@@ -118,7 +138,10 @@ class ByLink:
         if self._loop is None:
             coroutine.close()
             raise UsageError("this client is closed")
-        return self._loop.run(coroutine, within)
+        try:
+            return self._loop.run(coroutine, within)
+        except CancelledError:
+            raise Interrupted("this client was closed", detail="signal") from None
 
     async def _request(self, body: RequestBody) -> AnswerBody:
         return await (await self._linked()).request(body)

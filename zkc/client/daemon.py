@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import structlog
 
+from zkc import logs
 from zkc.client import control
 from zkc.client.by_link import LINK_SECONDS, all_peers
 from zkc.client.granting import grant
@@ -61,6 +62,7 @@ async def run(
     """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_Defects(clock))
     with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
         inbox.recover(clock.wall())
         daemon = Daemon(home, store, inbox, config, clock, entropy)
@@ -74,6 +76,26 @@ async def run(
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE_SECONDS):
                     await daemon.close()
+
+
+class _Defects:
+    """The loop's exception handler: whatever a task or a callback did, the daemon goes on, and the log says what."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._log = structlog.get_logger("zkc.daemon")
+        self._repeats = logs.Repeats(clock.monotonic)
+
+    def __call__(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error, what = context.get("exception"), str(context.get("message", ""))
+        withheld = self._repeats.passes(f"{what}.{type(error).__name__}")
+        if withheld is None:
+            return
+        if isinstance(error, ZkcError):
+            self._log.error("failed", what=what, error=str(error), withheld=withheld)
+        elif isinstance(error, BaseException):
+            self._log.error("defect", what=what, withheld=withheld, exc_info=error)
+        else:
+            self._log.error("defect", what=what, withheld=withheld)
 
 
 class Daemon:
@@ -93,6 +115,8 @@ class Daemon:
         self._bulk = Bulk()
         self._receiver = Receiver(self._bulk, store, inbox, config, clock)
         self._links: dict[str, Link] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        """Links of registrations that are gone, saying goodbye."""
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._leaving = False
         self._left = asyncio.Event()
@@ -128,7 +152,8 @@ class Daemon:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
         if self._server is not None:
             await self._server.close()
-        await asyncio.gather(self._receiver.close(), *(link.close() for link in self._links.values()))
+        leaving = asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(self._receiver.close(), leaving, *(link.close() for link in self._links.values()))
         self._context.destroy(linger=200)
         await asyncio.to_thread(self._bulk.close)
 
@@ -165,16 +190,20 @@ class Daemon:
         def state(linked: bool) -> None:
             log.info("linked" if linked else "link-lost", coordinator=link.endpoint)
 
+        def problem(error: ZkcError) -> None:
+            log.warning("no-link", reason=error.reason, detail=error.detail, error=str(error))
+
         link = Link(
             self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
-            endpoints=self._config.coordinator.endpoints, on_state=state,
+            endpoints=self._config.coordinator.endpoints, on_state=state, on_problem=problem,
         )
         link.start()
         return link
 
     def _spawn_close(self, link: Link) -> None:
         task = asyncio.create_task(link.close())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _refused(self, why: str, peer: Credentials) -> None:
         self._log.warning("control-refused", why=why, uid=peer.uid, pid=peer.pid)

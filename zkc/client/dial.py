@@ -16,6 +16,7 @@ DIAL_SECONDS: Final = 5.0
 _KINDS: Final = (
     EventKind.HANDSHAKE_SUCCEEDED, EventKind.HANDSHAKE_FAILED_AUTH, EventKind.HANDSHAKE_FAILED_NO_DETAIL,
     EventKind.HANDSHAKE_FAILED_PROTOCOL, EventKind.DISCONNECTED, EventKind.CLOSED, EventKind.CONNECT_RETRIED,
+    EventKind.CONNECTED,
 )
 
 
@@ -31,6 +32,8 @@ class Connection:
         self.lost: asyncio.Future[None] = loop.create_future()
         self._up: asyncio.Future[None] = loop.create_future()
         self._monitor: AsyncMonitor | None = None
+        self._answered = False
+        """Whether something accepted the TCP connection."""
 
         def watch(sock: object) -> None:
             self._monitor = AsyncMonitor(sock, self._on_event, kinds=_KINDS)  # type: ignore[arg-type]
@@ -69,25 +72,28 @@ class Connection:
         on_frame(received.payload)
 
     def _on_event(self, event: SocketEvent) -> None:
+        if event.kind is EventKind.CONNECTED:
+            self._answered = True
+            return
         if event.kind is EventKind.HANDSHAKE_SUCCEEDED:
             if not self._up.done():
                 self._up.set_result(None)
             return
         if not self._up.done():
-            self._up.set_exception(_failure(event, self.endpoint))
+            self._up.set_exception(_failure(event, self.endpoint, answered=self._answered))
             # Nobody may be waiting any more; the exception has then said its part.
             self._up.exception()
         if not self.lost.done():
             self.lost.set_result(None)
 
 
-def _failure(event: SocketEvent, endpoint: str) -> ZkcError:
+def _failure(event: SocketEvent, endpoint: str, *, answered: bool) -> ZkcError:
     if event.kind is EventKind.HANDSHAKE_FAILED_AUTH:
         return NotRegistered(
             f"the coordinator at {endpoint} does not admit this client's key", detail="refused-key",
             hint="the registration was revoked, or the invitation was used, cancelled or has expired",
         )
-    if event.kind in (EventKind.HANDSHAKE_FAILED_NO_DETAIL, EventKind.HANDSHAKE_FAILED_PROTOCOL):
+    if answered:
         return CoordinatorUnreachable(
             f"what answers at {endpoint} is not this client's coordinator", detail="handshake",
             hint="something else listens there, or a coordinator with another key",

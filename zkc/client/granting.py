@@ -84,7 +84,13 @@ async def _ask(link: Link, store: KeyStore, effects: tuple[Send, ...], recipient
     try:
         return await link.request(effect.message, STEP_SECONDS)
     except IdentityError as error:
-        await _look_into(link, store, recipient)
+        try:
+            await _look_into(link, store, recipient)
+        except IdentityError:
+            raise
+        except (ZkcError, PeerViolation):
+            # What was asked for an explanation and gave none does not hide what there is to explain.
+            pass
         raise _explained(error, recipient) from None
     except ZkcError as error:
         raise _explained(error, recipient) from None

@@ -14,7 +14,7 @@ import msgspec
 from zkc.client.dial import Connection
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
-from zkc.constants import CARD_SECONDS, REGISTRATION_SECONDS
+from zkc.constants import BACKOFF_FIRST, CARD_SECONDS, REGISTRATION_SECONDS
 from zkc.crypto.invitations import invitation_curve_secret, invitation_psk, parse_invitation
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import read_private, suite_named
@@ -22,6 +22,7 @@ from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
     IdentityError,
+    LocalIOError,
     NotRegistered,
     PeerViolation,
     TimedOut,
@@ -38,8 +39,14 @@ from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import InvitationText, RegError, RegMessage
 
-_TRIES: Final = 3
-"""A registration that breaks off is begun anew, with new temporary keys, this often in one command."""
+_ROUNDS: Final = 3
+"""A registration that breaks off is begun anew, with new temporary keys, this often at each address in one command."""
+_REFUSALS_MAX: Final = 2
+"""A refused key ends it after one more try: the refusal is a hint that nothing authenticates."""
+
+
+class RegistrationRefused(NotRegistered):
+    """The coordinator itself, which proved that it holds the invitation, says that this one leads nowhere."""
 
 
 class _Pending(msgspec.Struct, frozen=True, array_like=True):
@@ -110,8 +117,9 @@ async def register(
 ) -> Joined:
     """Register with ``invitation``; for an application ``owner`` vouches. Durable when it returns.
 
-    `NotRegistered` (``invite-used``, ``expired``, ``name-taken``, ``refused-key``), `IdentityError` (another
-    coordinator), `CoordinatorUnreachable`, `TimedOut`; a try that broke off can be repeated with the same invitation.
+    `RegistrationRefused` (``invite-used``, ``expired``, ``name-taken``), `NotRegistered` (``refused-key``),
+    `IdentityError` (another coordinator), `CoordinatorUnreachable`, `TimedOut`. A try that broke off can be repeated
+    with the same invitation, and its keys are kept for that; an application's invitation is made for one command.
     """
     pending = _load_pending(store, invitation, entropy)
     newcomer = machine.Newcomer(
@@ -129,7 +137,13 @@ async def register(
     def keep(card: bytes) -> None:
         store.save_pending(invitation.invite_id, encode(_Pending(pending.identity, pending.kem, pending.curve, card)))
 
-    registered = await _register(ctx, newcomer, keep)
+    try:
+        registered = await _register(ctx, newcomer, keep, entropy)
+    except BaseException as error:
+        if owner is not None or isinstance(error, RegistrationRefused):
+            with contextlib.suppress(LocalIOError):
+                store.drop_pending(invitation.invite_id)
+        raise
     endpoints = tuple(invitation.endpoints)
     store.complete(
         Registration(
@@ -146,21 +160,28 @@ async def register(
 
 
 async def _register(
-    ctx: Context, newcomer: machine.Newcomer, keep: Callable[[bytes], None]
+    ctx: Context, newcomer: machine.Newcomer, keep: Callable[[bytes], None], entropy: Entropy
 ) -> machine.Registered:
     problem: ZkcError = TimedOut("the registration was not finished in time")
-    endpoints = newcomer.invitation.endpoints
+    refusals = 0
     try:
         async with asyncio.timeout(REGISTRATION_SECONDS):
-            # A refused key ends it after one more try: the refusal is a hint that nothing authenticates.
-            for attempt in range(_TRIES * len(endpoints)):
-                endpoint = endpoints[attempt % len(endpoints)]
-                try:
-                    return await _Conversation(ctx, newcomer, endpoint, keep).run()
-                except (CoordinatorUnreachable, NotRegistered) as error:
-                    if error.detail not in ("refused", "timeout", "broke-off", "handshake", "refused-key"):
+            for before in range(_ROUNDS):
+                if before:
+                    longest = BACKOFF_FIRST * 2**before
+                    await asyncio.sleep(entropy.jitter(longest / 2, longest))
+                for endpoint in newcomer.invitation.endpoints:
+                    try:
+                        return await _Conversation(ctx, newcomer, endpoint, keep).run()
+                    except RegistrationRefused:
                         raise
-                    problem = error
+                    except CoordinatorUnreachable as error:
+                        problem = error
+                    except NotRegistered as error:
+                        problem = error
+                        refusals += 1
+                        if refusals == _REFUSALS_MAX:
+                            raise
     except TimeoutError:
         pass
     raise problem
@@ -235,7 +256,10 @@ class _Conversation:
             raise PeerViolation("forged", "an error that does not prove that it knows the invitation")
         name = self._newcomer.invitation.name
         what = _REFUSALS.get(message.detail, "the coordinator refused the registration")
-        return error_for(message.code, f"{name}: {what}", detail=message.detail, hint="ask for a new invitation")
+        text, hint = f"{name}: {what}", "ask for a new invitation"
+        if message.code == NotRegistered.code:
+            return RegistrationRefused(text, detail=message.detail, hint=hint)
+        return error_for(message.code, text, detail=message.detail, hint=hint)
 
     def _perform(self, result: Step) -> None:
         self._state = result.state

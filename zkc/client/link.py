@@ -63,6 +63,7 @@ class Link:
     def __init__(
         self, ctx: Context, principal: Principal, role: Literal["daemon", "once"], *, clock: Clock, entropy: Entropy,
         handler: Handler, endpoints: tuple[str, ...] = (), on_state: Callable[[bool], None] = lambda _: None,
+        on_problem: Callable[[ZkcError], None] = lambda _: None,
     ) -> None:
         self.principal = principal
         self._context = ctx
@@ -72,6 +73,8 @@ class Link:
         self._handler = handler
         self._endpoints = endpoints or principal.registration.endpoints
         self._on_state = on_state
+        self._on_problem = on_problem
+        """Told what keeps it from linking, when that is something else than before."""
         self._instance = entropy.bytes(ID_BYTES)
         self._calls: Calls[None] = Calls()
         self._waiting: dict[bytes, asyncio.Future[AnswerBody]] = {}
@@ -103,6 +106,7 @@ class Link:
     def start(self) -> None:
         """Begin to connect, and go on for as long as the link is open."""
         self._run = asyncio.create_task(self._keep_linked())
+        self._run.add_done_callback(_tell_defect)
 
     async def wait_linked(self, within: float) -> None:
         """`CoordinatorUnreachable`, `NotRegistered`, ...: what kept it from linking, once every address was tried in
@@ -160,24 +164,37 @@ class Link:
         failures = 0
         try:
             while not self.ended.done():
-                endpoint = self._endpoints[failures % len(self._endpoints)]
                 try:
-                    await self._establish(endpoint)
-                except ZkcError as problem:
+                    await self._establish(self._endpoints[failures % len(self._endpoints)])
+                    failures = 0
+                    await self._serve()
                     self._drop()
-                    self.problem = problem
+                    pause = self._entropy.jitter(0.0, BACKOFF_FIRST)
+                except Exception as error:  # noqa: BLE001 - whatever it was, a daemon that no longer tries is lost
                     failures += 1
-                    # A refused key is a hint that nothing authenticates: one more try before it is told.
-                    if failures >= len(self._endpoints) * (2 if isinstance(problem, NotRegistered) else 1):
-                        self._stuck.set()
-                    await asyncio.sleep(self._pause(failures))
-                    continue
-                failures = 0
-                await self._serve()
-                self._drop()
-                await asyncio.sleep(self._entropy.jitter(0.0, BACKOFF_FIRST))
+                    pause = self._pause(failures)
+                    self._failed(error, failures)
+                await asyncio.sleep(pause)
         finally:
             ticking.cancel()
+
+    def _failed(self, error: Exception, failures: int) -> None:
+        """A round ended with ``error``: keep it as the problem, begin the next one from nothing."""
+        before = self.problem
+        if isinstance(error, ZkcError):
+            self.problem = error
+        else:
+            self.problem = InternalError(f"the link failed: {type(error).__name__}: {error}", hint="see the log")
+            _report(error)
+        # A refused key is a hint that nothing authenticates: one more try before it is told.
+        if failures >= len(self._endpoints) * (2 if isinstance(error, NotRegistered) else 1):
+            self._stuck.set()
+        try:
+            self._drop()
+            if before is None or (type(before), before.detail) != (type(self.problem), self.problem.detail):
+                self._on_problem(self.problem)
+        except Exception as defect:  # noqa: BLE001 - see `_keep_linked`
+            _report(defect)
 
     def _pause(self, failures: int) -> float:
         longest = min(BACKOFF_FIRST * 2 ** min(failures - 1, 10), BACKOFF_MAX)
@@ -246,11 +263,17 @@ class Link:
     async def _keep_ticking(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            for due in self._calls.tick(self._clock.monotonic()):
-                if isinstance(due, Expired):
-                    self._resolve(due.id, None)
-                elif self.linked:
-                    self._send(due.plaintext)
+            try:
+                self._tick()
+            except Exception as error:  # noqa: BLE001 - without ticks no request would ever end
+                _report(error)
+
+    def _tick(self) -> None:
+        for due in self._calls.tick(self._clock.monotonic()):
+            if isinstance(due, Expired):
+                self._resolve(due.id, None)
+            elif self.linked:
+                self._send(due.plaintext)
 
     def _drop(self) -> None:
         was_linked = self.linked
@@ -369,3 +392,15 @@ class Link:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_tell_defect)
+
+
+def _report(error: BaseException) -> None:
+    """To whatever the program does with defects: the daemon logs them."""
+    asyncio.get_running_loop().call_exception_handler({"message": "the link failed", "exception": error})
+
+
+def _tell_defect(task: asyncio.Task[None]) -> None:
+    """A task that nobody waits for has ended: its exception is not lost."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _report(error)

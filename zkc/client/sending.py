@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
-
-from blake3 import blake3
 
 from zkc.client.grants import Grant, Have, Wanted, WouldAccept
 from zkc.client.sources import AnySource, FileSource
 from zkc.config import ClientConfig
-from zkc.constants import CHUNK, ID_BYTES
+from zkc.constants import ID_BYTES
 from zkc.crypto.receipts import verify_receipt
 from zkc.crypto.signing import read_identity
 from zkc.env import Clock, Entropy
@@ -102,6 +100,19 @@ class Delivery:
 Event = Requested | Granted | Progress
 
 
+@dataclass
+class _Try:
+    """One handshake that was agreed, and what went out under it."""
+
+    session: Session
+    manifest: Manifest
+    finished: tuple[int, bytes] | None = None
+    """Size and BLAKE3 of the stream, where all of it went out and only the receipt was missed."""
+
+    def is_of(self, body: ReceiptBody) -> bool:
+        return (self.session.req.xid, self.session.th) == (body.xid, body.th)
+
+
 class Sending:
     """One delivery under way."""
 
@@ -116,7 +127,6 @@ class Sending:
         self._recipient = check_name(recipient, "recipient")
         self._source = source
         self._manifest = manifest
-        self._options = options
         self._clock = clock
         self._bell = bell
         self._on_event = on_event
@@ -131,8 +141,12 @@ class Sending:
         self._timeout = None if options.timeout is None else self._began + options.timeout
         self._wait = None if options.wait is None else self._began + options.wait
         self._patience: float | None = None
-        """Until when a transfer that broke off is tried again."""
-        self._tried: list[Session] = []
+        """Until when a transfer that broke off is tried again: counted from the first loss after the farthest byte that
+        ever arrived, so that what always breaks off at the same place ends."""
+        self._farthest = 0
+        self._tried: list[_Try] = []
+        self._only_ask = False
+        """A pipe went out whole and cannot again: only whether it has arrived is still asked."""
         self._path = ""
         self._flowed = False
         self._unmet: ZkcError | None = None
@@ -149,7 +163,10 @@ class Sending:
         pause = _PAUSE_FIRST
         while True:
             try:
-                return self._try()
+                done = self._ask() if self._only_ask else self._try()
+                if done is not None:
+                    return done
+                until = self._after_no()
             except LinkLost as lost:
                 until = self._after_loss(lost)
             except _CONDITIONS as condition:
@@ -166,16 +183,29 @@ class Sending:
             return granted
         if isinstance(granted, Have):
             return self._delivered(self._check_earlier(granted), granted.receipt)
-        self._tried.append(granted)
+        this = _Try(granted, self._manifest)
+        self._tried.append(this)
         try:
             delivered = send(
                 granted, self._manifest, self._source, self._bell, deadline=self._timeout,
                 on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_progress=self._on_progress,
                 clock=self._clock,
             )
+        except LinkLost as lost:
+            this.finished = lost.finished
+            raise
         finally:
             granted.k.wipe()
         return self._delivered(delivered.body, delivered.receipt)
+
+    def _ask(self) -> Delivery | None:
+        """Whether what went out has arrived; None: not, or not yet, for the recipient may be writing it down."""
+        answer = self._granter.grant(replace(self._wanted, dry_run=True), self._left())
+        if isinstance(answer, Have):
+            return self._delivered(self._check_earlier(answer), answer.receipt)
+        if isinstance(answer, Session):
+            answer.k.wipe()
+        return None
 
     def _on_connected(self, session: Session, endpoint: str) -> None:
         self._flowed = True
@@ -183,8 +213,8 @@ class Sending:
         self._on_event(Granted(self._recipient, session.req.key_source, session.resp.presence, self._path))
 
     def _on_progress(self, position: int) -> None:
-        if position:
-            self._patience = None
+        if position > self._farthest:
+            self._farthest, self._patience = position, None
         self._on_event(Progress(position, self._manifest.size))
 
     def _left(self) -> float | None:
@@ -196,15 +226,36 @@ class Sending:
         if self._patience is None:
             self._patience = now + self._config.transfer.patience
         if not self._source.rewind():
-            raise Interrupted(
-                f"{lost.message}; piped data cannot be read again", detail="pipe", hint="run the whole pipe again"
-            ) from None
-        if isinstance(self._source, FileSource):
+            if lost.finished is None:
+                raise Interrupted(
+                    f"{lost.message}; piped data cannot be read again", detail="pipe", hint="run the whole pipe again"
+                ) from None
+            self._only_ask = True
+        elif isinstance(self._source, FileSource):
             self._manifest = self._source.manifest(self._manifest.name, self._manifest.note)
         until = self._patience if self._timeout is None else min(self._patience, self._timeout)
         if now >= until:
-            raise Interrupted(lost.message, detail=lost.detail, hint="run the same command again") from None
+            raise Interrupted(lost.message, detail=lost.detail, hint=self._again) from None
         return until
+
+    def _after_no(self) -> float:
+        """The recipient does not have what was sent whole: until when it is asked again. `Interrupted` after that."""
+        until = self._clock.monotonic() if self._patience is None else self._patience
+        if self._timeout is not None:
+            until = min(until, self._timeout)
+        if self._clock.monotonic() >= until:
+            raise Interrupted(
+                f"the link to {self._recipient} broke off, the data did not arrive, and a pipe cannot be read again",
+                detail="pipe", hint="run the whole pipe again",
+            )
+        return until
+
+    @property
+    def _again(self) -> str:
+        """What a person can do who does not know whether it has arrived."""
+        if self._only_ask:
+            return f"ask {self._recipient} whether it has arrived, before you run the whole pipe again"
+        return "run the same command again"
 
     def _may_wait(self, condition: ZkcError) -> float:
         """Raises, unless somebody asked to wait for it, or the transfer had begun and its patience is not over.
@@ -218,8 +269,7 @@ class Sending:
         if until is None or now >= until:
             if self._flowed:
                 raise Interrupted(
-                    f"the transfer broke off, and then: {condition.message}", detail=condition.detail,
-                    hint="run the same command again",
+                    f"the transfer broke off, and then: {condition.message}", detail=condition.detail, hint=self._again
                 ) from None
             raise condition
         return until
@@ -228,8 +278,7 @@ class Sending:
         """What it means that a step was not answered in time: by what it waited for, as far as that is known."""
         if self._flowed:
             return Interrupted(
-                f"the transfer broke off, and then: {late.message}", detail=late.detail,
-                hint="run the same command again",
+                f"the transfer broke off, and then: {late.message}", detail=late.detail, hint=self._again
             )
         return self._unmet if self._unmet is not None and self._left() == 0 else late
 
@@ -245,20 +294,11 @@ class Sending:
             raise IntegrityError(
                 f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt"
             ) from None
-        session = next((tried for tried in self._tried if (tried.req.xid, tried.th) == (body.xid, body.th)), None)
-        if session is None or session.peer.fingerprint != have.fingerprint or not self._source.rewind():
+        this = next((tried for tried in self._tried if tried.is_of(body)), None)
+        if this is None or this.finished is None or this.session.peer.fingerprint != have.fingerprint:
             raise IntegrityError(f"{self._recipient} gave a receipt of something else", detail="receipt")
-        size, digest = self._digest()
-        check_receipt(session, body, self._manifest, size, digest)
+        check_receipt(this.session, body, this.manifest, *this.finished)
         return body
-
-    def _digest(self) -> tuple[int, bytes]:
-        """Size and BLAKE3 of the source, read once more."""
-        size, state = 0, blake3()
-        while data := self._source.read(CHUNK):
-            size += len(data)
-            state.update(data)
-        return size, state.digest()
 
     def _delivered(self, body: ReceiptBody, receipt: bytes) -> Delivery:
         path = save_receipt(self._home, body.tid, receipt)

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
 from zkc.wire.messages import Manifest
@@ -113,3 +114,39 @@ class BytesSource:
 
 
 AnySource = FileSource | PipeSource | BytesSource
+Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+
+
+def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource, Manifest]:
+    """Where the bytes of ``payload`` come from, and what the recipient is told of them. The caller closes the source.
+
+    Text is a message, a path is a file, all else is a stream. `UsageError` (``payload``, ``folder``, ``not-a-file``,
+    ``bad-name``), `LocalIOError`.
+    """
+    note = _encoded(note, "the note").decode(errors="replace")
+    if len(note.encode()) > NOTE_MAX:
+        raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
+    if isinstance(payload, str):
+        text = _encoded(payload, "the message")
+        return BytesSource(text), Manifest("message", own_name(name or "message"), note, len(text), 0o600, 0)
+    if isinstance(payload, bytes | bytearray | memoryview):
+        data = bytes(payload)
+        return BytesSource(data), Manifest("stream", own_name(name or "stdin"), note, len(data), 0o600, 0)
+    if isinstance(payload, os.PathLike):
+        file = FileSource(Path(payload))
+        try:
+            return file, file.manifest(name, note)
+        except BaseException:
+            file.close()
+            raise
+    if not hasattr(payload, "fileno"):
+        raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
+    return PipeSource(payload), Manifest("stream", own_name(name or "stdin"), note, None, 0o600, 0)
+
+
+def _encoded(text: str, what: str) -> bytes:
+    """UTF-8; what the command line had in another encoding comes out as it was given."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} is no text that UTF-8 can write", detail="payload") from None

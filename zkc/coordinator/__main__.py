@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         write_line(report, Failed(error.code, error.message, error.detail, error.hint))
         return error.code
     except Exception as error:  # noqa: BLE001  (the last door of the process: told, logged, ended)
-        logs.get_logger().error("a defect of zkc", exc_info=error)
+        logs.get_logger().error("defect", exc_info=error)
         told = defect(error)
         write_line(report, Failed(told.code, told.message, told.detail, told.hint))
         return told.code

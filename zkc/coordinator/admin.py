@@ -130,7 +130,7 @@ def invite(
 
 
 def list_invitations(home: Home) -> list[OpenInvitation]:
-    """All that were not cancelled, by name."""
+    """All that were not cancelled and did not end long ago, by name."""
     now = SystemClock().wall()
     with _opened(home) as (_, db):
         return [

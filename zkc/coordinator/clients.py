@@ -1,17 +1,14 @@
 """The registered clients that are connected: their channels, who is online, and what is asked of them.
 
-A client has one session for each of its processes (one daemon, any number of commands), named by the process's random
-instance id: it outlives a renewed channel and a new connection. Identity is ZAP's User-Id and the channel, never a
-field and never the routing id; answers go where the newest valid record came from.
+A client has one session for each of its processes: one daemon, any number of commands. Identity is ZAP's User-Id and
+the channel, never a field and never the routing id; answers go where the newest valid record came from.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 from zkc.constants import (
     CHANNELS_PER_CLIENT_MAX,
@@ -26,13 +23,14 @@ from zkc.constants import (
     UNCONFIRMED_CHANNELS_MAX,
 )
 from zkc.coordinator.core import Core, Wire
+from zkc.coordinator.sessions import Client, Hello, OnReply, Session, Silence
 from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation
 from zkc.net.loopsocket import Sent
-from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
-from zkc.protocol.channel import VERSIONS, Channel, PeerKeys, consume_hello
+from zkc.protocol.calls import Asked, Expired, Outgoing, Replied
+from zkc.protocol.channel import TABLE, VERSIONS, Channel, Host, PeerKeys, Unheard
+from zkc.protocol.step import step
 from zkc.protocol.transfer_coordinator import Party
-from zkc.stores.keydb import ClientRow
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_record
 from zkc.wire.messages import (
@@ -40,18 +38,13 @@ from zkc.wire.messages import (
     AnswerInfo,
     Card,
     CardBody,
-    ChannelHello,
     ChannelMessage,
-    Failure,
     HelloInfo,
     Replaced,
     RequestBody,
     Revoked,
 )
 
-Silence = Literal["offline", "expired"]
-"""Why a request got no answer: its client is not (or no longer) there; it did not answer in time."""
-OnReply = Callable[["AnswerBody | Failure | Silence"], None]
 OnRequest = Callable[["Session", Asked], None]
 
 _LIMITS: Final = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000))
@@ -59,80 +52,6 @@ REASON_MAX: Final = 512
 """Characters of a reason that travels."""
 _SEEN_FLUSH_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 0.5
-
-
-class Window:
-    """Counts what happened in the current second."""
-
-    __slots__ = ("_count", "_second")
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._count = 0
-
-    def add(self, now: float) -> int:
-        """One more; how many there were before it in this second."""
-        if int(now) != self._second:
-            self._second, self._count = int(now), 0
-        self._count += 1
-        return self._count - 1
-
-
-@dataclass(eq=False)
-class Client:
-    """One registration that has something open here."""
-
-    row: ClientRow
-    keys: PeerKeys
-    party: Party
-    sessions: dict[bytes, Session] = field(default_factory=dict)
-    tags: dict[bytes, Session] = field(default_factory=dict)
-    unconfirmed: OrderedDict[bytes, _Hello] = field(default_factory=OrderedDict)
-    daemon: Session | None = None
-    hellos: Window = field(default_factory=Window)
-    requests: Window = field(default_factory=Window)
-    handshakes: int = 0
-    """Transfer handshakes under way that it began."""
-    revoked: bool = False
-
-    @property
-    def uid(self) -> bytes:
-        return self.row.uid
-
-    @property
-    def name(self) -> str:
-        return self.row.name
-
-    @property
-    def online(self) -> bool:
-        """Whether its daemon is there (a command may only ask)."""
-        return self.daemon is not None and self.daemon.wire is not None
-
-
-@dataclass
-class _Hello:
-    """A channel that no record has confirmed."""
-
-    channel: Channel
-    info: HelloInfo
-    since: float
-
-
-@dataclass(eq=False)
-class Session:
-    """One process of a client."""
-
-    client: Client
-    instance: bytes
-    role: Literal["daemon", "once"]
-    channel: Channel
-    wire: Wire | None
-    heard: float
-    calls: Calls[None] = field(default_factory=Calls)
-    waiting: dict[bytes, OnReply] = field(default_factory=dict)
-    ended: bool = False
-    ending: bool = False
-    """Told that it is over; requests of it are no longer served."""
 
 
 class Clients:
@@ -178,10 +97,7 @@ class Clients:
             core.violated("channel", PeerViolation("limit", "too many greetings"), name=client.name)
             return
         try:
-            message = decode(body, ChannelMessage)
-            if not isinstance(message, ChannelHello):
-                raise PeerViolation("unexpected", "S1 is the coordinator's to send")
-            agreed = consume_hello(client.keys, message, _LIMITS, now)
+            agreed = step(TABLE, Host(client.keys, _LIMITS, now), Unheard(), decode(body, ChannelMessage))
         except PeerViolation as violation:
             core.violated("channel", violation, name=client.name)
             return
@@ -189,7 +105,7 @@ class Clients:
         hello: HelloInfo = agreed.state.hello
         if not set(hello.versions).isdisjoint(VERSIONS):
             channel: Channel = agreed.state.channel
-            client.unconfirmed[channel.tag] = _Hello(channel, hello, now)
+            client.unconfirmed[channel.tag] = Hello(channel, hello, now)
             if len(client.unconfirmed) > UNCONFIRMED_CHANNELS_MAX:
                 client.unconfirmed.popitem(last=False)
         for effect in agreed.effects:
@@ -284,7 +200,7 @@ class Clients:
 
     # --- channels come and go ---------------------------------------------------------------------------------------
 
-    def _confirm(self, client: Client, hello: _Hello) -> Session:
+    def _confirm(self, client: Client, hello: Hello) -> Session:
         """C2: the first record of a channel has opened."""
         info, channel = hello.info, hello.channel
         del client.unconfirmed[channel.tag]
@@ -318,7 +234,7 @@ class Clients:
         if old.wire is None:
             self._end(old)
             return
-        self._core.log.warning("daemon replaced by another one", name=client.name, uid=client.uid.hex())
+        self._core.log.warning("daemon-replaced", name=client.name, uid=client.uid.hex())
         self._silence(old, "offline")
         self.ask(old, Replaced(), GOODBYE_SECONDS, lambda _: self._end(old))
         old.ending = True

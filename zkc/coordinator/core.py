@@ -46,7 +46,7 @@ class Core:
     log: Any
     send: Callable[[bytes, bytes], Sent]
     """(frame, routing id): hand a control frame to the ROUTER; never waits."""
-    hang_up: Callable[[int, int], None]
+    hang_up: Callable[[int, int], object]
     """(descriptor, inode): end a peer's TCP connection."""
     repeats: Repeats
     """Which warnings have been given lately."""
@@ -60,7 +60,7 @@ class Core:
     def violated(self, where: str, violation: PeerViolation, **ids: object) -> None:
         """A peer broke a rule: counted, logged now and then, never answered by this."""
         self.count(f"violations.{violation.detail}")
-        self.warn(f"{where}.{violation.detail}", "peer broke a rule", where=where, why=str(violation), **ids)
+        self.warn(f"{where}.{violation.detail}", "rule-broken", where=where, why=str(violation), **ids)
 
     def warn(self, kind: str, event: str, **ids: object) -> None:
         """A warning that a peer can cause: one of its kind in ten seconds."""

@@ -1,4 +1,4 @@
-"""A running coordinator: one event loop around one ROUTER, its ZAP door, its key database and its control socket.
+"""A running coordinator (Figure 3, 321): one event loop around one ROUTER, its ZAP door, key database, control socket.
 
 What comes in is sorted by two things alone: the User-Id that ZAP gave the connection (``i:`` an invitation, ``u:`` a
 registered client) and the frame's kind. Whoever is neither never gets this far: not a byte of a stranger is parsed.
@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from zkc import logs
 from zkc.config import CoordinatorConfig, Loaded, load
+from zkc.constants import KEYDB_SECONDS
 from zkc.coordinator.banned import read_banned
-from zkc.coordinator.clients import Clients, Session
+from zkc.coordinator.clients import Clients
 from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, Done, LookAgain, Online, Status
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.identity import CoordinatorIdentity, load_or_create
@@ -27,6 +28,7 @@ from zkc.coordinator.keypool import KeyPool
 from zkc.coordinator.outbox import Outbox
 from zkc.coordinator.registrations import Registrations
 from zkc.coordinator.services import Services
+from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
 from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
@@ -60,7 +62,6 @@ SELF_TEST_SECONDS: Final = 60.0
 _LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
 """Seconds: libzmq tells of a disconnection just before it closes the descriptor."""
 _ONLINE_PAGE: Final = 4096
-_AUTOMATIC_ID_BYTES: Final = 5
 
 DESCRIPTORS_SPARE: Final = 64
 """Open files that are not connections: sockets, database, log."""
@@ -141,17 +142,17 @@ class Engine:
         try:
             loaded = self._settings.load()
         except ZkcError as error:
-            self._log.error("configuration not reloaded", why=str(error))
+            self._log.error("configuration-kept", why=str(error))
             return
         old, new = self._loaded.config, loaded.config
         for key in ("listen", "keydb", "suite", "key_pool"):
             if getattr(old.coordinator, key) != getattr(new.coordinator, key):
-                self._log.warning("a change that counts from the next start on", key=f"coordinator.{key}")
+                self._log.warning("restart-needed", key=f"coordinator.{key}")
         self._loaded = loaded
         self._core.config = new
         self._banned = read_banned(self._settings.home.data)
         logs.configure(new.log.format, new.log.level)
-        self._log.info("configuration reloaded")
+        self._log.info("configuration-read")
 
     # --- from start to end ------------------------------------------------------------------------------------------
 
@@ -160,11 +161,11 @@ class Engine:
         loop.set_exception_handler(self._on_loop_error)
         home, config = self._settings.home, self._loaded.config
         for notice in self._loaded.notices:
-            self._log.warning("configuration", notice=notice)
+            self._log.warning("configuration-notice", notice=notice)
         identity = load_or_create(home.data, config.coordinator.suite, self._entropy)
         self._check_suite(identity)
         async with contextlib.AsyncExitStack() as closing:
-            db = KeyDb.open(keydb_url(home, config), identity.mac_key, create=True)
+            db = KeyDb.open(keydb_url(home, config), identity.mac_key, create=True, patience=KEYDB_SECONDS)
             closing.callback(db.close)
             pool = KeyPool(identity.suite, config.coordinator.key_pool)
             closing.callback(pool.close)
@@ -214,7 +215,7 @@ class Engine:
         self, identity: CoordinatorIdentity, db: KeyDb, pool: KeyPool, config: CoordinatorConfig
     ) -> None:
         self._core = core = Core(
-            identity, db, pool, self._clock, self._entropy, config, self._log, self._send, _hang_up,
+            identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection,
             self._repeats,
         )
         self._registrations = Registrations(core)
@@ -265,7 +266,7 @@ class Engine:
                 try:
                     duty()
                 except ZkcError as error:  # a full disk, a database that is held: the next time it may do
-                    self._core.warn("duty", "a duty could not be done", why=str(error))
+                    self._core.warn("duty", "duty-failed", why=str(error))
 
     async def _keep_testing(self, ctx: Context, identity: CoordinatorIdentity) -> None:
         """A coordinator whose door does not shut must not go on (its supervisor starts another)."""
@@ -290,13 +291,13 @@ class Engine:
         key = request.credentials[0]
         if key in self._banned:
             core.count("zap.banned")
-            core.warn("zap.banned", "a barred key was refused", key_id=key.hex(), address=request.address)
+            core.warn("zap.banned", "barred-key-refused", key_id=key.hex(), address=request.address)
             return None
         who = self._who(key)
         if who is None or len(self._connections) > self._room():
             core.count("zap.refused" if who is None else "zap.full")
             if not self._knocking:
-                core.warn("zap.refused", "connection refused", address=request.address, full=who is not None)
+                core.warn("zap.refused", "connection-refused", address=request.address, full=who is not None)
             return None
         core.count("zap.admitted")
         self._silent[who] = key, self._silent.get(who, (key, 0))[1] + 1
@@ -344,7 +345,7 @@ class Engine:
         if self._heard.get(wire.fd) != wire.inode:
             self._heard[wire.fd] = wire.inode
             self._first_word(received.user_id)
-        if len(wire.routing_id) != _AUTOMATIC_ID_BYTES or wire.routing_id[0] != 0:
+        if received.claimed:
             # Clients set no routing id: one that does wants to be somebody else (attack C09).
             core.violated("router", PeerViolation("identity", "a routing id of the peer's own"), user=received.user_id)
             shutdown_connection(wire.fd, wire.inode)
@@ -365,7 +366,7 @@ class Engine:
             core.violated("frame", violation, user=received.user_id)
         except ZkcError as error:
             core.count("failures")
-            core.warn("failed", "a message could not be handled", user=received.user_id, why=str(error))
+            core.warn("failed", "message-failed", user=received.user_id, why=str(error))
 
     def _on_dropped(self, dropped: Dropped) -> None:
         """A message of several parts: no client of ours sends one."""
@@ -453,7 +454,7 @@ class Engine:
         )
 
     def _refused_local(self, why: str, peer: Credentials) -> None:
-        self._core.warn(f"local.{why}", "control connection refused", why=why, uid=peer.uid, pid=peer.pid)
+        self._core.warn(f"local.{why}", "control-refused", why=why, uid=peer.uid, pid=peer.pid)
 
     def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Whatever a handler did, the coordinator goes on; the log says where it went wrong."""
@@ -465,12 +466,8 @@ class Engine:
             self._log.error("failed", what=what, why=str(error))
             return
         self._log.error(
-            "a defect of zkc", what=what, **({"exc_info": error} if isinstance(error, BaseException) else {})
+            "defect", what=what, **({"exc_info": error} if isinstance(error, BaseException) else {})
         )
-
-
-def _hang_up(fd: int, inode: int) -> None:
-    shutdown_connection(fd, inode)
 
 
 def _shown(url: str) -> str:

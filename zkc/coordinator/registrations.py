@@ -1,4 +1,5 @@
-"""Registrations under way: one conversation for each connection, bounded in number and time, erased at its end.
+"""Registrations under way (Figures 1, 4 to 7): one conversation for each connection, bounded in number, rate and time,
+erased at its end.
 
 Before R1's MAC has verified a failure is silent; after it the newcomer gets a `RegError` whose MAC only the
 coordinator can make.
@@ -6,14 +7,24 @@ coordinator can make.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
-from zkc.constants import ID_BYTES, REGISTRATION_SECONDS, REGISTRATIONS_MAX, REGISTRATIONS_PER_INVITATION_MAX
+from zkc.constants import (
+    ID_BYTES,
+    REGISTRATION_SECONDS,
+    REGISTRATIONS_MAX,
+    REGISTRATIONS_PER_INVITATION_MAX,
+    REGISTRATIONS_PER_INVITATION_PER_SECOND,
+)
 from zkc.coordinator.core import Core, Wire, code_of
+from zkc.coordinator.rates import Bucket, Rate
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import KemPrivateKey, read_private
-from zkc.errors import PeerViolation, ZkcError
+from zkc.errors import InternalError, PeerViolation, ZkcError
 from zkc.ids import Kind
 from zkc.protocol.registration_client import error_mac
 from zkc.protocol.registration_coordinator import (
@@ -21,7 +32,9 @@ from zkc.protocol.registration_coordinator import (
     Commit,
     Committed,
     Greeted,
+    MakePair,
     Nothing,
+    PairMade,
     Registered,
     Registrar,
     Reserve,
@@ -33,6 +46,10 @@ from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame
 from zkc.wire.messages import RegError, RegHello, RegMessage
 
+_RATE: Final = Rate(REGISTRATIONS_PER_INVITATION_MAX, REGISTRATIONS_PER_INVITATION_PER_SECOND)
+"""R0 with one invitation: each may take a pair of keys."""
+_TIDY_SECONDS: Final = 600.0
+
 
 @dataclass
 class _Conversation:
@@ -42,6 +59,8 @@ class _Conversation:
     owner_uid: bytes | None
     state: Any
     deadline: float
+    heard: bytes = b""
+    """The newcomer's last message."""
     perm_server: KemPrivateKey | None = None
 
 
@@ -51,9 +70,10 @@ class Registrations:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._open: dict[bytes, _Conversation] = {}
-        self._unretired = {
-            row.used_by: row.invite_id for row in core.db.invitations() if row.used_by is not None and not row.retired
-        }
+        self._begun: dict[bytes, Bucket] = {}
+        """Invitation -> how much of its rate is left."""
+        self._unretired = {row.used_by: row.invite_id for row in core.db.unretired_invitations()}
+        self._tidy_at = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -72,22 +92,20 @@ class Registrations:
         if talk is None or talk.invite_id != invite_id:
             self._core.count("reg.stray")
             return
-        try:
-            self._advance(wire, talk, step(TABLE, talk.registrar, talk.state, message))
-        except PeerViolation as violation:
-            self._core.violated("registration", violation, name=talk.registrar.name)
-            self._fail(wire, talk, body, code_of(violation), violation.detail)
-        except ZkcError as error:
-            self._log_refusal(talk, error)
-            self._fail(wire, talk, body, error.code, error.detail)
+        talk.heard = body
+        self._step(talk, message)
 
     def tick(self, now: float) -> None:
-        """Ends what has taken too long."""
+        """Ends what has taken too long, and forgets what ended long ago."""
         for routing_id, talk in list(self._open.items()):
             if talk.deadline > now:
                 break
             self._core.count("reg.expired")
             self._end(routing_id)
+        if now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_SECONDS
+            self._begun = {each: left for each, left in self._begun.items() if not left.is_unused(_RATE, now)}
+            self._core.db.prune_invitations(self._core.clock.wall())
 
     def look(self, fd: int, inode: int) -> bool:
         """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. What ran over it ends.
@@ -118,7 +136,9 @@ class Registrations:
     def _begin(self, wire: Wire, invite_id: bytes) -> None:
         """R0: a new conversation on this connection, in place of whatever was there."""
         self._end(wire.routing_id)
-        core = self._core
+        core, now = self._core, self._core.clock.monotonic()
+        if not self._begun.setdefault(invite_id, Bucket()).take(_RATE, now):
+            raise PeerViolation("limit", "too many registrations with one invitation")
         row = core.db.invitation(invite_id)
         if row is None or row.retired:
             raise PeerViolation("identity", "the invitation is gone")
@@ -127,7 +147,7 @@ class Registrations:
             self._end(same[0])
         if len(self._open) >= REGISTRATIONS_MAX:
             raise PeerViolation("limit", "too many registrations at once")
-        deadline = core.clock.monotonic() + REGISTRATION_SECONDS
+        deadline = now + REGISTRATION_SECONDS
         self._open[wire.routing_id] = _Conversation(
             wire, invite_id, self._registrar(row), row.owner_uid, Nothing(), deadline
         )
@@ -138,34 +158,85 @@ class Registrations:
         owner = self._core.db.client(row.owner_uid) if row.owner_uid is not None else None
         return Registrar(
             identity.signing, identity.general_key, identity.suite, identity.card, identity.card_signature,
-            self._core.pool.take, row.invite_id, row.name, _kind(row.kind), Secret(row.psk),
+            row.invite_id, row.name, _kind(row.kind), Secret(row.psk),
             owner.fingerprint if owner is not None else None,
         )
 
-    def _advance(self, wire: Wire, talk: _Conversation, taken: Step) -> None:
+    def _step(self, talk: _Conversation, message: Any) -> None:
+        """One step of the machine, by a message or an event."""
+        self._within(talk, lambda: self._advance(talk, step(TABLE, talk.registrar, talk.state, message)))
+
+    def _within(self, talk: _Conversation, what: Callable[[], None]) -> None:
+        """Does it; what goes wrong ends the conversation, and is told to one who may know."""
+        try:
+            what()
+        except PeerViolation as violation:
+            self._core.violated("registration", violation, name=talk.registrar.name)
+            self._fail(talk, code_of(violation), violation.detail)
+        except ZkcError as error:
+            self._log_refusal(talk, error)
+            self._fail(talk, error.code, error.detail)
+
+    def _advance(self, talk: _Conversation, taken: Step) -> None:
         """Takes over the state and performs the effects in their order."""
         talk.state = taken.state
         for effect in taken.effects:
             match effect:
                 case Send(message=message):
-                    self._send(wire, message)
+                    self._send(talk.wire, message)
+                case MakePair():
+                    self._with_pair(talk, lambda pair: self._step(talk, PairMade(pair)))
                 case Reserve():
-                    uid, private = self._core.db.reserve(talk.invite_id, self._make_permanent)
-                    talk.perm_server = read_private(private)
-                    reserved = Reserved(uid, talk.perm_server)
-                    self._advance(wire, talk, step(TABLE, talk.registrar, talk.state, reserved))
+                    self._reserve(talk)
                 case Commit():
-                    self._advance(wire, talk, self._commit(talk, effect))
+                    self._advance(talk, self._commit(talk, effect))
                 case _:
                     raise AssertionError(f"unexpected effect {type(effect).__name__}")
         if isinstance(talk.state, Registered):
-            self._end(wire.routing_id)
+            self._end(talk.wire.routing_id)
 
-    def _make_permanent(self) -> tuple[bytes, bytes]:
-        return self._core.entropy.bytes(ID_BYTES), self._core.pool.take().encode()
+    def _with_pair(self, talk: _Conversation, then: Callable[[KemPrivateKey], None]) -> None:
+        """``then`` with a pair that nobody else gets (claims A8): now, or once the pool's thread has made one."""
+        pair = self._core.pool.take()
+        if pair is not None:
+            then(pair)
+            return
+        come = partial(self._pair_came, talk, then)
+        self._core.pool.order(partial(asyncio.get_running_loop().call_soon_threadsafe, come))
+
+    def _pair_came(
+        self, talk: _Conversation, then: Callable[[KemPrivateKey], None], pair: KemPrivateKey
+    ) -> None:
+        if self._open.get(talk.wire.routing_id) is not talk:
+            pair.wipe()
+            return
+        then(pair)
+
+    def _reserve(self, talk: _Conversation) -> None:
+        """uid and permanent pair of this newcomer, durable before they are used (Figure 7, blocks 701 and 703)."""
+        row = self._core.db.invitation(talk.invite_id)
+        if row is None or row.uid is not None or row.retired:
+            self._reserved(talk, None)
+        else:
+            self._with_pair(talk, partial(self._reserved, talk))
+
+    def _reserved(self, talk: _Conversation, pair: KemPrivateKey | None) -> None:
+        def reserve() -> None:
+            uid, private = self._core.db.reserve(talk.invite_id, make)
+            talk.perm_server = read_private(private)
+            self._step(talk, Reserved(uid, talk.perm_server))
+
+        def make() -> tuple[bytes, bytes]:
+            if pair is None:
+                raise InternalError("a reservation that was there is gone")
+            return self._core.entropy.bytes(ID_BYTES), pair.encode()
+
+        self._within(talk, reserve)
+        if pair is not None:
+            pair.wipe()
 
     def _commit(self, talk: _Conversation, commit: Commit) -> Step:
-        """One transaction {invitation used, client row, log entry}; the answer to R6."""
+        """One transaction {invitation used, client row, log entry}; the answer to R6 (Figure 6, block 603)."""
         core, card = self._core, commit.card
         if talk.perm_server is None:
             raise AssertionError("a commit before a reservation")
@@ -178,7 +249,7 @@ class Registrations:
         except InviteUsed:
             core.count("reg.invite-used")
             core.log.warning(
-                "a used invitation was offered with another card", name=card.name, uid=card.body.uid.hex(),
+                "used-invitation-offered", name=card.name, uid=card.body.uid.hex(),
                 fingerprint=card.fingerprint.hex(),
             )
             raise
@@ -190,12 +261,12 @@ class Registrations:
         )
         return step(TABLE, talk.registrar, talk.state, Committed(stored.certificate, stored.log_index))
 
-    def _fail(self, wire: Wire, talk: _Conversation, answered: bytes, code: int, detail: str) -> None:
+    def _fail(self, talk: _Conversation, code: int, detail: str) -> None:
         """Ends it; tells why only to one who has proved to hold the invitation."""
         if not isinstance(talk.state, Nothing | Greeted):
-            mac = error_mac(talk.registrar.psk, answered, code, detail)
-            self._send(wire, RegError(code, detail, mac))
-        self._end(wire.routing_id)
+            mac = error_mac(talk.registrar.psk, talk.heard, code, detail)
+            self._send(talk.wire, RegError(code, detail, mac))
+        self._end(talk.wire.routing_id)
 
     def _end(self, routing_id: bytes) -> None:
         talk = self._open.pop(routing_id, None)
@@ -210,7 +281,7 @@ class Registrations:
 
     def _log_refusal(self, talk: _Conversation, error: ZkcError) -> None:
         self._core.warn(
-            f"registration.{error.detail}", "registration refused", name=talk.registrar.name, code=error.code,
+            f"registration.{error.detail}", "registration-refused", name=talk.registrar.name, code=error.code,
             detail=error.detail, why=error.message,
         )
 

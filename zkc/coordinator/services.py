@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
-from zkc.constants import APPLICATION_INVITATIONS_MAX, APPLICATION_INVITE_SECONDS
-from zkc.coordinator.clients import Clients, Session
+from zkc.constants import (
+    APPLICATION_INVITATIONS_MAX,
+    APPLICATION_INVITATIONS_PER_SECOND,
+    APPLICATION_INVITE_SECONDS,
+    ASKED_PER_SECOND_MAX,
+    HANDSHAKES_PER_CLIENT_MAX,
+    LOOKUPS_PER_SECOND_MAX,
+    PAGES_AT_ONCE_MAX,
+    PAGES_PER_SECOND_MAX,
+)
+from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.invitations import make_invitation
+from zkc.coordinator.rates import Bucket, Rate
+from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
-from zkc.errors import PeerViolation, PolicyRefused, UnknownRecipient, UsageError, ZkcError
+from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.ids import is_name
 from zkc.protocol.calls import Asked
 from zkc.stores.keydb import ClientRow
@@ -37,6 +49,23 @@ _PAGE_NAMES: Final = 128
 """Names on one page of peers: each entry is at most 200 bytes, the page well below 64 KiB."""
 
 
+_OFTEN: Final = Rate(ASKED_PER_SECOND_MAX, ASKED_PER_SECOND_MAX)
+_LOOKUPS: Final = Rate(LOOKUPS_PER_SECOND_MAX, LOOKUPS_PER_SECOND_MAX)
+_PAGES: Final = Rate(PAGES_AT_ONCE_MAX, PAGES_PER_SECOND_MAX)
+_WRITES: Final = Rate(2 * APPLICATION_INVITATIONS_MAX, APPLICATION_INVITATIONS_PER_SECOND)
+"""Of what writes to the key database."""
+
+
+@dataclass(frozen=True)
+class _Service:
+    """What answers one kind of request, and how often it does for one client."""
+
+    handler: Callable[[Session, bytes, Any], AnswerBody | None]
+    """(who asks, the request's id, the request) -> the answer; None: later."""
+    rate: Rate | Literal["step", "policy"]
+    """``step``: as the handshakes that a client may have; ``policy``: counted there, by `limits.per_second`."""
+
+
 class Services:
     """Answers requests. ``revoked`` is called when a client's own leave has ended its registration."""
 
@@ -47,45 +76,57 @@ class Services:
         self._clients = clients
         self._transfers = transfers
         self._revoked = revoked
-        self._handlers: Final[dict[type, Callable[[Session, bytes, Any], AnswerBody | None]]] = {
-            Heartbeat: self._heartbeat,
-            Goodbye: self._goodbye,
-            ListPeers: self._list_peers,
-            LookUp: self._look_up,
-            InviteApplication: self._invite_application,
-            Leave: self._leave,
-            TransferRequest: self._transfer_request,
-            TransferKey: self._transfer_step,
-            TransferConfirmKey: self._transfer_step,
-            TransferEnd: self._transfer_end,
+        self._services: Final[dict[type, _Service]] = {
+            Heartbeat: _Service(self._heartbeat, _OFTEN),
+            Goodbye: _Service(self._goodbye, _OFTEN),
+            ListPeers: _Service(self._list_peers, _PAGES),
+            LookUp: _Service(self._look_up, _LOOKUPS),
+            InviteApplication: _Service(self._invite_application, _WRITES),
+            Leave: _Service(self._leave, _WRITES),
+            TransferRequest: _Service(self._transfer_request, "policy"),
+            TransferKey: _Service(self._transfer_step, "step"),
+            TransferConfirmKey: _Service(self._transfer_step, "step"),
+            TransferEnd: _Service(self._transfer_end, "step"),
         }
-        """Request -> what answers it (None: later). What only the coordinator sends is not in it."""
+        """What only the coordinator sends is not in it."""
 
     def on_request(self, session: Session, asked: Asked) -> None:
         """Answers, refuses, or hands on to where it will be answered."""
-        handler = self._handlers.get(type(asked.body))
+        service = self._services.get(type(asked.body))
         try:
-            if handler is None:
+            self._count(session, type(asked.body), _OFTEN if service is None else service.rate)
+            if service is None:
                 raise PeerViolation("unexpected", f"{type(asked.body).__name__} is not a client's to ask")
-            answer = handler(session, asked.id, asked.body)
+            answer = service.handler(session, asked.id, asked.body)
         except PeerViolation as violation:
             self._core.violated("request", violation, name=session.client.name, request=type(asked.body).__name__)
             self._clients.fail(session, asked.id, code_of(violation), violation.detail)
         except ZkcError as error:
             if error.code in (1, 33):
-                self._core.warn("request.failed", "a request failed", name=session.client.name, why=error.message)
+                self._core.warn("request.failed", "request-failed", name=session.client.name, why=error.message)
             self._clients.fail(session, asked.id, error.code, error.detail)
         else:
             if answer is not None:
                 self._clients.answer(session, asked.id, answer)
                 self._after(session, asked.body)
 
+    def _count(self, session: Session, kind: type, rate: Rate | Literal["step", "policy"]) -> None:
+        """`PeerViolation` (``limit``) where this client asks this too often (attack O05)."""
+        if rate == "step":
+            limits = self._core.config.limits
+            # As many as there may be handshakes under way, and as fast as they may begin; 0 is no bound.
+            at_once = (limits.handshakes_per_client or HANDSHAKES_PER_CLIENT_MAX) + limits.per_second
+            rate = Rate(at_once, limits.per_second) if limits.per_second else "policy"
+        if rate == "policy":
+            return
+        if not session.client.asked.setdefault(kind, Bucket()).take(rate, self._core.clock.monotonic()):
+            raise PeerViolation("limit", f"too many requests: {kind.__name__}")
+
     def _after(self, session: Session, body: Any) -> None:
         """What may happen only once the answer has left."""
         if isinstance(body, Goodbye):
             self._clients.goodbye(session)
         elif isinstance(body, Leave):
-            self._core.db.revoke(session.client.name, "left", self._core.clock.wall())
             self._revoked()
 
     # --- the requests -----------------------------------------------------------------------------------------------
@@ -96,7 +137,9 @@ class Services:
     def _goodbye(self, _session: Session, _call: bytes, _body: Goodbye) -> AnswerBody:
         return Ok()
 
-    def _leave(self, _session: Session, _call: bytes, _body: Leave) -> AnswerBody:
+    def _leave(self, session: Session, _call: bytes, _body: Leave) -> AnswerBody:
+        """The registration is over before the client hears so; its channels end once it has heard."""
+        self._core.db.revoke(session.client.name, "left", self._core.clock.wall())
         return Ok()
 
     def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
@@ -121,31 +164,26 @@ class Services:
         return PeerCard(row.card, row.certificate)
 
     def _invite_application(self, session: Session, _call: bytes, body: InviteApplication) -> AnswerBody:
-        """A short-lived invitation for ``owner/app``, vouched for by this channel."""
+        """A short-lived invitation for ``owner/app``, vouched for by this channel (claims A9)."""
         core, owner = self._core, session.client
         name = f"{owner.name}/{body.app}"
         if owner.row.kind == "application" or not is_name(name):
             raise UsageError("not the name of an application", detail="bad-name")
-        core.db.cancel_invitations(name)
         now = core.clock.wall()
-        held = [row for row in core.db.invitations() if row.owner_uid == owner.uid and row.used_by is None]
-        for row in held:
-            if row.expires <= now:
-                core.db.cancel_invitations(row.name)
-        if sum(row.expires > now for row in held) >= APPLICATION_INVITATIONS_MAX:
-            raise PolicyRefused("too many open invitations", detail="limit")
         row, text = make_invitation(
             core.identity, core.entropy, name, "application", now + APPLICATION_INVITE_SECONDS, core.endpoints,
             owner.uid,
         )
-        core.db.add_invitation(row)
-        core.log.info("application invited", name=name, owner=owner.name)
+        core.db.add_application_invitation(row, now, APPLICATION_INVITATIONS_MAX)
+        core.log.info("application-invited", name=name, owner=owner.name)
         return Invitation(text)
 
     def _transfer_request(self, session: Session, call: bytes, body: TransferRequest) -> None:
+        """X1 (Figure 8)."""
         self._transfers.request(session, call, body)
 
     def _transfer_step(self, session: Session, call: bytes, body: TransferKey | TransferConfirmKey) -> None:
+        """X5 (Figure 2, alternate embodiment), or CONFS (Figure 10)."""
         self._transfers.go_on(session, call, body)
 
     def _transfer_end(self, session: Session, _call: bytes, body: TransferEnd) -> AnswerBody:

@@ -141,7 +141,7 @@ class Supervisor:
         pause = 0.0 if not self._deaths else min(_BACKOFF_FIRST * 2 ** (len(self._deaths) - 1), _BACKOFF_MAX)
         self._deaths.append(now)
         self._say(
-            "error", "the coordinator's process ended; starting another", how=_how(status), pause=pause,
+            "error", "process-ended", how=_how(status), pause=pause,
             why=failure.message if failure else "", key_id=last[0].hex() if last else "", who=last[1] if last else "",
         )
         if last is not None and -status in _ABORTS:
@@ -156,8 +156,8 @@ class Supervisor:
         if sum(other == key for _, other in self._aborts) >= _BAR_AFTER:
             ban(self.home.data, key, who)
             self._say(
-                "error", "key barred: each time it was admitted the coordinator's process aborted", key_id=key.hex(),
-                who=who, undo=f"remove its line from {self.home.data / 'banned'}",
+                "error", "key-barred", key_id=key.hex(), who=who, why="each time it was admitted the process aborted",
+                undo=f"remove its line from {self.home.data / 'banned'}",
             )
 
     def _say(self, level: str, event: str, **fields: object) -> None:

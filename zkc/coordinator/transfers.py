@@ -1,7 +1,10 @@
-"""Transfer handshakes under way: who asked whom, which step is next, until when.
+"""Transfer handshakes under way: who asked whom, which step is next, until when (Figures 2, 8 to 10).
 
 What is legal stands in `zkc.protocol.transfer_coordinator`; here its effects become requests and answers in the two
 channels. All of it is in memory: a crash costs the sender another handshake.
+
+A sender may have more handshakes under way than answers are kept for it (`zkc.protocol.calls`). So the same request
+twice gets the same answer: from the machine while its handshake is open, from here for a while after.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from zkc.constants import HANDSHAKES_MAX, STEP_SECONDS, XIDS_KEPT_MAX
-from zkc.coordinator.clients import Client, Clients, Session, Silence
+from zkc.constants import ENDED_BYTES_MAX, HANDSHAKES_MAX, STEP_SECONDS, XIDS_KEPT_MAX
+from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
-from zkc.crypto.primitives import Secret
+from zkc.coordinator.sessions import Client, Session, Silence
+from zkc.crypto.primitives import Secret, digest
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.transfer_coordinator import (
@@ -30,6 +34,7 @@ from zkc.protocol.transfer_coordinator import (
 )
 from zkc.rules.policy import Asked as PolicyQuestion
 from zkc.rules.policy import Standing, decide, least_size
+from zkc.wire.codec import encode
 from zkc.wire.messages import (
     AnswerBody,
     Failure,
@@ -44,7 +49,9 @@ _RECIPIENT_MAY_SAY: Final = frozenset({12, 22, 23, 24, 25, 30, 31, 32, 33, 40})
 """Codes of a recipient that its sender is told; any other would speak for the coordinator, and is told as policy."""
 _KEY_BYTES: Final = 32
 _WAITING_MAX: Final = 8
-"""Repeated requests of one step that wait for the same answer."""
+"""Requests of the same bytes that wait for the same answer."""
+Said = TransferRequest | TransferKey | TransferConfirmKey
+"""What a sender says in a handshake."""
 
 
 @dataclass(eq=False)
@@ -62,7 +69,20 @@ class _Handshake:
     state: Any = field(default_factory=Idle)
     waiting: list[tuple[Session, bytes]] = field(default_factory=list)
     """Requests of the sender that the next step answers."""
+    said: bytes = b""
+    """H of the sender's last message."""
     over: bool = False
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """The last word of a handshake that is over."""
+
+    said: bytes
+    answer: AnswerBody | Failure
+    """What answered it; a failure is told under the id of whoever asks again."""
+    size: int
+    until: float
 
 
 class Transfers:
@@ -73,6 +93,10 @@ class Transfers:
         self._clients = clients
         self._open: OrderedDict[bytes, _Handshake] = OrderedDict()
         self._used: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()
+        """(sender's uid, xid), the newest last."""
+        self._ended: OrderedDict[tuple[bytes, bytes], _Ended] = OrderedDict()
+        """The same of those that have ended lately, the next to be forgotten first."""
+        self._ended_bytes = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -80,24 +104,31 @@ class Transfers:
     # --- what clients ask -------------------------------------------------------------------------------------------
 
     def request(self, session: Session, call: bytes, message: TransferRequest) -> None:
-        """X1. Errors for the sender: `PeerViolation`, and those of the contract."""
+        """X1 (Figure 8, blocks 801-804). Errors for the sender: `PeerViolation`, and those of the contract."""
         core, sender = self._core, session.client
         seen = sender.requests.add(core.clock.monotonic())
         req = read_request(message)
+        handshake = self._open.get(req.xid)
+        known = (sender.uid, req.xid) in self._used
         rules = core.config.rules()
         refusal = decide(
             PolicyQuestion(req.key_source, req.cipher, least_size(req.size_class)), rules,
-            Standing(at_once=sender.handshakes, last_second=seen),
+            Standing(at_once=0 if known else sender.handshakes, last_second=seen),
         )
         if refusal is not None:
             core.count(f"policy.{refusal.detail}")
             raise refusal.error()
         if req.sender != sender.name:
             raise PeerViolation("identity", "the sender is not the owner of the channel")
+        if handshake is not None and handshake.sender is sender:
+            self._hear(handshake, session, call, message)
+            return
+        if self._answer_again(session, call, req.xid, message):
+            return
+        if handshake is not None or known:
+            raise PeerViolation("replay", "the transfer id was used")
         if len(self._open) >= HANDSHAKES_MAX:
             raise PolicyRefused("too many transfers begin at once", detail="limit")
-        if req.xid in self._open or (sender.uid, req.xid) in self._used:
-            raise PeerViolation("replay", "the transfer id was used")
         recipient, to = self._recipient(req.recipient)
         fresh = core.entropy.bytes(_KEY_BYTES) if req.key_source == "coordinator" else b""
         broker = Broker(core.identity.suite, sender.party, recipient.party, Secret(fresh))
@@ -105,6 +136,7 @@ class Transfers:
         handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
         first = step(TABLE, broker, handshake.state, message)
         handshake.waiting.append((session, call))
+        handshake.said = _told_apart(message)
         self._open[req.xid] = handshake
         self._use(sender.uid, req.xid)
         sender.handshakes += 1
@@ -112,20 +144,18 @@ class Transfers:
         self._take(handshake, first)
 
     def go_on(self, session: Session, call: bytes, message: TransferKey | TransferConfirmKey) -> None:
-        """X5, or CONFS."""
+        """X5 (Figure 2, alternate embodiment), or CONFS (Figure 2, 207-208; Figure 10, block 1003)."""
         xid = xid_of(message)
         handshake = self._open.get(xid)
         if handshake is None:
+            if self._answer_again(session, call, xid, message):
+                return
             if (session.client.uid, xid) in self._used:
                 raise TimedOut("the handshake is over", detail="expired")
             raise Interrupted("the handshake is not known (any more)", detail="unknown-transfer")
         if handshake.sender is not session.client:
             raise PeerViolation("identity", "another client's transfer")
-        if len(handshake.waiting) >= _WAITING_MAX:
-            raise PeerViolation("limit", "the same step is asked for too often")
-        taken = step(TABLE, handshake.broker, handshake.state, message)
-        handshake.waiting.append((session, call))
-        self._take(handshake, taken)
+        self._hear(handshake, session, call, message)
 
     def end(self, session: Session, message: TransferEnd) -> None:
         """Either end gives it up; the other is told. Harmless for a handshake that is over."""
@@ -142,7 +172,9 @@ class Transfers:
     # --- time, and clients that go ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Ends the handshakes whose step has taken too long; both ends are told."""
+        """Ends the handshakes whose step has taken too long; both ends are told. Forgets those that ended long ago."""
+        while self._ended and next(iter(self._ended.values())).until <= now:
+            self._ended_bytes -= self._ended.popitem(last=False)[1].size
         while self._open:
             handshake = next(iter(self._open.values()))
             if handshake.deadline > now:
@@ -174,11 +206,42 @@ class Transfers:
             raise UnknownRecipient("nobody of that name is registered", detail="unknown")
         raise RecipientOffline("the recipient is offline", detail="offline")
 
+    def _hear(self, handshake: _Handshake, session: Session, call: bytes, message: Said) -> None:
+        """What the sender says in a handshake that is open: the next step, or the last one again."""
+        if len(handshake.waiting) >= _WAITING_MAX:
+            raise PeerViolation("limit", "the same step is asked for too often")
+        taken = step(TABLE, handshake.broker, handshake.state, message)
+        handshake.waiting.append((session, call))
+        handshake.said = _told_apart(message)
+        self._take(handshake, taken)
+
+    def _answer_again(self, session: Session, call: bytes, xid: bytes, message: Said) -> bool:
+        """The last word of a handshake that has ended, to what it answered; whether this was that."""
+        ended = self._ended.get((session.client.uid, xid))
+        if ended is None or ended.said != _told_apart(message):
+            return False
+        if isinstance(ended.answer, Failure):
+            self._clients.fail(session, call, ended.answer.code, ended.answer.detail)
+        else:
+            self._clients.answer(session, call, ended.answer)
+        return True
+
+    def _keep(self, handshake: _Handshake, answer: AnswerBody | Failure) -> None:
+        """Its last word; the oldest of too many goes."""
+        key = handshake.sender.uid, handshake.xid
+        size = len(encode(answer))
+        self._ended[key] = _Ended(handshake.said, answer, size, self._core.clock.monotonic() + STEP_SECONDS)
+        self._ended_bytes += size
+        while self._ended_bytes > ENDED_BYTES_MAX:
+            self._ended_bytes -= self._ended.popitem(last=False)[1].size
+
     def _take(self, handshake: _Handshake, taken: Step) -> None:
         """The next state, and its effects in their order."""
+        if taken.state is not handshake.state:
+            # What is only said again wins no time.
+            handshake.deadline = self._core.clock.monotonic() + STEP_SECONDS
+            self._open.move_to_end(handshake.xid)
         handshake.state = taken.state
-        handshake.deadline = self._core.clock.monotonic() + STEP_SECONDS
-        self._open.move_to_end(handshake.xid)
         for effect in taken.effects:
             match effect:
                 case AskRecipient(body=body):
@@ -187,6 +250,8 @@ class Transfers:
                     waiting, handshake.waiting = handshake.waiting, []
                     for session, call in waiting:
                         self._clients.answer(session, call, body)
+                    if isinstance(taken.state, Finished):
+                        self._keep(handshake, body)
                 case FailSender(code=code, detail=detail):
                     self._tell_sender(handshake, _told(code), detail)
                 case _:
@@ -196,7 +261,7 @@ class Transfers:
             self._forget(handshake)
 
     def _on_reply(self, handshake: _Handshake, body: AnswerBody | Failure | Silence) -> None:
-        """What the recipient said, or that it said nothing."""
+        """What the recipient said (Figures 9 and 10), or that it said nothing."""
         if handshake.over:
             return
         match body:
@@ -227,6 +292,7 @@ class Transfers:
         waiting, handshake.waiting = handshake.waiting, []
         for session, call in waiting:
             self._clients.fail(session, call, code, detail)
+        self._keep(handshake, Failure(handshake.xid, code, detail))
         if not waiting and handshake.origin.wire is not None:
             self._clients.tell(handshake.origin, TransferEnd(handshake.xid, code, detail))
 
@@ -242,6 +308,10 @@ class Transfers:
         self._used[uid, xid] = None
         if len(self._used) > XIDS_KEPT_MAX:
             self._used.popitem(last=False)
+
+
+def _told_apart(message: Said) -> bytes:
+    return digest(encode(message))
 
 
 def _told(code: int) -> int:

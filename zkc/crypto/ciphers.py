@@ -1,6 +1,7 @@
 """Symmetric ciphers for the frames of a transfer, by name. The document's unsafe ones are in `zkc.crypto.unsafe`.
 
-To add a cipher: a class with the members of `zkc.crypto.stream_cipher.StreamCipher`, and a line in `_SAFE`.
+To add a cipher: a class with the members of `zkc.crypto.stream_cipher.StreamCipher`, a line in `_SAFE`, and its name
+in `zkc.ids`, from where configuration and commands have it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from zkc.constants import AEAD_TAG_BYTES, ROLLOVER_BYTES
 from zkc.crypto.stream_cipher import Buffer, StreamCipher
 from zkc.errors import PeerViolation
+from zkc.ids import UNSAFE_CIPHERS
 
 
 class AeadCipher:
@@ -41,8 +43,6 @@ _SAFE: Final[dict[str, Callable[[bytes], StreamCipher]]] = {
     "aes-256-gcm": lambda key: AeadCipher(AESGCM(key)),
     "chacha20-poly1305": lambda key: AeadCipher(ChaCha20Poly1305(key)),
 }
-UNSAFE: Final = ("3des", "idea")
-CIPHERS: Final = (*_SAFE, *UNSAFE)
 
 
 def make_cipher(name: str, key: bytes) -> StreamCipher:
@@ -52,7 +52,7 @@ def make_cipher(name: str, key: bytes) -> StreamCipher:
     """
     if name in _SAFE:
         return _SAFE[name](key)
-    if name in UNSAFE:
+    if name in UNSAFE_CIPHERS:
         from zkc.crypto.unsafe import make_unsafe_cipher  # noqa: PLC0415  loaded only by those who opted in
 
         return make_unsafe_cipher(name, key)

@@ -2,7 +2,7 @@
 
 A suite is fixed at a coordinator's first start and carried in every invitation: nothing is negotiated in band.
 A public key on the wire is ``u8 kind || raw bytes`` (SubjectPublicKeyInfo for rsa). To add a suite: one `_Kind`
-with its five functions, one line in `SUITES`.
+with its five functions, one line in `SUITES`, and its name in `zkc.ids`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 A request that gets no answer is repeated under its id; a repeat gets the stored answer. Works across a renewed channel:
 ``via`` says only where to send, and the newest valid record decides.
+
+What is stored is bounded, and an asker may have more under way than that: once its answer has gone, a request that
+comes again is a new one. So whoever answers must bear each of them twice: it changes nothing, or it is told apart by an
+id of its own (of a transfer: `zkc.protocol.transfer_coordinator`).
 """
 
 from __future__ import annotations
@@ -116,10 +120,6 @@ class Calls(Generic[V]):
         for pending in self._pending.values():
             pending.again = now + RETRY_SECONDS
         return [Outgoing(None, pending.plaintext) for pending in self._pending.values()]
-
-    def next_deadline(self) -> float | None:
-        """When `tick` has something to do; None: never."""
-        return min((min(p.again, p.deadline) for p in self._pending.values()), default=None)
 
     def abandon(self) -> list[Expired]:
         """Every open request is given up (the peer is gone)."""

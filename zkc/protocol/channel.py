@@ -1,12 +1,16 @@
 """The channel between a registered client and the coordinator: the KEM form of Noise KK, in one round trip.
 
+docs/protocol.md 8. The pattern is KK of the Noise Protocol Framework (revision 34, 7.5: ``-> e, es, ss``, ``<- e, ee,
+se``) with a KEM in the place of each exchange, as PQNoise does it; one KEM is HPKE's single-shot base mode (RFC 9180),
+one derivation HKDF's (RFC 5869). In the seed document it is "encrypted under the permanent server key" and "under the
+permanent client key" of Figures 1, 2 and 8 to 16.
+
  1. C1 -> uid, ct_s, e, AEAD{role, instance, versions, epoch}   someone has this client's permanent server key
  2. S1 <- ct_e, ct_c, AEAD{version, limits}                      the client knows: it is the coordinator, now
  3. C2 -> the first record                                       the coordinator knows: it is the client, now
 
-The two permanent keys are the document's "encrypted under the permanent server key / permanent client key". Keys of
-both directions come from ss_s, ss_e and ss_c together: forward secrecy by e, authentication by the other two. Before
-C2 nothing is done, counted as online or stored. A record's counter rises strictly; a repeat ends the channel.
+Keys of both directions come from ss_s, ss_e and ss_c together: forward secrecy by e, authentication by the other two.
+Before C2 nothing is done, counted as online or stored. A record's counter rises strictly; a repeat ends the channel.
 """
 
 from __future__ import annotations
@@ -39,7 +43,10 @@ _CHANNEL_ID: Final = 32
 
 
 class Channel:
-    """Both directions' keys and counters. An object, not a value: it is never copied and never stored."""
+    """Both directions' keys and counters. An object, not a value: it is never copied and never stored.
+
+    Records as in docs/protocol.md 8: AES-256-GCM under a nonce of iv XOR counter (RFC 8446, 5.3).
+    """
 
     def __init__(self, prk: Secret, *, client: bool, now: float) -> None:
         self.id = expand(prk, "chan id", _CHANNEL_ID)
@@ -84,7 +91,7 @@ class _Direction:
         self.counter = 0
 
 
-# --- the client's half ---------------------------------------------------------------------------------------------
+# --- states, and what each half knows ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,8 +120,45 @@ class Established:
     info: AnswerInfo
 
 
+@dataclass(frozen=True, repr=False)
+class PeerKeys:
+    """What a registration left at the coordinator."""
+
+    suite: Suite
+    uid: bytes
+    perm_server: KemPrivateKey
+    perm_client: KemPublicKey
+
+
+@dataclass(frozen=True, repr=False)
+class Host:
+    """The coordinator towards one client, at the moment at which its C1 has come."""
+
+    keys: PeerKeys
+    limits: AnswerInfo
+    """What S1 tells; its version is chosen among the client's."""
+    now: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True)
+class Unheard:
+    """The coordinator keeps nothing of a client that has not greeted."""
+
+
+@dataclass(frozen=True, repr=False)
+class Unconfirmed:
+    """S1 has been made; `channel` counts for nothing before its first record has opened."""
+
+    channel: Channel
+    hello: HelloInfo
+
+
+# --- create, consume -----------------------------------------------------------------------------------------------
+
+
 def create_hello(keys: ClientKeys, info: HelloInfo, now: float) -> Step:
-    """C1."""
+    """C1, to the permanent server key (Figure 13, block 1301, and wherever a client encrypts to the coordinator)."""
     th = Transcript.start("chan", keys.suite.name).absorb(keys.uid)
     ss_s, ct_s = kem_encapsulate(keys.perm_server, "chan-s", th.value)
     th = th.absorb(ct_s)
@@ -129,49 +173,12 @@ def create_hello(keys: ClientKeys, info: HelloInfo, now: float) -> Step:
     )
 
 
-def consume_answer(keys: ClientKeys, state: HelloSent, message: ChannelAnswer) -> Step:
-    """S1 -> the channel."""
-    ss_e = kem_decapsulate(state.ephemeral, "chan-e", state.th.value, message.ct_e)
-    th = state.th.absorb(message.ct_e)
-    ss_c = kem_decapsulate(keys.perm_client, "chan-c", th.value, message.ct_c)
-    th = th.absorb(message.ct_c)
-    prk = extract(th.value, state.ss_s, ss_e, ss_c)
-    opened = aead_open(expand(prk, "chan s1", 32), ZERO_NONCE, message.sealed, th.value)
-    info: AnswerInfo = decode(opened, AnswerInfo)
-    if info.version not in VERSIONS:
-        raise PeerViolation("version", "the coordinator speaks none of our versions")
-    channel = Channel(prk, client=True, now=state.now)
-    for secret in (state.ephemeral, state.ss_s, ss_e, ss_c, prk):
-        secret.wipe()
-    return Step(Established(channel, info))
+def consume_hello(host: Host, state: Unheard, message: ChannelHello) -> Step:
+    """C1 -> S1, from and to the permanent keys (Figures 8 and 9, blocks 802 and 902 to open, 803 and 904 to seal).
 
-
-TABLE: Final[Table] = {(HelloSent, ChannelAnswer): consume_answer}
-
-
-# --- the coordinator's half ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, repr=False)
-class PeerKeys:
-    """What a registration left at the coordinator."""
-
-    suite: Suite
-    uid: bytes
-    perm_server: KemPrivateKey
-    perm_client: KemPublicKey
-
-
-@dataclass(frozen=True, repr=False)
-class Unconfirmed:
-    """S1 has been made; `channel` counts for nothing before its first record has opened."""
-
-    channel: Channel
-    hello: HelloInfo
-
-
-def consume_hello(keys: PeerKeys, message: ChannelHello, limits: AnswerInfo, now: float) -> Step:
-    """C1 -> S1. A replayed C1 costs two seals and changes nothing."""
+    A replayed C1 costs two seals and changes nothing.
+    """
+    keys = host.keys
     if message.uid != keys.uid:
         raise PeerViolation("identity", "the uid is not that of the connection")
     th = Transcript.start("chan", keys.suite.name).absorb(message.uid)
@@ -188,9 +195,33 @@ def consume_hello(keys: PeerKeys, message: ChannelHello, limits: AnswerInfo, now
     th = th.absorb(ct_c)
     prk = extract(th.value, ss_s, ss_e, ss_c)
     common = [version for version in VERSIONS if version in hello.versions]
-    info = AnswerInfo(max(common, default=NO_COMMON_VERSION), limits.control_max, limits.heartbeat_ms)
+    version = max(common, default=NO_COMMON_VERSION)
+    info = AnswerInfo(version, host.limits.control_max, host.limits.heartbeat_ms)
     sealed = aead_seal(expand(prk, "chan s1", 32), ZERO_NONCE, encode(info), th.value)
-    channel = Channel(prk, client=False, now=now)
+    channel = Channel(prk, client=False, now=host.now)
     for secret in (ss_s, first, ss_e, ss_c, prk):
         secret.wipe()
     return Step(Unconfirmed(channel, hello), (Send(ChannelAnswer(ct_e, ct_c, sealed)),))
+
+
+def consume_answer(keys: ClientKeys, state: HelloSent, message: ChannelAnswer) -> Step:
+    """S1, to the permanent client key -> the channel (Figures 14 and 15, blocks 1402 and 1502)."""
+    ss_e = kem_decapsulate(state.ephemeral, "chan-e", state.th.value, message.ct_e)
+    th = state.th.absorb(message.ct_e)
+    ss_c = kem_decapsulate(keys.perm_client, "chan-c", th.value, message.ct_c)
+    th = th.absorb(message.ct_c)
+    prk = extract(th.value, state.ss_s, ss_e, ss_c)
+    opened = aead_open(expand(prk, "chan s1", 32), ZERO_NONCE, message.sealed, th.value)
+    info: AnswerInfo = decode(opened, AnswerInfo)
+    if info.version not in VERSIONS:
+        raise PeerViolation("version", "the coordinator speaks none of our versions")
+    channel = Channel(prk, client=True, now=state.now)
+    for secret in (state.ephemeral, state.ss_s, ss_e, ss_c, prk):
+        secret.wipe()
+    return Step(Established(channel, info))
+
+
+TABLE: Final[Table] = {
+    (Unheard, ChannelHello): consume_hello,
+    (HelloSent, ChannelAnswer): consume_answer,
+}

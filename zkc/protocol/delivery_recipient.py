@@ -5,12 +5,15 @@
  3. chunks <-, each authenticated before it is handed on (block 1602); ACK -> as they are taken over
  4. last chunk <-: total, BLAKE3 and manifest digest are compared; then the caller makes it durable
  5. DONE -> the receipt (blocks 1603-1604), again until BYE <- or the time is over
+
+States are values; `Line` owns the nonce counters and the running digest, and is the context of every step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hmac import compare_digest
+from typing import Final
 
 from blake3 import blake3
 
@@ -20,9 +23,65 @@ from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
+from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DataHeader, Flag, Stream
-from zkc.wire.messages import Ack, Done, Manifest, ReceiptBody, Start, Stop
+from zkc.wire.messages import Ack, Done, Manifest, Message, ReceiptBody, Start, Stop
+
+UNBOUNDED: Final = 1 << 63
+"""More credit than a stream has bytes: for whoever reads what was recorded."""
+
+# --- what the caller wants: events -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Event: ``position`` bytes are taken over, ``credit`` more may be under way."""
+
+    position: int
+    credit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Event: all of it would outlive a loss of power; here is the receipt."""
+
+    receipt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Event: nothing comes of it, with a code of the contract."""
+
+    code: int
+    detail: str
+
+
+# --- what the sender says, opened; with START, manifest and STOP of the wire -----------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A frame of data with no flag."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LastChunk:
+    """A frame of data with LAST: the trailer is in it."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """A frame of data with BYE."""
+
+    data: bytes
+
+
+# --- what came of it: effects ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,129 +127,332 @@ class Stopped:
 
 Event = Started | Announced | Data | Complete | Farewell | Stopped
 
+# --- states; ``received``: bytes taken so far, ``limit``: up to which byte there is credit ---------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingStart:
+    """The sender has not shown yet that it holds K."""
+
+    received: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingManifest:
+    """The sender is there."""
+
+    received: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receiving:
+    """What is coming is known, and ``received`` bytes of it are here."""
+
+    received: int
+    limit: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Every byte is here, and the digest is right; it is not durable yet."""
+
+    received: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Receipted:
+    """The receipt was sealed; the sender may not have it yet."""
+
+    received: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The sender broke a rule: nothing more is heard; it may be told."""
+
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One of the two has said its last word."""
+
+    received: int
+
+
+State = AwaitingStart | AwaitingManifest | Receiving | Whole | Receipted | Failed | Ended
+
+_FORMS: Final[dict[tuple[Stream, Flag], type[Manifest | Start | Chunk | LastChunk | Bye | Stop]]] = {
+    (Stream.MANIFEST, Flag.LAST): Manifest,
+    (Stream.DATA, Flag.START): Start,
+    (Stream.DATA, Flag.NONE): Chunk,
+    (Stream.DATA, Flag.LAST): LastChunk,
+    (Stream.DATA, Flag.BYE): Bye,
+    (Stream.DATA, Flag.STOP): Stop,
+}
+"""Streams and flags that go together, and what such a frame holds."""
+
+
+class Line:
+    """What opens and seals, counter by counter: never copied, never stored."""
+
+    def __init__(self, session: Session, attempt: int) -> None:
+        self.session = session
+        self.attempt = attempt
+        self._names = self._opener(Stream.MANIFEST, attempt)
+        self._data = self._opener(Stream.DATA, attempt)
+        self._next: StreamOpener | None = None
+        self._acks = self._sealer(attempt)
+        self.hash = blake3()
+
+    def open(self, frame: Buffer) -> Manifest | Start | Chunk | LastChunk | Bye | Stop:
+        """What a frame holds, once it is authenticated; `PeerViolation`."""
+        header = DataHeader.unpack(frame)
+        form = _FORMS.get((header.stream, header.flags))
+        if form is None:
+            raise PeerViolation("unexpected", "stream and flags do not go together")
+        opener = self._names if form is Manifest else self._data
+        if form is Start and header.attempt == self.attempt + 1 and self._data.used_up:
+            opener = self._next = self._opener(Stream.DATA, header.attempt)
+        plaintext = opener.open(header, frame)
+        if not issubclass(form, Message):
+            return form(plaintext)
+        if len(plaintext) > MANIFEST_MAX:
+            raise PeerViolation("limit", "the manifest is too long")
+        message: Manifest | Start | Stop = decode(plaintext, form)
+        return message
+
+    def roll_over(self) -> None:
+        """The next attempt's keys, in both directions: its START has opened."""
+        if self._next is None:
+            raise PeerViolation("unexpected", "a second start, under the old keys")
+        self._data, self._next = self._next, None
+        self.attempt += 1
+        self._acks = self._sealer(self.attempt)
+
+    def seal(self, message: Ack | Done | Stop) -> bytearray:
+        """One frame of the acknowledgement stream."""
+        return self._acks.seal(encode(message))
+
+    def _opener(self, stream: Stream, attempt: int) -> StreamOpener:
+        return StreamOpener(self.session.k, stream, attempt, self.session.req.cipher)
+
+    def _sealer(self, attempt: int) -> StreamSealer:
+        return StreamSealer(self.session.k, Stream.ACK, attempt, self.session.req.cipher)
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def create_ack(line: Line, state: AwaitingStart | AwaitingManifest | Receiving, event: Acknowledge) -> Step:
+    """ACK: what is taken over, and what may follow; credit that was given is not taken back (Figure 2, 210)."""
+    frame = line.seal(Ack(line.attempt, event.position, event.credit))
+    return Step(replace(state, limit=max(state.limit, event.position + event.credit)), (Send(frame),))
+
+
+def create_late_ack(line: Line, state: Whole, event: Acknowledge) -> Step:
+    """ACK of the last bytes, before they are durable (Figure 2, 210)."""
+    return Step(state, (Send(line.seal(Ack(line.attempt, event.position, event.credit))),))
+
+
+def create_done(line: Line, state: Whole | Receipted, event: Durable) -> Step:
+    """DONE: the receipt under the session key, as often as it takes (Figure 2, 210; Figure 16, blocks 1603-1604)."""
+    return Step(Receipted(state.received, state.manifest), (Send(line.seal(Done(event.receipt))),))
+
+
+def create_stop(
+    line: Line, state: AwaitingStart | AwaitingManifest | Receiving | Whole | Receipted | Failed, event: GiveUp
+) -> Step:
+    """STOP: the sender need not wait (in place of the answer of Figure 16, block 1603)."""
+    return Step(Ended(state.received), (Send(line.seal(Stop(event.code, event.detail))),))
+
+
+# --- what comes ------------------------------------------------------------------------------------------------------
+
+
+def consume_start(line: Line, state: AwaitingStart, message: Start) -> Step:
+    """START, where the recipient stands (before Figure 16, block 1601)."""
+    _check_place(line.attempt, state.received, message)
+    return Step(AwaitingManifest(state.received, state.limit), (Started(),))
+
+
+def consume_rollover(line: Line, state: Receiving, message: Start) -> Step:
+    """START of the next attempt, where one is due: new keys in both directions (between two blocks 1601 of Figure 16).
+
+    `PeerViolation` (``unexpected``).
+    """
+    _check_place(line.attempt + 1, state.received, message)
+    line.roll_over()
+    return Step(state, (Started(),))
+
+
+def consume_manifest(line: Line, state: AwaitingManifest, message: Manifest) -> Step:
+    """What is coming, for the caller to judge before the first chunk (Figure 16, blocks 1601-1602)."""
+    return Step(Receiving(state.received, state.limit, message), (Announced(message),))
+
+
+def consume_chunk(line: Line, state: Receiving, message: Chunk) -> Step:
+    """A chunk of the agreed size, within the credit (Figure 2, 210; Figure 16, blocks 1601-1602).
+
+    `PeerViolation`: ``limit``, ``truncated``.
+    """
+    size = line.session.resp.chunk
+    if len(message.data) != size:
+        if len(message.data) > size:
+            raise PeerViolation("limit", "a chunk above the agreed size")
+        raise PeerViolation("truncated", "a short chunk before the end")
+    received = _take(line, state, message.data)
+    return Step(Receiving(received, state.limit, state.manifest), (Data(message.data),))
+
+
+def consume_last_chunk(line: Line, state: Receiving, message: LastChunk) -> Step:
+    """The last bytes, and the totals of the whole (Figure 2, 210; Figure 16, block 1602).
+
+    `PeerViolation`: ``limit``, ``truncated``.
+    """
+    end = len(message.data) - TRAILER_BYTES
+    if end > line.session.resp.chunk:
+        raise PeerViolation("limit", "a chunk above the agreed size")
+    if end < 0:
+        raise PeerViolation("truncated", "the last chunk has no end")
+    if end == 0 and state.received:
+        raise PeerViolation("truncated", "an empty last chunk")
+    data, trailer = message.data[:end], message.data[end:]
+    received = _take(line, state, data)
+    digest = line.hash.digest()
+    if not compare_digest(trailer, received.to_bytes(8, "big") + digest + manifest_digest(state.manifest)):
+        raise PeerViolation("truncated", "the totals do not fit")
+    if state.manifest.size is not None and state.manifest.size != received:
+        raise PeerViolation("truncated", "the size is not the announced one")
+    return Step(Whole(received, state.manifest), (Complete(data, received, digest),))
+
+
+def consume_bye(line: Line, state: Receipted, message: Bye) -> Step:
+    """BYE: the sender has opened the receipt (Figure 2, 211); `PeerViolation` (``truncated``) with words in it."""
+    if message.data:
+        raise PeerViolation("truncated", "a farewell that says more")
+    return Step(Ended(state.received), (Farewell(),))
+
+
+def consume_stop(
+    line: Line, state: AwaitingStart | AwaitingManifest | Receiving | Whole | Receipted, message: Stop
+) -> Step:
+    """STOP: the sender gives up (in place of Figure 16, block 1601)."""
+    return Step(Ended(state.received), (Stopped(message.code, message.detail),))
+
+
+def _check_place(attempt: int, received: int, message: Start) -> None:
+    if (message.attempt, message.offset) != (attempt, received):
+        raise PeerViolation("unexpected", "a start at another place")
+
+
+def _take(line: Line, state: Receiving, data: bytes) -> int:
+    """Bytes taken with ``data``; nothing is hashed that is above a limit."""
+    received, most = state.received + len(data), line.session.resp.max_bytes
+    if received > state.limit:
+        raise PeerViolation("limit", "more bytes under way than there was credit for")
+    if most and received > most:
+        raise PeerViolation("limit", "more bytes than this client takes")
+    line.hash.update(data)
+    return received
+
+
+TABLE: Final[Table] = {
+    (AwaitingStart, Acknowledge): create_ack,
+    (AwaitingStart, Start): consume_start,
+    (AwaitingStart, Stop): consume_stop,
+    (AwaitingStart, GiveUp): create_stop,
+    (AwaitingManifest, Acknowledge): create_ack,
+    (AwaitingManifest, Manifest): consume_manifest,
+    (AwaitingManifest, Stop): consume_stop,
+    (AwaitingManifest, GiveUp): create_stop,
+    (Receiving, Acknowledge): create_ack,
+    (Receiving, Chunk): consume_chunk,
+    (Receiving, LastChunk): consume_last_chunk,
+    (Receiving, Start): consume_rollover,
+    (Receiving, Stop): consume_stop,
+    (Receiving, GiveUp): create_stop,
+    (Whole, Acknowledge): create_late_ack,
+    (Whole, Durable): create_done,
+    (Whole, Stop): consume_stop,
+    (Whole, GiveUp): create_stop,
+    (Receipted, Durable): create_done,
+    (Receipted, Bye): consume_bye,
+    (Receipted, Stop): consume_stop,
+    (Receipted, GiveUp): create_stop,
+    (Failed, GiveUp): create_stop,
+}
+WRONG_ENDS: Final = frozenset(
+    {
+        (AwaitingStart, Bye), (AwaitingManifest, Bye), (Receiving, Bye), (Whole, Bye), (Whole, Chunk),
+        (Whole, LastChunk), (Receipted, Chunk), (Receipted, LastChunk),
+    }
+)  # fmt: skip
+"""Not in the table either, and told as ``truncated``: what was taken for the end is none (attack D04)."""
+
 
 class DeliveryRecipient:
-    """One delivery over one link. An object: it owns nonce counters."""
+    """One delivery over one link: the machine's state and its line, and the doors to the table.
 
-    def __init__(self, session: Session, attempt: int = 0) -> None:
-        self._session = session
-        self._attempt = attempt
-        self._data = self._opener(Stream.DATA, attempt)
-        self._names = self._opener(Stream.MANIFEST, attempt)
-        self._acks = self._sealer(attempt)
-        self._manifest: Manifest | None = None
-        self._started = False
-        self._complete = False
-        self._failed = False
-        self._hash = blake3()
-        self.received = 0
+    ``credit``: bytes that may come before the first ACK is made, for a sender need not have heard it to be obeying
+    it: what the caller is about to give.
+    """
+
+    def __init__(self, session: Session, attempt: int = 0, credit: int = UNBOUNDED) -> None:
+        self._line = Line(session, attempt)
+        self.state: State = AwaitingStart(0, credit)
 
     @property
-    def manifest(self) -> Manifest | None:
-        return self._manifest
+    def received(self) -> int:
+        """Bytes taken so far."""
+        return self.state.received
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of the two has said its last word."""
+        return isinstance(self.state, Ended)
 
     def ack(self, position: int, credit: int) -> bytearray:
         """``position`` bytes are taken over; ``credit`` more may be under way."""
-        return self._acks.seal(encode(Ack(self._attempt, position, credit)))
+        return self._say(Acknowledge(position, credit))
 
     def done(self, receipt: bytes) -> bytearray:
         """Everything is durable here."""
-        return self._acks.seal(encode(Done(receipt)))
+        return self._say(Durable(receipt))
 
     def stop(self, code: int, detail: str) -> bytearray:
         """The recipient gives up: the sender need not wait."""
-        return self._acks.seal(encode(Stop(code, detail)))
+        return self._say(GiveUp(code, detail))
 
     def receive(self, frame: Buffer) -> Event:
         """One frame; after a violation nothing more.
 
-        `PeerViolation`: ``forged``, ``unexpected``, ``limit``, ``truncated``, ``malformed``.
+        `PeerViolation`: ``forged``, ``unexpected``, ``limit``, ``truncated``, ``malformed``, ``version``.
         """
-        if self._failed:
-            raise PeerViolation("unexpected", "a frame after a failure")
-        self._failed = True
-        event = self._receive(DataHeader.unpack(frame), frame)
-        self._failed = False
+        state = self.state
+        if isinstance(state, Failed | Ended):
+            raise PeerViolation("unexpected", "a frame after the end")
+        self.state = Failed(state.received)
+        message = self._line.open(frame)
+        if (type(state), type(message)) in WRONG_ENDS:
+            raise PeerViolation("truncated", f"{type(message).__name__} in {type(state).__name__}")
+        result = step(TABLE, self._line, state, message)
+        self.state = result.state
+        event: Event
+        (event,) = result.effects
         return event
 
-    def _receive(self, header: DataHeader, frame: Buffer) -> Event:
-        if header.stream is Stream.MANIFEST:
-            return self._receive_manifest(header, frame)
-        if Flag.START in header.flags:
-            return self._receive_start(header, frame)
-        plaintext = self._data.open(header, frame)
-        if header.flags == Flag.STOP:
-            stop: Stop = decode(plaintext, Stop)
-            return Stopped(stop.code, stop.detail)
-        if header.flags == Flag.BYE:
-            if not self._complete or plaintext:
-                raise PeerViolation("truncated", "a farewell before the end")
-            return Farewell()
-        if header.flags not in {Flag.NONE, Flag.LAST}:
-            raise PeerViolation("unexpected", "flags that do not go together")
-        return self._receive_chunk(plaintext, last=header.flags == Flag.LAST)
-
-    def _receive_start(self, header: DataHeader, frame: Buffer) -> Event:
-        data, attempt = self._data, self._attempt
-        if self._started:
-            attempt += 1
-            if header.attempt != attempt or not data.used_up or self._complete:
-                raise PeerViolation("unexpected", "a second start")
-            data = self._opener(Stream.DATA, attempt)
-        start: Start = decode(data.open(header, frame), Start)
-        if header.flags != Flag.START or (start.attempt, start.offset) != (attempt, self.received):
-            raise PeerViolation("unexpected", "a start at another place")
-        if self._started:
-            self._acks = self._sealer(attempt)
-        self._data, self._attempt, self._started = data, attempt, True
-        return Started()
-
-    def _receive_manifest(self, header: DataHeader, frame: Buffer) -> Event:
-        if not self._started or self._manifest is not None or header.flags != Flag.LAST:
-            raise PeerViolation("unexpected", "a manifest out of its place")
-        plaintext = self._names.open(header, frame)
-        if len(plaintext) > MANIFEST_MAX:
-            raise PeerViolation("limit", "the manifest is too long")
-        self._manifest = manifest = decode(plaintext, Manifest)
-        return Announced(manifest)
-
-    def _receive_chunk(self, plaintext: bytes, *, last: bool) -> Event:
-        manifest, size = self._manifest, self._session.resp.chunk
-        if manifest is None or self._complete:
-            raise PeerViolation("truncated" if self._complete else "unexpected", "a chunk out of its place")
-        if len(plaintext) > size + (TRAILER_BYTES if last else 0):
-            raise PeerViolation("limit", "a chunk above the agreed size")
-        if not last:
-            if len(plaintext) != size:
-                raise PeerViolation("truncated", "a short chunk before the end")
-            self._take(plaintext)
-            return Data(plaintext)
-        if len(plaintext) < TRAILER_BYTES:
-            raise PeerViolation("truncated", "the last chunk has no end")
-        data, trailer = plaintext[:-TRAILER_BYTES], plaintext[-TRAILER_BYTES:]
-        if not data and self.received:
-            raise PeerViolation("truncated", "an empty last chunk")
-        self._take(data)
-        digest = self._hash.digest()
-        if not compare_digest(trailer, self.received.to_bytes(8, "big") + digest + manifest_digest(manifest)):
-            raise PeerViolation("truncated", "the totals do not fit")
-        if manifest.size is not None and manifest.size != self.received:
-            raise PeerViolation("truncated", "the size is not the announced one")
-        self._complete = True
-        return Complete(data, self.received, digest)
-
-    def _take(self, data: bytes) -> None:
-        self._hash.update(data)
-        self.received += len(data)
-        limit = self._session.resp.max_bytes
-        if limit and self.received > limit:
-            raise PeerViolation("limit", "more bytes than this client takes")
-
-    def _opener(self, stream: Stream, attempt: int) -> StreamOpener:
-        return StreamOpener(self._session.k, stream, attempt, self._session.req.cipher)
-
-    def _sealer(self, attempt: int) -> StreamSealer:
-        return StreamSealer(self._session.k, Stream.ACK, attempt, self._session.req.cipher)
+    def _say(self, event: Acknowledge | Durable | GiveUp) -> bytearray:
+        result = step(TABLE, self._line, self.state, event)
+        self.state = result.state
+        (effect,) = result.effects
+        frame: bytearray = effect.message
+        return frame
 
 
 def receipt_body(

@@ -9,23 +9,63 @@
 
 All chunks have the agreed size but the last. After the bytes that one key may take, the next attempt's keys take over
 on the same link (START of attempt + 1).
+
+States are values; `Line` owns the nonce counters and the running digest, and is the context of every step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from blake3 import blake3
 
-from zkc.constants import TRAILER_BYTES
 from zkc.crypto.chunks import StreamOpener, StreamSealer
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import IntegrityError, PeerViolation
 from zkc.protocol.session import Session
+from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DataHeader, Flag, Stream
 from zkc.wire.messages import Ack, AckMessage, Done, Manifest, Receipt, ReceiptBody, Start, Stop
+
+# --- what the caller wants: events -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Event: START and the manifest may go out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Event: the next bytes, exactly as many as a chunk has."""
+
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class LastChunk:
+    """Event: the last bytes, at most as many as a chunk has."""
+
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Event: the receipt is here, and was found right."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Event: nothing comes of it, with a code of the contract."""
+
+    code: int
+    detail: str
+
+
+# --- what came of the recipient's words: effects ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,111 +91,288 @@ class Stopped:
     detail: str
 
 
+# --- states; ``sent``: bytes sealed so far, ``limit``: up to which byte there is credit ------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingAck:
+    """Nothing was said: the recipient speaks first."""
+
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The recipient has shown that it holds K, and has given credit."""
+
+    sent: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """START and the manifest are sealed, and ``sent`` bytes after them."""
+
+    sent: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingDone:
+    """Every byte and the trailer are sealed; ``digest``: BLAKE3 of the whole."""
+
+    sent: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The receipt is here."""
+
+    sent: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The recipient broke a rule: nothing more is heard; it may be told."""
+
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One of the two has said its last word."""
+
+    sent: int
+
+
+State = AwaitingAck | Admitted | Sending | AwaitingDone | Finished | Failed | Ended
+
+
+class Line:
+    """What seals and opens, counter by counter: never copied, never stored."""
+
+    def __init__(self, session: Session, manifest: Manifest, attempt: int) -> None:
+        self.session = session
+        self.manifest = manifest
+        self.attempt = attempt
+        self.data = self._sealer(Stream.DATA)
+        self.acks = self._opener()
+        self._next_acks: StreamOpener | None = None
+        self.hash = blake3()
+
+    def seal_manifest(self) -> bytearray:
+        """The manifest's one frame, under a key of its own."""
+        return self._sealer(Stream.MANIFEST).seal(encode(self.manifest), Flag.LAST)
+
+    def roll_over(self) -> None:
+        """The next attempt's keys; the recipient's acknowledgements follow once it has read so far."""
+        self.attempt += 1
+        self.data = self._sealer(Stream.DATA)
+        self._next_acks = self._opener()
+
+    def open(self, frame: Buffer) -> Ack | Done | Stop:
+        """One frame of the acknowledgement stream; `PeerViolation`."""
+        header = DataHeader.unpack(frame)
+        acks = self.acks
+        if self._next_acks is not None and header.attempt == self.attempt:
+            acks = self._next_acks
+        message: Ack | Done | Stop = decode(acks.open(header, frame), AckMessage)
+        if acks is self._next_acks:
+            self.acks, self._next_acks = acks, None
+        return message
+
+    def _sealer(self, stream: Stream) -> StreamSealer:
+        return StreamSealer(self.session.k, stream, self.attempt, self.session.req.cipher)
+
+    def _opener(self) -> StreamOpener:
+        return StreamOpener(self.session.k, Stream.ACK, self.attempt, self.session.req.cipher)
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+
+
+def create_start(line: Line, state: Admitted, event: Begin) -> Step:
+    """START and the manifest, under the session key (Figure 2, 209; Figure 15, blocks 1506-1507)."""
+    start = line.data.seal(encode(Start(line.attempt, state.sent)), Flag.START)
+    return Step(Sending(state.sent, state.limit), (Send(start), Send(line.seal_manifest())))
+
+
+def create_chunk(line: Line, state: Sending, event: Chunk) -> Step:
+    """The next chunk, before it a rollover where one is due (Figure 2, 209; Figure 15, blocks 1506-1507)."""
+    before = _rollover(line, state)
+    line.hash.update(event.data)
+    frame = line.data.seal(event.data)
+    return Step(Sending(state.sent + len(event.data), state.limit), (*before, Send(frame)))
+
+
+def create_last_chunk(line: Line, state: Sending, event: LastChunk) -> Step:
+    """The last bytes, then total, BLAKE3, digest of the manifest (Figure 2, 209; Figure 15, blocks 1506-1507)."""
+    before = _rollover(line, state)
+    line.hash.update(event.data)
+    sent, digest = state.sent + len(event.data), line.hash.digest()
+    trailer = sent.to_bytes(8, "big") + digest + manifest_digest(line.manifest)
+    frame = line.data.seal(bytes(event.data) + trailer, Flag.LAST)
+    return Step(AwaitingDone(sent, digest), (*before, Send(frame)))
+
+
+def create_farewell(line: Line, state: Finished, event: Leave) -> Step:
+    """BYE: the receipt is here (after Figure 2, 211)."""
+    return Step(Ended(state.sent), (Send(line.data.seal(b"", Flag.BYE)),))
+
+
+def create_stop(
+    line: Line, state: AwaitingAck | Admitted | Sending | AwaitingDone | Finished | Failed, event: GiveUp
+) -> Step:
+    """STOP: the recipient need not wait (Figure 2, 209 or 211, undone)."""
+    frame = line.data.seal(encode(Stop(event.code, event.detail)), Flag.STOP)
+    return Step(Ended(state.sent), (Send(frame),))
+
+
+def _rollover(line: Line, state: Sending) -> tuple[Send, ...]:
+    if not line.data.used_up:
+        return ()
+    line.roll_over()
+    return (Send(line.data.seal(encode(Start(line.attempt, state.sent)), Flag.START)),)
+
+
+# --- what comes ------------------------------------------------------------------------------------------------------
+
+
+def consume_first_ack(line: Line, state: AwaitingAck, message: Ack) -> Step:
+    """ACK, the recipient's first word: it is there, and holds K (before Figure 2, 209)."""
+    return Step(Admitted(state.sent, _limit(line, state.sent, message)), (Credited(message.position),))
+
+
+def consume_ack(line: Line, state: Admitted | Sending, message: Ack) -> Step:
+    """ACK: so far it has taken over; credit that was given is not taken back (Figure 2, 210 on its way)."""
+    limit = max(state.limit, _limit(line, state.sent, message))
+    return Step(replace(state, limit=limit), (Credited(message.position),))
+
+
+def consume_late_ack(line: Line, state: AwaitingDone, message: Ack) -> Step:
+    """ACK after the last chunk was sealed: no credit is needed any more (Figure 2, 210 on its way)."""
+    _limit(line, state.sent, message)
+    return Step(state, (Credited(message.position),))
+
+
+def consume_done(line: Line, state: AwaitingDone | Finished, message: Done) -> Step:
+    """DONE: the recipient's answer, opened and held against what was sent (Figure 2, 211).
+
+    `PeerViolation` for a receipt that it did not sign, `IntegrityError` (``receipt``) for one of something else.
+    """
+    session = line.session
+    body = verify_receipt(session.peer.identity, message.receipt)
+    check_receipt(session, body, line.manifest, state.sent, state.digest)
+    if decode(message.receipt, Receipt).card != session.peer.encoded:
+        raise IntegrityError(
+            f"the receipt of {session.req.recipient} carries another card than its answer", detail="receipt"
+        )
+    return Step(Finished(state.sent, state.digest), (Delivered(message.receipt, body),))
+
+
+def consume_stop(line: Line, state: AwaitingAck | Admitted | Sending | AwaitingDone, message: Stop) -> Step:
+    """STOP: the recipient gives up, in place of its answer (Figure 2, 211)."""
+    return Step(Ended(state.sent), (Stopped(message.code, message.detail),))
+
+
+def _limit(line: Line, sent: int, message: Ack) -> int:
+    if message.attempt != line.acks.attempt or message.position > sent:
+        raise PeerViolation("unexpected", "an acknowledgement of what was not sent")
+    return message.position + message.credit
+
+
+TABLE: Final[Table] = {
+    (AwaitingAck, Ack): consume_first_ack,
+    (AwaitingAck, Stop): consume_stop,
+    (AwaitingAck, GiveUp): create_stop,
+    (Admitted, Begin): create_start,
+    (Admitted, Ack): consume_ack,
+    (Admitted, Stop): consume_stop,
+    (Admitted, GiveUp): create_stop,
+    (Sending, Chunk): create_chunk,
+    (Sending, LastChunk): create_last_chunk,
+    (Sending, Ack): consume_ack,
+    (Sending, Stop): consume_stop,
+    (Sending, GiveUp): create_stop,
+    (AwaitingDone, Ack): consume_late_ack,
+    (AwaitingDone, Done): consume_done,
+    (AwaitingDone, Stop): consume_stop,
+    (AwaitingDone, GiveUp): create_stop,
+    (Finished, Done): consume_done,
+    (Finished, Leave): create_farewell,
+    (Finished, GiveUp): create_stop,
+    (Failed, GiveUp): create_stop,
+}
+
+
 class DeliverySender:
-    """One delivery over one link. An object: it owns nonce counters."""
+    """One delivery over one link: the machine's state and its line, and the doors to the table."""
 
     def __init__(self, session: Session, manifest: Manifest, attempt: int = 0) -> None:
-        self._session = session
-        self._manifest = manifest
-        self._attempt = attempt
-        self._data = self._sealer(Stream.DATA)
-        self._acks = self._opener()
-        self._next_acks: StreamOpener | None = None
-        self._started = False
-        self._failed = False
-        self._limit = 0
-        self._hash = blake3()
-        self.sent = 0
-        self.finished = False
+        self._line = Line(session, manifest, attempt)
+        self.state: State = AwaitingAck()
+        self.chunk_size: Final = session.resp.chunk
 
     @property
-    def chunk_size(self) -> int:
-        return self._session.resp.chunk
+    def sent(self) -> int:
+        """Bytes sealed so far."""
+        return self.state.sent
+
+    @property
+    def whole(self) -> tuple[int, bytes] | None:
+        """Size and BLAKE3 of the stream while nothing but the receipt is missing; else None."""
+        state = self.state
+        return (state.sent, state.digest) if isinstance(state, AwaitingDone) else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of the two has said its last word."""
+        return isinstance(self.state, Ended)
 
     def has_room(self) -> bool:
         """Whether the credit admits another chunk."""
-        return self._started and not self.finished and self.sent + self.chunk_size <= self._limit
+        state = self.state
+        return isinstance(state, Sending) and state.sent + self.chunk_size <= state.limit
 
     def start(self) -> list[bytearray]:
         """START and the manifest: what goes out after the recipient's first word."""
-        start = self._data.seal(encode(Start(self._attempt, 0)), Flag.START)
-        manifest = self._sealer(Stream.MANIFEST).seal(encode(self._manifest), Flag.LAST)
-        return [start, manifest]
+        return self._say(Begin())
 
     def chunk(self, data: Buffer, *, last: bool) -> list[bytearray]:
         """The next chunk, exactly `chunk_size` bytes unless it is the last; before it a rollover where one is due."""
-        frames = []
-        if self._data.used_up:
-            self._attempt += 1
-            self._data = self._sealer(Stream.DATA)
-            self._next_acks = self._opener()
-            frames.append(self._data.seal(encode(Start(self._attempt, self.sent)), Flag.START))
-        self._hash.update(data)
-        self.sent += len(data)
-        if last:
-            self.finished = True
-            digest = self._hash.digest()
-            trailer = self.sent.to_bytes(8, "big") + digest + manifest_digest(self._manifest)
-            if len(trailer) != TRAILER_BYTES:
-                raise AssertionError("the trailer's length is fixed")
-            data = bytes(data) + trailer
-        frames.append(self._data.seal(data, Flag.LAST if last else Flag.NONE))
-        return frames
+        return self._say(LastChunk(data) if last else Chunk(data))
 
     def bye(self) -> bytearray:
         """The last word: the receipt is here."""
-        return self._data.seal(b"", Flag.BYE)
+        (frame,) = self._say(Leave())
+        return frame
 
     def stop(self, code: int, detail: str) -> bytearray:
         """The sender gives up: the recipient need not wait."""
-        return self._data.seal(encode(Stop(code, detail)), Flag.STOP)
+        (frame,) = self._say(GiveUp(code, detail))
+        return frame
 
     def receive(self, frame: Buffer) -> Credited | Delivered | Stopped:
         """One frame of the acknowledgement stream; after an error, nothing more.
 
         `PeerViolation`; `IntegrityError` for a receipt of something else.
         """
-        if self._failed:
-            raise PeerViolation("unexpected", "a frame after a failure")
-        self._failed = True
-        event = self._receive(DataHeader.unpack(frame), frame)
-        self._failed = False
+        state = self.state
+        if isinstance(state, Failed | Ended):
+            raise PeerViolation("unexpected", "a frame after the end")
+        self.state = Failed(state.sent)
+        result = step(TABLE, self._line, state, self._line.open(frame))
+        self.state = result.state
+        event: Credited | Delivered | Stopped
+        (event,) = result.effects
         return event
 
-    def _receive(self, header: DataHeader, frame: Buffer) -> Credited | Delivered | Stopped:
-        acks = self._acks
-        if self._next_acks is not None and header.attempt == self._attempt:
-            acks = self._next_acks
-        message = decode(acks.open(header, frame), AckMessage)
-        if acks is self._next_acks:
-            self._acks, self._next_acks = acks, None
-        if isinstance(message, Ack):
-            if message.attempt != header.attempt or message.position > self.sent:
-                raise PeerViolation("unexpected", "an acknowledgement of what was not sent")
-            self._started = True
-            self._limit = max(self._limit, message.position + message.credit)
-            return Credited(message.position)
-        if isinstance(message, Done):
-            return self._delivered(message)
-        return Stopped(message.code, message.detail)
-
-    def _delivered(self, message: Done) -> Delivered:
-        if not self.finished:
-            raise PeerViolation("unexpected", "an end before the end")
-        session = self._session
-        body = verify_receipt(session.peer.identity, message.receipt)
-        check_receipt(session, body, self._manifest, self.sent, self._hash.digest())
-        if decode(message.receipt, Receipt).card != session.peer.encoded:
-            raise IntegrityError(
-                f"the receipt of {session.req.recipient} carries another card than its answer", detail="receipt"
-            )
-        return Delivered(message.receipt, body)
-
-    def _sealer(self, stream: Stream) -> StreamSealer:
-        return StreamSealer(self._session.k, stream, self._attempt, self._session.req.cipher)
-
-    def _opener(self) -> StreamOpener:
-        return StreamOpener(self._session.k, Stream.ACK, self._attempt, self._session.req.cipher)
+    def _say(self, event: Begin | Chunk | LastChunk | Leave | GiveUp) -> list[bytearray]:
+        result = step(TABLE, self._line, self.state, event)
+        self.state = result.state
+        return [effect.message for effect in result.effects]
 
 
 def check_receipt(session: Session, body: ReceiptBody, manifest: Manifest, size: int, digest: bytes) -> None:

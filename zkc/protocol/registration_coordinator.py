@@ -3,18 +3,18 @@
  1. R0  <- invitation id                        ZAP has admitted this invitation's CURVE key
  2. R0c -> our card
  3. R1  <- name, sealed                         MAC before any public-key work; the name is the invitation's
- 4. R2  -> temporary server key, signed         from the pool of prepared keys
+ 4. R2  -> temporary server key, signed         from the pool of prepared keys; an empty one is waited for
  5. R3  <- temporary client key, ct1, R3b       MAC from ss1 and psk
  6. R4  -> permanent server key, certificate    uid and key are durable before it leaves
  7. R5  <- card and CURVE key                   signed over the transcript; one transaction
  8. R6  -> certificate of the card              temporary keys are erased
 
-Two steps wait for the key database: `Reserve` is answered by `Reserved`, `Commit` by `Committed`.
+Three steps wait for what is made or stored elsewhere: `MakePair` is answered by `PairMade`, `Reserve` by `Reserved`,
+`Commit` by `Committed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,8 +53,6 @@ class Registrar:
     suite: Suite
     card: bytes
     card_signature: bytes
-    take_temporary_key: Callable[[], KemPrivateKey]
-    """From the pool (A2); each call another pair (A8)."""
     invite_id: bytes
     name: str
     kind: Kind
@@ -70,6 +68,13 @@ class Nothing:
 
 @dataclass(frozen=True, repr=False)
 class Greeted:
+    th: Transcript
+
+
+@dataclass(frozen=True, repr=False)
+class Named:
+    """R1 has verified; a temporary pair is awaited."""
+
     th: Transcript
 
 
@@ -121,8 +126,18 @@ class Registered:
 
 
 @dataclass(frozen=True)
+class MakePair:
+    """A temporary pair for this registration alone (A8), from the pool (A2) or made now (Figure 4, block 402)."""
+
+
+@dataclass(frozen=True, repr=False)
+class PairMade:
+    temp_server: KemPrivateKey
+
+
+@dataclass(frozen=True)
 class Reserve:
-    """Reserve uid and permanent server key for this invitation, durably, the same at every try."""
+    """Reserve uid and permanent server key for this invitation, durably, the same at every try (Figure 7, 701)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +148,7 @@ class Reserved:
 
 @dataclass(frozen=True)
 class Commit:
-    """One transaction: invitation used, client row, log entry."""
+    """One transaction: invitation used, client row, log entry (Figure 6, block 603)."""
 
     card: VerifiedCard
     curve_public: bytes
@@ -150,7 +165,7 @@ class Committed:
 
 
 def consume_hello(registrar: Registrar, state: Nothing, message: RegHello) -> Step:
-    """R0 -> our card."""
+    """R0 -> our card, before the first word of Figure 1 (101): it holds the key that R1's identifier travels under."""
     if message.invite_id != registrar.invite_id:
         raise PeerViolation("identity", "the invitation is not the one that ZAP admitted")
     th = Transcript.start("reg", registrar.suite.name)
@@ -159,7 +174,7 @@ def consume_hello(registrar: Registrar, state: Nothing, message: RegHello) -> St
 
 
 def consume_request_for_temp_key(registrar: Registrar, state: Greeted, message: RegName) -> Step:
-    """R1 -> R2: a temporary server key for this client (Figure 4, blocks 401-404)."""
+    """R1: who asks for a temporary server key (Figure 4, blocks 401-404: here 401; Figure 1, 101)."""
     th = state.th.absorb(message.invite_id)
     sealed_at = th.value
     th = th.absorb(message.sealed_name)
@@ -169,16 +184,19 @@ def consume_request_for_temp_key(registrar: Registrar, state: Greeted, message: 
     )
     if (message.invite_id, named.name, named.kind) != (registrar.invite_id, registrar.name, registrar.kind):
         raise PeerViolation("identity", "the name is not the invitation's")
-    th = th.absorb(message.mac)
-    temp_server = registrar.take_temporary_key()
-    public = temp_server.public.encode()
-    th = th.absorb(public)
+    return Step(Named(th.absorb(message.mac)), (MakePair(),))
+
+
+def consume_temporary_pair(registrar: Registrar, state: Named, event: PairMade) -> Step:
+    """-> R2: the temporary server key, signed (Figure 4, blocks 402-404; Figure 1, 102)."""
+    public = event.temp_server.public.encode()
+    th = state.th.absorb(public)
     signature = registrar.identity.sign("reg-server", th.value)
-    return Step(TempKeySent(th.absorb(signature), temp_server), (Send(RegTempServer(public, signature)),))
+    return Step(TempKeySent(th.absorb(signature), event.temp_server), (Send(RegTempServer(public, signature)),))
 
 
 def consume_temp_client_key(registrar: Registrar, state: TempKeySent, message: RegTempClient) -> Step:
-    """R3: the temporary client key (Figure 5, blocks 501-502), and with it, or later, the request to register."""
+    """R3: the temporary client key (Figure 5, blocks 501-502; Figure 1, 103), and perhaps the request to register."""
     ct1_at = state.th.absorb(message.sealed_temp_client_key)
     ss1 = kem_decapsulate(state.temp_server, "reg1", ct1_at.value, message.ct1)
     th = ct1_at.absorb(message.ct1)
@@ -256,6 +274,7 @@ def consume_commit(registrar: Registrar, state: Committing, event: Committed) ->
 TABLE: Final[Table] = {
     (Nothing, RegHello): consume_hello,
     (Greeted, RegName): consume_request_for_temp_key,
+    (Named, PairMade): consume_temporary_pair,
     (TempKeySent, RegTempClient): consume_temp_client_key,
     (TempKeyReceived, RegRegister): consume_registration_request,
     (Reserving, Reserved): consume_reservation,

@@ -8,6 +8,9 @@ Sender-made key                                       Coordinator-made key, reci
 
 It acts on what the channels authenticate: who spoke, and the fields of REQ and RESP that both ends sign. It checks no
 signature: the ends do. The level of presence is verified before any key passes (claims D1 to D4).
+
+One request, one key, one confirmation of the sender for each xid; the same bytes may come again, since what answered
+them may have been lost with a link, and are answered with the same. They are told by th, not kept.
 """
 
 from __future__ import annotations
@@ -53,13 +56,14 @@ class Party:
 
 @dataclass(frozen=True, repr=False)
 class Broker:
-    """One handshake's two parties, and where random bytes come from."""
+    """One handshake's two parties, and the key that the coordinator would make for them."""
 
     suite: Suite
     sender: Party
     recipient: Party
     fresh_key: Secret
-    """32 random bytes, the key where it is coordinator-made; wiped once it is spent, or when none is needed."""
+    """32 random bytes (Figure 2, 204; Figure 9, block 903), or none where the sender makes the key. Wiped once it is
+    spent, or when none is needed."""
 
 
 # --- states --------------------------------------------------------------------------------------------------------
@@ -72,8 +76,11 @@ class Idle:
 
 @dataclass(frozen=True)
 class Notified:
+    """The recipient has the request; its answer is awaited."""
+
     req: Req
     th: Transcript
+    """After REQ and its signature: what tells this request from any other."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Answered:
     """Sender-made: the sender has the recipient's card; its key is awaited."""
 
     req: Req
+    th: Transcript
+    answer: AnswerSender
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,9 @@ class KeyPassed:
     """Sender-made: the key is with the recipient, whose confirmation is awaited. No other key passes."""
 
     req: Req
+    th: Transcript
+    key: bytes
+    """H over KEY and its signature, as th absorbs them: what tells this key from any other."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,6 +107,7 @@ class KeyWithRecipient:
     """Coordinator-made, recipient first: KEYR is out, CONFR is awaited; nothing goes to the sender before it."""
 
     req: Req
+    th: Transcript
     th_c: Transcript
     answer: TransferResponse
     k: Secret
@@ -105,9 +118,11 @@ class KeyWithSender:
     """Coordinator-made: KEYS is out, CONFS is awaited."""
 
     req: Req
+    th: Transcript
     th_c: Transcript
     recipient_key: bytes
     """The recipient's one-time key: in sender-first order KEYR is still to be made."""
+    answer: AnswerSender
     k: Secret
 
 
@@ -116,6 +131,7 @@ class SenderConfirmed:
     """Coordinator-made: CONFS is on its way to the recipient; its word is awaited. K is erased."""
 
     req: Req
+    confirmation: bytes
 
 
 @dataclass(frozen=True)
@@ -167,13 +183,13 @@ def consume_request(broker: Broker, state: Idle, message: TransferRequest) -> St
         raise PeerViolation("malformed", "key source and one-time key do not go together")
     if req.sender_one_time_key:
         broker.suite.read_one_time(req.sender_one_time_key)
-    th = Transcript.start("xfer", broker.suite.name).absorb(message.request, message.signature)
+    th = _heard(broker, message)
     notify = Notify(message.request, message.signature, broker.sender.card, broker.sender.certificate)
     return Step(Notified(req, th), (AskRecipient(notify),))
 
 
 def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -> Step:
-    """X3 -> X4, or the session key to the recipient first (Figure 9, blocks 901-905)."""
+    """X3 -> X4, or the session key to the recipient first (Figure 9, blocks 901-905; Figure 2, 203-204)."""
     req = state.req
     resp: Resp = decode(message.response, Resp)
     if (resp.xid, resp.key_source, resp.key_order) != (req.xid, req.key_source, req.key_order):
@@ -190,21 +206,22 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
         return Step(Finished(), (FailSender(22 if req.presence == "present" else 23, ""),))
     if req.key_source == "sender":
         k.wipe()
-        return Step(Answered(req), (_grant(broker, message),))
+        grant = _grant(broker, message)
+        return Step(Answered(req, state.th, grant), (grant,))
     broker.suite.read_one_time(resp.recipient_one_time_key)
     th_c = state.th.absorb(message.response, message.signature)
     if req.key_order == "sender-first":
         wrapped = _wrap(broker, req, th_c, k, "S", broker.sender, req.sender_one_time_key)
-        return Step(
-            KeyWithSender(req, th_c, resp.recipient_one_time_key, k), (_grant(broker, message, wrapped=wrapped),)
-        )
+        grant = _grant(broker, message, wrapped=wrapped)
+        return Step(KeyWithSender(req, state.th, th_c, resp.recipient_one_time_key, grant, k), (grant,))
     wrapped = _wrap(broker, req, th_c, k, "R", broker.recipient, resp.recipient_one_time_key)
-    return Step(KeyWithRecipient(req, th_c, message, k), (AskRecipient(DeliverSessionKey(wrapped, b"")),))
+    return Step(KeyWithRecipient(req, state.th, th_c, message, k), (AskRecipient(DeliverSessionKey(wrapped, b"")),))
 
 
 def consume_key(broker: Broker, state: Answered, message: TransferKey) -> Step:
     """X5: the sender-made key, passed on unread, once (Figure 2, alternate embodiment)."""
-    return Step(KeyPassed(state.req), (AskRecipient(DeliverKey(message.key, message.signature)),))
+    told = state.th.absorb(message.key, message.signature).value
+    return Step(KeyPassed(state.req, state.th, told), (AskRecipient(DeliverKey(message.key, message.signature)),))
 
 
 def consume_confirmation(broker: Broker, state: KeyPassed, message: TransferConfirm) -> Step:
@@ -218,25 +235,57 @@ def consume_recipient_confirmation(broker: Broker, state: KeyWithRecipient, mess
     check_confirmation(root, "confR", state.req.xid, message.confirmation, state.th_c.value)
     root.wipe()
     wrapped = _wrap(broker, state.req, state.th_c, state.k, "S", broker.sender, state.req.sender_one_time_key)
-    return Step(
-        KeyWithSender(state.req, state.th_c, b"", state.k),
-        (_grant(broker, state.answer, wrapped=wrapped, confirmation=message.confirmation),),
-    )
+    grant = _grant(broker, state.answer, wrapped=wrapped, confirmation=message.confirmation)
+    return Step(KeyWithSender(state.req, state.th, state.th_c, b"", grant, state.k), (grant,))
 
 
 def consume_sender_confirmation(broker: Broker, state: KeyWithSender, message: TransferConfirmKey) -> Step:
     """G4, in sender-first order G2' -> G3': the sender holds the key (Figure 2, 208; Figure 10, block 1003)."""
     if state.req.key_order == "recipient-first":
         state.k.wipe()
-        return Step(SenderConfirmed(state.req), (AskRecipient(DeliverConfirmation(message.confirmation)),))
+        return Step(
+            SenderConfirmed(state.req, message.confirmation), (AskRecipient(DeliverConfirmation(message.confirmation)),)
+        )
     wrapped = _wrap(broker, state.req, state.th_c, state.k, "R", broker.recipient, state.recipient_key)
     state.k.wipe()
-    return Step(SenderConfirmed(state.req), (AskRecipient(DeliverSessionKey(wrapped, message.confirmation)),))
+    return Step(
+        SenderConfirmed(state.req, message.confirmation),
+        (AskRecipient(DeliverSessionKey(wrapped, message.confirmation)),),
+    )
 
 
 def consume_recipient_word(broker: Broker, state: SenderConfirmed, message: TransferConfirm | Ok) -> Step:
-    """The recipient holds the key and knows that the sender does: data may flow."""
+    """G4': the recipient holds the key and knows that the sender does (Figure 10, block 1003): data may flow."""
     return Step(Finished(), (AnswerSender(message),))
+
+
+# --- the same once more --------------------------------------------------------------------------------------------
+
+
+def consume_request_again(broker: Broker, state: Notified | KeyWithRecipient, message: TransferRequest) -> Step:
+    """X1 once more (Figure 8, block 801): the recipient has it, and its answer will answer this one too."""
+    _check_same(broker, state.th, message)
+    return Step(state)
+
+
+def consume_request_answered(broker: Broker, state: Answered | KeyWithSender, message: TransferRequest) -> Step:
+    """X1 once more (Figure 8, block 801), though it was answered: that answer was lost, and is given again."""
+    _check_same(broker, state.th, message)
+    return Step(state, (state.answer,))
+
+
+def consume_key_again(broker: Broker, state: KeyPassed, message: TransferKey) -> Step:
+    """X5 once more: the same bytes pass, and are with the recipient already; another key on the xid is refused."""
+    if state.th.absorb(message.key, message.signature).value != state.key:
+        raise PeerViolation("replay", "another key for the same transfer")
+    return Step(state)
+
+
+def consume_confirmation_again(broker: Broker, state: SenderConfirmed, message: TransferConfirmKey) -> Step:
+    """CONFS once more (Figure 10, block 1003): it is with the recipient already."""
+    if state.confirmation != message.confirmation:
+        raise PeerViolation("replay", "another confirmation for the same transfer")
+    return Step(state)
 
 
 TABLE: Final[Table] = {
@@ -244,11 +293,27 @@ TABLE: Final[Table] = {
     (Notified, TransferResponse): consume_answer,
     (Answered, TransferKey): consume_key,
     (KeyPassed, TransferConfirm): consume_confirmation,
+    (Notified, TransferRequest): consume_request_again,
+    (Answered, TransferRequest): consume_request_answered,
+    (KeyPassed, TransferKey): consume_key_again,
     (KeyWithRecipient, TransferConfirm): consume_recipient_confirmation,
     (KeyWithSender, TransferConfirmKey): consume_sender_confirmation,
     (SenderConfirmed, TransferConfirm): consume_recipient_word,
     (SenderConfirmed, Ok): consume_recipient_word,
+    (KeyWithRecipient, TransferRequest): consume_request_again,
+    (KeyWithSender, TransferRequest): consume_request_answered,
+    (SenderConfirmed, TransferConfirmKey): consume_confirmation_again,
 }
+
+
+def _heard(broker: Broker, message: TransferRequest) -> Transcript:
+    """th after X1."""
+    return Transcript.start("xfer", broker.suite.name).absorb(message.request, message.signature)
+
+
+def _check_same(broker: Broker, th: Transcript, message: TransferRequest) -> None:
+    if _heard(broker, message).value != th.value:
+        raise PeerViolation("replay", "another request for the same transfer")
 
 
 def _grant(

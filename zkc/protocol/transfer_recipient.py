@@ -125,23 +125,24 @@ class Idle:
 
 
 def consume_notification(recipient: Recipient, state: Idle, message: Notify) -> Step:
-    """X2: who wants to send (Figure 14, blocks 1401-1402).
+    """X2: who wants to send (Figure 14, blocks 1401-1402): what costs nothing first, then keys and signatures.
 
-    `IdentityError`; `PeerViolation` (``forged``, ``identity``).
+    `IdentityError`; `PeerViolation` (``forged``, ``identity``, ``malformed``).
     """
     req = read_request(message)
-    sender = verify_peer(recipient.authority, req.sender, message.card, message.certificate)
-    judge_peer(sender, recipient.known, None)
-    th = Transcript.start("xfer", recipient.authority.suite.name).absorb(message.request)
-    sender.identity.verify("xfer-req", th.value, message.signature)
-    if req.card_hash != sender.hash:
-        raise PeerViolation("identity", "the request was made under another card")
     if req.recipient != recipient.card.name:
         raise PeerViolation("identity", "the request is for somebody else")
-    if req.pin and req.pin != recipient.identity.public.fingerprint:
-        raise IdentityError(f"{req.sender} has pinned another key of this client", detail="identity")
     if (req.key_source == "coordinator") is not bool(req.sender_one_time_key):
         raise PeerViolation("malformed", "key source and one-time key do not go together")
+    sender = verify_peer(recipient.authority, req.sender, message.card, message.certificate)
+    judge_peer(sender, recipient.known, None)
+    if req.card_hash != sender.hash:
+        raise PeerViolation("identity", "the request was made under another card")
+    th = Transcript.start("xfer", recipient.authority.suite.name).absorb(message.request)
+    sender.identity.verify("xfer-req", th.value, message.signature)
+    # An alarm, though it costs nothing: raised only on the sender's own word.
+    if req.pin and req.pin != recipient.identity.public.fingerprint:
+        raise IdentityError(f"{req.sender} has pinned another key of this client", detail="identity")
     return Step(Notified(th.absorb(message.signature), req, sender))
 
 
@@ -159,21 +160,21 @@ def create_response(recipient: Recipient, state: Notified, event: Accept) -> Ste
 
 
 def create_refusal(recipient: Recipient, state: Notified, event: Decline) -> Step:
-    """X3 with a signed refusal: no key, no endpoints."""
+    """X3 with a signed refusal: no key, no endpoints (Figure 14, blocks 1403-1405)."""
     resp = _response(recipient, state.req, verdict="refuse", code=event.code, detail=event.detail)
     _, message = _sign(recipient, state.th, resp)
     return Step(Closed(), (Send(message),))
 
 
 def create_have(recipient: Recipient, state: Notified, event: AlreadyHave) -> Step:
-    """X3 for a delivery that is finished: its receipt in place of endpoints, no key."""
+    """X3 for a delivery that is finished: its receipt in place of endpoints, no key (Figure 14, blocks 1403-1405)."""
     sealed = seal(state.sender.kem_key, "xfer-ep", state.th.value, event.receipt)
     _, message = _sign(recipient, state.th, _response(recipient, state.req, verdict="have", sealed=sealed))
     return Step(Closed(), (Send(message),))
 
 
 def consume_key(recipient: Recipient, state: Responded, message: DeliverKey) -> Step:
-    """X5 -> X6: open the session key, confirm it (Figure 15, blocks 1501-1504; claims C3)."""
+    """X5 -> X6: open the session key, confirm it (Figure 15, blocks 1501-1504; Figure 2, alternate embodiment)."""
     if state.req.key_source != "sender":
         raise PeerViolation("unexpected", "a sender-made key where a coordinator-made one was agreed")
     key: Key = decode(message.key, Key)

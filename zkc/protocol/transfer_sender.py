@@ -136,7 +136,7 @@ class Agreed:
 
 @dataclass(frozen=True)
 class MakeKey:
-    """Event: go on to hand the key over (the caller has looked at what was granted, and stored this attempt)."""
+    """Event: go on to hand the key over: the caller has looked at what was granted, and at who granted it."""
 
 
 def create_request(sender: Sender, terms: Terms) -> Step:
@@ -156,23 +156,26 @@ def create_request(sender: Sender, terms: Terms) -> Step:
 
 
 def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> Step:
-    """X4 (sender-made), G3 or G1' (coordinator-made): the recipient's signed terms and its permanent key.
+    """X4 (sender-made), G3 or G1' (coordinator-made): the recipient's signed terms and its permanent key (Figure 2,
+    alternate embodiment; where the coordinator made the key: Figure 2, 207; Figure 15, blocks 1501-1502).
 
     Raises the error of the contract for a refusal that the recipient signed, `IdentityError` for a card that is not
     the one that the name should have, `PeerViolation` (``forged``, ``identity``) for terms that were changed.
     """
-    card = verify_peer(sender.authority, state.req.recipient, message.card, message.certificate)
-    judge_peer(card, sender.known, sender.wall)
-    signed_at = state.th.absorb(message.response)
-    card.identity.verify("xfer-resp", signed_at.value, message.signature)
-    resp: Resp = decode(message.response, Resp)
     req = state.req
-    if (resp.xid, resp.card_hash) != (req.xid, card.hash):
-        raise PeerViolation("identity", "an answer of another transfer or under another card")
+    resp: Resp = decode(message.response, Resp)
+    if resp.xid != req.xid:
+        raise PeerViolation("identity", "an answer of another transfer")
     if (resp.key_source, resp.key_order, resp.sender_one_time_key) != (
         req.key_source, req.key_order, req.sender_one_time_key,
     ):
         raise PeerViolation("forged", "the answer is not to what was asked")
+    card = verify_peer(sender.authority, req.recipient, message.card, message.certificate)
+    judge_peer(card, sender.known, sender.wall)
+    if resp.card_hash != card.hash:
+        raise PeerViolation("identity", "an answer under another card")
+    signed_at = state.th.absorb(message.response)
+    card.identity.verify("xfer-resp", signed_at.value, message.signature)
     if resp.verdict == "refuse":
         raise error_for(refusal_code(resp.code), f"{req.recipient} refused the transfer", detail=resp.detail)
     if resp.verdict == "accept" and not level_met(resp.presence, req.presence):
@@ -225,7 +228,7 @@ def create_sender_confirmation(sender: Sender, state: KeyOpened, event: MakeKey)
 
 
 def consume_confirmation(sender: Sender, state: KeySent, message: TransferConfirm) -> Step:
-    """X6, G4': the recipient opened the key (Figure 2, 205-206)."""
+    """X6, G4': the recipient opened the key (Figure 2, 205-206, and alternate embodiment)."""
     name = "conf" if state.granted.req.key_source == "sender" else "confR"
     check_confirmation(state.k, name, state.granted.req.xid, message.confirmation, state.th.value)
     return Step(_agreed(sender, state))

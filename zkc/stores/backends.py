@@ -25,7 +25,7 @@ from zkc.errors import InternalError, LocalIOError, UsageError, ZkcError
 from zkc.stores import files, migrations
 
 BUSY_SECONDS: Final = 10.0
-"""How long a transaction waits for another process's; a transaction takes milliseconds."""
+"""How long a command's transaction waits for another process's; a transaction takes milliseconds."""
 
 
 class Backend(Protocol):
@@ -47,8 +47,10 @@ class Backend(Protocol):
         """Let go of everything. Harmless when repeated."""
 
 
-def open_backend(url: str, mac_key: bytes, *, create: bool) -> Backend:
+def open_backend(url: str, mac_key: bytes, *, create: bool, patience: float) -> Backend:
     """The database at ``url`` (``sqlite:///PATH``), brought to the latest schema.
+
+    A transaction waits ``patience`` seconds for another process's, then it is ``busy``.
 
     Errors: `UsageError` for a URL of no use; else what the backend's own ``open`` says.
     """
@@ -61,7 +63,7 @@ def open_backend(url: str, mac_key: bytes, *, create: bool) -> Backend:
     if parsed.get_backend_name() != "sqlite" or parsed.query or parsed.host or path is None or path in ("", ":memory:"):
         shown = parsed.render_as_string(hide_password=True)
         raise UsageError(f"{shown!r} is no key database that zkc can use", hint="use sqlite:///PATH")
-    return SqliteBackend.open(Path(path).absolute(), mac_key, create=create)
+    return SqliteBackend.open(Path(path).absolute(), mac_key, create=create, patience=patience)
 
 
 class SqliteBackend:
@@ -73,7 +75,7 @@ class SqliteBackend:
         self._writer = engine.execution_options(zkc_begin="BEGIN IMMEDIATE")
 
     @classmethod
-    def open(cls, path: Path, mac_key: bytes, *, create: bool) -> Self:
+    def open(cls, path: Path, mac_key: bytes, *, create: bool, patience: float) -> Self:
         """The file at ``path``; made, 0600, if there is none and ``create`` is set.
 
         Errors: `LocalIOError` with ``missing``, ``permission`` (others can read or write it, it is a symbolic link or
@@ -81,9 +83,9 @@ class SqliteBackend:
         """
         with _translated(path):
             if create and not os.path.lexists(path):
-                _create(path, mac_key)
+                _create(path, mac_key, patience)
             _check_access(path)
-        backend = cls(path, _engine(path))
+        backend = cls(path, _engine(path, patience))
         try:
             backend._check_content(mac_key)
         except BaseException:
@@ -129,12 +131,12 @@ class SqliteBackend:
                 migrations.upgrade(connection, mac_key)
 
 
-def _engine(path: Path | None) -> Engine:
+def _engine(path: Path | None, patience: float = 0.0) -> Engine:
     """One connection to the file (None: to a database in memory), with transactions begun by us alone."""
 
     def connect() -> sqlite3.Connection:
         # The driver's own transactions begin late and without the write lock: two readers would then both write.
-        connection = sqlite3.connect(path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(path or ":memory:", timeout=patience, isolation_level=None)
         try:
             for pragma in (
                 "journal_mode = WAL",
@@ -174,7 +176,7 @@ def _schema_numbered(version: int) -> list[tuple[object, ...]]:
         engine.dispose()
 
 
-def _create(path: Path, mac_key: bytes) -> None:
+def _create(path: Path, mac_key: bytes, patience: float) -> None:
     """A complete database under ``path``, or nothing: an empty file under that name is damage, never a beginning."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -184,7 +186,7 @@ def _create(path: Path, mac_key: bytes) -> None:
     try:
         # SQLite gives its -wal and -shm files the mode of the file that it finds.
         os.fchmod(descriptor, 0o600)
-        backend = SqliteBackend(scratch, _engine(scratch))
+        backend = SqliteBackend(scratch, _engine(scratch, patience))
         try:
             with backend.writing() as connection:
                 migrations.create(connection, mac_key)

@@ -37,7 +37,7 @@ from zkc.errors import LocalIOError, UsageError
 from zkc.ids import KeySource
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.localdb import LocalDb, Schema
+from zkc.stores.localdb import LocalDb, NothingChanged, Schema
 
 DONE_SECONDS: Final = 90 * 86400.0
 """How long a repeated delivery is answered with its receipt (`protocol`: the sender keeps its rows as long)."""
@@ -161,13 +161,6 @@ class Partial:
             files.write_all(self.fileno(), data)
         self.position += len(data)
 
-    def restart(self) -> None:
-        """Forget what was written: the sender starts from its first byte."""
-        with files.translated("writing to the inbox"):
-            os.ftruncate(self.fileno(), 0)
-            os.lseek(self.fileno(), 0, os.SEEK_SET)
-        self.position = 0
-
     def close(self, discard: bool) -> None:
         """End: with ``discard`` nothing of it stays, else `Inbox.partials` has it.
 
@@ -275,10 +268,9 @@ class Inbox:
             os.fsync(self._files_folder)
         try:
             item = self._record(partial, digest, receipt, now)
-        except LocalIOError as error:
+        except NothingChanged:
             # After any other error it is not certain that nothing was recorded: `recover` will see.
-            if error.detail in {"no-space", "busy"}:
-                files.unlink(self._files_folder, partial.id)
+            files.unlink(self._files_folder, partial.id)
             raise
         if item.id != partial.id:
             files.unlink(self._files_folder, partial.id)
@@ -364,19 +356,6 @@ class Inbox:
         with self._db.reading() as connection:
             rows = connection.execute(f"{_SELECT_PARTIALS} ORDER BY seq").fetchall()
         return [item for row in rows if (item := self._partial_item(row)) is not None]
-
-    def purge_partials(self, sender_fp: bytes | None) -> int:
-        """Remove the partial items of one sender (None: of all) that are not being received now; the bytes freed."""
-        freed = 0
-        with self._db.reading() as connection:
-            found = connection.execute("SELECT id, sender_fp FROM partials ORDER BY seq").fetchall()
-        for item_id in (row[0] for row in found if sender_fp in {None, row[1]}):
-            # One transaction for each: to remove a large file takes a while, and others wait.
-            with self._db.writing() as connection:
-                size = self._partial_size(item_id)
-                if self._drop(connection, item_id) == "removed":
-                    freed += size or 0
-        return freed
 
     def ended(self, partial: Partial) -> None:
         """`Partial.close` has come to its end: let it stay for a person to see where it has a file.

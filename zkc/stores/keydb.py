@@ -1,4 +1,4 @@
-"""The coordinator's key database: invitations, clients with their keys and certificates, the log of both.
+"""The coordinator's key database (Figure 3, 329): invitations, clients with keys and certificates, the log of both.
 
 Each public method is one transaction and is durable when it returns. Several processes use a database at once (the
 running coordinator, administration commands), each with a `KeyDb` of its own; `KeyDb.version` tells one of them that
@@ -6,7 +6,7 @@ another wrote.
 
 Every row carries a MAC (`zkc.stores.rowmac`), so a value that is read is the value that was stored, or
 `LocalIOError` (``damaged``) says that it is not (attack K03). Any method can raise `LocalIOError`: ``damaged``,
-``no-space``, ``busy`` (another process held the database for ten seconds), ``permission``, ``io``.
+``no-space``, ``busy`` (another process held the database for as long as this one would wait), ``permission``, ``io``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, TableClause, column, delete, func, insert, select, table, update
 
-from zkc.errors import InternalError, LocalIOError, NotRegistered
+from zkc.constants import INVITATIONS_KEPT_SECONDS
+from zkc.errors import InternalError, LocalIOError, NotRegistered, PolicyRefused
 from zkc.ids import owner_of
-from zkc.stores.backends import Backend, open_backend
+from zkc.stores.backends import BUSY_SECONDS, Backend, open_backend
 from zkc.stores.rowmac import mac, verifies
 
 T = TypeVar("T")
+_PRUNED_MAX: Final = 1000
 
 
 class InviteUsed(NotRegistered):
@@ -53,6 +55,13 @@ class NameTaken(NotRegistered):
         super().__init__(
             f"the name {name} is taken", detail="name-taken", hint=f"revoke {name} first, or choose another name"
         )
+
+
+class TooManyInvited(PolicyRefused):
+    """The owner holds as many open invitations for its applications as one may."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"{owner} holds too many open invitations", detail="limit", hint="let some of them expire")
 
 
 class OwnerGone(NotRegistered):
@@ -165,14 +174,17 @@ class KeyDb:
         self._mac_key = mac_key
 
     @classmethod
-    def open(cls, url: str, mac_key: bytes, *, create: bool) -> Self:
+    def open(cls, url: str, mac_key: bytes, *, create: bool, patience: float = BUSY_SECONDS) -> Self:
         """The database at ``url``, with its schema brought up to date; made if there is none and ``create`` is set.
+
+        A transaction waits ``patience`` seconds for another process's: an event loop that must not stand for long
+        gives fewer than a command.
 
         Errors: `UsageError` (the URL), `VersionMismatch` (a newer zkc made it), `LocalIOError` with ``missing``,
         ``permission`` (its file is open to others, a symbolic link, or somebody else's: attack K01), ``damaged``
         (also when ``mac_key`` is another database's), ``no-space``, ``busy``, ``io``.
         """
-        return cls(open_backend(url, mac_key, create=create), mac_key)
+        return cls(open_backend(url, mac_key, create=create, patience=patience), mac_key)
 
     def close(self) -> None:
         """Let go of the database. Harmless when repeated."""
@@ -190,6 +202,30 @@ class KeyDb:
             self._check_name_and_owner(connection, row)
             self._insert(connection, _INVITATIONS, _values(row, _INVITATION_FIELDS))
 
+    def add_application_invitation(self, row: InvitationRow, now: float, at_most: int) -> None:
+        """Store a new invitation for an application, in the place of the unused ones for its name.
+
+        `TooManyInvited` if its owner then held more than ``at_most`` that can still be used at ``now`` (seconds since
+        1970); `NameTaken`, `OwnerGone`. Refused, it changes nothing.
+        """
+        owner = owner_of(row.name) or ""
+        with self._backend.writing() as connection:
+            self._check_name_and_owner(connection, row)
+            self._cancel(connection, _INVITATIONS.c.name == row.name)
+            if self._open_invitations(connection, owner, now) >= at_most:
+                raise TooManyInvited(owner)
+            self._insert(connection, _INVITATIONS, _values(row, _INVITATION_FIELDS))
+            self._prune(connection, now)
+
+    def prune_invitations(self, now: float) -> int:
+        """Delete invitations whose end was `INVITATIONS_KEPT_SECONDS` before ``now``, used or not; how many.
+
+        Nobody connects with them since their end, so nobody registers with them, not even once more. A thousand at a
+        time, since the caller may be an event loop.
+        """
+        with self._backend.writing() as connection:
+            return self._prune(connection, now)
+
     def invitation(self, invite_id: bytes) -> InvitationRow | None:
         """The invitation, in whatever state it is; None if it never was or was cancelled."""
         with self._backend.reading() as connection:
@@ -204,8 +240,14 @@ class KeyDb:
             return _asked_for(row, row is None or row.curve_public == curve_public)
 
     def invitations(self) -> list[InvitationRow]:
-        """All that were not cancelled, by name and then by end."""
+        """All that were neither cancelled nor pruned, by name and then by end."""
         query = select(*_INVITATIONS.c).order_by(_INVITATIONS.c.name, _INVITATIONS.c.expires, _INVITATIONS.c.invite_id)
+        with self._backend.reading() as connection:
+            return [self._to_invitation(row) for row in connection.execute(query).mappings()]
+
+    def unretired_invitations(self) -> list[InvitationRow]:
+        """Those that somebody has registered with, whose client has had no channel of its own yet."""
+        query = select(*_INVITATIONS.c).where(_INVITATIONS.c.used_by.is_not(None), _INVITATIONS.c.retired == 0)
         with self._backend.reading() as connection:
             return [self._to_invitation(row) for row in connection.execute(query).mappings()]
 
@@ -325,12 +367,8 @@ class KeyDb:
                 self._retire(connection, self._to_invitation(invitation))
             return revoked
 
-    def touch(self, uid: bytes, last_seen: float) -> None:
-        """Note when a client was last seen (seconds since 1970); nothing happens for an unknown uid."""
-        self.touch_all({uid: last_seen})
-
     def touch_all(self, last_seen: Mapping[bytes, float]) -> None:
-        """`touch` for many clients at the price of one (uid -> seconds since 1970)."""
+        """Note when clients were last seen (uid -> seconds since 1970); nothing happens for an unknown uid."""
         with self._backend.writing() as connection:
             for uid, seen in last_seen.items():
                 self._update(connection, _SIGHTINGS, {"uid": uid, "last_seen": float(seen)}, "uid")
@@ -397,6 +435,20 @@ class KeyDb:
         unused = delete(_INVITATIONS).where(which, _INVITATIONS.c.used_by.is_(None), _INVITATIONS.c.retired == 0)
         return connection.execute(unused).rowcount
 
+    def _prune(self, connection: Connection, now: float) -> int:
+        ended = _INVITATIONS.c.expires <= now - INVITATIONS_KEPT_SECONDS
+        some = select(_INVITATIONS.c.invite_id).where(ended).limit(_PRUNED_MAX)
+        return connection.execute(delete(_INVITATIONS).where(_INVITATIONS.c.invite_id.in_(some))).rowcount
+
+    def _open_invitations(self, connection: Connection, owner: str, now: float) -> int:
+        """How many invitations for applications of ``owner`` could still be used."""
+        which = (
+            _applications_of(_INVITATIONS, owner), _INVITATIONS.c.expires > now, _INVITATIONS.c.used_by.is_(None),
+            _INVITATIONS.c.retired == 0,
+        )  # fmt: skip
+        query = select(func.count()).select_from(_INVITATIONS).where(*which)
+        return int(connection.execute(query).scalar_one())
+
     def _retire(self, connection: Connection, row: InvitationRow) -> None:
         values = _values(replace(row, retired=True, psk_private=None), _INVITATION_FIELDS)
         self._update(connection, _INVITATIONS, values, "invite_id")
@@ -444,8 +496,13 @@ def _plain(value: Any, real: bool) -> Any:
 
 
 def _of(source: TableClause, name: str) -> ColumnElement[bool]:
-    """``name`` itself and its applications (``name/...``; '0' is what follows '/')."""
-    return (source.c.name == name) | ((source.c.name > f"{name}/") & (source.c.name < f"{name}0"))
+    """``name`` itself and its applications."""
+    return (source.c.name == name) | _applications_of(source, name)
+
+
+def _applications_of(source: TableClause, name: str) -> ColumnElement[bool]:
+    """``name/...``; '0' is what follows '/'."""
+    return (source.c.name > f"{name}/") & (source.c.name < f"{name}0")
 
 
 def _existing(row: InvitationRow | None) -> InvitationRow:

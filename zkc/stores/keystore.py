@@ -155,7 +155,8 @@ class KeyStore:
         """R6 has come: the registration is there and its pending state is not, in one step. Harmless when repeated.
 
         ``put_aside`` (`join --force`): the time at which all that this home was registered as goes out of use; it is
-        kept in the file. Pins stay. Without it `UsageError` (``already-registered``) where the name is another's.
+        kept in the file. Pins stay. Without it `UsageError` (``already-registered``) where the name is another's, or
+        this home has another name of its own already.
         """
         with self._changing("registrations", "pending", "aside") as (registered, pending, aside):
             if put_aside is not None:
@@ -164,7 +165,8 @@ class KeyStore:
                 registered.clear()
             for row in registered.rows():
                 known = _registration(row)
-                if known.name == registration.name and known.uid != registration.uid:
+                second = known.name != registration.name and known.owner is None and registration.owner is None
+                if second or (known.name == registration.name and known.uid != registration.uid):
                     raise UsageError(
                         f"this home is registered as {known.name} already", detail="already-registered",
                         hint="use --force to put that registration aside",
@@ -193,10 +195,6 @@ class KeyStore:
     def pins(self) -> list[Pin]:
         """All, by name."""
         return sorted((_pin(row) for row in self._rows("pins")), key=lambda found: found.name)
-
-    def set_pin(self, pin: Pin) -> None:
-        """Put ``pin`` in place of what its name had. For a change that depends on what is there: `update_pin`."""
-        self.update_pin(pin.name, lambda _: pin)
 
     def update_pin(self, name: str, change: Callable[[Pin | None], Pin | None]) -> Pin | None:
         """Set the pin of ``name`` to what ``change`` makes of the present one; the result (None: forgotten).

@@ -1,7 +1,8 @@
 """A client's SQLite file: made whole or not at all, private, shared by the daemon and any number of commands.
 
 One door: `LocalDb.reading` and `LocalDb.writing` are the transactions, and the only places where SQLite's errors
-become ours. WAL and full sync: a reader never waits for a writer, and what was committed is on disk.
+become ours. WAL and full sync: what was committed is on disk. A reader never waits for a writer, be it of another
+process or a thread of this one: each has a connection of its own. So what only reads may stand on an event loop.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Final, Self
 from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores import files
 
-BUSY_SECONDS: Final = 5.0
-"""How long a transaction waits for another process's; one takes milliseconds."""
+BUSY_SECONDS: Final = 2.0
+"""How long a writer waits for another process's, and for this one's other threads; one takes milliseconds. A daemon
+that pins a peer waits on its loop: it must not miss the heartbeats of `OFFLINE_SECONDS`."""
 CHECKPOINT_BUSY_MS: Final = 100
 """A checkpoint is a courtesy; readers hold it up no longer than this."""
 
@@ -42,15 +44,22 @@ class Schema:
     statements: tuple[str, ...]
 
 
-class LocalDb:
-    """An open file. Threads may share it: one transaction at a time."""
+class NothingChanged(LocalIOError):
+    """A transaction that surely left everything as it was: no room (``no-space``), or another's turn (``busy``)."""
 
-    def __init__(self, path: Path, schema: Schema, connection: sqlite3.Connection) -> None:
+
+class LocalDb:
+    """An open file. Threads may share it: one reads at a time, and one writes."""
+
+    def __init__(self, path: Path, schema: Schema, reader: sqlite3.Connection) -> None:
         self.path = path
         self._schema = schema
-        self._connection = connection
-        self._mutex = threading.RLock()
-        self._writes = 0
+        self._reader = reader
+        self._writer: sqlite3.Connection | None = None
+        """Made by the first change: most commands only read."""
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+        self._closed = False
 
     @classmethod
     def open(cls, path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None = None) -> Self:
@@ -69,8 +78,8 @@ class LocalDb:
                 with _suppress_missing():
                     files.check_file(Path(f"{path}{suffix}"))
         with _translated(path, schema):
-            connection = _connect(path)
-        opened = cls(path, schema, connection)
+            reader = _connect(path)
+        opened = cls(path, schema, reader)
         try:
             opened._check()
         except BaseException:
@@ -81,8 +90,8 @@ class LocalDb:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees one state."""
-        with self._transaction("BEGIN") as connection:
-            yield connection
+        with self._reading, self._transaction(self._reader, "BEGIN"):
+            yield self._reader
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -90,38 +99,50 @@ class LocalDb:
 
         An exception in the block, and one at its end, undo it.
         """
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            yield connection
-        self._writes += 1
+        # Else the threads that wait for another process, one after the other, would add up their waits.
+        if not self._writing.acquire(timeout=BUSY_SECONDS):
+            raise _busy(f"{self._schema.what} {self.path}")
+        try:
+            if self._closed:
+                raise LocalIOError(f"{self._schema.what} {self.path} has been closed here")
+            with _translated(self.path, self._schema):
+                writer = self._writer = self._writer or _connect(self.path)
+            with self._transaction(writer, "BEGIN IMMEDIATE"):
+                yield writer
+        finally:
+            self._writing.release()
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._mutex, _translated(self.path, self._schema):
-            self._connection.execute(begin)
+    def _transaction(self, connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+        with _translated(self.path, self._schema):
+            connection.execute(begin)
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                yield
+                connection.execute("COMMIT")
             except BaseException:
                 # SQLite has ended it already after some errors.
-                if self._connection.in_transaction:
+                if connection.in_transaction:
                     with suppress(sqlite3.Error):
-                        self._connection.execute("ROLLBACK")
+                        connection.execute("ROLLBACK")
                 raise
 
     def version(self) -> int:
         """A number that grows whenever this or another process has committed. Cheap: for one who waits."""
-        with self._mutex, _translated(self.path, self._schema):
-            (others,) = self._connection.execute("PRAGMA data_version").fetchone()
-        return int(others) + self._writes
+        # The reader never commits: it counts what every other connection did, our writer's too.
+        with self._reading, _translated(self.path, self._schema):
+            (version,) = self._reader.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
     def checkpoint(self) -> None:
         """Move what was committed from the log into the file, where the rows' MACs watch it, and erase the log."""
-        with self._mutex, suppress(sqlite3.Error):  # committed it is in any case
+        with self._writing, suppress(sqlite3.Error):  # committed it is in any case
+            if self._writer is None:
+                return
             try:
-                self._connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._writer.execute(f"PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+                self._writer.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
     def damaged(self) -> LocalIOError:
         """For who finds that the content is not what was written."""
@@ -130,8 +151,12 @@ class LocalDb:
     def close(self) -> None:
         """Harmless when repeated."""
         # The last one to close moves the log into the file; what fails there is done at the next opening.
-        with self._mutex, suppress(sqlite3.Error):
-            self._connection.close()
+        with self._reading, suppress(sqlite3.Error):
+            self._reader.close()
+        with self._writing, suppress(sqlite3.Error):
+            self._closed = True
+            if self._writer is not None:
+                self._writer.close()
 
     def _check(self) -> None:
         with self.reading() as connection:
@@ -243,10 +268,10 @@ def _from_sqlite(path: Path, schema: Schema, error: sqlite3.Error) -> LocalIOErr
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
     what = f"{schema.what} {path}"
     if code == sqlite3.SQLITE_IOERR_SHMSIZE or code & 0xFF == sqlite3.SQLITE_FULL:
-        return LocalIOError(f"no space left for {what}", detail="no-space", hint="make room and run it again")
+        return NothingChanged(f"no space left for {what}", detail="no-space", hint="make room and run it again")
     match code & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return LocalIOError(f"{what} is held by another process", detail="busy", hint="run it again")
+            return _busy(what)
         case sqlite3.SQLITE_IOERR if code not in _DAMAGED_IO:
             return LocalIOError(f"{what}: {error}", detail="io")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH if not (
@@ -256,6 +281,10 @@ def _from_sqlite(path: Path, schema: Schema, error: sqlite3.Error) -> LocalIOErr
         case _:
             # Also "no such table", "read-only" and text that is no UTF-8: only a file that is no longer ours says so.
             return _damaged(path, schema)
+
+
+def _busy(what: str) -> LocalIOError:
+    return NothingChanged(f"{what} is held by somebody else", detail="busy", hint="run it again")
 
 
 def _damaged(path: Path, schema: Schema) -> LocalIOError:

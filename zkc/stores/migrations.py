@@ -84,7 +84,12 @@ def _first_schema(connection: Connection, _mac_key: bytes) -> None:
         connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
 
 
-STEPS: Final[tuple[Step, ...]] = (_first_schema,)
+def _invitations_by_end(connection: Connection, _mac_key: bytes) -> None:
+    """Invitations of long ago are found without reading the others."""
+    connection.exec_driver_sql("CREATE INDEX invitations_by_end ON invitations (expires)")
+
+
+STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end)
 """Step n is at n - 1."""
 LATEST: Final = len(STEPS)
 

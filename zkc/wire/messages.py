@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, NOTE_MAX
+from zkc.ids import KeyOrder, KeySource, Kind, Presence
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -116,7 +117,7 @@ class CoordinatorCard(Message, frozen=True):
 
 class SealedName(Message, frozen=True):
     name: Name
-    kind: Literal["computer", "user", "application"]
+    kind: Kind
 
 
 class SealedPermServer(Message, frozen=True):
@@ -148,7 +149,7 @@ class InvitationText(Message, frozen=True):
     suite: Word
     invite_id: Id
     name: Name
-    kind: Literal["computer", "user", "application"]
+    kind: Kind
     secret: Id
 
     def __repr__(self) -> str:
@@ -163,7 +164,7 @@ class InvitationText(Message, frozen=True):
 
 class CardBody(Message, frozen=True):
     name: Name
-    kind: Literal["computer", "user", "application"]
+    kind: Kind
     uid: Id
     ed25519: Hash
     ml_dsa: Small
@@ -344,7 +345,7 @@ class TransferConfirm(Message, frozen=True, tag="x6"):
 
 class Peer(Message, frozen=True):
     name: Name
-    kind: Literal["computer", "user", "application"]
+    kind: Kind
     online: bool
     last_seen: U64
     """Seconds since 1970; 0: never."""
@@ -403,10 +404,10 @@ class Req(Message, frozen=True):
     recipient: Name
     pin: MaybeHash
     """Fingerprint under which the sender has pinned the recipient, else empty."""
-    key_source: Literal["sender", "coordinator"]
-    key_order: Literal["recipient-first", "sender-first"]
+    key_source: KeySource
+    key_order: KeyOrder
     cipher: Word
-    presence: Literal["online", "present", "authorised"]
+    presence: Presence
     wait: U32
     size_class: U8
     """Upper bound of the size as a power of two; 255: not known."""
@@ -423,7 +424,7 @@ class Resp(Message, frozen=True):
     code: U8
     """0, or why it is refused."""
     detail: Word
-    presence: Literal["online", "present", "authorised"]
+    presence: Presence
     presence_age: U32
     recipient_one_time_key: Small
     chunk: Annotated[int, Meta(ge=CHUNK_MIN, le=CHUNK_MAX)]
@@ -431,8 +432,8 @@ class Resp(Message, frozen=True):
     """The recipient's limit for this transfer; 0: none."""
     live: bool
     card_hash: Hash
-    key_source: Literal["sender", "coordinator"]
-    key_order: Literal["recipient-first", "sender-first"]
+    key_source: KeySource
+    key_order: KeyOrder
     sender_one_time_key: Small
     sealed_endpoints: SealedAnswer
     """Seal of `Endpoints`; with verdict ``have`` of the receipt."""
@@ -527,9 +528,9 @@ class ReceiptBody(Message, frozen=True):
     digest: Hash
     """BLAKE3 of the whole stream."""
     manifest_digest: Hash
-    key_source: Literal["sender", "coordinator"]
+    key_source: KeySource
     cipher: Word
-    presence: Literal["online", "present", "authorised"]
+    presence: Presence
     presence_age: U32
     durable: bool
     asker: MaybeHash

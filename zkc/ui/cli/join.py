@@ -88,19 +88,22 @@ def _join(
         )
     home.prepare()
     with KeyStore.open(home) as store:
+        # Asked twice: where a daemon runs it is the registration that stands in the way, and of two who join at once
+        # the second has waited for the lock.
         refuse_second_registration(store, force=force)
         with home.lock():
+            refuse_second_registration(store, force=force)
             if accept is None and call.out.may_prompt:
                 accept = _ask_accept(config)
             joined = join(
                 store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force
             )
-    told: dict[str, object] = {"coordinator.endpoints": list(joined.endpoints)}
-    if listen is not None:
-        told["transfer.listen"] = listen
-    if accept is not None:
-        told["inbox.accept"] = accept
-    save_client(home.config_file, told)
+            told: dict[str, object] = {"coordinator.endpoints": list(joined.endpoints)}
+            if listen is not None:
+                told["transfer.listen"] = listen
+            if accept is not None:
+                told["inbox.accept"] = accept
+            save_client(home.config_file, told)
     return joined
 
 

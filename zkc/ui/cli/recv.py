@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from zkc.errors import LocalIOError, NobodyThere, UsageError
+from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.items import CONFLICTS, destination, item_fields
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
@@ -19,11 +19,8 @@ from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
     from zkc.stores.home import Home
-    from zkc.stores.inbox import Claim, Inbox, Item
+    from zkc.stores.inbox import Claim, Item
 
-_PAUSE_SECONDS: Final = 0.05
-_LOOK_AGAIN: Final = 20
-"""Pauses after which a waiter looks even where the inbox has not changed: another reader may have let go."""
 _CHUNK: Final = 1 << 20
 _CHILD_SECONDS: Final = 1.0
 """How long a command may take to end after SIGTERM."""
@@ -41,25 +38,13 @@ class _Recv(Command):
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What is taken, and what becomes of it."""
+class _Use:
+    """What becomes of an item."""
 
-    sender: str | None
-    name: str | None
-    app: str | None
     output: str | None
     keep: bool
     conflict: Any
     run: tuple[str, ...]
-
-    def matches(self, item: Item) -> bool:
-        from fnmatch import fnmatchcase
-
-        return (
-            (self.sender is None or item.sender == self.sender)
-            and (self.name is None or fnmatchcase(item.name, self.name))
-            and (self.app is None or item.app.partition("/")[2] == self.app)
-        )
 
 
 @click.command(
@@ -91,8 +76,10 @@ def command(
     wait: float | None, loop: bool, keep: bool, conflict: str, run: tuple[str, ...],
 ) -> None:
     """``recv`` with the keys of an item of the inbox; ``path`` is where it was saved."""
+    from zkc.client.taking import Wish, take
+    from zkc.env import SystemClock
     from zkc.ids import check_name
-    from zkc.ui.cli.homes import client_home, open_inbox
+    from zkc.ui.cli.homes import client_home, open_inbox, pause
     from zkc.ui.cli.signals import Signals
 
     if sender is not None:
@@ -102,7 +89,7 @@ def command(
     if output == "":
         raise UsageError("recv: -o is empty", hint="name a file or a folder")
     home = client_home(call)
-    wish = _Wish(sender, name, app, output, keep, conflict, run)
+    wish, use, clock = Wish(sender, name, app), _Use(output, keep, conflict, run), SystemClock()
     if output == "-":
         call.out.payload_on_stdout()
     with Signals(graceful=loop):
@@ -110,10 +97,10 @@ def command(
             _register(call, home, app)
         with open_inbox(home) as inbox:
             taken: set[str] = set()
-            for_ever = loop and wait is None
+            seconds = float("inf") if loop and wait is None else wait or 0.0
             while not taken or loop:
-                with _next(inbox, wish, taken, float("inf") if for_ever else wait or 0.0) as claim:
-                    _handle(call.out, claim, wish)
+                with take(inbox, wish, seconds, clock=clock, pause=pause, but=taken) as claim:
+                    _handle(call.out, claim, use)
                     taken.add(claim.item.id)
 
 
@@ -132,40 +119,15 @@ def _register(call: Invocation, home: Home, app: str) -> None:
             call.out.notice(f"registered {name}")
 
 
-def _next(inbox: Inbox, wish: _Wish, taken: set[str], wait: float) -> Claim:
-    """A claim on the oldest item that matches and was not taken yet.
-
-    `NobodyThere` (``empty``) after ``wait`` seconds without one.
-    """
-    from zkc.env import SystemClock
-    from zkc.ui.cli.homes import pause
-
-    clock = SystemClock()
-    end = clock.monotonic() + wait
-    matches: Callable[[Item], bool] = lambda item: item.id not in taken and wish.matches(item)  # noqa: E731
-    while True:
-        version = inbox.version()
-        claim = inbox.take_first(matches)
-        if claim is not None:
-            return claim
-        for _ in range(_LOOK_AGAIN):
-            left = end - clock.monotonic()
-            if left <= 0:
-                raise NobodyThere("nothing that matches is in the inbox", detail="empty", hint="--wait waits for it")
-            pause(min(_PAUSE_SECONDS, left))
-            if inbox.version() != version:
-                break
-
-
 # --- what becomes of it ---------------------------------------------------------------------------------------------
 
 
-def _handle(out: Out, claim: Claim, wish: _Wish) -> None:
+def _handle(out: Out, claim: Claim, use: _Use) -> None:
     """Write or run; the item leaves the inbox once that is done."""
     item, saved = claim.item, None
-    if wish.run:
-        _run(claim, wish.run)
-    elif wish.output == "-":
+    if use.run:
+        _run(claim, use.run)
+    elif use.output == "-":
         with claim.open() as payload:
             while chunk := payload.read(_CHUNK):
                 out.payload(chunk)
@@ -173,13 +135,13 @@ def _handle(out: Out, claim: Claim, wish: _Wish) -> None:
         from zkc.rules.names import escape
         from zkc.stores.saving import save_item
 
-        path = destination(item, wish.output)
-        saved = save_item(item, path, wish.conflict)
+        path = destination(item, use.output)
+        saved = save_item(item, path, use.conflict)
         if saved is None:
             out.event("recv", item_fields(item, None))
             out.notice(f"{escape(str(path))} exists: skipped, and item {item.id} stays in the inbox")
             return
-    if not wish.keep:
+    if not use.keep:
         claim.finish()
     _tell(out, item, saved)
 

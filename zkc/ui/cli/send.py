@@ -18,13 +18,13 @@ from zkc.ui.cli.output import Out
 if TYPE_CHECKING:
     from zkc.client.grants import WouldAccept
     from zkc.client.sending import Delivery, Event
-    from zkc.client.sources import AnySource
+    from zkc.client.sources import Payload
     from zkc.ui.cli.progress import Progress
     from zkc.wire.messages import Manifest
 
 
 def _ciphers() -> tuple[str, ...]:
-    from zkc.config import CIPHERS
+    from zkc.ids import CIPHERS
 
     return CIPHERS
 
@@ -62,7 +62,11 @@ def command(
 
     check_name(recipient, "recipient")
     copy_to = _receipt_file(receipt)
-    source, manifest = _source(path, name, message, note, dry_run=dry_run)
+    payload = _payload(path, message, dry_run=dry_run)
+
+    from zkc.client.sources import source_of
+
+    source, manifest = source_of(payload, name, note)
 
     from zkc.client.access import open_access
     from zkc.client.sending import Delivery, Options, Sending
@@ -104,37 +108,23 @@ def command(
 # --- what is sent --------------------------------------------------------------------------------------------------
 
 
-def _source(
-    path: str | None, name: str | None, message: str | None, note: str, *, dry_run: bool
-) -> tuple[AnySource, Manifest]:
-    """Where the bytes come from, and what is told of them."""
-    from zkc.client.sources import BytesSource, FileSource, PipeSource
-    from zkc.constants import MESSAGE_TEXT_MAX, NOTE_MAX
-    from zkc.rules.names import own_name
-    from zkc.wire.messages import Manifest
+def _payload(path: str | None, message: str | None, *, dry_run: bool) -> Payload:
+    """What the words of the command name."""
+    from zkc.constants import MESSAGE_TEXT_MAX
 
-    note = os.fsencode(note).decode(errors="replace")
-    if len(note.encode()) > NOTE_MAX:
-        raise UsageError("send: --note is too long", hint=f"at most {NOTE_MAX} bytes")
     if message is not None:
         if path is not None:
             raise UsageError("send: -m and a path exclude each other", hint="send the file, with --note")
-        text = os.fsencode(message)
-        if len(text) > MESSAGE_TEXT_MAX:
+        if len(os.fsencode(message)) > MESSAGE_TEXT_MAX:
             raise UsageError("send: -m is too long", hint=f"at most {MESSAGE_TEXT_MAX} bytes; pipe it in instead")
-        return BytesSource(text), Manifest("message", own_name(name or "message"), note, len(text), 0o600, 0)
-    if path not in (None, "-"):
-        file = FileSource(Path(str(path)))
-        try:
-            return file, file.manifest(name, note)
-        except BaseException:
-            file.close()
-            raise
+        return message
+    if path is not None and path != "-":
+        return Path(path)
     if sys.stdin is None:
         raise LocalIOError("standard input is closed", detail="unreadable", hint="name a file, or pipe something in")
     if path is None and not dry_run and sys.stdin.isatty():
         raise UsageError("send: nothing to send", hint="name a file, pipe data in, or say '-' to type it")
-    return PipeSource(sys.stdin.buffer), Manifest("stream", own_name(name or "stdin"), note, None, 0o600, 0)
+    return sys.stdin.buffer
 
 
 # --- what is told --------------------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""A recipient's refusal of our key stays code 12, whatever becomes of the look into it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from zkc.client import granting
+from zkc.errors import IdentityError, LocalIOError, PeerViolation, TimedOut
+from zkc.protocol.step import Send
+from zkc.protocol.trust import KeyChanged
+from zkc.wire.messages import LookUp
+
+
+@pytest.mark.parametrize(
+    "later", [TimedOut("no answer"), LocalIOError("busy"), PeerViolation("malformed"), None],
+    ids=["silence", "disk", "nonsense", "nothing"],
+)  # fmt: skip
+def test_a_look_that_fails_does_not_hide_the_refusal(later: Exception | None) -> None:
+    with pytest.raises(IdentityError) as caught:
+        asyncio.run(_asked(later))
+    assert (caught.value.code, caught.value.detail) == (12, "identity")
+    assert "bob does not accept" in caught.value.message
+
+
+def test_a_look_that_finds_another_key_says_so() -> None:
+    with pytest.raises(KeyChanged):
+        asyncio.run(_asked(KeyChanged("bob", b"a" * 32, b"b" * 32)))
+
+
+async def _asked(later: Exception | None) -> object:
+    async def request(body: object, *_: object) -> object:
+        if not isinstance(body, LookUp):
+            raise IdentityError("the coordinator refused", detail="identity")
+        if later is not None:
+            raise later
+        return None
+
+    link: Any = SimpleNamespace(request=request)
+    store: Any = None
+    return await granting._ask(link, store, (Send(object()),), "bob")

@@ -1,0 +1,215 @@
+"""A link goes on trying, whatever happened to it, and says what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.support.env import FixedClock
+from tests.support.waiting import DEADLINE, until
+from zkc.client import daemon
+from zkc.client import link as module
+from zkc.client.link import Link
+from zkc.env import SystemClock, SystemEntropy
+from zkc.errors import CoordinatorUnreachable, LocalIOError, VersionMismatch, ZkcError
+from zkc.net.sockets import generate_curve, to_raw
+from zkc.stores.home import Home
+
+
+class Line:
+    """`zkc.client.dial.Connection` as a script: `broken` is raised by each attempt to make one."""
+
+    made = 0
+    broken: Exception | None = None
+
+    def __init__(self, _ctx: object, endpoint: str, *_: object) -> None:
+        Line.made += 1
+        if Line.broken is not None:
+            raise Line.broken
+        self.endpoint = endpoint
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def wait_up(self) -> None:
+        pass
+
+    def send(self, _frame: bytes) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Line, "made", 0)
+    monkeypatch.setattr(Line, "broken", None)
+    monkeypatch.setattr(module, "Connection", Line)
+    for name in ("HEARTBEAT_SECONDS", "BACKOFF_FIRST", "BACKOFF_MAX", "_TICK_SECONDS"):
+        monkeypatch.setattr(module, name, 0.001)
+
+
+def link_of(**options: Any) -> Link:
+    keys = generate_curve()
+    registration = SimpleNamespace(endpoints=("tcp://127.0.0.1:1",), curve_secret=to_raw(keys.secret))
+    principal: Any = SimpleNamespace(
+        registration=registration, coordinator=SimpleNamespace(curve_key=to_raw(keys.public)), name="bob"
+    )
+    context: Any = None
+    return Link(
+        context, principal, "daemon", clock=SystemClock(), entropy=SystemEntropy(), handler=_nobody, **options
+    )
+
+
+async def _nobody(_: object) -> Any:
+    raise AssertionError("nobody asks")
+
+
+def reports() -> list[BaseException]:
+    """What the loop's exception handler is told from now on."""
+    told: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "defect"),
+    [(RuntimeError("no sockets"), 1, True), (LocalIOError("no descriptors", detail="descriptors"), 33, False)],
+)
+def test_a_round_that_fails_in_any_way_is_told_and_the_next_one_comes(
+    error: Exception, code: int, defect: bool
+) -> None:
+    problems: list[ZkcError] = []
+
+    async def scenario() -> None:
+        told = reports()
+        Line.broken = error
+        link = link_of(on_problem=problems.append)
+        link.start()
+        with pytest.raises(ZkcError) as caught:
+            await link.wait_linked(DEADLINE)
+        assert (caught.value.code, str(error) in str(caught.value)) == (code, True)
+        await until(lambda: Line.made > 5)
+        assert link.problem is not None
+        assert (link.problem.code, [each.code for each in problems]) == (code, [code]), "told once"
+        assert bool(told) == defect
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_coordinator_that_no_longer_speaks_our_version_is_the_problem_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the renewal of a channel: the daemon was linked, and stays up."""
+    greetings: list[Any] = [None, VersionMismatch("another version", detail="version")]
+
+    async def greet(link: Link) -> None:
+        answer = greetings.pop(0) if len(greetings) > 1 else greetings[0]
+        if answer is not None:
+            raise answer
+        link._channel = SimpleNamespace(is_old=lambda _: True, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
+
+    monkeypatch.setattr(Link, "_greet", greet)
+
+    async def scenario() -> None:
+        states: list[bool] = []
+        link = link_of(on_state=states.append)
+        link.start()
+        await until(lambda: states == [True, False])
+        await until(lambda: Line.made > 3)
+        assert isinstance(link.problem, VersionMismatch)
+        with pytest.raises(VersionMismatch):
+            await link.wait_linked(DEADLINE)
+        greetings[:] = [None]
+        await until(lambda: link.linked)
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_silent_renewal_of_the_channel_does_not_end_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    greeted: list[int] = []
+
+    async def greet(link: Link) -> None:
+        greeted.append(1)
+        if len(greeted) > 1:
+            raise CoordinatorUnreachable("no answer", detail="no-answer")
+        link._channel = SimpleNamespace(is_old=lambda _: True, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
+
+    monkeypatch.setattr(Link, "_greet", greet)
+
+    async def scenario() -> None:
+        link = link_of()
+        link.start()
+        await until(lambda: len(greeted) > 3)
+        assert (link.linked, Line.made) == (True, 1)
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_an_answer_or_a_tick_raises_is_reported_once_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        told = reports()
+        link = link_of()
+
+        async def fail() -> None:
+            raise RuntimeError("an answer")
+
+        link._spawn(fail())
+        await until(lambda: told)
+        assert [str(error) for error in told] == ["an answer"]
+        ticks: list[int] = []
+
+        def tick() -> None:
+            ticks.append(1)
+            raise RuntimeError("a tick")
+
+        monkeypatch.setattr(link, "_tick", tick)
+        link.start()
+        await until(lambda: len(ticks) > 2)
+        assert {str(error) for error in told} >= {"an answer", "a tick"}
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+# --- the daemon's log -----------------------------------------------------------------------------------------------
+
+
+def test_a_defect_on_the_daemons_loop_is_one_event_of_its_log(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        async def start(self, _path: object) -> Any:
+            loop = asyncio.get_running_loop()
+            for _ in range(3):
+                loop.call_exception_handler({"message": "a task", "exception": RuntimeError("a defect")})
+            loop.call_exception_handler({"message": "a task", "exception": LocalIOError("no disk")})
+            loop.call_exception_handler({"message": "only words"})
+
+        async def until_ended(self, _stop: object) -> None:
+            pass
+
+        async def close(self) -> None:
+            pass
+
+        def reload(self) -> None:
+            pass
+
+    monkeypatch.setattr(daemon, "Daemon", Broken)
+    config: Any = None
+    with capture_logs() as events:
+        asyncio.run(
+            daemon.run(home, config, clock=FixedClock(), entropy=SystemEntropy(), on_ready=lambda _: None)
+        )
+    assert [(event["event"], event["what"]) for event in events] == [
+        ("defect", "a task"), ("failed", "a task"), ("defect", "only words"),
+    ]
+    assert str(events[0]["exc_info"]) == "a defect"

@@ -1,0 +1,57 @@
+"""What a payload is: where its bytes come from, and what the recipient is told of it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zkc.client.sources import source_of
+from zkc.constants import NOTE_MAX
+from zkc.errors import LocalIOError, UsageError, ZkcError
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "name", "size"),
+    [
+        ("h\u00e9llo", "message", "message", 6), ("\udce9", "message", "message", 1), (b"hello", "stream", "stdin", 5),
+        (bytearray(b""), "stream", "stdin", 0), (memoryview(b"abc"), "stream", "stdin", 3),
+    ],
+)  # fmt: skip
+def test_text_is_a_message_and_bytes_are_a_stream(payload: Any, kind: str, name: str, size: int) -> None:
+    source, manifest = source_of(payload, None, "a note")
+    assert (manifest.kind, manifest.name, manifest.size, manifest.note) == (kind, name, size, "a note")
+    assert len(source.read(100)) == size
+    assert source_of(payload, "other", "")[1].name == "other"
+
+
+def test_a_path_is_a_file_and_an_open_stream_is_piped(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"hello")
+    source, manifest = source_of(tmp_path / "x.txt", None, "")
+    with closing(source):
+        assert (manifest.kind, manifest.name, manifest.size) == ("file", "x.txt", 5)
+    with (tmp_path / "x.txt").open("rb") as stream:
+        source, manifest = source_of(stream, None, "")
+        assert (manifest.kind, manifest.name, manifest.size) == ("stream", "stdin", None)
+        assert source.read(100) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("payload", "note", "error"),
+    [(object(), "", UsageError), (b"", "\u00e9" * NOTE_MAX, UsageError), ("\ud800", "", UsageError),
+     (Path("missing"), "", LocalIOError)],
+)
+def test_what_cannot_be_sent_is_told(payload: Any, note: str, error: type[ZkcError], tmp_path: Path) -> None:
+    with pytest.raises(error):
+        source_of(tmp_path / payload if isinstance(payload, Path) else payload, None, note)
+
+
+def test_a_file_whose_name_cannot_be_sent_is_not_left_open(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ZkcError):
+        source_of(tmp_path / "x", "a/b", "")
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,62 @@
+"""Which item is taken, and how one is waited for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.env import FixedClock
+from tests.support.items import entry, receive
+from zkc.client.taking import PAUSE_SECONDS, Wish, matches, take
+from zkc.errors import NobodyThere
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
+
+
+@pytest.mark.parametrize(
+    ("wish", "wanted"),
+    [
+        (Wish(), True), (Wish(sender="alice"), True), (Wish(sender="bob"), False), (Wish(name="*.txt"), True),
+        (Wish(name="A.TXT"), False), (Wish(name="?.tar"), False), (Wish(app="backup"), True), (Wish(app="bob"), False),
+        (Wish("alice", "a*", "backup"), True), (Wish("alice", "b*", "backup"), False),
+    ],
+)  # fmt: skip
+def test_an_item_matches_by_sender_name_and_application(wish: Wish, wanted: bool, home: Home) -> None:
+    with Inbox.open(home) as inbox:
+        item = receive(inbox, what=entry(app="bob/backup"))
+    assert matches(item, wish) == wanted
+    assert not matches(replace(item, app=""), Wish(app="backup"))
+
+
+def test_who_waits_reads_the_inbox_when_it_has_changed_and_now_and_then(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    real = Inbox.items
+    monkeypatch.setattr(Inbox, "items", lambda inbox: looked.append(1) or real(inbox))
+    clock = FixedClock()
+
+    def pause(seconds: float) -> None:
+        clock.advance(seconds)
+
+    with Inbox.open(home) as inbox:
+        with pytest.raises(NobodyThere) as caught:
+            take(inbox, Wish(), 10.0, clock=clock, pause=pause)
+        assert (caught.value.detail, clock.now) == ("empty", pytest.approx(1010.0))
+        assert len(looked) <= 10.0 / PAUSE_SECONDS / 20 + 2
+        looked.clear()
+
+        def arrive(_: float) -> None:
+            receive(inbox)
+
+        with take(inbox, Wish(), 10.0, clock=clock, pause=arrive) as claim:
+            assert claim.item.name == "a.txt"
+        assert len(looked) == 2
+
+
+def test_what_was_taken_before_is_not_taken_again(home: Home) -> None:
+    with Inbox.open(home) as inbox:
+        first, second = (receive(inbox, tid=bytes([number]) * 16) for number in range(2))
+        with take(inbox, Wish(), 0.0, clock=FixedClock(), pause=lambda _: None, but={first.id}) as claim:
+            assert claim.item == second

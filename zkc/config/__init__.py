@@ -1,0 +1,10 @@
+"""Configuration: `keys` has every key with its type and default, `reading` where each value came from.
+
+To add a key: one line of a section in `keys`, and its description in ``config/*.toml``.
+"""
+
+from zkc.config.keys import ClientConfig, CoordinatorConfig
+from zkc.config.reading import Loaded, load
+from zkc.config.saving import save_client
+
+__all__ = ["ClientConfig", "CoordinatorConfig", "Loaded", "load", "save_client"]

@@ -1,0 +1,187 @@
+"""Every key of both configurations, with its type and default. One line of a section is one key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import fields
+
+from zkc import constants
+from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
+from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite
+from zkc.rules.endpoints import parse_endpoint, parse_port_range
+from zkc.rules.names import escape
+from zkc.rules.policy import Rules
+from zkc.rules.units import SIZE_MAX
+
+
+def _check_keydb(url: str) -> None:
+    if url and (not url.startswith("sqlite:///") or len(url) == len("sqlite:///") or escape(url) != url):
+        raise ValueError
+
+
+_KEY_SOURCE: Final = choice("sender", "coordinator")
+_KEY_ORDER: Final = choice("recipient-first", "sender-first")
+_CIPHER: Final = choice(*CIPHERS)
+_ACCEPT: Final = choice("all", "none")
+_REQUEST: Final = choice("together", "apart")
+_SEAL_TO: Final = choice("permanent", "temporary")
+_SUITE: Final = choice(*SUITES)
+_LOG_FORMAT: Final = choice("auto", "json", "console")
+_LOG_LEVEL: Final = choice("debug", "info", "warning", "error")
+_KEY_SOURCES: Final = listed(_KEY_SOURCE, 1)
+_CIPHERS: Final = listed(_CIPHER, 1)
+_ENDPOINTS: Final = listed(written('"tcp://HOST:PORT"', parse_endpoint), 0)
+_LISTEN: Final = listed(written('"tcp://HOST:PORT"', lambda text: parse_endpoint(text, listen=True)), 1)
+_PORT_RANGE: Final = written('"tcp://HOST:PORT" or "tcp://HOST:PORT-PORT", two ports or more', parse_port_range)
+_KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
+_PATIENCE: Final = duration("1s", "7d")
+_TTL: Final = duration("1s", "365d")
+_BYTES: Final = size(0, SIZE_MAX)
+_CHUNK: Final = size(constants.CHUNK_MIN, constants.CHUNK_MAX)
+_PER_SENDER: Final = whole(1, 4096)
+_PER_SECOND: Final = whole(1, 1_000_000)
+_CLIENTS: Final = whole(1, 1_000_000)
+_POOL: Final = whole(0, 1024)
+
+
+class LogSection(Struct, frozen=True):
+    """``[log]`` of both roles."""
+
+    format: Annotated[Literal["auto", "json", "console"], _LOG_FORMAT] = "auto"
+    level: Annotated[Literal["debug", "info", "warning", "error"], _LOG_LEVEL] = "info"
+
+
+class LinkSection(Struct, frozen=True):
+    """``[coordinator]`` of a client."""
+
+    endpoints: Annotated[tuple[str, ...], _ENDPOINTS] = ()
+
+
+class ClientTransferSection(Struct, frozen=True):
+    """``[transfer]`` of a client; ``patience`` in seconds, ``chunk`` in bytes."""
+
+    key_sources: Annotated[tuple[KeySource, ...], _KEY_SOURCES] = ("sender",)
+    key_source: Annotated[KeySource, _KEY_SOURCE] = "sender"
+    key_order: Annotated[KeyOrder, _KEY_ORDER] = "recipient-first"
+    ciphers: Annotated[tuple[str, ...], _CIPHERS] = SAFE_CIPHERS
+    cipher: Annotated[str, _CIPHER] = "aes-256-gcm"
+    listen: Annotated[str, _PORT_RANGE] = "tcp://*:0"
+    patience: Annotated[float, _PATIENCE] = 60.0
+    chunk: Annotated[int, _CHUNK] = constants.CHUNK
+
+
+class InboxSection(Struct, frozen=True):
+    """``[inbox]`` of a client; sizes in bytes."""
+
+    accept: Annotated[Literal["all", "none"], _ACCEPT] = "all"
+    max_bytes: Annotated[int, _BYTES] = 0
+    min_free: Annotated[int, _BYTES] = 256 * 1024**2
+    per_sender: Annotated[int, _PER_SENDER] = constants.TRANSFERS_PER_SENDER_MAX
+    per_second: Annotated[int, _PER_SECOND] = constants.TRANSFERS_PER_SECOND_MAX
+
+
+class RegistrationSection(Struct, frozen=True):
+    """``[registration]`` of a client: the document's alternatives."""
+
+    request: Annotated[Literal["together", "apart"], _REQUEST] = "together"
+    seal_to: Annotated[Literal["permanent", "temporary"], _SEAL_TO] = "permanent"
+
+
+class ClientConfig(Struct, frozen=True):
+    """``config.toml`` in a client's home."""
+
+    coordinator: LinkSection = LinkSection()
+    transfer: ClientTransferSection = ClientTransferSection()
+    inbox: InboxSection = InboxSection()
+    registration: RegistrationSection = RegistrationSection()
+    log: LogSection = LogSection()
+
+    def sending_rules(self) -> Rules:
+        """What this client allows itself as a sender."""
+        return Rules(self.transfer.key_sources, self.transfer.ciphers)
+
+    def receiving_rules(self) -> Rules:
+        """What this client allows others who send to it."""
+        return Rules(
+            self.transfer.key_sources,
+            self.transfer.ciphers,
+            accept=self.inbox.accept,
+            max_bytes=self.inbox.max_bytes,
+            min_free=self.inbox.min_free,
+            at_once=self.inbox.per_sender,
+            per_second=self.inbox.per_second,
+        )
+
+
+class CoordinatorSection(Struct, frozen=True):
+    """``[coordinator]`` of a coordinator; ``keydb`` empty: the embedded one in its home."""
+
+    listen: Annotated[tuple[str, ...], _LISTEN] = ("tcp://*:7670",)
+    keydb: Annotated[str, _KEYDB] = ""
+    suite: Annotated[Suite, _SUITE] = "hybrid"
+    key_pool: Annotated[int, _POOL] = 16
+
+
+class CoordinatorTransferSection(Struct, frozen=True):
+    """``[transfer]`` of a coordinator."""
+
+    key_sources: Annotated[tuple[KeySource, ...], _KEY_SOURCES] = ("sender",)
+    ciphers: Annotated[tuple[str, ...], _CIPHERS] = SAFE_CIPHERS
+
+
+class LimitsSection(Struct, frozen=True):
+    """``[limits]`` of a coordinator."""
+
+    clients: Annotated[int, _CLIENTS] = 20_000
+    handshakes_per_client: Annotated[int, _PER_SENDER] = constants.HANDSHAKES_PER_CLIENT_MAX
+    per_second: Annotated[int, _PER_SECOND] = constants.TRANSFERS_PER_SECOND_MAX
+
+
+class InviteSection(Struct, frozen=True):
+    """``[invite]`` of a coordinator; ``ttl`` in seconds."""
+
+    ttl: Annotated[float, _TTL] = 86400.0
+
+
+class CoordinatorConfig(Struct, frozen=True):
+    """``config.toml`` in a coordinator's home."""
+
+    coordinator: CoordinatorSection = CoordinatorSection()
+    transfer: CoordinatorTransferSection = CoordinatorTransferSection()
+    limits: LimitsSection = LimitsSection()
+    invite: InviteSection = InviteSection()
+    log: LogSection = LogSection()
+
+    def rules(self) -> Rules:
+        """What this coordinator allows between its clients."""
+        return Rules(
+            self.transfer.key_sources,
+            self.transfer.ciphers,
+            at_once=self.limits.handshakes_per_client,
+            per_second=self.limits.per_second,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    section: str
+    name: str
+    reader: Reader
+    default: object
+
+    @property
+    def variable(self) -> str:
+        return f"ZKC_{self.section}_{self.name}".upper()
+
+
+@cache
+def keys_of(kind: type[ClientConfig | CoordinatorConfig]) -> dict[str, Key]:
+    return {
+        f"{section.name}.{key.name}": Key(section.name, key.name, key.type.__metadata__[0], key.default)
+        for section in fields(kind)
+        for key in fields(section.type)
+    }

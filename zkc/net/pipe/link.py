@@ -1,0 +1,90 @@
+"""What both ends of a bulk link share: the bell, the tokens, frames in and out, and what a failure is told as."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from typing import Final
+
+import zmq
+
+from zkc.crypto.chunks import token, xid_tag
+from zkc.crypto.primitives import Secret
+from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError, error_for
+from zkc.net.sockets import Login, Socket
+
+CONNECT_SECONDS: Final = 5.0
+"""For each address of the recipient: TCP and PLAIN on both sockets."""
+TELL_SECONDS: Final = 0.5
+"""How long an end that gives up tries to tell the other one so."""
+_STOP_CODES: Final = frozenset({22, 23, 24, 25, 30, 31, 32, 33})
+"""With which an end may give a delivery up; any other code of a peer is told as an interruption."""
+
+
+class LinkLost(Interrupted):
+    """The other end vanished in the middle; a new handshake may go on."""
+
+    def __init__(
+        self, message: str, *, detail: str = "", hint: str = "", finished: tuple[int, bytes] | None = None
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.finished = finished
+        """At the sender: size and BLAKE3 of the stream, where every byte of it and its end were handed to the link and
+        only the receipt was missing, so that the recipient may have it all."""
+
+
+class Bell:
+    """Wakes a thread that polls: rung once, from anywhere (a signal handler included)."""
+
+    def __init__(self) -> None:
+        self.fd, self._ring = os.pipe()
+        self.superseded = False
+        """Whether it was rung because a newer handshake of the same delivery has taken over."""
+
+    def ring(self, *, superseded: bool = False) -> None:
+        self.superseded = self.superseded or superseded
+        with contextlib.suppress(OSError):
+            os.write(self._ring, b"!")
+
+    def close(self) -> None:
+        for fd in (self.fd, self._ring):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def login(k: Secret, socket: str, attempt: int) -> Login:
+    """User and password of one connection, derived at both ends."""
+    return Login(f"{xid_tag(k).hex()}.{attempt}.{socket}".encode(), token(k, socket, attempt).encode())
+
+
+def receive_frame(sock: Socket) -> zmq.Frame | None:
+    """The next single-part message that is there; a multipart one is no frame of ours."""
+    try:
+        frame = sock.recv(zmq.DONTWAIT, copy=False)
+    except zmq.Again:
+        return None
+    if frame.more:
+        raise PeerViolation("malformed", "a frame of several parts")
+    return frame
+
+
+def flush(sock: Socket, queue: deque[bytearray]) -> None:
+    """As many frames as the socket takes now."""
+    while queue:
+        try:
+            sock.send(queue[0], zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return
+        queue.popleft()
+
+
+def given_up(peer: str, code: int, detail: str) -> ZkcError:
+    """The other end's STOP, as the user is told."""
+    return error_for(code if code in _STOP_CODES else Interrupted.code, f"{peer} gave the transfer up", detail=detail)
+
+
+def broken_rule(what: str, violation: PeerViolation) -> ZkcError:
+    """A rule broken by the other end, as the user is told: above a limit, or data that did not verify."""
+    kind = PolicyRefused if violation.detail == "limit" else IntegrityError
+    return kind(f"{what} ({violation})", detail=violation.detail)
