@@ -569,8 +569,9 @@ def test_a_receipt_of_an_earlier_transfer_of_the_same_bytes_is_refused(fleet: Fl
     kept: list[bytes] = []
 
     def honest(delivering: Delivering) -> None:
-        kept.append(delivering.receipt(delivering.body(whole(delivering))))
+        kept[:] = [delivering.receipt(delivering.body(whole(delivering)))]
         delivering.say(Done(kept[0]))
+        delivering.wait_gone()
 
     def again(delivering: Delivering) -> None:
         whole(delivering)

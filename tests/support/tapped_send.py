@@ -12,7 +12,8 @@ from typing import Any
 
 from tests.support.proxy import TcpProxy
 from zkc.client import sending
-from zkc.net import pipe, sockets
+from zkc.net import sockets
+from zkc.net.pipe import sender
 from zkc.ui.cli.main import main
 
 
@@ -20,7 +21,7 @@ def tapped(out: Path, words: list[str]) -> int:
     """The exit code of ``zkc WORDS``."""
     taps: dict[str, TcpProxy] = {}
     seen: dict[str, Any] = {}
-    connect, send = sockets.connect_bulk, pipe.send
+    connect, send = sockets.connect_bulk, sender.send
 
     def connect_through(ctx: Any, host: str, data_port: int, ack_port: int, *rest: Any, **more: Any) -> Any:
         seen["where"] = [host, data_port, ack_port]
@@ -32,7 +33,7 @@ def tapped(out: Path, words: list[str]) -> int:
         seen["k"] = session.k.reveal().hex()
         return send(session, *rest, **more)
 
-    setattr(pipe, "connect_bulk", connect_through)  # noqa: B010  (where they are called by name)
+    setattr(sender, "connect_bulk", connect_through)  # noqa: B010  (where they are called by name)
     setattr(sending, "send", send_and_tell)  # noqa: B010
     try:
         code = main(words)
