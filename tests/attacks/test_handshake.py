@@ -413,6 +413,8 @@ class Recorded:
                 event = machine.receive(frame)
                 if isinstance(event, Data | Complete):
                     data += event.data
+                if isinstance(event, Complete):
+                    machine.done(b"")  # said to nobody: BYE comes after it
         except PeerViolation:
             return None
         return bytes(data)

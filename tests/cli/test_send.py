@@ -180,7 +180,9 @@ def test_a_recipient_that_accepts_none_is_policy(fleets: Fleets) -> None:
 
 def test_no_space_at_the_recipient_is_33(fleets: Fleets) -> None:
     fleet = fleets("alice", "bob", client={"inbox.min_free": "9000T"})
-    assert reason(fleet.zkc("alice", "send", "bob", "-m", "x", "--json")) == (33, "local-io", "no-space")
+    done = fleet.zkc("alice", "send", "bob", "-m", "x", "--json")
+    assert reason(done) == (33, "local-io", "no-space")
+    assert done.events[-1]["message"].startswith("bob has no space left for it")
 
 
 def test_a_receipt_that_cannot_be_written_is_33_before_anything_is_sent(inbox: Fleet) -> None:
@@ -359,6 +361,23 @@ def test_a_recipient_that_does_not_answer_is_30_and_one_that_dies_is_31(fleets: 
         last = json.loads(process.stdout.readlines()[-1])
         assert process.wait(PATIENCE) == 31
     assert (last["reason"], last["detail"]) == ("interrupted", "pipe")
+
+
+def test_a_recipient_whose_daemon_is_started_again_gets_the_file(fleets: Fleets, tmp_path: Path) -> None:
+    """Ended by SIGTERM, with a word of farewell: the same as killed."""
+    fleet = fleets("alice", "bob")
+    (tmp_path / "big").write_bytes(bytes(200_000_000))
+    with fleet.popen("alice", "send", "bob", str(tmp_path / "big"), "--json", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while json.loads(process.stdout.readline())["event"] != "granted":
+            pass
+        assert fleet.program("bob").terminate() == 0
+        fleet.start_daemon("bob")
+        lines = [json.loads(line) for line in process.stdout.readlines()]
+        assert process.wait(PATIENCE) == 0, lines
+    assert "granted" in {line["event"] for line in lines}, "it was over before bob's daemon ended"
+    (item,) = fleet.zkc("bob", "inbox", "--partial", "--json").events
+    assert (item["state"], item["bytes"]) == ("ready", 200_000_000)
 
 
 def test_a_timeout_after_data_flowed_is_31(inbox: Fleet) -> None:

@@ -12,6 +12,7 @@ from zkc.client import granting
 from zkc.errors import IdentityError, LocalIOError, PeerViolation, TimedOut
 from zkc.protocol.step import Send
 from zkc.protocol.trust import KeyChanged
+from zkc.rules.refusals import refused_by
 from zkc.wire.messages import LookUp
 
 
@@ -32,9 +33,9 @@ def test_a_look_that_finds_another_key_says_so() -> None:
 
 
 async def _asked(later: Exception | None) -> object:
-    async def request(body: object, *_: object) -> object:
+    async def request(body: object, *_: object, about: str = "") -> object:
         if not isinstance(body, LookUp):
-            raise IdentityError("the coordinator refused", detail="identity")
+            raise refused_by(about, 12, "identity")
         if later is not None:
             raise later
         return None

@@ -24,6 +24,7 @@ from zkc.errors import IntegrityError, Interrupted, RecipientOffline
 from zkc.net.pipe import Bell, LinkLost
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
+from zkc.rules.refusals import refused_by
 from zkc.stores.home import Home
 from zkc.wire.messages import Manifest
 
@@ -126,6 +127,12 @@ def whole(number: int, on_progress: Callable[[int], None]) -> None:
     raise LinkLost("the link broke off", detail="link", finished=(len(DATA), DIGEST))
 
 
+def ends(number: int, on_progress: Callable[[int], None]) -> None:
+    """The recipient's daemon is ended, with a word of farewell."""
+    on_progress(5)
+    raise refused_by("bob", 31, "shutdown")
+
+
 def half(number: int, on_progress: Callable[[int], None]) -> None:
     on_progress(5)
     raise LinkLost("the link broke off", detail="link")
@@ -219,3 +226,42 @@ def test_what_breaks_off_at_the_same_place_again_and_again_ends(
         run(source, lose, source.manifest(None, ""))
     assert (caught.value.detail, len(bob.sessions)) == ("link", tries)
     source.close()
+
+
+def test_a_recipient_whose_daemon_was_ended_is_waited_for_like_one_that_was_killed(
+    bob: Bob, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(DATA)
+    source = FileSource(tmp_path / "x")
+    real = bob.agree
+    later = iter([real, RecipientOffline("gone", detail="offline"), refused_by("bob", 31, "unknown-transfer")])
+
+    def agree() -> Grant:
+        now = next(later, bob.have)
+        if isinstance(now, Exception):
+            raise now
+        return now()
+
+    bob.agree = agree  # type: ignore[method-assign]
+    with pytest.raises(IntegrityError, match="something else"):
+        # He comes back, and says that he has it all: what nobody believes of a try that did not send everything.
+        run(source, ends, source.manifest(None, ""))
+    assert len(bob.asked) == 4
+    source.close()
+
+
+def test_a_recipient_that_ends_and_stays_away_is_31_after_the_patience(bob: Bob, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(DATA)
+    source = FileSource(tmp_path / "x")
+    with pytest.raises(Interrupted) as caught:
+        run(source, ends, source.manifest(None, ""))
+    assert (caught.value.detail, caught.value.hint) == ("shutdown", "run the same command again")
+    assert len(bob.sessions) == 7, "one try, and more for 60 seconds of 10 each"
+    source.close()
+
+
+def test_a_pipe_whose_recipient_ends_says_so(bob: Bob, pipe: PipeSource, run: Run) -> None:
+    with pytest.raises(Interrupted) as caught:
+        run(pipe, ends)
+    assert (caught.value.code, caught.value.detail, bob.asked) == (31, "pipe", [False])
+    assert "the daemon of bob ended; piped data" in caught.value.message

@@ -176,7 +176,7 @@ def test_files_of_the_inbox_are_0600_and_folders_0700(tmp_path: Path, sent: int)
     try:
         home = Home.resolve("client", str(tmp_path / "home")).prepare()
         with Inbox.open(home) as inbox:
-            inbox.begin(FP, b"p" * 16, entry(mode=sent)).close(discard=False)
+            inbox.begin(FP, b"p" * 16, entry("half.txt", mode=sent)).close(discard=False)
             receive(inbox, what=entry(mode=sent))
             save_receipt(home, TID, b"receipt")
             found = [path.lstat().st_mode for path in home.data.rglob("*")]
@@ -374,8 +374,8 @@ def test_recovery_leaves_what_a_living_process_writes(home: Home, inbox: Inbox) 
 def stop(
     inbox: Inbox, tid: bytes = TID, data: bytes = b"half", what: NewItem | None = None, sender_fp: bytes = FP
 ) -> Item:
-    """A link that is lost after ``data``."""
-    partial = inbox.begin(sender_fp, tid, what or entry())
+    """A link that is lost after ``data``, of a file of its own."""
+    partial = inbox.begin(sender_fp, tid, what or entry(f"{tid.hex()}.txt"))
     partial.write(data)
     partial.close(discard=False)
     return next(item for item in inbox.partials() if item.id == partial.id)
@@ -469,6 +469,35 @@ def test_a_done_delivery_has_no_partial_item(
     assert on_disk(home) == [f"files/{item.id}"]
 
 
+def test_of_one_sender_and_name_at_most_one_partial_item_stays(inbox: Inbox) -> None:
+    """Each Ctrl-C, each ``--timeout`` at the sender would leave one more, and nothing would ever take them away."""
+    same = entry("big.iso")
+    kept = [
+        stop(inbox, b"1" * 16, what=same, sender_fp=b"g" * 32),
+        stop(inbox, b"2" * 16, what=entry("big.iso", app="bob/backup")), stop(inbox, b"3" * 16, what=entry("other")),
+    ]  # fmt: skip
+    stop(inbox, b"4" * 16, what=same)
+    newest = stop(inbox, b"5" * 16, what=same)
+    assert inbox.partials() == [*kept, newest]
+    running, overtaking = (inbox.begin(FP, tid * 16, same) for tid in (b"6", b"7"))
+    assert [item.tid for item in inbox.partials()[3:]] == [b"6" * 16, b"7" * 16]
+    running.close(discard=False)
+    assert [item.id for item in inbox.partials()[3:]] == [running.id, overtaking.id]
+    overtaking.close(discard=False)
+    assert [item.id for item in inbox.partials()[3:]] == [overtaking.id]
+
+
+def test_what_arrives_whole_takes_the_place_of_what_stopped_before(home: Home, inbox: Inbox) -> None:
+    same = entry("big.iso")
+    whole, other, running = (inbox.begin(FP, tid * 16, same) for tid in (b"8", b"9", b"a"))
+    other.close(discard=False)
+    item = inbox.commit(whole, b"d" * 32, b"r", NOW)
+    assert [partial.id for partial in inbox.partials()] == [running.id], "what is being received goes on"
+    assert on_disk(home) == sorted([f"files/{item.id}", f"partial/{running.id}"])
+    assert inbox.commit(running, b"d" * 32, b"r", NOW).id == running.id
+    assert inbox.partials() == []
+
+
 def test_recovery_keeps_partial_items_for_seven_days(home: Home, inbox: Inbox, clock: SetClock) -> None:
     old = stop(inbox)
     clock.now += DAY
@@ -550,7 +579,7 @@ def test_a_thousand_partial_items_of_one_sender_leave_the_newest_few(home: Home,
     bystander = stop(inbox, sender_fp=b"g" * 32)
     running = inbox.begin(FP, b"r" * 16, entry())
     for number in range(1000):
-        inbox.begin(FP, number.to_bytes(16), entry()).close(discard=False)
+        inbox.begin(FP, number.to_bytes(16), entry(f"{number}.txt")).close(discard=False)
     left = inbox.partials()
     assert left[:2] == [bystander, replace(left[1], id=running.id)]
     newest = [number.to_bytes(16) for number in range(1000 - PARTIALS_PER_SENDER_MAX + 1, 1000)]
@@ -560,7 +589,9 @@ def test_a_thousand_partial_items_of_one_sender_leave_the_newest_few(home: Home,
 
 
 def test_more_at_once_than_are_kept_are_all_received_and_as_many_kept(home: Home, inbox: Inbox) -> None:
-    running = [inbox.begin(FP, bytes([number]) * 16, entry()) for number in range(PARTIALS_PER_SENDER_MAX + 3)]
+    running = [
+        inbox.begin(FP, bytes([number]) * 16, entry(f"{number}.txt")) for number in range(PARTIALS_PER_SENDER_MAX + 3)
+    ]
     inbox.commit(running.pop(), b"d" * 32, b"r", NOW)
     for partial in running:
         partial.write(b"x")

@@ -25,10 +25,12 @@ class Connection:
 
     def __init__(
         self, ctx: Context, endpoint: str, server_key: bytes, public: bytes, secret: bytes,
-        on_frame: Callable[[bytes], None],
+        on_frame: Callable[[bytes], None], *, if_refused: str = "",
     ) -> None:
+        """``if_refused``: what to do where the coordinator does not admit the key ``public``."""
         loop = asyncio.get_running_loop()
         self.endpoint = endpoint
+        self._if_refused = if_refused
         self.lost: asyncio.Future[None] = loop.create_future()
         self._up: asyncio.Future[None] = loop.create_future()
         self._monitor: AsyncMonitor | None = None
@@ -80,24 +82,24 @@ class Connection:
                 self._up.set_result(None)
             return
         if not self._up.done():
-            self._up.set_exception(_failure(event, self.endpoint, answered=self._answered))
+            self._up.set_exception(self._failure(event))
             # Nobody may be waiting any more; the exception has then said its part.
             self._up.exception()
         if not self.lost.done():
             self.lost.set_result(None)
 
-
-def _failure(event: SocketEvent, endpoint: str, *, answered: bool) -> ZkcError:
-    if event.kind is EventKind.HANDSHAKE_FAILED_AUTH:
-        return NotRegistered(
-            f"the coordinator at {endpoint} does not admit this client's key", detail="refused-key",
-            hint="the registration was revoked, or the invitation was used, cancelled or has expired",
-        )
-    if answered:
+    def _failure(self, event: SocketEvent) -> ZkcError:
+        if event.kind is EventKind.HANDSHAKE_FAILED_AUTH:
+            return NotRegistered(
+                f"the coordinator at {self.endpoint} does not admit this client's key", detail="refused-key",
+                hint=self._if_refused,
+            )
+        if self._answered:
+            return CoordinatorUnreachable(
+                f"what answers at {self.endpoint} is not this client's coordinator", detail="handshake",
+                hint="something else listens there, or a coordinator with another key",
+            )
         return CoordinatorUnreachable(
-            f"what answers at {endpoint} is not this client's coordinator", detail="handshake",
-            hint="something else listens there, or a coordinator with another key",
+            f"cannot reach the coordinator at {self.endpoint}", detail="refused",
+            hint="is it running (zkc coordinator status)?",
         )
-    return CoordinatorUnreachable(
-        f"cannot reach the coordinator at {endpoint}", detail="refused", hint="is it running (zkc coordinator status)?"
-    )

@@ -5,21 +5,12 @@ The daemon grants for commands that ask it over its control socket; a command wi
 
 from __future__ import annotations
 
-from typing import Final
-
 from zkc.client.grants import Grant, Have, Wanted, WouldAccept
 from zkc.client.link import Link
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.constants import ID_BYTES, STEP_SECONDS
 from zkc.env import Clock, Entropy
-from zkc.errors import (
-    IdentityError,
-    PeerViolation,
-    PolicyRefused,
-    RecipientOffline,
-    UnknownRecipient,
-    ZkcError,
-)
+from zkc.errors import IdentityError, PeerViolation, ZkcError
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
@@ -82,8 +73,8 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
 async def _ask(link: Link, store: KeyStore, effects: tuple[Send, ...], recipient: str) -> object:
     (effect,) = effects
     try:
-        return await link.request(effect.message, STEP_SECONDS)
-    except IdentityError as error:
+        return await link.request(effect.message, STEP_SECONDS, about=recipient)
+    except IdentityError:
         try:
             await _look_into(link, store, recipient)
         except IdentityError:
@@ -91,9 +82,7 @@ async def _ask(link: Link, store: KeyStore, effects: tuple[Send, ...], recipient
         except (ZkcError, PeerViolation):
             # What was asked for an explanation and gave none does not hide what there is to explain.
             pass
-        raise _explained(error, recipient) from None
-    except ZkcError as error:
-        raise _explained(error, recipient) from None
+        raise
 
 
 async def _look_into(link: Link, store: KeyStore, recipient: str) -> None:
@@ -102,28 +91,3 @@ async def _look_into(link: Link, store: KeyStore, recipient: str) -> None:
     if isinstance(found, PeerCard):
         card = verify_peer(link.principal.authority, recipient, found.card, found.certificate)
         judge_peer(card, known_about(store, recipient, card.fingerprint), None)
-
-
-_WORDS: Final = {
-    UnknownRecipient.code: ("there is no {0} at this coordinator", "zkc peers lists who is there"),
-    RecipientOffline.code: ("{0} is offline", "--wait waits for it"),
-    IdentityError.code: ("{0} does not accept this client's key", "ask {0}: zkc verify there shows what it has pinned"),
-    PolicyRefused.code: ("the transfer to {0} was refused by policy", ""),
-}
-
-
-def _explained(error: ZkcError, recipient: str) -> ZkcError:
-    """The coordinator's word as the user reads it."""
-    if error.hint or error.code not in _WORDS:
-        return error
-    message, hint = _WORDS[error.code]
-    told = _HINTS.get(error.detail, hint.format(recipient))
-    return type(error)(message.format(recipient), detail=error.detail, hint=told)
-
-
-_HINTS: Final = {
-    "key-source": "coordinator-made keys need transfer.key_sources to name them at the coordinator and at both ends",
-    "cipher": "transfer.ciphers must name the cipher at the coordinator and at both ends",
-    "limit": "a limit of the coordinator or of the recipient was reached",
-    "accept": "the recipient takes no transfers (inbox.accept)",
-}

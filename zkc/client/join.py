@@ -89,7 +89,7 @@ def refuse_second_registration(store: KeyStore, *, force: bool) -> None:
         if owner_of(registration.name) is None and not force:
             raise UsageError(
                 f"this home is registered as {registration.name} already", detail="already-registered",
-                hint="zkc leave ends that registration; --force puts it aside",
+                hint="zkc leave ends that registration; --force puts it aside, one that was revoked too",
             )
 
 
@@ -118,7 +118,8 @@ async def register(
     """Register with ``invitation``; for an application ``owner`` vouches. Durable when it returns.
 
     `RegistrationRefused` (``invite-used``, ``expired``, ``name-taken``), `NotRegistered` (``refused-key``),
-    `IdentityError` (another coordinator), `CoordinatorUnreachable`, `TimedOut`. A try that broke off can be repeated
+    `IdentityError` (another coordinator), `CoordinatorUnreachable`, `TimedOut`. ``force``: what the home has under that
+    name, or under any where it is no application's, is put aside. A try that broke off can be repeated
     with the same invitation, and its keys are kept for that; an application's invitation is made for one command.
     """
     pending = _load_pending(store, invitation, entropy)
@@ -199,7 +200,8 @@ class _Conversation:
         invitation = newcomer.invitation
         secret = invitation_curve_secret(invitation.secret).reveal()
         self._connection = Connection(
-            ctx, endpoint, invitation.curve_key, curve_public(secret), secret, self._frames.put_nowait
+            ctx, endpoint, invitation.curve_key, curve_public(secret), secret, self._frames.put_nowait,
+            if_refused="the invitation was used, cancelled or has expired: ask for a new one",
         )
         self._sent: list[bytes] = []
         """Bodies of the last step's messages: what an error may answer."""
@@ -257,6 +259,8 @@ class _Conversation:
         name = self._newcomer.invitation.name
         what = _REFUSALS.get(message.detail, "the coordinator refused the registration")
         text, hint = f"{name}: {what}", "ask for a new invitation"
+        if owner_of(name) is not None and message.detail == "name-taken":
+            hint = f"its registration ends with: zkc coordinator revoke {name}"
         if message.code == NotRegistered.code:
             return RegistrationRefused(text, detail=message.detail, hint=hint)
         return error_for(message.code, text, detail=message.detail, hint=hint)

@@ -31,12 +31,13 @@ from zkc.errors import (
     TimedOut,
     VersionMismatch,
     ZkcError,
-    error_for,
 )
+from zkc.ids import owner_of
 from zkc.net.sockets import Context, curve_public, to_raw
 from zkc.protocol import channel
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.step import Step, step
+from zkc.rules.refusals import COORDINATOR, refused_by
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import (
@@ -74,10 +75,11 @@ class Link:
         self._endpoints = endpoints or principal.registration.endpoints
         self._on_state = on_state
         self._on_problem = on_problem
-        """Told what keeps it from linking, when that is something else than before."""
+        """Told what keeps it from linking: each kind of failure once, until there was a link again."""
+        self._told: set[tuple[type[ZkcError], str]] = set()
         self._instance = entropy.bytes(ID_BYTES)
         self._calls: Calls[None] = Calls()
-        self._waiting: dict[bytes, asyncio.Future[AnswerBody]] = {}
+        self._waiting: dict[bytes, tuple[asyncio.Future[AnswerBody], str]] = {}
         self._connection: Connection | None = None
         self._channel: channel.Channel | None = None
         self._greeting: asyncio.Future[channel.Established] | None = None
@@ -120,15 +122,20 @@ class Link:
         if not self.linked:
             raise self._why_not()
 
-    async def request(self, body: RequestBody, within: float = REQUEST_SECONDS) -> AnswerBody:
-        """The coordinator's answer to ``body``. Waits for the link where there is none.
+    async def request(
+        self, body: RequestBody, within: float = REQUEST_SECONDS, *, about: str = COORDINATOR
+    ) -> AnswerBody:
+        """The coordinator's answer to ``body``. Waits for the link where there is none. ``about``: whose refusal an
+        error is told as, where the coordinator passes on what a peer says.
 
         The error of the contract that it answered with; `CoordinatorUnreachable`, `TimedOut` after ``within`` seconds.
         """
+        if self.ended.done():
+            raise self.ended.result()
         now = self._clock.monotonic()
         id = self._entropy.bytes(ID_BYTES)
         future: asyncio.Future[AnswerBody] = asyncio.get_running_loop().create_future()
-        self._waiting[id] = future
+        self._waiting[id] = future, about
         plaintext = self._calls.request(id, body, now, now + within)
         if self.linked:
             self._send(plaintext)
@@ -145,8 +152,11 @@ class Link:
             self._send(self._calls.request(self._entropy.bytes(ID_BYTES), body, now, now + OFFLINE_SECONDS))
 
     async def close(self) -> None:
-        """Say goodbye (a daemon waits for its answer, at most `GOODBYE_SECONDS`), then end everything."""
-        if self.linked and self._role == "daemon":
+        """Say goodbye (a daemon waits for its answer, at most `GOODBYE_SECONDS`), then end everything.
+
+        A registration that the coordinator has ended gets no answer any more.
+        """
+        if self.linked and self._role == "daemon" and not self.ended.done():
             with contextlib.suppress(ZkcError):
                 await self.request(Goodbye(), GOODBYE_SECONDS)
         tasks = [task for task in (*self._tasks, self._run) if task is not None]
@@ -154,7 +164,7 @@ class Link:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._drop()
-        for future in self._waiting.values():
+        for future, _ in self._waiting.values():
             future.cancel()
 
     # --- the loop of sessions ---------------------------------------------------------------------------------------
@@ -167,7 +177,7 @@ class Link:
                 try:
                     await self._establish(self._endpoints[failures % len(self._endpoints)])
                     failures = 0
-                    await self._serve()
+                    self.problem = await self._serve()
                     self._drop()
                     pause = self._entropy.jitter(0.0, BACKOFF_FIRST)
                 except Exception as error:  # noqa: BLE001 - whatever it was, a daemon that no longer tries is lost
@@ -177,10 +187,12 @@ class Link:
                 await asyncio.sleep(pause)
         finally:
             ticking.cancel()
+            # Nobody ticks any more, and nobody answers.
+            for id in list(self._waiting):
+                self._resolve(id, None)
 
     def _failed(self, error: Exception, failures: int) -> None:
         """A round ended with ``error``: keep it as the problem, begin the next one from nothing."""
-        before = self.problem
         if isinstance(error, ZkcError):
             self.problem = error
         else:
@@ -191,7 +203,9 @@ class Link:
             self._stuck.set()
         try:
             self._drop()
-            if before is None or (type(before), before.detail) != (type(self.problem), self.problem.detail):
+            kind = type(self.problem), self.problem.detail
+            if kind not in self._told:
+                self._told.add(kind)
                 self._on_problem(self.problem)
         except Exception as defect:  # noqa: BLE001 - see `_keep_linked`
             _report(defect)
@@ -205,11 +219,13 @@ class Link:
         keys = self.principal
         secret = keys.registration.curve_secret
         self._connection = Connection(
-            self._context, endpoint, keys.coordinator.curve_key, curve_public(secret), to_raw(secret), self._on_frame
+            self._context, endpoint, keys.coordinator.curve_key, curve_public(secret), to_raw(secret), self._on_frame,
+            if_refused=f"if it was revoked: {_anew(keys.name)}",
         )
         await self._connection.wait_up()
         await self._greet()
         self.problem = None
+        self._told.clear()
         self._heard = self._clock.monotonic()
         self._linked.set()
         self._stuck.clear()
@@ -241,24 +257,25 @@ class Link:
             self._greeting = self._hello = None
         self._channel = established.channel
 
-    async def _serve(self) -> None:
-        """Until the connection is lost or the coordinator falls silent."""
+    async def _serve(self) -> ZkcError:
+        """Until the connection is lost, the coordinator falls silent, or has ended this: which of them it was."""
         connection = self._connection
         while connection is not None and not connection.lost.done():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._entropy.jitter(0.8, 1.0) * HEARTBEAT_SECONDS):
                     await asyncio.shield(connection.lost)
             if self.ended.done():
-                return
+                return self.ended.result()
             if connection.lost.done():
-                continue
+                break
             now = self._clock.monotonic()
             if self._role == "daemon" and now - self._heard > OFFLINE_SECONDS:
-                return
+                return CoordinatorUnreachable(f"the coordinator at {self.endpoint} fell silent", detail="no-answer")
             if self._channel is not None and self._channel.is_old(now):
                 with contextlib.suppress(CoordinatorUnreachable):
                     await self._greet()
             self.tell(Heartbeat())
+        return CoordinatorUnreachable(f"the connection to the coordinator at {self.endpoint} was lost", detail="lost")
 
     async def _keep_ticking(self) -> None:
         while True:
@@ -346,7 +363,7 @@ class Link:
             self._end(NotRegistered(
                 f"the registration of {self.principal.name} was revoked"
                 + (f" ({body.reason})" if body.reason else ""),
-                detail="revoked", hint="ask the coordinator's administrator for a new invitation",
+                detail="revoked", hint=_anew(self.principal.name),
             ))
             return Ok()
         if isinstance(body, Replaced):
@@ -371,13 +388,13 @@ class Link:
             self._connection.send(frame)
 
     def _resolve(self, id: bytes, body: AnswerBody | Failure | None) -> None:
-        future = self._waiting.get(id)
+        future, about = self._waiting.get(id, (None, ""))
         if future is None or future.done():
             return
         if body is None:
             future.set_exception(self._why_not())
         elif isinstance(body, Failure):
-            future.set_exception(error_for(body.code, "the coordinator refused", detail=body.detail))
+            future.set_exception(refused_by(about, body.code, body.detail))
         else:
             future.set_result(body)
 
@@ -393,6 +410,13 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_tell_defect)
+
+
+def _anew(name: str) -> str:
+    """What to do where ``name`` is no longer registered."""
+    if owner_of(name) is not None:
+        return f"zkc join --app {name.partition('/')[2]} --force registers it anew"
+    return "ask for a new invitation, then zkc join --force"
 
 
 def _report(error: BaseException) -> None:

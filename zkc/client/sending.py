@@ -42,6 +42,9 @@ _PAUSE_MAX: Final = 2.0
 _CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable)
 """What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
 
+_COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer"})
+"""A daemon or a coordinator that was ended is often one that is started again: like a lost link."""
+
 
 class Granter(Protocol):
     """Who makes the handshake."""
@@ -168,7 +171,11 @@ class Sending:
                     return done
                 until = self._after_no()
             except LinkLost as lost:
-                until = self._after_loss(lost)
+                until = self._after_loss(lost, lost.finished)
+            except Interrupted as ended:
+                if ended.detail not in _COMES_BACK:
+                    raise
+                until = self._after_loss(ended)
             except _CONDITIONS as condition:
                 self._unmet = condition
                 until = self._may_wait(condition)
@@ -220,13 +227,13 @@ class Sending:
     def _left(self) -> float | None:
         return None if self._timeout is None else max(self._timeout - self._clock.monotonic(), 0.0)
 
-    def _after_loss(self, lost: LinkLost) -> float:
+    def _after_loss(self, lost: Interrupted, finished: tuple[int, bytes] | None = None) -> float:
         """Try again from the first byte, as long as there is patience and the source can be read again: until when."""
         now = self._clock.monotonic()
         if self._patience is None:
             self._patience = now + self._config.transfer.patience
         if not self._source.rewind():
-            if lost.finished is None:
+            if finished is None and not self._only_ask:
                 raise Interrupted(
                     f"{lost.message}; piped data cannot be read again", detail="pipe", hint="run the whole pipe again"
                 ) from None

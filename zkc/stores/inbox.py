@@ -10,8 +10,9 @@
 item, receipt}. Killed anywhere, the old or the new state is there, once `Inbox.recover` has swept (attack P03).
 
 A partial item is never an item (attack D04): it is listed apart, and nothing here reads its bytes. It stays until its
-delivery comes again, a person removes it, `PARTIAL_SECONDS` have gone by, or its sender has too many. Files go before
-their rows: a row without a file is no partial item, and the next start removes it.
+delivery comes again, its sender begins or delivers another one of that name, a person removes it, `PARTIAL_SECONDS` have
+gone by, or its sender has too many. Files go before their rows: a row without a file is no partial item, and the next
+start removes it.
 
 Every name on disk is one that we made: no text of a peer becomes part of a path here (attacks F01, F02).
 """
@@ -230,7 +231,8 @@ class Inbox:
     def begin(self, sender_fp: bytes, tid: bytes, entry: NewItem) -> Partial:
         """A new and empty partial item for delivery ``tid`` of the sender with this fingerprint.
 
-        It takes the place of the one that an earlier attempt left; an attempt that still runs goes on, and leaves none.
+        It takes the place of the one that an earlier attempt left, and of those of its sender and name that earlier
+        deliveries left; an attempt that still runs goes on, and leaves none.
         """
         partial: Partial | None = None
         try:
@@ -244,6 +246,7 @@ class Inbox:
                     connection, "partials", _PARTIAL_COLUMNS,
                     (item_id, sender_fp, tid, *astuple(entry), self._clock.wall()),
                 )
+                self._drop_older(connection, partial)
                 self._drop_surplus(connection, sender_fp)
         except BaseException:
             if partial is not None:
@@ -285,6 +288,7 @@ class Inbox:
             item = self._item_of(partial, partial.id, digest, now)
             _insert(connection, "items", _COLUMNS, astuple(item)[: len(_COLUMNS)])
             self._drop_delivery(connection, partial.sender_fp, partial.tid)
+            self._drop_older(connection, partial)
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
             connection.execute(
                 "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (partial.sender_fp, partial.tid, item.id, receipt, now)
@@ -376,6 +380,7 @@ class Inbox:
                 if _one(connection, *listed) is None:
                     files.unlink(self._partial_folder, partial.id)
                     return
+                self._drop_older(connection, partial)
                 # In the transaction: a later attempt finds it running, or here to be removed.
                 fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
                 self._drop_surplus(connection, partial.sender_fp)
@@ -386,6 +391,18 @@ class Inbox:
         if row is not None:
             _sweep(self._partial_folder, self._checked_id(row[0]))
             connection.execute("DELETE FROM partials WHERE id = ?", row)
+
+    def _drop_older(self, connection: sqlite3.Connection, partial: Partial) -> None:
+        """What stopped in the middle for good: of one sender and name, one partial item is enough for a person to see.
+
+        Those that are being received stay.
+        """
+        alike = connection.execute(
+            "SELECT id FROM partials WHERE sender_fp = ? AND app = ? AND name = ? AND id != ?",
+            (partial.sender_fp, partial.entry.app, partial.entry.name, partial.id),
+        )
+        for (item_id,) in alike.fetchall():
+            self._drop(connection, item_id)
 
     def _drop_surplus(self, connection: sqlite3.Connection, sender_fp: bytes) -> None:
         """The oldest go where one sender has too many; those that are being received count, and stay."""

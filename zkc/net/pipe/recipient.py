@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 import zmq
 
+from zkc.constants import TRANSFERS_MAX
 from zkc.crypto.primitives import check_mac
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, ZkcError
@@ -23,7 +26,7 @@ from zkc.net.pipe.link import (
     login,
     receive_frame,
 )
-from zkc.net.sockets import Context, Login, Socket, bind_bulk, context
+from zkc.net.sockets import Context, Login, PortsTaken, Socket, bind_bulk, context
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell, Started, Stopped
 from zkc.protocol.session import Session
@@ -56,6 +59,8 @@ class Bulk:
 
     def __init__(self) -> None:
         self.context: Final[Context] = context()
+        # A pair is four sockets with its monitor; libzmq's own bound of 1023 would end before our places do.
+        self.context.set(zmq.MAX_SOCKETS, 4 * TRANSFERS_MAX + 64)
         self.budget: Final = Budget()
         self._doors: dict[str, _Door] = {}
         self._numbers = iter(range(1, 1 << 62))
@@ -67,8 +72,16 @@ class Bulk:
         door = self._doors[domain] = _Door()
         try:
             return Listener(self, domain, door, host, ports)
+        except zmq.ZMQError as error:
+            self.forget(domain)
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise PortsTaken(
+                "this process may open no more files: no sockets for a transfer", detail="no-port",
+                hint="wait for a transfer to end, or raise the limit of open files",
+            ) from None
         except BaseException:
-            del self._doors[domain]
+            self.forget(domain)
             raise
 
     def close(self) -> None:
@@ -116,9 +129,14 @@ class Listener:
         self._domain = domain
         self._door = door
         self._monitors: list[ThreadMonitor] = []
-        self._pull, self._push, self.data_port, self.ack_port = bind_bulk(
-            bulk.context, host, ports, domain.encode(), watch=self._watch
-        )
+        try:
+            self._pull, self._push, self.data_port, self.ack_port = bind_bulk(
+                bulk.context, host, ports, domain.encode(), watch=self._watch
+            )
+        except BaseException:
+            for monitor in self._monitors:
+                monitor.close()
+            raise
         self._share = Share(bulk.budget)
 
     def _watch(self, sock: Socket) -> None:
@@ -252,9 +270,7 @@ class _Receiver:
 
     def _left(self) -> int | None:
         """Milliseconds for poll; while data flows only the connection's own end counts."""
-        if self._deadline is None:
-            return None
-        return int(max(self._deadline - self._clock.monotonic(), 0) * 1000) + 1
+        return None if self._deadline is None else self._until(self._deadline)
 
     def _acknowledge(self) -> None:
         """Say how far it is, or that it is done, as soon as the socket takes it: sealed only then, for the newest word
@@ -274,13 +290,22 @@ class _Receiver:
         return Interrupted("this client ends", detail="shutdown")
 
     def _tell(self, error: ZkcError) -> None:
-        """Give up towards the sender, in bounded time: its data may be here before its other connection stands."""
+        """Give up towards the sender, in bounded time: its data may be here before its other connection stands.
+
+        Then the sender is let go first: libzmq's connecting end drops what it has not read when the connection ends.
+        """
         if self._machine.ended:
             return
-        patience = int(TELL_SECONDS * 1000) if self._connection.has_come() else 0
+        until = self._clock.monotonic() + (TELL_SECONDS if self._connection.has_come() else 0.0)
         with contextlib.suppress(zmq.ZMQError):
-            if self._push.poll(patience, zmq.POLLOUT):
+            if self._push.poll(self._until(until), zmq.POLLOUT):
                 self._push.send(self._machine.stop(error.code, error.detail), zmq.DONTWAIT)
+                while not self._connection.is_gone() and (left := self._until(until)):
+                    self._connection.socket.poll(left)
+
+    def _until(self, time: float) -> int:
+        """Milliseconds for poll; 0 where it is over."""
+        return math.ceil(max(time - self._clock.monotonic(), 0) * 1000)
 
 
 class _Admitted:
