@@ -314,6 +314,7 @@ def test_what_comes_twice_at_once_is_done_once(fleet: EvilFleet) -> None:
     before = fleet.texts("bob")
     fleet.evil.lie("double")
     assert fleet.send("alice", "bob", "once").code == 0
+    wait_until(lambda: len(fleet.evil.report()["second"]) == 2)
     assert sorted(fleet.evil.report()["second"]) == [
         ["DeliverKey", "Failure", 12, "unexpected"], ["Notify", "Failure", 12, "replay"],
     ]

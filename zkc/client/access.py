@@ -14,7 +14,7 @@ from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import DaemonError, TimedOut
-from zkc.net.local_client import ANSWER_SECONDS, LocalClient
+from zkc.net.local_client import ANSWER_SECONDS, LocalClient, NoAnswer, NotRunning
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer, PeerCard
@@ -54,9 +54,7 @@ def open_access(
     client: LocalClient[control.ControlReply] = LocalClient(home.socket_path(), control.ControlReply)
     try:
         client.call(control.AskStatus(), within=max(min(within, ANSWER_SECONDS), 0.001))
-    except DaemonError as error:
-        if error.detail != "not-running":
-            raise
+    except NotRunning:
         from zkc.client.by_link import ByLink  # noqa: PLC0415 - asyncio costs, and with a daemon nothing needs it
 
         return ByLink(store, principal, config, clock, entropy)
@@ -73,10 +71,13 @@ class ByDaemon:
         patience = 2 * STEP_SECONDS if within is None else within
         try:
             return control.grant_of(self._client.call(control.ask_grant(wanted), within=max(patience, 0.001)))
-        except DaemonError as error:
-            if error.detail == "no-answer" and within is not None:
-                raise TimedOut(f"{wanted.recipient} did not answer in time", detail="timeout") from None
-            raise
+        except NoAnswer:
+            if within is None:
+                raise
+            raise TimedOut(
+                f"{wanted.recipient} did not answer this client's request in time", detail="timeout",
+                hint="--timeout gives it more",
+            ) from None
 
     def peers(self) -> list[Peer]:
         reply = self._client.call(control.AskPeers(), within=_LINK_SECONDS)

@@ -105,8 +105,14 @@ class ByLink:
             return self._run(ask(), within)
         except TimeoutError:
             if self._link is not None and not self._link.linked:
-                raise self._link.problem or CoordinatorUnreachable("no link in time", detail="timeout") from None
-            raise TimedOut(f"{wanted.recipient} did not answer in time", detail="timeout") from None
+                raise self._link.problem or CoordinatorUnreachable(
+                    f"no link to the coordinator at {self._link.endpoint} in time", detail="timeout",
+                    hint="--timeout gives it more; is the coordinator running?",
+                ) from None
+            raise TimedOut(
+                f"{wanted.recipient} did not answer this client's request in time", detail="timeout",
+                hint="--timeout gives it more",
+            ) from None
 
     def peers(self) -> list[Peer]:
         return self._run(all_peers(self._request))

@@ -187,9 +187,10 @@ class Link:
                 await asyncio.sleep(pause)
         finally:
             ticking.cancel()
-            # Nobody ticks any more, and nobody answers.
-            for id in list(self._waiting):
-                self._resolve(id, None)
+            if self.ended.done():
+                # Nobody answers any more, and nobody ticks.
+                for id in list(self._waiting):
+                    self._resolve(id, None)
 
     def _failed(self, error: Exception, failures: int) -> None:
         """A round ended with ``error``: keep it as the problem, begin the next one from nothing."""

@@ -124,18 +124,29 @@ def read_answer(body: bytes, reply_type: Any) -> Any:
 # --- failures, the same for both clients ---------------------------------------------------------------------------
 
 
+class NotRunning(DaemonError):
+    """Nobody listens there."""
+
+
+class NoAnswer(DaemonError):
+    """It was asked, and kept silent or closed."""
+
+
 def not_running(path: Path, error: OSError) -> ZkcError:
     """Why nobody answers at ``path``."""
     if isinstance(error, PermissionError):
         return DaemonError(f"{path} belongs to somebody else", detail="permission")
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
-        return DaemonError("nothing is running here", detail="not-running", hint=f"looked for it at {path}")
-    return DaemonError(f"cannot reach {path}: {error.strerror or error}", detail="not-running")
+        return NotRunning("nothing is running here", detail="not-running", hint=f"looked for it at {path}")
+    if isinstance(error, TimeoutError | BlockingIOError):
+        # Its queue of connections is full: it is there, and takes none.
+        return no_answer(path)
+    return NotRunning(f"cannot reach {path}: {error.strerror or error}", detail="not-running")
 
 
 def no_answer(path: Path) -> ZkcError:
     """It was asked, and kept silent or closed."""
-    return DaemonError(f"no answer from {path}", detail="no-answer", hint="it may have ended, or be stuck: see its log")
+    return NoAnswer(f"no answer from {path}", detail="no-answer", hint="it may have ended, or be stuck: see its log")
 
 
 def bad_answer(path: Path, violation: PeerViolation) -> ZkcError:
@@ -166,8 +177,8 @@ def check_path(path: Path) -> None:
 class LocalClient(Generic[Rep]):
     """Asks the process at ``path``; replies are of ``reply_type`` (a Struct class or a union of tagged ones).
 
-    Every failure is a `ZkcError`: `DaemonError` where nobody answers (``not-running``, ``no-answer``, ``permission``,
-    ``bad-answer``), else what the other side raised.
+    Every failure is a `ZkcError`: `NotRunning`, `NoAnswer` or another `DaemonError` (``permission``, ``bad-answer``)
+    where nobody answers, else what the other side raised.
     """
 
     def __init__(self, path: Path, reply_type: Any) -> None:

@@ -154,15 +154,16 @@ class KeyStore:
     ) -> None:
         """R6 has come: the registration is there and its pending state is not, in one step. Harmless when repeated.
 
-        ``put_aside`` (`join --force`): the time at which all that this home was registered as goes out of use; it is
-        kept in the file. Pins stay. Without it `UsageError` (``already-registered``) where the name is another's, or
-        this home has another name of its own already.
+        ``put_aside`` (`join --force`): the time at which what this home was registered as goes out of use; it is kept
+        in the file. All of it, but for an application only what had its name. Pins stay. Without it `UsageError`
+        (``already-registered``) where the name is another's, or this home has another name of its own already.
         """
         with self._changing("registrations", "pending", "aside") as (registered, pending, aside):
             if put_aside is not None:
                 for row in registered.rows():
-                    aside.insert((*row, put_aside))
-                registered.clear()
+                    if registration.owner is None or row[0] == registration.name:
+                        aside.insert((*row, put_aside))
+                        registered.delete(row[0])
             for row in registered.rows():
                 known = _registration(row)
                 second = known.name != registration.name and known.owner is None and registration.owner is None
@@ -183,9 +184,31 @@ class KeyStore:
         return next((found for found in self.registrations() if found.name == name), None)
 
     def remove(self, name: str) -> bool:
-        """End a registration here (`leave`, or revoked): its keys leave the file. False: there is none."""
-        with self._changing("registrations") as (table,):
+        """End a registration here (`leave`): its keys leave the file, and those of its applications that were put
+        aside. False: there is none."""
+        with self._changing("registrations", "aside") as (table, aside):
+            for row in aside.rows():
+                if _registration(row).owner == name:
+                    aside.delete(row[0])
             return table.delete(name)
+
+    def revoked(self, registration: Registration, now: float) -> bool:
+        """The coordinator has ended this one: it goes out of use, and is kept in the file. False: another, or none, has
+        its name by now. ``now`` in seconds since 1970."""
+        with self._changing("registrations", "aside") as (registered, aside):
+            row = next((row for row in registered.rows() if _registration(row).uid == registration.uid), None)
+            if row is None:
+                return False
+            aside.insert((*row, now))
+            return registered.delete(row[0])
+
+    def was_revoked(self, name: str) -> bool:
+        """Whether the last that was heard of the application ``name`` of this home's present owner is `revoked`."""
+        when = _SEALED["aside"].index("put_aside")
+        rows = [(_registration(row), float(row[when] or 0)) for row in self._rows("aside")]
+        last = max((at for known, at in rows if known.name == name), default=0.0)
+        # `join --force` puts an owner aside together with its applications.
+        return self.registration(name) is None and last > max((at for known, at in rows if not known.owner), default=0.0)
 
     # --- pins -------------------------------------------------------------------------------------------------------
 
@@ -288,10 +311,6 @@ class _Table:
         self.gone += [rowid for rowid, _, _ in found]
         self.stored = [stored for stored in self.stored if stored[1][0] != first]
         return bool(found)
-
-    def clear(self) -> None:
-        self.gone += [rowid for rowid, _, _ in self.stored]
-        self.stored = []
 
     def insert(self, row: Row) -> None:
         self.new.append(row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -26,7 +25,7 @@ from zkc.net.pipe.link import (
     login,
     receive_frame,
 )
-from zkc.net.sockets import Context, Login, PortsTaken, Socket, bind_bulk, context
+from zkc.net.sockets import Context, Login, Socket, bind_bulk, context
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell, Started, Stopped
 from zkc.protocol.session import Session
@@ -67,19 +66,14 @@ class Bulk:
         self._zap = ThreadZap(self.context, self._admit)
 
     def listen(self, host: str, ports: range | None) -> Listener:
-        """Bind a pair for one transfer; it refuses everybody until `Listener.admit`. `PortsTaken`, `LocalIOError`."""
+        """Bind a pair for one transfer; it refuses everybody until `Listener.admit`.
+
+        `PortsTaken`, `DescriptorsTaken` until a transfer ends; `LocalIOError`.
+        """
         domain = f"xfer{next(self._numbers)}"
         door = self._doors[domain] = _Door()
         try:
             return Listener(self, domain, door, host, ports)
-        except zmq.ZMQError as error:
-            self.forget(domain)
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            raise PortsTaken(
-                "this process may open no more files: no sockets for a transfer", detail="no-port",
-                hint="wait for a transfer to end, or raise the limit of open files",
-            ) from None
         except BaseException:
             self.forget(domain)
             raise

@@ -35,7 +35,7 @@ _INVITATION_MAX = 64 * 1024
     "--accept", type=word("all", "none"), metavar="all|none", help="What to do with transfers to this client [all].",
 )
 @click.option("--app", metavar="NAME", help="Register an application of this home, NAME; needs no invitation.")
-@click.option("--force", is_flag=True, help="Put the registration that this home has aside.")
+@click.option("--force", is_flag=True, help="Put the registration of that name (without --app: each one) aside.")
 @pass_invocation
 def command(
     call: Invocation, *, invite_file: str | None, listen: str | None, accept: str | None, app: str | None, force: bool
@@ -45,9 +45,9 @@ def command(
 
     protect_memory()
     if app is not None:
-        if invite_file is not None or listen is not None or accept is not None or force:
-            raise UsageError("join: --app goes with no other option of join", hint=f"zkc join --app {app}")
-        joined = _join_application(call, app)
+        if invite_file is not None or listen is not None or accept is not None:
+            raise UsageError("join: --app goes with --force alone", hint=f"zkc join --app {app}")
+        joined = _join_application(call, app, force=force)
     else:
         joined = _join(call, invite_file, listen, accept, force=force)
     told = {
@@ -58,7 +58,7 @@ def command(
         call.out.notice(f"joined as {joined.name} (fingerprint {joined.fingerprint.hex()})")
 
 
-def _join_application(call: Invocation, app: str) -> Joined:
+def _join_application(call: Invocation, app: str, *, force: bool) -> Joined:
     from zkc.client.applications import join_application
     from zkc.env import SystemClock, SystemEntropy
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -66,7 +66,9 @@ def _join_application(call: Invocation, app: str) -> Joined:
     home = client_home(call)
     with open_store(home) as store:
         config = client_config(call, home)
-        return join_application(home, store, config, app, clock=SystemClock(), entropy=SystemEntropy())
+        return join_application(
+            home, store, config, app, clock=SystemClock(), entropy=SystemEntropy(), force=force
+        )
 
 
 def _join(

@@ -18,6 +18,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
+    from zkc.config import ClientConfig
     from zkc.stores.home import Home
     from zkc.stores.inbox import Claim, Item
 
@@ -79,7 +80,7 @@ def command(
     from zkc.client.taking import Wish, take
     from zkc.env import SystemClock
     from zkc.ids import check_name
-    from zkc.ui.cli.homes import client_home, open_inbox, pause
+    from zkc.ui.cli.homes import client_config, client_home, open_inbox, pause
     from zkc.ui.cli.signals import Signals
 
     if sender is not None:
@@ -89,12 +90,13 @@ def command(
     if output == "":
         raise UsageError("recv: -o is empty", hint="name a file or a folder")
     home = client_home(call)
+    config = client_config(call, home)
     wish, use, clock = Wish(sender, name, app), _Use(output, keep, conflict, run), SystemClock()
     if output == "-":
         call.out.payload_on_stdout()
     with Signals(graceful=loop):
         if app is not None:
-            _register(call, home, app)
+            _register(call, home, config, app)
         with open_inbox(home) as inbox:
             taken: set[str] = set()
             seconds = float("inf") if loop and wait is None else wait or 0.0
@@ -104,19 +106,16 @@ def command(
                     taken.add(claim.item.id)
 
 
-def _register(call: Invocation, home: Home, app: str) -> None:
+def _register(call: Invocation, home: Home, config: ClientConfig, app: str) -> None:
     """``recv --app`` registers the application where it is not."""
-    from zkc.client.applications import application_name, join_application
-    from zkc.client.principal import load_main
+    from zkc.client.applications import ensure_application
     from zkc.env import SystemClock, SystemEntropy
-    from zkc.ui.cli.homes import client_config, open_store
+    from zkc.ui.cli.homes import open_store
 
     with open_store(home) as store:
-        name = application_name(load_main(store), app)
-        if store.registration(name) is None:
-            config = client_config(call, home)
-            join_application(home, store, config, app, clock=SystemClock(), entropy=SystemEntropy())
-            call.out.notice(f"registered {name}")
+        joined = ensure_application(home, store, config, app, clock=SystemClock(), entropy=SystemEntropy())
+        if joined is not None:
+            call.out.notice(f"registered {joined.name}")
 
 
 # --- what becomes of it ---------------------------------------------------------------------------------------------
