@@ -181,7 +181,7 @@ class Receiver:
             transfer.listener.close()
             raise PeerViolation("unexpected", "the transfer was ended meanwhile")
         where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
-        return machine.Accept(where, self.config.transfer.chunk, rules.max_bytes)
+        return machine.Accept(where, transfer.listener.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
 
     async def _bind(self, host: str, ports: range) -> Listener:
         """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
@@ -262,7 +262,7 @@ class Receiver:
             older = other is not transfer and other.bell is not None and other.req.tid == session.req.tid
             if older and other.state.session.peer.fingerprint == session.peer.fingerprint and other.bell is not None:
                 # The sender has come back with a new handshake: the older one has no sender any more.
-                other.bell.ring()
+                other.bell.ring(superseded=True)
         transfer.listener.admit(session)
         transfer.bell = bell
         transfer.done = asyncio.get_running_loop().create_future()

@@ -255,7 +255,7 @@ def consume_sender_confirmation(broker: Broker, state: KeyWithSender, message: T
 
 
 def consume_recipient_word(broker: Broker, state: SenderConfirmed, message: TransferConfirm | Ok) -> Step:
-    """G4': the recipient holds the key and knows that the sender does (Figure 10, block 1003): data may flow."""
+    """G4': the recipient holds the key and knows that the sender does (Figure 2, 208; Figure 10, block 1003)."""
     return Step(Finished(), (AnswerSender(message),))
 
 
