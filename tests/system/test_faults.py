@@ -278,9 +278,8 @@ def test_a_disk_that_fills_up_in_the_middle_loses_nothing_but_that_transfer(flee
             done = fleet.zkc("alice", "send", "erin", "--json", stdin=bytes(32 * MIB))
             assert done.code == 33, done
             assert done.events[-1]["detail"] == "no-space"
-            items, partials = inbox_of(fleet.home("erin"))
-            assert [item.size for item in items] == [4]
-            assert partials == []
+            wait_until(lambda: inbox_of(fleet.home("erin"))[1] == [])
+            assert [item.size for item in inbox_of(fleet.home("erin"))[0]] == [4]
         assert fleet.zkc("alice", "send", "erin", stdin=bytes(8 * MIB)).code == 0
         assert fleet.zkc("erin", "recv", "-o", "-").out == b"kept"
         assert len(fleet.zkc("erin", "recv", "-o", "-").out) == 8 * MIB
