@@ -7,7 +7,6 @@ here and a line in `open_backend`.
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import tempfile
@@ -21,11 +20,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import StaticPool
 
-from zkc.errors import InternalError, LocalIOError, UsageError, ZkcError
-from zkc.stores import files, migrations
+from zkc.errors import LocalIOError, UsageError
+from zkc.stores import files, migrations, sqlite
 
 BUSY_SECONDS: Final = 10.0
 """How long a command's transaction waits for another process's; a transaction takes milliseconds."""
+_WHAT: Final = "the key database"
 
 
 class Backend(Protocol):
@@ -125,7 +125,7 @@ class SqliteBackend:
                 and connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all() == ["ok"]
             )
         if not whole:
-            raise _damaged(self._path)
+            raise sqlite.damaged(self._path, _WHAT)
         if version < migrations.LATEST:
             with self.writing() as connection:
                 migrations.upgrade(connection, mac_key)
@@ -136,21 +136,7 @@ def _engine(path: Path | None, patience: float = 0.0) -> Engine:
 
     def connect() -> sqlite3.Connection:
         # The driver's own transactions begin late and without the write lock: two readers would then both write.
-        connection = sqlite3.connect(path or ":memory:", timeout=patience, isolation_level=None)
-        try:
-            for pragma in (
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "secure_delete = ON",  # a cancelled invitation's secret leaves the file with its row
-                "cell_size_check = ON",
-                "trusted_schema = OFF",
-                "temp_store = MEMORY",
-            ):
-                connection.execute(f"PRAGMA {pragma}").close()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return sqlite.prepared(sqlite3.connect(path or ":memory:", timeout=patience, isolation_level=None))
 
     engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
 
@@ -184,7 +170,6 @@ def _create(path: Path, mac_key: bytes, patience: float) -> None:
         raise LocalIOError(f"the folder of the key database {path} does not exist", detail="missing") from None
     scratch = Path(name)
     try:
-        # SQLite gives its -wal and -shm files the mode of the file that it finds.
         os.fchmod(descriptor, 0o600)
         backend = SqliteBackend(scratch, _engine(scratch, patience))
         try:
@@ -197,8 +182,7 @@ def _create(path: Path, mac_key: bytes, patience: float) -> None:
             os.link(scratch, path)
     finally:
         os.close(descriptor)
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{scratch}{suffix}").unlink(missing_ok=True)
+        sqlite.remove(scratch)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -211,20 +195,9 @@ def _check_access(path: Path) -> None:
     files.check_folder(path.parent, private=False)
     if not os.path.lexists(path):
         raise LocalIOError(f"there is no key database {path}", detail="missing")
-    files.check_file(path)
+    sqlite.check_files(path)
     if path.lstat().st_size == 0:
-        raise _damaged(path)
-    for suffix in ("-wal", "-shm"):
-        # They come and go with other processes: what is no longer there is nothing to refuse.
-        try:
-            files.check_file(Path(f"{path}{suffix}"))
-        except LocalIOError as error:
-            if error.detail != "missing":
-                raise
-
-
-def _damaged(path: Path) -> LocalIOError:
-    return LocalIOError(f"the key database {path} is damaged", detail="damaged", hint="restore it from a backup")
+        raise sqlite.damaged(path, _WHAT)
 
 
 @contextmanager
@@ -233,45 +206,11 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _from_sqlite(path, error.orig) from error
+        raise sqlite.error_from(error.orig, path, _WHAT) from error
     except sqlite3.Error as error:
-        raise _from_sqlite(path, error) from error
+        raise sqlite.error_from(error, path, _WHAT) from error
     except UnicodeDecodeError as error:
         # The driver's, over SQLite's message that quotes the damaged schema.
-        raise _damaged(path) from error
+        raise sqlite.damaged(path, _WHAT) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
-        raise LocalIOError(
-            f"key database {path}: {error.strerror}", detail="no-space" if full else "permission" if denied else "io"
-        ) from error
-
-
-_DAMAGED_IO: Final = frozenset(
-    {sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA}
-)
-
-
-def _from_sqlite(path: Path, error: BaseException | None) -> ZkcError:
-    code = getattr(error, "sqlite_errorcode", None)
-    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
-        return InternalError(f"key database used wrongly: {error}")
-    if code is None:
-        return _damaged(path)  # the driver's own: text in the file that is no UTF-8
-    match code & 0xFF:
-        case sqlite3.SQLITE_CONSTRAINT:
-            return InternalError(f"key database: {error}")
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return LocalIOError(f"the key database {path} is held by another process", detail="busy", hint="try again")
-        case sqlite3.SQLITE_FULL:
-            return LocalIOError(f"no space left for the key database {path}", detail="no-space")
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM if not _writable(path):
-            return LocalIOError(f"the key database {path} cannot be opened for writing", detail="permission")
-        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if code not in _DAMAGED_IO:
-            return LocalIOError(f"key database {path}: {error}", detail="io")
-        case _:
-            return _damaged(path)  # "no such table" and "read-only" too: so says the file, which is not as we wrote it
-
-
-def _writable(path: Path) -> bool:
-    return os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+        raise files.local_error(error, f"{_WHAT} {path}") from error

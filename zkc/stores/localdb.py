@@ -18,18 +18,13 @@ from pathlib import Path
 from typing import Final, Self
 
 from zkc.errors import LocalIOError, VersionMismatch
-from zkc.stores import files
+from zkc.stores import files, sqlite
 
 BUSY_SECONDS: Final = 2.0
 """How long a writer waits for another process's, and for this one's other threads; one takes milliseconds. A daemon
 that pins a peer waits on its loop: it must not miss the heartbeats of `OFFLINE_SECONDS`."""
 CHECKPOINT_BUSY_MS: Final = 100
 """A checkpoint is a courtesy; readers hold it up no longer than this."""
-
-_SIDE_FILES: Final = ("-wal", "-shm")
-_DAMAGED_IO: Final = frozenset(
-    {sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +37,6 @@ class Schema:
     """In the file's header: one kind of file is not taken for another."""
     version: int
     statements: tuple[str, ...]
-
-
-class NothingChanged(LocalIOError):
-    """A transaction that surely left everything as it was: no room (``no-space``), or another's turn (``busy``)."""
 
 
 class LocalDb:
@@ -71,12 +62,7 @@ class LocalDb:
         files.check_folder(path.parent, private=False)
         if not os.path.lexists(path):
             _create(path, schema, fill)
-        files.check_file(path)
-        for suffix in _SIDE_FILES:
-            if os.path.lexists(f"{path}{suffix}"):
-                # Another process that closes the file last removes them at any moment.
-                with _suppress_missing():
-                    files.check_file(Path(f"{path}{suffix}"))
+        sqlite.check_files(path)
         with _translated(path, schema):
             reader = _connect(path)
         opened = cls(path, schema, reader)
@@ -101,7 +87,7 @@ class LocalDb:
         """
         # Else the threads that wait for another process, one after the other, would add up their waits.
         if not self._writing.acquire(timeout=BUSY_SECONDS):
-            raise _busy(f"{self._schema.what} {self.path}")
+            raise sqlite.busy(self.path, self._schema.what)
         try:
             if self._closed:
                 raise LocalIOError(f"{self._schema.what} {self.path} has been closed here")
@@ -146,7 +132,7 @@ class LocalDb:
 
     def damaged(self) -> LocalIOError:
         """For who finds that the content is not what was written."""
-        return _damaged(self.path, self._schema)
+        return sqlite.damaged(self.path, self._schema.what)
 
     def close(self) -> None:
         """Harmless when repeated."""
@@ -170,36 +156,12 @@ class LocalDb:
             )
 
 
-@contextmanager
-def _suppress_missing() -> Iterator[None]:
-    """Let a `LocalIOError` pass that only says that the file has gone."""
-    try:
-        yield
-    except LocalIOError as error:
-        if error.detail != "missing":
-            raise
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     escaped = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     # mode=rw: a file that vanished is an error, never a new and empty store.
-    connection = sqlite3.connect(
+    return sqlite.prepared(sqlite3.connect(
         f"file:{escaped}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    try:
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "secure_delete = ON",  # a key that was removed leaves the file with its row
-            "cell_size_check = ON",
-            "trusted_schema = OFF",
-            "temp_store = MEMORY",
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    ))
 
 
 def _create(path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None) -> None:
@@ -211,9 +173,8 @@ def _create(path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], Non
             fcntl.flock(folder, fcntl.LOCK_EX)  # of two processes that start at once the second finds the file
             if os.path.lexists(path):
                 return
-            _remove(scratch)
+            sqlite.remove(scratch)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            # SQLite gives its side files the mode of the file that it finds.
             os.close(os.open(scratch, flags, files.PRIVATE_FILE))
             try:
                 connection = _connect(scratch)
@@ -231,16 +192,11 @@ def _create(path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], Non
                 _sync(scratch)
                 scratch.rename(path)
             except BaseException:
-                _remove(scratch)
+                sqlite.remove(scratch)
                 raise
             os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _remove(scratch: Path) -> None:
-    for suffix in ("", *_SIDE_FILES):
-        Path(f"{scratch}{suffix}").unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -256,36 +212,9 @@ def _translated(path: Path, schema: Schema) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _from_sqlite(path, schema, error) from error
+        raise sqlite.error_from(error, path, schema.what) from error
     except UnicodeDecodeError as error:
         # SQLite quotes a damaged schema in its message, and the driver stumbles over the message.
-        raise _damaged(path, schema) from error
+        raise sqlite.damaged(path, schema.what) from error
     except OSError as error:
         raise files.local_error(error, f"{schema.what} {path}") from error
-
-
-def _from_sqlite(path: Path, schema: Schema, error: sqlite3.Error) -> LocalIOError:
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-    what = f"{schema.what} {path}"
-    if code == sqlite3.SQLITE_IOERR_SHMSIZE or code & 0xFF == sqlite3.SQLITE_FULL:
-        return NothingChanged(f"no space left for {what}", detail="no-space", hint="make room and run it again")
-    match code & 0xFF:
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return _busy(what)
-        case sqlite3.SQLITE_IOERR if code not in _DAMAGED_IO:
-            return LocalIOError(f"{what}: {error}", detail="io")
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH if not (
-            os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
-        ):
-            return LocalIOError(f"{what} cannot be opened for writing", detail="permission")
-        case _:
-            # Also "no such table", "read-only" and text that is no UTF-8: only a file that is no longer ours says so.
-            return _damaged(path, schema)
-
-
-def _busy(what: str) -> LocalIOError:
-    return NothingChanged(f"{what} is held by somebody else", detail="busy", hint="run it again")
-
-
-def _damaged(path: Path, schema: Schema) -> LocalIOError:
-    return LocalIOError(f"{schema.what} {path} is damaged", detail="damaged", hint="restore it from a backup")
