@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import socket as sockets
 import stat
 import struct
@@ -26,6 +25,7 @@ from zmq.utils import z85
 from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
+from zkc.rules.endpoints import parse_endpoint
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 Socket: TypeAlias = "zmq.Socket[bytes]"
@@ -182,20 +182,10 @@ def to_raw(key: bytes) -> bytes:
 
 # --- endpoints -----------------------------------------------------------------------------------------------------
 
-_TCP: Final = re.compile(r"tcp://(?P<host>\*|\[[^\]\s]+\]|[^:\[\]\s/;]+):(?P<port>\d{1,5}|\*)", re.ASCII)
-
-
 def split_endpoint(endpoint: str) -> tuple[str, int]:
     """Host (IPv6 without its brackets) and port of ``tcp://HOST:PORT``; `UsageError` (``bad-endpoint``) otherwise."""
-    match = _TCP.fullmatch(endpoint)
-    port = -1 if match is None else 0 if match["port"] == "*" else int(match["port"])
-    if match is None or not 0 <= port <= 65535:
-        raise UsageError(
-            f"{endpoint[:120]!r} is not an endpoint",
-            detail="bad-endpoint",
-            hint="an endpoint is tcp://HOST:PORT, an IPv6 address in brackets",
-        )
-    return match["host"].strip("[]"), port
+    parsed = parse_endpoint(endpoint, listen=True)
+    return parsed.host.strip("[]"), parsed.port
 
 
 def tcp_endpoint(host: str, port: int) -> str:

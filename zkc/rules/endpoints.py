@@ -88,4 +88,4 @@ def _is_host(host: str) -> bool:
 
 
 def _bad(text: str, what: str, form: str) -> UsageError:
-    return UsageError(f"{what}: {text[:80]!r} is not an address", hint=f"write it like {form}")
+    return UsageError(f"{what}: {text[:80]!r} is not an address", detail="bad-endpoint", hint=f"write it like {form}")
