@@ -1,4 +1,4 @@
-"""What a process that holds keys asks of the system, so that they stay in its memory (attack K07)."""
+"""What a program asks of the system: that its keys stay in its memory (attack K07), and enough open files."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ def protect_memory() -> None:
     """No core dump of this process from now on, and no debugger or ``/proc/PID/mem`` of another one of this user."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
+
+
+def claim_descriptors(wanted: int) -> int:
+    """As many open files as the system gives, at most ``wanted``, never fewer than now; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    allowed = max(wanted if hard == resource.RLIM_INFINITY else min(hard, wanted), soft)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed

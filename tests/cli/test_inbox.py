@@ -19,6 +19,7 @@ from zkc.crypto.primitives import digest
 from zkc.env import SystemEntropy
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox, NewItem
+from zkc.stores.keystore import KeyStore
 
 HOSTILE = [
     "../x", "/etc/x", "a/../../x", "..\\x", "C:x", "~/.bashrc", "\0", "", ".", "..", "n" * 300, "CON", "dot. ",
@@ -312,6 +313,41 @@ def test_inbox_is_inbox_list_and_an_object_for_each(home: Home, put: Put) -> Non
     told = run(home, "inbox", "--json").objects
     assert [(row["event"], row["id"], row["state"]) for row in told] == [("inbox", item, "ready") for item in ids]
     assert [Path(row["path"]).read_bytes() for row in told] == [b"data", b"data"]
+
+
+def test_the_list_says_who_made_the_key_and_has_room_for_all(home: Home, put: Put) -> None:
+    item = put("n" * 200, note="m" * 3000)
+    title, row = run(home, "inbox").out.splitlines()
+    assert "KEY MADE BY" in title
+    assert row[title.index("KEY MADE BY") :].startswith("sender ")
+    assert ("n" * 39 + "\u2026", "m" * 39 + "\u2026", len(row) < 160) == (row.split()[2], row.split()[-1], True)
+    assert "n" * 200 in run(home, "inbox", "show", item).out
+    (told,) = run(home, "inbox", "--json").objects
+    assert (told["name"], told["note"]) == ("n" * 200, "m" * 3000)
+
+
+@pytest.mark.attack("K01")
+@pytest.mark.parametrize("words", [["inbox"], ["recv"]])
+def test_keys_that_others_can_read_are_told_of_where_none_is_read(words: list[str], home: Home, put: Put) -> None:
+    put()
+    KeyStore.open(home).close()
+    assert run(home, "inbox").code == 0
+    home.keys_db.chmod(0o640)
+    done = run(home, *words, "--json")
+    assert (done.code, done.objects[0]["detail"]) == (33, "permission")
+    assert "chmod 600" in done.objects[0]["message"]
+    assert left(home) == ["a.txt"]
+
+
+@pytest.mark.parametrize("words", [["inbox"], ["recv", "-o", "-"], ["status"], ["peers", "forget", "bob"]])
+def test_what_is_odd_in_the_environment_or_wrong_in_the_file_is_told(words: list[str], home: Home, put: Put) -> None:
+    put()
+    done = run(home, *words, env={"ZKC_TRANSFER_PATIENC": "3s"})
+    assert done.err.startswith("ZKC_TRANSFER_PATIENC is not a variable of zkc; the nearest is ZKC_TRANSFER_PATIENCE\n")
+    assert "is not a variable" not in run(home, "inbox", env={"ZKC_TRANSFER_PATIENCE": "3s"}).err
+    home.config_file.write_text("[inbox\n")
+    done = run(home, *words, "--json")
+    assert (done.code, done.objects[0]["detail"]) == (2, "config")
 
 
 def test_partial_items_are_listed_only_when_asked_for(home: Home) -> None:

@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.looking import log_of, stopped
 from tests.support.program import PATIENCE
 from tests.support.waiting import wait_until
+from zkc.client.daemon import DESCRIPTORS
+from zkc.client.principal import load_main
+from zkc.env import SystemClock
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.testing import Done, Fleet
@@ -192,8 +197,6 @@ def test_nobody_at_the_address_is_10(fleet: Fleet) -> None:
 
 
 def test_what_is_no_coordinator_is_10(fleet: Fleet) -> None:
-    import socket
-
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
         server.close()
@@ -224,6 +227,53 @@ def test_recv_registers_an_application_that_is_not(fleet: Fleet) -> None:
     assert reason(done) == (22, "empty")
     clients = fleet.zkc("coordinator", "coordinator", "clients", "--json").events
     assert ("bob/mail", "application") in {(row["name"], row["kind"]) for row in clients}
+
+
+def test_an_application_that_was_revoked_is_11_and_can_be_registered_anew(fleets: Fleets) -> None:
+    fleet = fleets("bob")
+    assert fleet.zkc("bob", "join", "--app", "cal").code == 0
+    fleet.wait_linked("bob")
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "bob/cal").code == 0
+    wait_until(lambda: not fleet.zkc("bob", "status", "--json").events[0]["apps"])
+    done = fleet.zkc("bob", "recv", "--app", "cal", "--json")
+    assert reason(done) == (11, "revoked")
+    assert "zkc join --app cal" in done.events[-1]["message"]
+    assert fleet.zkc("bob", "join", "--app", "cal").code == 0
+    assert fleet.zkc("bob", "status", "--json").events[0]["apps"] == ["bob/cal"]
+    assert reason(fleet.zkc("bob", "recv", "--app", "cal", "--json")) == (22, "empty")
+    # What stood for bob before is not there for a bob who joins after `leave`.
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "bob/cal").code == 0
+    wait_until(lambda: not fleet.zkc("bob", "status", "--json").events[0]["apps"])
+    assert fleet.zkc("bob", "leave").code == 0
+    assert fleet.program("bob").process.wait(PATIENCE) == 0
+    assert join(fleet, "bob", fleet.invite("bob")).code == 0
+    assert reason(fleet.zkc("bob", "recv", "--app", "cal", "--json")) == (22, "empty")
+
+
+def test_an_application_that_was_revoked_meanwhile_ends_when_the_daemon_comes_back(fleets: Fleets) -> None:
+    """Its key is refused, which nothing authenticates; on its owner's channel the coordinator says that it is gone."""
+    fleet = fleets("bob", daemons=False)
+    assert fleet.zkc("bob", "join", "--app", "cal").code == 0
+    assert fleet.zkc("bob", "join", "--app", "mail").code == 0
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "bob/cal").code == 0
+    fleet.start_daemon("bob")
+    wait_until(lambda: fleet.zkc("bob", "status", "--json").events[0]["apps"] == ["bob/mail"])
+    assert reason(fleet.zkc("bob", "recv", "--app", "cal", "--json")) == (11, "revoked")
+
+
+def test_force_registers_an_application_anew_that_no_daemon_saw_revoked(fleets: Fleets) -> None:
+    fleet = fleets("bob", daemons=False)
+    assert fleet.zkc("bob", "join", "--app", "cal").code == 0
+    done = fleet.zkc("bob", "join", "--app", "cal", "--force", "--json")
+    assert reason(done) == (11, "name-taken"), "it is registered"
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "bob/cal").code == 0
+    done = fleet.zkc("bob", "join", "--app", "cal", "--json")
+    assert reason(done) == (2, "already-registered")
+    assert "--force" in done.events[-1]["message"]
+    assert fleet.zkc("bob", "join", "--app", "cal", "--force").code == 0
+    with KeyStore.open(Home.resolve("client", str(fleet.home("bob")))) as store:
+        assert [found.name for found in store.registrations()] == ["bob", "bob/cal"]
+    assert fleet.zkc("bob", "send", "nobody", "-m", "x").code == 20, "bob's own registration stays"
 
 
 # --- daemon and status ----------------------------------------------------------------------------------------------
@@ -259,6 +309,74 @@ def test_status_has_the_keys_of_the_contract(fleet: Fleet) -> None:
     assert (told["listen"], told["apps"]) == ("tcp://*:0", [])
 
 
+def test_status_of_a_daemon_that_stands_still_ends_with_its_wait(fleets: Fleets) -> None:
+    fleet = fleets("alice")
+    clock = SystemClock()
+    with stopped(fleet.program("alice").process.pid):
+        for words, most in ((["status"], 8.0), (["status", "--wait", "0.2s"], 5.0)):
+            began = clock.monotonic()
+            assert reason(fleet.zkc("alice", *words, "--json")) == (34, "no-answer")
+            assert clock.monotonic() - began < most
+
+
+def test_status_without_a_daemon_says_who_one_is_and_what_holds_the_home(fleets: Fleets) -> None:
+    fleet = fleets("alice", daemons=False)
+    status, error = fleet.zkc("alice", "status", "--json").events
+    with KeyStore.open(Home.resolve("client", str(fleet.home("alice")))) as store:
+        fingerprint = load_main(store).fingerprint.hex()
+    assert (status["client"], status["fingerprint"], status["daemon"]) == ("alice", fingerprint, False)
+    assert error["message"].endswith("start it: zkc daemon")
+    with Home.resolve("client", str(fleet.home("alice"))).lock():
+        done = fleet.zkc("alice", "status", "--json")
+        assert reason(done) == (34, "not-running")
+        assert f"process {os.getpid()} begins or ends" in done.events[-1]["message"]
+
+
+def test_a_daemon_that_cannot_link_says_once_why_and_that_it_ends(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob")
+
+    def told(name: str, event: str) -> list[str]:
+        return [row["detail"] for row in log_of(fleet, name) if row["event"] == event]
+
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "bob").code == 0
+    assert fleet.program("bob").process.wait(PATIENCE) == 11
+    fleet._spawn("bob", "daemon").wait_ready()
+    wait_until(lambda: told("bob", "no-link") == ["refused-key"])
+    fleet.coordinator.kill()
+    wait_until(lambda: told("alice", "link-lost") == ["lost"])
+    wait_until(lambda: "refused" in told("alice", "no-link"))
+    port = int(fleet.coordinator.endpoint.rpartition(":")[2])
+    with closing(socket.create_server(("127.0.0.1", port))) as server:
+        server.settimeout(PATIENCE)
+
+        def other() -> bool:
+            server.accept()[0].close()
+            return "handshake" in told("alice", "no-link")
+
+        wait_until(other, PATIENCE)
+    assert fleet.program("alice").terminate() == 0
+    assert sorted(told("alice", "no-link")) == ["handshake", "refused"], "each once"
+    assert [row["why"] for row in log_of(fleet, "alice") if row["event"] == "ending"] == ["signal"]
+
+
+def test_a_transfer_that_waits_for_a_port_is_in_the_log_once(fleets: Fleets) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+        fleet = fleets("alice", "bob", client={"transfer.listen": f"tcp://127.0.0.1:{port}-{port + 1}"})
+        with fleet.popen("alice", "send", "bob", "-m", "x", stderr=subprocess.DEVNULL) as process:
+            wait_until(lambda: any(row["event"] == "transfer-waits" for row in log_of(fleet, "bob")))
+            process.terminate()
+    (row,) = [row for row in log_of(fleet, "bob") if row["event"] == "transfer-waits"]
+    assert (row["sender"], str(port) in row["listen"]) == ("alice", True)
+
+
+def test_a_daemon_claims_open_files(fleet: Fleet) -> None:
+    limits = Path(f"/proc/{fleet.program('alice').process.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    soft, hard = (int(word) for word in line.split()[3:5])
+    assert soft >= min(hard, DESCRIPTORS)
+
+
 @pytest.mark.attack("K01")
 def test_keys_that_others_can_read_are_refused_with_the_way_to_mend_it(fleet: Fleet) -> None:
     fleet.join("loose")
@@ -288,6 +406,8 @@ def test_leave_ends_the_registration_here_and_there(with_daemon: bool, fleets: F
     assert (done.code, done.events[0]["names"]) == (0, ["alice", "alice/backup"])
     if with_daemon:
         assert fleet.program("alice").process.wait(PATIENCE) == 0
+        ended = [row for row in log_of(fleet, "alice") if row["event"] == "ending"]
+        assert [row["why"] for row in ended] == ["left"]
     rows = fleet.zkc("coordinator", "coordinator", "clients", "--json").events
     assert {(row["name"], row["revoked"]) for row in rows} == {("alice", True), ("alice/backup", True)}
     assert reason(fleet.zkc("alice", "send", "bob", "-m", "x", "--json")) == (11, "no-registration")
@@ -304,8 +424,15 @@ def test_a_revoked_client_is_11_and_its_daemon_ends_with_11(fleets: Fleets) -> N
     assert reason(fleet.zkc("bob", "send", "alice", "-m", "x", "--json")) == (20, "unknown")
     (row,) = [row for row in fleet.zkc("coordinator", "coordinator", "clients", "--json").events if row["revoked"]]
     assert (row["name"], row["online"]) == ("alice", False)
+    # What it is told to do does help.
+    for words in (["leave"], ["send", "bob", "-m", "x"]):
+        assert "zkc join --force" in fleet.zkc("alice", *words, "--json").events[-1]["message"]
     assert b"\x1b" not in fleet.zkc("coordinator", "coordinator", "clients").out
     assert reason(fleet.zkc("coordinator", "coordinator", "revoke", "alice", "--json")) == (11, "unknown")
+    done = join(fleet, "alice", fleet.invite("alice"))
+    assert reason(done) == (2, "already-registered")
+    assert "revoked" in done.events[-1]["message"]
+    assert join(fleet, "alice", fleet.invite("alice"), "--force").code == 0
 
 
 # --- peers and verify -----------------------------------------------------------------------------------------------

@@ -61,6 +61,21 @@ def test_every_command_of_this_version_is_listed_with_one_line() -> None:
         assert not line.endswith("...")
 
 
+def test_no_summary_of_a_subcommand_is_cut() -> None:
+    for name in ("coordinator", "inbox", "peers"):
+        lines = zkc(name, "--help").out.splitlines()
+        assert [line for line in lines if line.startswith("  ") and line.endswith("...")] == []
+
+
+def test_a_wrong_value_of_an_option_names_the_option(home: Path) -> None:
+    done = zkc("join", "--listen", "7700", env={"ZKC_HOME": str(home), "ZKC_INVITE": "x"})
+    assert done.err.startswith("zkc: --listen: transfer.listen cannot be ")
+
+
+def test_where_no_coordinator_runs_it_says_how_to_start_one(home: Path) -> None:
+    assert zkc("coordinator", "status", env={"ZKC_HOME": str(home)}).err.endswith("start it: zkc coordinator run\n")
+
+
 @pytest.mark.parametrize(("command", "words"), [(name, words) for name, rows in LATER.items() for words in rows])
 def test_what_does_not_work_yet_is_a_usage_error(command: str, words: list[str], home: Path) -> None:
     done = zkc(command, *(["bob"] if command == "send" else []), *words, "--json", env={"ZKC_HOME": str(home)})
@@ -85,9 +100,10 @@ def test_what_does_not_work_yet_is_not_shown(words: list[str]) -> None:
         ["send", "bob", "-m", "x", "--name", "a/b"], ["send", "bob", "-m", "x" * 65537],
         ["send", "bob", "-m", "x", "--note", "n" * 4097], ["send", "bob", "-m", "x", "--receipt", "/tmp"],
         ["recv", "--conflict", "ask"], ["recv", "-o", "x", "--exec", "true"], ["recv", "--exec"],
-        ["recv", "--from", "Bob"], ["recv", "-o", ""], ["join"], ["join", "--app", "backup", "--force"],
+        ["recv", "--from", "Bob"], ["recv", "-o", ""], ["join"], ["join", "--app", "backup", "--accept", "all"],
         ["verify", "bob", "--trust", "1234"], ["coordinator", "invite"], ["coordinator", "invite", "bob", "--list"],
         ["coordinator", "invite", "--list", "--ttl", "1h"], ["coordinator", "invite", "bob", "--kind", "robot"],
+        ["coordinator", "invite", "bob", "--ttl", "400d"], ["coordinator", "invite", "bob", "--ttl", "0.5s"],
         ["coordinator", "run", "--listen", "7670"], ["peers", "forget"], ["inbox", "rm"],
         ["inbox", "save", "1", "-o", "-"],
     ],

@@ -127,6 +127,20 @@ def test_the_objects_have_the_keys_of_the_contract(inbox: Fleet, tmp_path: Path)
     assert isinstance(decode(copy.read_bytes(), Receipt), Receipt)
 
 
+def test_a_receipt_goes_to_standard_output_and_the_objects_to_stderr(inbox: Fleet) -> None:
+    done = inbox.zkc("alice", "send", "bob", "--json", "--receipt", "-", stdin=b"x")
+    told = [json.loads(line) for line in done.err.splitlines()]
+    assert (done.code, told[-1]["event"]) == (0, "delivered")
+    assert done.out == Path(told[-1]["receipt"]).read_bytes()
+
+
+def test_an_unsafe_cipher_is_named_where_it_was_used(fleets: Fleets) -> None:
+    ciphers = {"transfer.ciphers": ["aes-256-gcm", "3des"]}
+    fleet = fleets("alice", "bob", coordinator=ciphers, client=ciphers)
+    assert b", 3des is unsafe, " in fleet.zkc("alice", "send", "bob", "--cipher", "3des", stdin=b"x").err
+    assert b"unsafe" not in fleet.zkc("alice", "send", "bob", stdin=b"x").err
+
+
 def test_a_dry_run_sends_nothing(inbox: Fleet) -> None:
     done = inbox.zkc("alice", "send", "bob", "--dry-run", "--json")
     assert (done.code, done.events[-1]["event"]) == (0, "accepted")
@@ -211,10 +225,26 @@ def test_a_file_that_changes_is_33_and_nothing_is_delivered(inbox: Fleet, tmp_pa
         assert inbox.zkc("bob", "inbox").out == b""
 
 
-def test_on_a_terminal_there_is_nothing_to_send_without_a_path(fleet: Fleet) -> None:
+@pytest.mark.parametrize("words", [[], ["-"]])
+def test_on_a_terminal_it_reads_what_is_typed(words: list[str], inbox: Fleet) -> None:
     ours, theirs = pty.openpty()
     try:
-        with fleet.popen("alice", "send", "bob", stdin=theirs, stderr=subprocess.PIPE) as process:
+        with inbox.popen("alice", "send", "bob", *words, stdin=theirs, stderr=subprocess.PIPE) as process:
+            os.close(theirs)
+            assert process.stderr is not None
+            assert process.stderr.readline() == b"reading from the terminal; end with Ctrl-D\n"
+            os.write(ours, b"typed\n\x04")
+            assert process.communicate(timeout=PATIENCE)[1].startswith(b"sent stdin to bob")
+            assert process.returncode == 0
+    finally:
+        os.close(ours)
+    assert taken(inbox) == b"typed\n"
+
+
+def test_a_script_on_a_terminal_does_not_read_from_it_unasked(fleet: Fleet) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with fleet.popen("alice", "send", "bob", "--batch", stdin=theirs, stderr=subprocess.PIPE) as process:
             os.close(theirs)
             assert b"nothing to send" in process.communicate(timeout=PATIENCE)[1]
             assert process.returncode == 2

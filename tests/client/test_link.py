@@ -15,9 +15,10 @@ from zkc.client import daemon
 from zkc.client import link as module
 from zkc.client.link import Link
 from zkc.env import SystemClock, SystemEntropy
-from zkc.errors import CoordinatorUnreachable, LocalIOError, VersionMismatch, ZkcError
+from zkc.errors import CoordinatorUnreachable, LocalIOError, NotRegistered, VersionMismatch, ZkcError
 from zkc.net.sockets import generate_curve, to_raw
 from zkc.stores.home import Home
+from zkc.wire.messages import Leave, Revoked
 
 
 class Line:
@@ -26,7 +27,7 @@ class Line:
     made = 0
     broken: Exception | None = None
 
-    def __init__(self, _ctx: object, endpoint: str, *_: object) -> None:
+    def __init__(self, _ctx: object, endpoint: str, *_: object, **__: object) -> None:
         Line.made += 1
         if Line.broken is not None:
             raise Line.broken
@@ -98,6 +99,76 @@ def test_a_round_that_fails_in_any_way_is_told_and_the_next_one_comes(
         assert (link.problem.code, [each.code for each in problems]) == (code, [code]), "told once"
         assert bool(told) == defect
         await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_each_kind_of_failure_is_told_once_until_there_is_a_link_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two addresses that fail in two ways do not fill the log in turns."""
+    told: list[tuple[str, str]] = []
+    link: Link
+
+    async def greet(link: Link) -> None:
+        link._channel = SimpleNamespace(is_old=lambda _: False, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
+
+    class Turns(Line):
+        def __init__(self, ctx: object, endpoint: str, *_: object, **__: object) -> None:
+            if Line.broken is not None:
+                Line.broken = CoordinatorUnreachable("no", detail="refused" if Line.made % 2 else "timeout")
+            super().__init__(ctx, endpoint)
+
+    monkeypatch.setattr(module, "Connection", Turns)
+    monkeypatch.setattr(Link, "_greet", greet)
+
+    def lost(linked: bool) -> None:
+        if not linked:
+            assert link.problem is not None
+            told.append(("lost", link.problem.detail))
+
+    async def scenario() -> None:
+        nonlocal link
+        Line.broken = CoordinatorUnreachable("no", detail="refused")
+        link = link_of(on_problem=lambda error: told.append(("no link", error.detail)), on_state=lost)
+        link.start()
+        await until(lambda: Line.made > 20)
+        assert sorted(told) == [("no link", "refused"), ("no link", "timeout")]
+        Line.broken = None
+        await until(lambda: link.linked)
+        Line.broken = CoordinatorUnreachable("no", detail="refused")
+        assert link._connection is not None
+        link._connection.close()
+        await until(lambda: len(told) >= 5)
+        assert told[2] == ("lost", "lost")
+        assert sorted(told[3:]) == [("no link", "refused"), ("no link", "timeout")]
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_link_whose_registration_was_ended_answers_at_once_and_closes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its coordinator answers nothing any more, a goodbye neither."""
+    async def greet(link: Link) -> None:
+        link._channel = SimpleNamespace(is_old=lambda _: False, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
+
+    monkeypatch.setattr(Link, "_greet", greet)
+    monkeypatch.setattr(module, "GOODBYE_SECONDS", 10 * DEADLINE)
+
+    async def scenario() -> None:
+        link = link_of()
+        link.start()
+        await link.wait_linked(DEADLINE)
+        waiting = asyncio.create_task(link.request(Leave(), 10 * DEADLINE))
+        await until(lambda: link._waiting)
+        await link._handle(Revoked("lost"))
+        assert link._connection is not None
+        link._connection.close()
+        async with asyncio.timeout(DEADLINE):
+            for asked in (waiting, link.request(Leave(), 10 * DEADLINE)):
+                with pytest.raises(NotRegistered, match=r"revoked \(lost\)"):
+                    await asked
+            await link.close()
 
     asyncio.run(scenario())
 

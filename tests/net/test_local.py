@@ -20,7 +20,7 @@ from tests.support.waiting import DEADLINE, until
 from zkc.constants import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_MAX
 from zkc.errors import DaemonError, InternalError, LocalIOError, UnknownRecipient, ZkcError
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_client import Credentials, LocalClient, check_server, may_talk
+from zkc.net.local_client import Credentials, LocalClient, NoAnswer, NotRunning, check_server, may_talk
 from zkc.wire import codec
 
 
@@ -221,9 +221,25 @@ def test_nothing_running_is_told(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(stale))
     for path in (tmp_path / "absent.sock", tmp_path / "no" / "folder.sock", stale):
-        with pytest.raises(DaemonError) as caught:
+        with pytest.raises(NotRunning) as caught:
             LocalClient[Reply](path, Reply).call(Count(1))
         assert (caught.value.code, caught.value.detail) == (34, "not-running")
+
+
+def test_one_that_stands_still_is_told_from_none_also_when_its_queue_is_full(tmp_path: Path) -> None:
+    """It would be a mistake to start a second one, or to link beside it."""
+    path = tmp_path / "stuck.sock"
+    with socket.socket(socket.AF_UNIX) as stuck, contextlib.ExitStack() as waiting:
+        stuck.bind(str(path))
+        stuck.listen(0)
+        for _ in range(3):
+            with pytest.raises(NoAnswer) as caught:
+                LocalClient[Reply](path, Reply).call(Count(1), within=0.05)
+            assert caught.value.detail == "no-answer"
+            one = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(str(path))
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,43 @@ def test_what_is_put_aside_is_kept_out_of_use(home: Home, store: KeyStore) -> No
     raw.close()
 
 
+def app(uid: bytes = b"a" * 16) -> Registration:
+    return dataclasses.replace(registration("bob/cal", uid), owner="bob")
+
+
+def test_an_application_that_is_registered_anew_puts_itself_alone_aside(store: KeyStore) -> None:
+    mail = dataclasses.replace(registration("bob/mail", b"m" * 16), owner="bob")
+    for one in (registration(), app(), mail):
+        store.complete(one)
+    store.complete(app(b"b" * 16), put_aside=5.0)
+    assert store.registrations() == [registration(), app(b"b" * 16), mail]
+
+
+def test_a_revoked_application_is_remembered_until_it_or_its_owner_is_registered_anew(store: KeyStore) -> None:
+    store.complete(registration())
+    store.complete(app())
+    assert not store.revoked(app(b"z" * 16), 5.0), "another one of that name"
+    assert not store.was_revoked("bob/cal")
+    assert store.revoked(app(), 5.0)
+    assert not store.revoked(app(), 6.0)
+    assert (store.registrations(), store.was_revoked("bob/cal")) == ([registration()], True)
+    store.complete(app(b"b" * 16))
+    assert not store.was_revoked("bob/cal")
+    assert store.revoked(app(b"b" * 16), 7.0)
+    store.complete(registration(uid=b"w" * 16), put_aside=8.0)
+    assert not store.was_revoked("bob/cal"), "that was another bob's"
+
+
+def test_with_its_owner_a_revoked_application_leaves_the_file(home: Home, store: KeyStore) -> None:
+    store.complete(registration())
+    store.complete(app())
+    assert store.revoked(app(), 5.0)
+    assert store.remove("bob")
+    assert not store.was_revoked("bob/cal")
+    for path in home.data.glob("keys.db*"):
+        assert b"KEM-SECRET" not in path.read_bytes()
+
+
 def test_a_removed_key_leaves_the_file(home: Home, store: KeyStore) -> None:
     store.complete(registration())
     assert store.remove("bob")

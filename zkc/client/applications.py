@@ -32,7 +32,8 @@ def join_application(
 ) -> Joined:
     """Register ``NAME/app`` without an invitation from anybody; a running daemon serves it from now on.
 
-    ``force`` puts aside what this home has registered under that name: it was revoked. `UsageError` (``already-registered``), and the errors of `open_access` and `join`.
+    ``force`` puts aside what this home has registered under that name: it was revoked. `UsageError`
+    (``already-registered``), and the errors of `open_access` and `join`.
     """
     principal = load_main(store)
     name = application_name(principal, app)

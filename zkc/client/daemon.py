@@ -24,9 +24,9 @@ from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.config import ClientConfig, load
-from zkc.constants import REQUEST_SECONDS
+from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
-from zkc.errors import PeerViolation, UsageError, ZkcError
+from zkc.errors import NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_client import Credentials
 from zkc.net.pipe import Bulk
@@ -46,6 +46,9 @@ from zkc.wire.messages import (
 
 GRACE_SECONDS: Final = 5.0
 """Bound on the whole of a graceful end."""
+DESCRIPTORS: Final = 32 * TRANSFERS_MAX
+"""Open files that a daemon asks the system for. A transfer has two sockets, libzmq's and ours around them, its file and
+its bell, and strangers connect to its ports as well; 1,024, which many systems allow at first, are soon too few."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Daemon:
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        """Applications about which the coordinator is being asked."""
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._leaving = False
         self._left = asyncio.Event()
@@ -134,17 +139,20 @@ class Daemon:
 
     async def until_ended(self, stop: asyncio.Event) -> None:
         """Until ``stop`` or ``zkc leave``; raises what the coordinator ended the registration with."""
-        ended = self.main.ended
+        ended, why = self.main.ended, "signal"
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in (stop, self._left)]
         try:
             await asyncio.wait([*waits, ended], return_when=asyncio.FIRST_COMPLETED)
             if self._leaving:
+                why = "left"
                 # The coordinator's farewell may come before the command has its answer.
                 await asyncio.wait(waits, timeout=REQUEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 return
             if ended.done() and not stop.is_set():
+                why = ended.result().detail
                 raise ended.result()
         finally:
+            self._log.info("ending", why=why)
             for wait in waits:
                 wait.cancel()
 
@@ -152,6 +160,8 @@ class Daemon:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
         if self._server is not None:
             await self._server.close()
+        for look in self._looks.values():
+            look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
         await asyncio.gather(self._receiver.close(), leaving, *(link.close() for link in self._links.values()))
         self._context.destroy(linger=200)
@@ -174,11 +184,17 @@ class Daemon:
         for name in [name for name in self._links if name not in registered and name != self._principal.name]:
             self._spawn_close(self._links.pop(name))
         for name, registration in registered.items():
-            if name not in self._links:
+            known = self._links.get(name)
+            if known is not None and known.principal.registration.uid != registration.uid:
+                # An application that was registered anew.
+                self._spawn_close(self._links.pop(name))
+                known = None
+            if known is None:
                 self._links[name] = self._open_link(load_principal(registration))
 
     def _open_link(self, principal: Principal) -> Link:
         log = self._log.bind(client=principal.name)
+        is_main = principal.name == self._principal.name
 
         async def handle(body: RequestBody) -> AnswerBody:
             try:
@@ -188,15 +204,33 @@ class Daemon:
                 raise
 
         def state(linked: bool) -> None:
-            log.info("linked" if linked else "link-lost", coordinator=link.endpoint)
+            why = link.problem
+            if linked:
+                log.info("linked", coordinator=link.endpoint)
+                if is_main:
+                    self._look_into_all()
+            elif why is None:
+                log.info("link-closed", coordinator=link.endpoint)
+            else:
+                log.warning(
+                    "link-lost", coordinator=link.endpoint, reason=why.reason, detail=why.detail, error=str(why)
+                )
 
         def problem(error: ZkcError) -> None:
             log.warning("no-link", reason=error.reason, detail=error.detail, error=str(error))
+            self._look_into_all()
+
+        def over(ended: asyncio.Future[ZkcError]) -> None:
+            if not ended.cancelled() and not is_main:
+                log.warning("registration-ended", detail=ended.result().detail, error=str(ended.result()))
+                if isinstance(ended.result(), NotRegistered):
+                    self._put_aside(principal)
 
         link = Link(
             self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
             endpoints=self._config.coordinator.endpoints, on_state=state, on_problem=problem,
         )
+        link.ended.add_done_callback(over)
         link.start()
         return link
 
@@ -207,6 +241,38 @@ class Daemon:
 
     def _refused(self, why: str, peer: Credentials) -> None:
         self._log.warning("control-refused", why=why, uid=peer.uid, pid=peer.pid)
+
+    # --- applications that the coordinator no longer knows ----------------------------------------------------------
+
+    def _look_into_all(self) -> None:
+        """Where an application's key is refused, its owner's channel tells whether that is true."""
+        if not self.main.linked:
+            return
+        for name, link in self._links.items():
+            refused = isinstance(link.problem, NotRegistered) and not link.ended.done()
+            if refused and link is not self.main and name not in self._looks:
+                self._looks[name] = asyncio.create_task(self._look_into(link.principal))
+
+    async def _look_into(self, principal: Principal) -> None:
+        """Nothing authenticates that a key is refused. What the coordinator says of the name, here it does."""
+        try:
+            found = await self.main.request(LookUp(principal.name))
+        except UnknownRecipient:
+            is_gone = True
+        except ZkcError:
+            return  # asked again with the next link
+        else:
+            is_gone = isinstance(found, PeerCard) and found.card != principal.registration.card
+        finally:
+            del self._looks[principal.name]
+        if is_gone:
+            self._log.warning("registration-ended", client=principal.name, detail="revoked")
+            self._put_aside(principal)
+
+    def _put_aside(self, principal: Principal) -> None:
+        """``zkc leave`` removes them itself."""
+        if not self._leaving and self._store.revoked(principal.registration, self._clock.wall()):
+            self._open_links()
 
     # --- commands ---------------------------------------------------------------------------------------------------
 

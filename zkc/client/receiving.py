@@ -6,7 +6,6 @@ The handshake runs on the daemon's loop; the bytes of each transfer in a thread 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter, OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -172,7 +171,7 @@ class Receiver:
             return machine.Decline(refusal.code, refusal.detail)
         listen = parse_port_range(self.config.transfer.listen)
         try:
-            transfer.listener = await self._bind(listen.host.strip("[]"), listen.ports)
+            transfer.listener = await self._bind(req, listen.host.strip("[]"), listen.ports)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
         # In a thread: the coordinator's name may have to be looked up.
@@ -183,15 +182,24 @@ class Receiver:
         where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
         return machine.Accept(where, transfer.listener.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
 
-    async def _bind(self, host: str, ports: range) -> Listener:
+    async def _bind(self, req: Req, host: str, ports: range) -> Listener:
         """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
         end = self._clock.monotonic() + _TURN_SECONDS
+        log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex())
+        told = False
         while self._clock.monotonic() < end:
-            with contextlib.suppress(PortsTaken, DescriptorsTaken):
+            why = f"{TRANSFERS_MAX} transfers are under way"
+            try:
                 if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
                     return self._bulk.listen(host, ports or None)
+            except (PortsTaken, DescriptorsTaken) as error:
+                why = error.message
+            if not told:
+                told = True
+                log.warning("transfer-waits", why=why, listen=self.config.transfer.listen, seconds=_TURN_SECONDS)
             # Asked again and again: a port is free some time after its socket was closed, and nothing tells when.
             await asyncio.sleep(_TURN_PAUSE)
+        log.warning("refused", reason="limit", why="no port became free in time")
         raise PolicyRefused("no port became free in time", detail="limit")
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:

@@ -98,7 +98,7 @@ def _load(kind: type[C], path: Path | None, environ: Mapping[str, str], options:
     for name, option in options.items():
         if option is not None:
             given = keys[name].reader.from_text(option) if isinstance(option, str) else option
-            values[name], origins[name] = read_value(keys[name], given, "option"), "option"
+            values[name], origins[name] = read_value(keys[name], given, f"--{keys[name].name}"), "option"
     sections = {
         section.name: section.type(**{key.name: values[f"{section.name}.{key.name}"] for key in fields(section.type)})
         for section in fields(kind)

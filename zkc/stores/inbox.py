@@ -10,9 +10,9 @@
 item, receipt}. Killed anywhere, the old or the new state is there, once `Inbox.recover` has swept (attack P03).
 
 A partial item is never an item (attack D04): it is listed apart, and nothing here reads its bytes. It stays until its
-delivery comes again, its sender begins or delivers another one of that name, a person removes it, `PARTIAL_SECONDS` have
-gone by, or its sender has too many. Files go before their rows: a row without a file is no partial item, and the next
-start removes it.
+delivery comes again, its sender begins or delivers another one of that name, a person removes it, `PARTIAL_SECONDS`
+have gone by, or its sender has too many. Files go before their rows: a row without a file is no partial item, and the
+next start removes it.
 
 Every name on disk is one that we made: no text of a peer becomes part of a path here (attacks F01, F02).
 """
@@ -38,7 +38,8 @@ from zkc.errors import LocalIOError, UsageError
 from zkc.ids import KeySource
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.localdb import LocalDb, NothingChanged, Schema
+from zkc.stores.localdb import LocalDb, Schema
+from zkc.stores.sqlite import NothingChanged
 
 DONE_SECONDS: Final = 90 * 86400.0
 """How long a repeated delivery is answered with its receipt (`protocol`: the sender keeps its rows as long)."""

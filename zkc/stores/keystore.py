@@ -208,7 +208,8 @@ class KeyStore:
         rows = [(_registration(row), float(row[when] or 0)) for row in self._rows("aside")]
         last = max((at for known, at in rows if known.name == name), default=0.0)
         # `join --force` puts an owner aside together with its applications.
-        return self.registration(name) is None and last > max((at for known, at in rows if not known.owner), default=0.0)
+        owner = max((at for known, at in rows if known.owner is None), default=0.0)
+        return self.registration(name) is None and last > owner
 
     # --- pins -------------------------------------------------------------------------------------------------------
 

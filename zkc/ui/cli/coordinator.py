@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zkc.errors import UsageError
+from zkc.errors import DaemonError, UsageError
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
@@ -68,8 +68,14 @@ def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
 def _status(call: Invocation, *, wait: float) -> None:
     """``status``, one object."""
     from zkc.coordinator.admin import status
+    from zkc.net.local_client import NotRunning
 
-    found = status(_home(call), wait)
+    try:
+        found = status(_home(call), wait)
+    except NotRunning:
+        raise DaemonError(
+            "no coordinator is running here", detail="not-running", hint="start it: zkc coordinator run"
+        ) from None
     fields = {
         "endpoint": found.endpoints[0] if found.endpoints else None, "endpoints": found.endpoints,
         "fingerprint": found.fingerprint, "clients": found.clients, "online": found.online, "keydb": found.keydb,
@@ -114,6 +120,7 @@ def _invite(
         raise UsageError("coordinator invite: say one of NAME, --list, --cancel NAME")
     if name is None and (kind is not None or ttl is not None or endpoint):
         raise UsageError("coordinator invite: --kind, --ttl and --endpoint go with NAME alone")
+    _check_ttl(ttl)
     home = _home(call)
     if cancel is not None:
         count = admin.cancel(home, cancel)
@@ -133,6 +140,18 @@ def _invite(
             rows = [{**row, "expires": rfc3339(float(str(row["expires"])))} for row in rows]
         columns = {"name": "name", "kind": "kind", "expires": "expires", "state": "state"}
         call.out.table("invite", rows, columns, {"expires": local_time})
+
+
+def _check_ttl(ttl: float | None) -> None:
+    """`UsageError` for what `invite.ttl` would not take."""
+    from zkc.config.keys import CoordinatorConfig, keys_of
+
+    if ttl is not None:
+        reader = keys_of(CoordinatorConfig)["invite.ttl"].reader
+        try:
+            reader.read(reader.show(ttl))
+        except (TypeError, ValueError, UsageError):
+            raise UsageError("coordinator invite: --ttl is out of bounds", hint=f"it takes {reader.expects}") from None
 
 
 @click.command(

@@ -24,12 +24,13 @@ def command(call: Invocation) -> None:
     import asyncio
 
     from zkc import logs
-    from zkc.client.daemon import run
+    from zkc.client.daemon import DESCRIPTORS, run
     from zkc.env import SystemClock, SystemEntropy
-    from zkc.hardening import protect_memory
+    from zkc.hardening import claim_descriptors, protect_memory
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     protect_memory()
+    claim_descriptors(DESCRIPTORS)
     home = client_home(call)
     open_store(home).close()
     home.prepare()

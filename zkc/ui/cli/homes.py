@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from zkc.config import ClientConfig, load
 from zkc.errors import NotRegistered
+from zkc.stores.files import check_file
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -20,7 +21,8 @@ def client_home(call: Invocation) -> Home:
 
 
 def client_config(call: Invocation, home: Home, options: Mapping[str, object] | None = None) -> ClientConfig:
-    """Its configuration; what is odd in the environment is told."""
+    """Its configuration; what is odd in the environment is told. `UsageError` for a file that is wrong: asked of
+    every command, also one that needs none of its values, lest a daemon's next start be the first to tell."""
     loaded = load("client", home.config_file, os.environ, options or {})
     for notice in loaded.notices:
         call.out.notice(notice)
@@ -37,9 +39,15 @@ def open_store(home: Home) -> KeyStore:
 
 
 def open_inbox(home: Home) -> Inbox:
-    """Its inbox; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made."""
+    """Its inbox; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made.
+
+    `LocalIOError` (``permission``) beside keys that others can read, though none is read here (attack K01): who only
+    ever receives hears of it too.
+    """
     if not home.exists():
         open_store(home).close()
+    if os.path.lexists(home.keys_db):
+        check_file(home.keys_db)
     return Inbox.open(home)
 
 

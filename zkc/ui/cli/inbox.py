@@ -23,9 +23,11 @@ _TEXT_SHOWN = 64 * 1024
 
 @contextlib.contextmanager
 def _opened(call: Invocation) -> Iterator[Inbox]:
-    from zkc.ui.cli.homes import client_home, open_inbox
+    from zkc.ui.cli.homes import client_config, client_home, open_inbox
 
-    with open_inbox(client_home(call)) as inbox:
+    home = client_home(call)
+    client_config(call, home)
+    with open_inbox(home) as inbox:
         yield inbox
 
 
@@ -44,10 +46,13 @@ def _list(call: Invocation, *, partial: bool) -> None:
         for row in rows:
             call.out.event("inbox", {key: value for key, value in row.items() if key != "at"})
         return
-    columns = {"id": "id", "from": "from", "name": "name", "bytes": "size", "at": "received", "note": "note"}
+    columns = {
+        "id": "id", "from": "from", "name": "name", "bytes": "size", "at": "received", "key_source": "key made by",
+        "note": "note",
+    }
     if partial:
         columns |= {"state": "state"}
-    call.out.table("inbox", rows, columns, {"bytes": show_size, "at": local_time})
+    call.out.table("inbox", rows, columns, {"bytes": show_size, "at": local_time}, cut={"name", "note"})
 
 
 @click.command(

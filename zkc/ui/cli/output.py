@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
@@ -17,6 +17,9 @@ from zkc.errors import LocalIOError, ZkcError
 
 VERSION: Final = 1
 """``"v"`` of every JSON object: changes when a key changes its meaning or goes."""
+
+CELL_MAX: Final = 40
+"""Characters of a name or a note in a table; `inbox show` and JSON have them whole."""
 
 
 class StdoutClosedError(Exception):
@@ -75,16 +78,19 @@ class Out:
         rows: Iterable[Mapping[str, object]],
         columns: Mapping[str, str],
         shown: Mapping[str, Callable[[Any], str]] | None = None,
+        *,
+        cut: Collection[str] = (),
     ) -> None:
         """``rows`` as one JSON object each, or as a table of ``columns`` (key -> title).
 
-        ``shown`` tells by key how a value is written. No rows, no title: an empty list prints nothing.
+        ``shown`` tells by key how a value is written; the text of the keys in ``cut`` ends after `CELL_MAX` characters.
+        No rows, no title: an empty list prints nothing.
         """
         if self.json:
             for row in rows:
                 self.event(noun, row)
             return
-        lines = [[_cell(row.get(key), (shown or {}).get(key)) for key in columns] for row in rows]
+        lines = [[_cell(row.get(key), (shown or {}).get(key), cut=key in cut) for key in columns] for row in rows]
         if not lines:
             return
         lines.insert(0, [title.upper() for title in columns.values()])
@@ -206,14 +212,15 @@ def local_time(wall: float) -> str:
     return datetime.fromtimestamp(wall).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _cell(value: object, shown: Callable[[Any], str] | None) -> str:
+def _cell(value: object, shown: Callable[[Any], str] | None, *, cut: bool) -> str:
     from zkc.rules.names import escape
 
     if value is None or value == "":
         return "-"
     if shown is not None:
         return escape(shown(value))
-    return ("yes" if value else "no") if isinstance(value, bool) else escape(str(value))
+    text = ("yes" if value else "no") if isinstance(value, bool) else escape(str(value))
+    return text[: CELL_MAX - 1] + "\N{HORIZONTAL ELLIPSIS}" if cut and len(text) > CELL_MAX else text
 
 
 def _width(text: str) -> int:

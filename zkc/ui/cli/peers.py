@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command(
     "list", cls=Command, example="zkc peers",
     help="List the clients of the coordinator. Where there is no link: those whose keys are pinned here.",
+    short_help="List the clients of the coordinator.",
 )
 @pass_invocation
 def _list(call: Invocation) -> None:
@@ -79,16 +80,19 @@ def _row(name: str, peer: Peer | None, pin: Pin | None, *, asked: bool) -> dict[
 @click.command(
     "forget", cls=Command, example="zkc peers forget bob",
     help="Forget the key that is pinned for NAME: the next one seen is taken for a first contact.",
+    short_help="Forget the key that is pinned for NAME.",
 )
 @click.argument("name")
 @pass_invocation
 def _forget(call: Invocation, *, name: str) -> None:
     """``forgotten`` with ``name`` and ``fingerprint``."""
     from zkc.ids import check_name
-    from zkc.ui.cli.homes import client_home, open_store
+    from zkc.ui.cli.homes import client_config, client_home, open_store
 
     check_name(name)
-    with open_store(client_home(call)) as store:
+    home = client_home(call)
+    client_config(call, home)
+    with open_store(home) as store:
         pin = store.pin(name)
         if pin is None or not store.forget(name):
             raise UnknownRecipient(f"no key is pinned for {name}", detail="not-pinned", hint="see zkc peers")

@@ -48,7 +48,7 @@ def _ciphers() -> tuple[str, ...]:
     "--key-source", type=word("sender", "coordinator"), metavar="sender|coordinator", help="Who makes the key."
 )
 @click.option("--cipher", type=Word(_ciphers), metavar="NAME", help="Cipher of the transfer.")
-@click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too.")
+@click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
 @click.option("--no-resume", is_flag=True, expose_value=False, help="Start from the first byte.")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
@@ -62,7 +62,9 @@ def command(
 
     check_name(recipient, "recipient")
     copy_to = _receipt_file(receipt)
-    payload = _payload(path, message, dry_run=dry_run)
+    if receipt == "-":
+        call.out.payload_on_stdout()
+    payload = _payload(call.out, path, message, dry_run=dry_run)
 
     from zkc.client.sources import source_of
 
@@ -98,8 +100,10 @@ def command(
         ).run()
         shown.close()
         if isinstance(done, Delivery):
-            _delivered(call.out, done)
-            if copy_to is not None:
+            _delivered(call.out, done, cipher or config.transfer.cipher)
+            if receipt == "-":
+                call.out.payload(done.receipt.read_bytes())
+            elif copy_to is not None:
                 _copy_receipt(done, copy_to)
         else:
             _would_accept(call.out, recipient, done)
@@ -108,8 +112,8 @@ def command(
 # --- what is sent --------------------------------------------------------------------------------------------------
 
 
-def _payload(path: str | None, message: str | None, *, dry_run: bool) -> Payload:
-    """What the words of the command name."""
+def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) -> Payload:
+    """What the words of the command name. What a person types ends with Ctrl-D, and he is told so."""
     from zkc.constants import MESSAGE_TEXT_MAX
 
     if message is not None:
@@ -122,8 +126,10 @@ def _payload(path: str | None, message: str | None, *, dry_run: bool) -> Payload
         return Path(path)
     if sys.stdin is None:
         raise LocalIOError("standard input is closed", detail="unreadable", hint="name a file, or pipe something in")
-    if path is None and not dry_run and sys.stdin.isatty():
-        raise UsageError("send: nothing to send", hint="name a file, pipe data in, or say '-' to type it")
+    if not dry_run and sys.stdin.isatty():
+        if path is None and out.style.batch:
+            raise UsageError("send: nothing to send", hint="name a file, pipe data in, or say '-' to type it")
+        out.notice("reading from the terminal; end with Ctrl-D")
     return sys.stdin.buffer
 
 
@@ -181,13 +187,15 @@ class _Shown:
         )
 
 
-def _delivered(out: Out, done: Delivery) -> None:
+def _delivered(out: Out, done: Delivery, cipher: str) -> None:
+    from zkc.ids import SAFE_CIPHERS
+
     out.event(
         "delivered",
         {
             "transfer": done.transfer, "recipient": done.recipient, "name": done.name, "bytes": done.bytes,
             "digest": done.digest, "seconds": round(done.seconds, 3), "receipt": str(done.receipt),
-            "key_source": done.key_source, "path": done.path,
+            "key_source": done.key_source, "path": done.path, "cipher": cipher,
         },
     )
     if not out.json:
@@ -195,9 +203,10 @@ def _delivered(out: Out, done: Delivery) -> None:
         from zkc.rules.units import show_size
 
         rate = show_size(done.bytes / max(done.seconds, 0.001))
+        unsafe = "" if cipher in SAFE_CIPHERS else f", {cipher} is unsafe"
         out.notice(
             f"sent {escape(done.name)} to {done.recipient}: {show_size(done.bytes)} in {done.seconds:.1f} s "
-            f"({rate}/s), key made by the {done.key_source}, {done.path or 'delivered by an earlier try'}"
+            f"({rate}/s), key made by the {done.key_source}{unsafe}, {done.path or 'delivered by an earlier try'}"
         )
 
 
@@ -212,7 +221,7 @@ def _would_accept(out: Out, recipient: str, done: WouldAccept) -> None:
 
 def _receipt_file(receipt: str | None) -> Path | None:
     """Where the copy goes; whether it can is asked before anything is sent."""
-    if receipt is None:
+    if receipt is None or receipt == "-":
         return None
     file = Path(receipt)
     if not receipt or file.is_dir():

@@ -11,11 +11,14 @@ from zkc.ui.cli.kinds import Duration
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zkc.client.control import StatusReply
+    from zkc.stores.home import Home
 
 _PAUSE_SECONDS = 0.05
+_ANSWER_SECONDS = 3.0
+"""For a daemon's answer, which takes milliseconds: one that is stopped or stuck is told as that before long."""
+_ANSWER_LEAST = 0.5
+"""The same at the end of ``--wait``: a busy machine may need it."""
 
 
 @click.command(
@@ -29,18 +32,20 @@ _PAUSE_SECONDS = 0.05
 def command(call: Invocation, *, wait: float) -> None:
     """One ``status`` object, also where an ``error`` follows it."""
     from zkc.env import SystemClock
-    from zkc.ui.cli.homes import client_home, pause
+    from zkc.ui.cli.homes import client_config, client_home, pause
 
     home = client_home(call)
+    client_config(call, home)
     clock = SystemClock()
     end = clock.monotonic() + wait
     while True:
-        found, problem = _ask(home.socket_path())
+        left = end - clock.monotonic()
+        found, problem = _ask(home, min(_ANSWER_SECONDS, max(left, _ANSWER_LEAST if wait else _ANSWER_SECONDS)))
         left = end - clock.monotonic()
         if (found is not None and found.linked) or left <= 0:
             break
         pause(min(_PAUSE_SECONDS, left))
-    _show(call, found)
+    _show(call, home, found)
     if found is None:
         raise problem or DaemonError("no daemon", detail="not-running")
     if not found.linked:
@@ -48,29 +53,57 @@ def command(call: Invocation, *, wait: float) -> None:
         raise CoordinatorUnreachable(f"the daemon has no link to {found.coordinator}{why}", detail="no-link")
 
 
-def _ask(path: Path) -> tuple[StatusReply | None, DaemonError | None]:
+def _ask(home: Home, within: float) -> tuple[StatusReply | None, DaemonError | None]:
     from zkc.client.control import AskStatus, ControlReply, StatusReply
-    from zkc.net.local_client import LocalClient
+    from zkc.net.local_client import LocalClient, NotRunning
 
+    path = home.socket_path()
     client: LocalClient[ControlReply] = LocalClient(path, ControlReply)
     try:
-        reply = client.call(AskStatus())
+        reply = client.call(AskStatus(), within=within)
+    except NotRunning:
+        return None, _not_running(home)
     except DaemonError as error:
-        if error.detail == "not-running":
-            error = DaemonError("no daemon is running here", detail="not-running", hint="start it: zkc daemon")
         return None, error
     if isinstance(reply, StatusReply):
         return reply, None
     return None, DaemonError(f"{path} gave an answer that makes no sense here", detail="bad-answer")
 
 
-def _show(call: Invocation, found: StatusReply | None) -> None:
+def _not_running(home: Home) -> DaemonError:
+    holder = home.held_by()
+    if holder is None:
+        return DaemonError("no daemon is running here", detail="not-running", hint="start it: zkc daemon")
+    return DaemonError(
+        f"process {holder or '?'} begins or ends its work in {home.data}: no daemon answers here now",
+        detail="not-running", hint="run it again, or with --wait",
+    )
+
+
+def _known(home: Home) -> tuple[str | None, str | None]:
+    """Name and fingerprint of the home's registration, as far as its keys tell."""
+    from zkc.client.principal import load_main
+    from zkc.errors import LocalIOError, NotRegistered
+    from zkc.ui.cli.homes import open_store
+
+    try:
+        with open_store(home) as store:
+            principal = load_main(store)
+    except (LocalIOError, NotRegistered):
+        return None, None
+    return principal.name, principal.fingerprint.hex()
+
+
+def _show(call: Invocation, home: Home, found: StatusReply | None) -> None:
+    if found is None and not call.out.json:
+        return
+    client, fingerprint = (found.client, found.fingerprint) if found else _known(home)
     told = {
-        "client": found.client if found else None,
+        "client": client,
         "daemon": found is not None,
         "linked": found is not None and found.linked,
         "coordinator": found.coordinator if found else None,
-        "fingerprint": found.fingerprint if found else None,
+        "fingerprint": fingerprint,
         "presence": found.presence if found else "offline",
         "listen": found.listen if found else None,
         "apps": found.apps if found else [],

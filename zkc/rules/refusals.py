@@ -1,0 +1,72 @@
+"""What a refusal of somebody else is told as: who, what, and what to do. One table, by code and finer word.
+
+A wire carries a code of the contract and a word. The sender's end of a handshake or a delivery makes its line of them
+here, and so does the recipient's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zkc.errors import ZkcError, error_for
+
+COORDINATOR: Final = "the coordinator"
+_AGAIN: Final = "run the same command again"
+_LOOK: Final = "somebody in between alters messages, or a version is defective: see zkc verify"
+
+_SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
+    (1, ""): ("{either} failed at this request", "the log there says why"),
+    (2, "bad-name"): ("the coordinator takes this for no name of an application", ""),
+    (11, ""): ("the coordinator no longer knows this client's registration", "zkc join --force, with a new invitation"),
+    (11, "name-taken"): (
+        "the coordinator has a registration of this name", "zkc coordinator revoke NAME, at the coordinator, ends it"
+    ),
+    (12, ""): ("a message did not verify at {either} ({detail})", _LOOK),
+    (12, "identity"): ("{0} does not accept this client's key", "ask {0}: zkc verify there shows what it has pinned"),
+    (12, "epoch"): ("{0} has seen a newer card of this client", "ask {0}: zkc verify there shows what it has pinned"),
+    (12, "expired"): ("the card of this client or of {0} has expired, or a clock is wrong", "compare both dates"),
+    (12, "two-names"): ("{0} has pinned this client's key under another name", "ask {0} to look at zkc peers there"),
+    (20, ""): ("there is no {0} at this coordinator", "zkc peers lists who is there"),
+    (21, ""): ("{0} is offline", "--wait waits for it"),
+    (22, ""): ("nobody is present at {0}", "--wait waits for somebody"),
+    (23, ""): ("the person at {0} may not receive it", ""),
+    (24, ""): ("{0} refused it", ""),
+    (25, ""): ("{either} refused it by policy", "ask who administrates it"),
+    (25, "accept"): ("{0} takes no transfers (inbox.accept there)", "ask {0} to allow them"),
+    (25, "cipher"): (
+        "{either} does not allow this cipher",
+        "transfer.ciphers must name the cipher at the coordinator and at both ends",
+    ),
+    (25, "key-source"): (
+        "{either} does not allow a key from this source",
+        "coordinator-made keys need transfer.key_sources to name them at the coordinator and at both ends",
+    ),
+    (25, "limit"): (
+        "a limit of {either} was reached: too large, too many at once, or too many in a second",
+        "run it again later, or ask {0} to raise inbox.max_bytes, inbox.per_sender or transfer.listen",
+    ),
+    (25, "replay"): ("this request to {0} was answered before", _AGAIN),
+    (30, ""): ("{0} did not answer in time", _AGAIN),
+    (31, ""): ("{0} gave the transfer up", _AGAIN),
+    (31, "interrupted"): ("the registration of this client ended during the handshake with {0}", ""),
+    (31, "link"): ("{0} lost the link", _AGAIN),
+    (31, "shutdown"): ("the daemon of {0} ended", _AGAIN),
+    (31, "signal"): ("somebody at {0} interrupted the transfer", ""),
+    (31, "timeout"): ("the time that {0} gave the transfer is over", ""),
+    (31, "unknown-transfer"): ("the coordinator no longer knows the handshake with {0}", _AGAIN),
+    (32, ""): ("{0} found that the data did not verify ({detail}); nothing of it was delivered", _AGAIN),
+    (33, ""): ("{0} cannot read or write what is sent ({detail})", "the log or the command there says why"),
+    (33, "no-space"): (
+        "{0} has no space left for it (inbox.min_free there)", "ask {0} to make room, and send it again"
+    ),
+    (33, "source-changed"): ("the file changed at {0} while it was sent", "it must be sent again"),
+    (40, ""): ("{0} speaks no version that this client does", "upgrade the older of the two"),
+}
+
+
+def refused_by(who: str, code: int, detail: str) -> ZkcError:
+    """The error of the contract for a refusal that came from, or was about, ``who`` (a name, or `COORDINATOR`)."""
+    message, hint = _SENTENCES.get((code, detail)) or _SENTENCES.get((code, "")) or _SENTENCES[1, ""]
+    either = who if who == COORDINATOR else f"{who} or the coordinator"
+    told = message.format(who, either=either, detail=detail or "no reason")
+    return error_for(code, told, detail=detail, hint=hint.format(who))
