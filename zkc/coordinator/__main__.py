@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import resource
 import signal
 import socket
 import sys
@@ -20,7 +19,7 @@ from zkc import logs
 from zkc.coordinator.engine import DESCRIPTORS_SPARE, Engine, Ready, Settings, defect
 from zkc.coordinator.reports import ADMITTED_BYTES, Failed, Orders, Started, pack_admitted, read_line, write_line
 from zkc.errors import LocalIOError, ZkcError
-from zkc.hardening import protect_memory
+from zkc.hardening import claim_descriptors, protect_memory
 from zkc.stores.home import Home, HomeLock
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -82,15 +81,13 @@ def _die_with_parent(supervisor: int) -> bool:
 
 def _claim_descriptors(clients: int) -> None:
     """As many descriptors as the system gives; refuses to start where they would never do (attack O07)."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = clients + DESCRIPTORS_SPARE
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    allowed = claim_descriptors(wanted)
     if allowed < _DESCRIPTORS_MIN and allowed < wanted:
         raise LocalIOError(
-            f"at most {hard} open files are allowed (RLIMIT_NOFILE), a coordinator needs {_DESCRIPTORS_MIN}",
+            f"at most {allowed} open files are allowed (RLIMIT_NOFILE), a coordinator needs {_DESCRIPTORS_MIN}",
             detail="descriptors", hint="raise it: ulimit -Hn, or LimitNOFILE= of its service",
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[0]), hard))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlR
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
 from zkc.ids import check_name
-from zkc.net.local_client import LocalClient
+from zkc.net.local_client import LocalClient, NoAnswer, NotRunning
 from zkc.stores.home import Home
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from zkc.stores.keydb import KeyDb
 
 _PAUSE_SECONDS: Final = 0.05
+_ANSWER_SECONDS: Final = 3.0
+"""A coordinator that serves answers in milliseconds; one that was stopped never does."""
 _PAGE: Final = 256
 _REASON_MAX: Final = 512
 """Characters; what a message has room for."""
@@ -58,7 +60,8 @@ def status(home: Home, wait: float = 0.0) -> Status:
     end = clock.monotonic() + wait
     while True:
         try:
-            answer = _client(home).call(AskStatus())
+            left = max(end - clock.monotonic(), _ANSWER_SECONDS if not wait else _PAUSE_SECONDS)
+            answer = _client(home).call(AskStatus(), within=min(left, _ANSWER_SECONDS))
         except DaemonError:
             if clock.monotonic() >= end:
                 raise
@@ -74,9 +77,9 @@ def _client(home: Home) -> LocalClient[ControlReply]:
 
 
 def _ask(home: Home, request: ControlRequest) -> list[ControlReply]:
-    """The running coordinator's replies; none where none runs."""
-    with suppress(DaemonError):
-        return list(_client(home).stream(request))
+    """The running coordinator's replies; none where none runs. `NoAnswer`."""
+    with suppress(NotRunning):
+        return list(_client(home).stream(request, within=_ANSWER_SECONDS))
     return []
 
 
@@ -153,7 +156,7 @@ def cancel(home: Home, name: str) -> int:
 
 def _listening(home: Home) -> Sequence[str]:
     """Where the running coordinator listens, or would listen."""
-    with suppress(DaemonError):
+    with suppress(NotRunning):
         return status(home).endpoints
     listen = _config(home).coordinator.listen
     for endpoint in listen:
@@ -184,8 +187,11 @@ class ClientInfo:
 
 
 def clients(home: Home) -> Iterator[ClientInfo]:
-    """All registrations, live and revoked, by name."""
-    online = {uid for reply in _ask(home, AskOnline()) if isinstance(reply, Online) for uid in reply.uids}
+    """All registrations, live and revoked, by name; nobody is online where no coordinator answers."""
+    replies: list[ControlReply] = []
+    with suppress(NoAnswer):
+        replies = _ask(home, AskOnline())
+    online = {uid for reply in replies if isinstance(reply, Online) for uid in reply.uids}
     with _opened(home) as (_, db):
         after = ""
         while rows := db.clients(after, _PAGE):

@@ -22,7 +22,7 @@ from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed
 from zkc.crypto.transcript import Transcript
-from zkc.errors import PeerViolation, error_for
+from zkc.errors import PeerViolation
 from zkc.ids import KeyOrder, KeySource
 from zkc.protocol.session import (
     Session,
@@ -34,6 +34,7 @@ from zkc.protocol.session import (
 )
 from zkc.protocol.step import Send, Step, Table
 from zkc.protocol.trust import Authority, Known, judge_peer, verify_peer
+from zkc.rules.refusals import refused_by
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
     ConfS,
@@ -177,9 +178,9 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     signed_at = state.th.absorb(message.response)
     card.identity.verify("xfer-resp", signed_at.value, message.signature)
     if resp.verdict == "refuse":
-        raise error_for(refusal_code(resp.code), f"{req.recipient} refused the transfer", detail=resp.detail)
+        raise refused_by(req.recipient, refusal_code(resp.code), resp.detail)
     if resp.verdict == "accept" and not level_met(resp.presence, req.presence):
-        raise error_for(22, f"{req.recipient} is not {req.presence}")
+        raise refused_by(req.recipient, 22, "")
     opened = open_sealed(sender.kem_key, "xfer-ep", state.th.value, resp.sealed_endpoints)
     if resp.verdict == "have":
         if state.one_time is not None:

@@ -11,8 +11,9 @@ import zmq
 
 from zkc.crypto.chunks import token, xid_tag
 from zkc.crypto.primitives import Secret
-from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError, error_for
+from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError
 from zkc.net.sockets import Login, Socket
+from zkc.rules.refusals import refused_by
 
 CONNECT_SECONDS: Final = 5.0
 """For each address of the recipient: TCP and PLAIN on both sockets."""
@@ -81,7 +82,7 @@ def flush(sock: Socket, queue: deque[bytearray]) -> None:
 
 def given_up(peer: str, code: int, detail: str) -> ZkcError:
     """The other end's STOP, as the user is told."""
-    return error_for(code if code in _STOP_CODES else Interrupted.code, f"{peer} gave the transfer up", detail=detail)
+    return refused_by(peer, code if code in _STOP_CODES else Interrupted.code, detail)
 
 
 def broken_rule(what: str, violation: PeerViolation) -> ZkcError:

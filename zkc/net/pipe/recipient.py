@@ -200,7 +200,11 @@ class _Receiver:
                 poller.register(self._push, zmq.POLLOUT if self._due else 0)
                 ready = dict(poller.poll(0 if more else self._left()))
                 if self._bell.fd in ready:
-                    raise self._interrupted()
+                    if not self._receipt:
+                        raise self._interrupted()
+                    # It is done: the sender may still hear so, for a moment.
+                    poller.unregister(self._bell.fd)
+                    self._deadline = self._clock.monotonic() + TELL_SECONDS
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = self._connection.is_gone()
                 more = self._read()

@@ -158,7 +158,10 @@ class _Sender:
                 if self._bell.fd in ready:
                     raise self._interrupted()
                 if self._deadline is not None and self._clock.monotonic() >= self._deadline:
-                    raise Interrupted("the time is over and the transfer is not", detail="timeout")
+                    raise Interrupted(
+                        f"the time for the transfer to {self._session.req.recipient} was over after "
+                        f"{self._machine.sent} bytes", detail="timeout", hint="run it again with a longer --timeout",
+                    )
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = gone or any(
                     event.kind is EventKind.DISCONNECTED for monitor in self._monitors for event in monitor.drain()
