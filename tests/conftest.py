@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 SESSION = "PYTEST_ZKC_SESSION"
@@ -24,6 +25,11 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("ZKC_") or name in {"NO_COLOR", "COLUMNS", "LINES"}]:
         del os.environ[name]
     os.environ["TERM"] = "xterm"
+    # A machine that is busy is no failure.
+    hypothesis.settings.register_profile(
+        "zkc", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("zkc")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

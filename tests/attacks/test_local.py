@@ -262,8 +262,8 @@ def test_a_thousand_connections_leave_the_daemon_alive(fleet: Fleet) -> None:
                 sock.connect(os.fspath(path))
             except BlockingIOError:
                 refused += 1
-        descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-        assert descriptors < 1000
+        if os.geteuid() == 0:  # nobody else sees what a protected process has open
+            assert len(os.listdir(f"/proc/{pid}/fd")) < 1000
         fleet.client("alice").send("bob", b"meanwhile")
         with fleet.client("bob").receive():
             pass
@@ -351,6 +351,8 @@ PHASES: Final = [
 @pytest.mark.parametrize("number", ENDINGS, ids=lambda number: number.name)
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_sender_ends_with_the_code_of_the_signal_in_every_phase(fleet: Fleet, phase: str, number: int) -> None:
+    if phase == "while it waits for the daemon":
+        needs_root_to_look_inside()
     with contextlib.ExitStack() as around:
         if phase == "while it links":
             around.enter_context(unlinked(fleet))
@@ -400,6 +402,7 @@ def first_line(process: subprocess.Popen[bytes]) -> None:
 def test_a_waiting_recv_ends_with_its_documented_code(
     fleet: Fleet, words: tuple[str, ...], graceful: bool, number: int
 ) -> None:
+    needs_root_to_look_inside()
     process = fleet.popen("carol", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: any("index.db" in target for target in opened(process.pid)))
     assert ended(process, number) == (0 if graceful else ENDINGS[signal.Signals(number)])
@@ -417,6 +420,12 @@ def test_a_recv_whose_reader_has_stopped_reading_ends_too(fleet: Fleet, number: 
     assert ended(process, number) == ENDINGS[signal.Signals(number)]
     with fleet.client("bob").receive(sender="alice") as item:
         assert item.item.size == 4 * MIB, "an item that was not fully written stays"
+
+
+def needs_root_to_look_inside() -> None:
+    """A process of zkc is protected: not even its own user sees what it has open (attack K07)."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
 
 
 def opened(pid: int) -> list[str]:

@@ -174,6 +174,10 @@ class Daemon:
         except UsageError as error:
             self._log.error("configuration-kept", error=str(error))
         else:
+            if loaded.config.log != self._config.log:
+                logs.configure(loaded.config.log.format, loaded.config.log.level)
+            if loaded.config.coordinator != self._config.coordinator:
+                self._log.warning("restart-needed", key="coordinator.endpoints")
             self._config = self._receiver.config = loaded.config
             self._log.info("configuration-read")
         self._open_links()

@@ -174,7 +174,11 @@ class KeyStore:
                     )
             registered.delete(registration.name)
             registered.insert(_registration_row(registration))
-            pending.delete(invite_id)
+            if registration.owner is None:
+                for key, _ in list(pending.rows()):  # tries with other invitations are of no use any more
+                    pending.delete(key)
+            else:
+                pending.delete(invite_id)
 
     def registrations(self) -> list[Registration]:
         """All of this home, the owner before its applications."""

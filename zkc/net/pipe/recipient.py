@@ -185,6 +185,8 @@ class _Receiver:
         self._share = share
         self._deadline: float | None = clock.monotonic() + min(patience, ARRIVAL_SECONDS)
         self._receipt = b""
+        self._word: bytearray | None = None
+        """Sealed, and not taken by the socket."""
         self._due = True
         """Whether there is something to acknowledge: the recipient speaks first."""
 
@@ -255,6 +257,8 @@ class _Receiver:
         elif isinstance(event, Started):
             self._deadline = None
         elif isinstance(event, Stopped):
+            if self._receipt:
+                return Farewell()  # it left without the receipt; what it sent is here all the same
             raise given_up(self._session.req.sender, event.code, event.detail)
         return event if isinstance(event, Farewell) else None
 
@@ -275,12 +279,16 @@ class _Receiver:
         stands for all before it and a sealed frame that is not sent would leave a gap in the stream."""
         if self._due and int(self._push.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
             machine = self._machine
-            if self._receipt:
-                word = machine.done(self._receipt)
-            else:
-                word = machine.ack(machine.received, self._share.credit(machine.received))
-            self._push.send(word, zmq.DONTWAIT)
-            self._due = False
+            again = self._word is not None
+            if self._word is None and self._receipt:
+                self._word = machine.done(self._receipt)
+            elif self._word is None:
+                self._word = machine.ack(machine.received, self._share.credit(machine.received))
+            try:
+                self._push.send(self._word, zmq.DONTWAIT)
+            except zmq.Again:
+                return  # the sender left meanwhile: what is sealed is kept, and the end of the connection will be seen
+            self._word, self._due = None, again
 
     def _interrupted(self) -> Interrupted:
         if self._bell.superseded:

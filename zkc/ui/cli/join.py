@@ -97,15 +97,19 @@ def _join(
             refuse_second_registration(store, force=force)
             if accept is None and call.out.may_prompt:
                 accept = _ask_accept(config)
-            joined = join(
-                store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force
-            )
-            told: dict[str, object] = {"coordinator.endpoints": list(joined.endpoints)}
+            told: dict[str, object] = {}
             if listen is not None:
                 told["transfer.listen"] = listen
             if accept is not None:
                 told["inbox.accept"] = accept
-            save_client(home.config_file, told)
+            if told and not force:
+                # Before the registration: it never stands without what was asked for with it. A forced join that
+                # fails leaves the old registration as it was.
+                save_client(home.config_file, told)
+            joined = join(
+                store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force
+            )
+            save_client(home.config_file, told | {"coordinator.endpoints": list(joined.endpoints)})
     return joined
 
 
