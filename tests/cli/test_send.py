@@ -410,6 +410,17 @@ def test_a_recipient_whose_daemon_is_started_again_gets_the_file(fleets: Fleets,
     assert (item["state"], item["bytes"]) == ("ready", 200_000_000)
 
 
+def test_a_timeout_before_data_flowed_is_30(inbox: Fleet) -> None:
+    with inbox.popen(
+        "alice", "send", "bob", "--json", "--timeout", "2s", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        lines = [json.loads(line) for line in process.stdout.readlines()]
+        assert (process.wait(PATIENCE), lines[-1]["reason"], lines[-1]["detail"]) == (30, "timeout", "timeout")
+    assert "granted" in {line["event"] for line in lines}, "it was connected"
+    assert inbox.zkc("bob", "inbox").out == b""
+
+
 def test_a_timeout_after_data_flowed_is_31(inbox: Fleet) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with inbox.popen("alice", "send", "bob", "--json", "--timeout", "2s", **pipes) as process:

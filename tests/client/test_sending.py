@@ -104,6 +104,7 @@ def run(bob: Bob, home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         def send(session: Session, told: Manifest, source: AnySource, *_: Any, on_progress: Any, **more: Any) -> Any:
             bob.manifests.append(told)
             more["on_connected"]("tcp://127.0.0.1:1")
+            more["on_flowing"]()
             while source.read(100):
                 pass
             lose(len(bob.sessions), on_progress)

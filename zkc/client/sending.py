@@ -190,13 +190,14 @@ class Sending:
             return granted
         if isinstance(granted, Have):
             return self._delivered(self._check_earlier(granted), granted.receipt)
+        self._unmet = None
         this = _Try(granted, self._manifest)
         self._tried.append(this)
         try:
             delivered = send(
                 granted, self._manifest, self._source, self._bell, deadline=self._timeout,
-                on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_progress=self._on_progress,
-                clock=self._clock,
+                on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_flowing=self._on_flowing,
+                on_progress=self._on_progress, clock=self._clock,
             )
         except LinkLost as lost:
             this.finished = lost.finished
@@ -215,9 +216,11 @@ class Sending:
         return None
 
     def _on_connected(self, session: Session, endpoint: str) -> None:
-        self._flowed = True
         self._path = f"direct {endpoint}"
         self._on_event(Granted(self._recipient, session.req.key_source, session.resp.presence, self._path))
+
+    def _on_flowing(self) -> None:
+        self._flowed = True
 
     def _on_progress(self, position: int) -> None:
         if position > self._farthest:

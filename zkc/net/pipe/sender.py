@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import zmq
 
 from zkc.env import Clock, SystemClock
-from zkc.errors import Interrupted, PeerViolation, ZkcError
+from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
@@ -60,14 +60,15 @@ class Source(Protocol):
 
 def send(
     session: Session, manifest: Manifest, source: Source, bell: Bell, *, deadline: float | None = None,
-    on_connected: Callable[[str], None] = lambda _: None,
+    on_connected: Callable[[str], None] = lambda _: None, on_flowing: Callable[[], None] = lambda: None,
     on_progress: Callable[[int], None] = lambda _: None, clock: Clock | None = None,
 ) -> Delivered:
     """Push ``source`` to the recipient and wait for its receipt, which is held against what was sent.
 
-    ``deadline`` in monotonic seconds. `LinkLost` where no address answers or the link breaks off; `Interrupted` when
-    the deadline or the bell ends it; `IntegrityError` for a recipient that lies; what the recipient told;
-    `LocalIOError`.
+    ``deadline`` in monotonic seconds; ``on_flowing`` is called before the first data leaves. `LinkLost` where no
+    address answers or the link breaks off; `TimedOut` when the deadline ends it before data flowed, `Interrupted`
+    when it does after that or the bell at any time; `IntegrityError` for a recipient that lies; what the recipient
+    told; `LocalIOError`.
     """
     clock = clock or SystemClock()
     if session.endpoints is None:
@@ -75,7 +76,9 @@ def send(
     ctx = context()
     try:
         for address in session.endpoints.addresses:
-            with contextlib.closing(_Sender(ctx, session, manifest, source, bell, deadline, clock)) as sender:
+            with contextlib.closing(
+                _Sender(ctx, session, manifest, source, bell, deadline, on_flowing, clock)
+            ) as sender:
                 if sender.connect(address):
                     on_connected(tcp_endpoint(address, session.endpoints.data_port))
                     return sender.run(on_progress)
@@ -90,7 +93,7 @@ class _Sender:
 
     def __init__(
         self, ctx: Context, session: Session, manifest: Manifest, source: Source, bell: Bell, deadline: float | None,
-        clock: Clock,
+        on_flowing: Callable[[], None], clock: Clock,
     ) -> None:
         self._context = ctx
         self._session = session
@@ -98,6 +101,7 @@ class _Sender:
         self._source = source
         self._bell = bell
         self._deadline = deadline
+        self._on_flowing = on_flowing
         self._clock = clock
         self._monitors: list[ThreadMonitor] = []
         self._sockets: tuple[Socket, Socket] | None = None
@@ -158,10 +162,7 @@ class _Sender:
                 if self._bell.fd in ready:
                     raise self._interrupted()
                 if self._deadline is not None and self._clock.monotonic() >= self._deadline:
-                    raise Interrupted(
-                        f"the time for the transfer to {self._session.req.recipient} was over after "
-                        f"{self._machine.sent} bytes", detail="timeout", hint="run it again with a longer --timeout",
-                    )
+                    raise self._out_of_time()
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = gone or any(
                     event.kind is EventKind.DISCONNECTED for monitor in self._monitors for event in monitor.drain()
@@ -251,11 +252,27 @@ class _Sender:
         if not data:
             self._ended = True
             self._source.check()
+            self._flow()
             self._queue.extend(self._machine.chunk(self._buffer, last=True))
             self._buffer = bytearray()
         elif len(self._buffer) > size:
             chunk, self._buffer = memoryview(self._buffer)[:size], self._buffer[size:]
+            self._flow()
             self._queue.extend(self._machine.chunk(chunk, last=False))
+
+    def _flow(self) -> None:
+        if not self._machine.sent:
+            self._on_flowing()
+
+    def _out_of_time(self) -> ZkcError:
+        name, sent, whole = self._session.req.recipient, self._machine.sent, self._machine.whole
+        if whole is not None:
+            return Interrupted(
+                f"the time was over before {name} had confirmed the transfer", detail="timeout",
+                hint=f"ask {name} whether it has arrived, before you send it again",
+            )
+        what, hint = f"the time for the transfer to {name} was over after {sent} bytes", "give it a longer --timeout"
+        return Interrupted(what, detail="timeout", hint=hint) if sent else TimedOut(what, detail="timeout", hint=hint)
 
     def _interrupted(self) -> Interrupted:
         return Interrupted("the transfer was interrupted", detail="signal")
