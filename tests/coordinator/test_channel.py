@@ -125,6 +125,16 @@ def test_a_renewed_channel_of_the_same_daemon_replaces_nobody(running: RunningCo
         assert peer.asked == []
 
 
+def test_a_daemon_that_has_said_goodbye_may_begin_again(running: RunningCoordinator) -> None:
+    """A new channel of the same process, while the old one is still kept for a repeat of its goodbye."""
+    with join(running, "again").open() as peer:
+        assert peer.ask(Goodbye()) == Ok()
+        peer.greet()
+        assert peer.ask(Heartbeat()) == Ok()
+        assert online(running, "again")
+        assert peer.ask(Heartbeat()) == Ok()
+
+
 def test_a_version_that_the_coordinator_does_not_speak_opens_nothing(running: RunningCoordinator) -> None:
     member = join(running, "newer")
     with Peer(member, "once", os.urandom(16)) as peer:

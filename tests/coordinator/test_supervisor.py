@@ -16,7 +16,7 @@ from tests.support.program import environment, finished
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.coordinator import admin
 from zkc.coordinator.banned import ban, read_banned
-from zkc.coordinator.reports import ADMITTED_BYTES, pack_admitted, unpack_admitted
+from zkc.coordinator.reports import SUSPECT_BYTES, pack_suspect, unpack_suspect
 from zkc.errors import DaemonError
 from zkc.net.monitor import EventKind
 from zkc.net.sockets import to_raw
@@ -90,6 +90,17 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         assert coordinator.status.endpoints == [coordinator.endpoint]
 
 
+def test_status_names_the_key_database_in_use_until_the_restart(tmp_path: Path) -> None:
+    with coordinator_in(tmp_path) as coordinator:
+        used = coordinator.status.keydb
+        coordinator.home.config_file.write_text(f'[coordinator]\nkeydb = "sqlite:///{tmp_path / "other.db"}"\n')
+        coordinator.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: coordinator.events("configuration-read"))
+        (event,) = coordinator.events("restart-needed")
+        assert event["key"] == "coordinator.keydb"
+        assert coordinator.status.keydb == used
+
+
 @pytest.mark.attack("L03")
 def test_a_second_coordinator_in_the_same_home_is_refused(tmp_path: Path) -> None:
     with coordinator_in(tmp_path) as coordinator:
@@ -136,7 +147,7 @@ def test_the_child_sees_nothing_of_the_folder_it_is_started_in(tmp_path: Path) -
 
 
 @pytest.mark.attack("O01")
-def test_a_key_whose_admission_is_followed_by_aborts_is_named_and_barred(tmp_path: Path) -> None:
+def test_who_is_let_in_and_silent_at_each_abort_is_named_and_barred(tmp_path: Path) -> None:
     with coordinator_in(tmp_path) as coordinator:
         mallory, bystander = join(coordinator, "mallory"), join(coordinator, "bystander")
         key = to_raw(mallory.newcomer.curve.public)
@@ -146,9 +157,7 @@ def test_a_key_whose_admission_is_followed_by_aborts_is_named_and_barred(tmp_pat
             with mallory.connect() as wire:
                 assert wire.verdict() is EventKind.HANDSHAKE_SUCCEEDED
                 coordinator.kill_child(signal.SIGABRT)
-        (event,) = coordinator.events(
-            "key-barred"
-        )
+        (event,) = coordinator.events("key-barred")
         assert event["key_id"] == key.hex()
         assert event["who"] == f"u:{mallory.uid.hex()}"
         assert read_banned(coordinator.home.data) == {key}
@@ -170,7 +179,7 @@ def test_restarts_are_quick_at_first_and_never_slower_than_two_seconds(tmp_path:
             coordinator.kill_child(signal.SIGABRT)
         pauses = [event["pause"] for event in coordinator.events("process-ended")]
         assert pauses == [0.0, 0.1, 0.2, 0.4, 0.8]
-        assert not (coordinator.home.data / "banned").exists(), "nobody had been admitted"
+        assert not (coordinator.home.data / "banned").exists(), "nobody was suspected"
 
 
 def test_barred_keys_are_kept_in_a_private_file_and_bounded(tmp_path: Path) -> None:
@@ -185,12 +194,13 @@ def test_barred_keys_are_kept_in_a_private_file_and_bounded(tmp_path: Path) -> N
     assert read_banned(tmp_path) == frozenset()
 
 
-def test_the_record_of_an_admission_is_read_as_it_was_written() -> None:
-    key = os.urandom(32)
-    record = pack_admitted(key, "u:" + "ab" * 16).ljust(ADMITTED_BYTES, b"\0")
-    assert unpack_admitted(record) == (key, "u:" + "ab" * 16)
-    assert unpack_admitted(bytes(ADMITTED_BYTES)) is None
-    assert unpack_admitted(b"") is None
+def test_the_record_of_a_suspect_is_read_as_it_was_written() -> None:
+    suspect = os.urandom(32), "u:" + "ab" * 16
+    record = pack_suspect(suspect)
+    assert len(record) == SUSPECT_BYTES
+    assert unpack_suspect(record) == suspect
+    assert unpack_suspect(pack_suspect(None)) is None
+    assert unpack_suspect(b"") is None
 
 
 @pytest.mark.attack("K07")

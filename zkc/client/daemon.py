@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from zkc.client.granting import grant
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
-from zkc.config import ClientConfig, load
+from zkc.config import ClientConfig
 from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
 from zkc.errors import NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
@@ -60,15 +59,19 @@ class Ready:
 
 
 async def run(
-    home: Home, config: ClientConfig, *, clock: Clock, entropy: Entropy, on_ready: Callable[[Ready], None]
+    home: Home, read_config: Callable[[], ClientConfig], *, clock: Clock, entropy: Entropy,
+    on_ready: Callable[[Ready], None],
 ) -> None:
-    """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration."""
+    """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration.
+
+    ``read_config`` is asked at the start and at each SIGHUP; `UsageError` for a configuration with a mistake.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Defects(clock))
     with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
         inbox.recover(clock.wall())
-        daemon = Daemon(home, store, inbox, config, clock, entropy)
+        daemon = Daemon(store, inbox, read_config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
@@ -105,11 +108,11 @@ class Daemon:
     """The parts of one running daemon, connected."""
 
     def __init__(
-        self, home: Home, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock, entropy: Entropy
+        self, store: KeyStore, inbox: Inbox, read_config: Callable[[], ClientConfig], clock: Clock, entropy: Entropy
     ) -> None:
-        self._home = home
         self._store = store
-        self._config = config
+        self._read_config = read_config
+        self._config = config = read_config()
         self._clock = clock
         self._entropy = entropy
         self._log = structlog.get_logger("zkc.daemon")
@@ -170,15 +173,15 @@ class Daemon:
     def reload(self) -> None:
         """SIGHUP: configuration and registrations again. A configuration with a mistake changes nothing."""
         try:
-            loaded = load("client", self._home.config_file, os.environ)
+            config = self._read_config()
         except UsageError as error:
             self._log.error("configuration-kept", error=str(error))
         else:
-            if loaded.config.log != self._config.log:
-                logs.configure(loaded.config.log.format, loaded.config.log.level)
-            if loaded.config.coordinator != self._config.coordinator:
+            if config.log != self._config.log:
+                logs.configure(config.log.format, config.log.level)
+            if config.coordinator != self._config.coordinator:
                 self._log.warning("restart-needed", key="coordinator.endpoints")
-            self._config = self._receiver.config = loaded.config
+            self._config = self._receiver.config = config
             self._log.info("configuration-read")
         self._open_links()
 

@@ -171,23 +171,32 @@ class Receiver:
             return machine.Decline(refusal.code, refusal.detail)
         listen = parse_port_range(self.config.transfer.listen)
         try:
-            transfer.listener = await self._bind(req, listen.host.strip("[]"), listen.ports)
+            transfer.listener = await self._bind(transfer, listen.host.strip("[]"), listen.ports)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
         # In a thread: the coordinator's name may have to be looked up.
         addresses = await asyncio.to_thread(advertised, listen.host, split_endpoint(endpoint)[0])
-        if self._transfers.get(req.xid) is not transfer:
+        try:
+            self._check_wanted(transfer)
+        except PeerViolation:
             transfer.listener.close()
-            raise PeerViolation("unexpected", "the transfer was ended meanwhile")
+            raise
         where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
         return machine.Accept(where, transfer.listener.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
 
-    async def _bind(self, req: Req, host: str, ports: range) -> Listener:
+    def _check_wanted(self, transfer: _Transfer) -> None:
+        """`PeerViolation` where a transfer was ended while something was waited for."""
+        if self._transfers.get(transfer.req.xid) is not transfer:
+            raise PeerViolation("unexpected", "the transfer was ended meanwhile")
+
+    async def _bind(self, transfer: _Transfer, host: str, ports: range) -> Listener:
         """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
+        req = transfer.req
         end = self._clock.monotonic() + _TURN_SECONDS
         log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex())
         told = False
         while self._clock.monotonic() < end:
+            self._check_wanted(transfer)
             why = f"{TRANSFERS_MAX} transfers are under way"
             try:
                 if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:

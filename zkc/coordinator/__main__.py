@@ -1,7 +1,7 @@
-"""The process that serves: ``python -m zkc.coordinator REPORT ADMITTED LOCK``, started by `zkc.coordinator.supervisor`.
+"""The process that serves: ``python -m zkc.coordinator REPORT SUSPECT LOCK``, started by `zkc.coordinator.supervisor`.
 
 The arguments are inherited descriptors: the socket over which the supervisor tells what to do and is told what
-happened, a file in memory that holds the CURVE key admitted last, and the home's lock.
+happened, a file in memory that names the peer whose doing an abort would be, and the home's lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 from zkc import logs
 from zkc.coordinator.engine import DESCRIPTORS_SPARE, Engine, Ready, Settings, defect
-from zkc.coordinator.reports import ADMITTED_BYTES, Failed, Orders, Started, pack_admitted, read_line, write_line
+from zkc.coordinator.reports import Failed, Orders, Started, Suspect, pack_suspect, read_line, write_line
 from zkc.errors import LocalIOError, ZkcError
 from zkc.hardening import claim_descriptors, protect_memory
 from zkc.stores.home import Home, HomeLock
@@ -28,7 +28,7 @@ _DESCRIPTORS_MIN: Final = 256
 
 def main(arguments: list[str]) -> int:
     report = socket.socket(fileno=int(arguments[0]))
-    admitted, lock = int(arguments[1]), HomeLock(int(arguments[2]))
+    suspect, lock = int(arguments[1]), HomeLock(int(arguments[2]))
     orders = read_line(report, Orders)
     if orders is None or not _die_with_parent(orders.supervisor):
         return 1
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         settings = Settings(
             home, orders.options, listen=tuple(orders.listen),
             on_ready=lambda ready: _tell_ready(report, ready),
-            on_admitted=lambda key, who: _note(admitted, key, who),
+            on_suspect=lambda who: _note(suspect, who),
         )
         config = settings.load().config
         logs.configure(config.log.format, config.log.level)
@@ -68,9 +68,9 @@ def _tell_ready(report: socket.socket, ready: Ready) -> None:
     write_line(report, Started(list(ready.endpoints), ready.fingerprint))
 
 
-def _note(descriptor: int, key: bytes, who: str) -> None:
-    """Leaves the key where the supervisor finds it after an abort. Never waits for anybody."""
-    os.pwrite(descriptor, pack_admitted(key, who).ljust(ADMITTED_BYTES, b"\0"), 0)
+def _note(descriptor: int, suspect: Suspect | None) -> None:
+    """Leaves word where the supervisor finds it after an abort. Never waits for anybody."""
+    os.pwrite(descriptor, pack_suspect(suspect), 0)
 
 
 def _die_with_parent(supervisor: int) -> bool:

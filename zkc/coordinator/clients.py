@@ -203,7 +203,6 @@ class Clients:
     def _confirm(self, client: Client, hello: Hello) -> Session:
         """C2: the first record of a channel has opened."""
         info, channel = hello.info, hello.channel
-        del client.unconfirmed[channel.tag]
         session = client.sessions.get(info.instance)
         if session is not None and session.role == info.role and not session.ending:
             client.tags.pop(session.channel.tag, None)
@@ -217,6 +216,8 @@ class Clients:
             if info.role == "daemon":
                 self._replace_daemon(client, session)
         client.tags[channel.tag] = session
+        # Last: a client without sessions and greetings is forgotten, and the old session may have been its only one.
+        del client.unconfirmed[channel.tag]
         self._core.count("channel.confirmed")
         self._on_first_channel(client.uid)
         return session

@@ -20,6 +20,7 @@ from zkc.config import CoordinatorConfig, Loaded, load
 from zkc.constants import KEYDB_SECONDS
 from zkc.coordinator.banned import read_banned
 from zkc.coordinator.clients import Clients
+from zkc.coordinator.connections import Connections
 from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, Done, LookAgain, Online, Status
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.identity import CoordinatorIdentity, load_or_create
@@ -27,6 +28,7 @@ from zkc.coordinator.invitations import advertised
 from zkc.coordinator.keypool import KeyPool
 from zkc.coordinator.outbox import Outbox
 from zkc.coordinator.registrations import Registrations
+from zkc.coordinator.reports import Suspect
 from zkc.coordinator.services import Services
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
@@ -92,12 +94,8 @@ class Settings:
     listen: tuple[str, ...] = ()
     """Where an earlier process of the same supervisor was bound; goes before every other setting."""
     on_ready: Callable[[Ready], None] = lambda _ready: None
-    on_admitted: Callable[[bytes, str], None] = lambda _key, _who: None
-    """Told, before a connection is let in, whose doing it is if the process aborts now: CURVE key (32 bytes), User-Id.
-
-    That is who was let in and has been silent for longest, and only else the newest: a peer that claims a routing id
-    may sit still until libzmq gives the same id to somebody innocent, and aborts (attack O01).
-    """
+    on_suspect: Callable[[Suspect | None], None] = lambda _suspect: None
+    """Told, before a connection is let in, whose doing it is if the process aborts now (attack O01)."""
 
     def load(self) -> Loaded[CoordinatorConfig]:
         return load("coordinator", self.home.config_file, self.environ, self.options)
@@ -114,15 +112,14 @@ class Engine:
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
         self._loaded = settings.load()
+        self._keydb_url = keydb_url(settings.home, self._loaded.config)
+        """In use until the end, whatever the configuration says by then."""
         self._log = logs.get_logger()
         self._stopping = asyncio.Event()
         self._broken: BaseException | None = None
         self._banned = read_banned(settings.home.data)
-        self._connections: set[int] = set()
-        self._silent: dict[str, tuple[bytes, int]] = {}
-        """User-Id -> CURVE key, and how many connections were let in that have said nothing; oldest first."""
-        self._heard: dict[int, int] = {}
-        """Descriptor -> inode of each connection that has said something."""
+        self._connections = Connections()
+        self._suspect: Suspect | None = None
         self._bound: tuple[str, ...] = ()
         self._repeats = logs.Repeats(self._clock.monotonic)
         self._started = False
@@ -165,7 +162,7 @@ class Engine:
         identity = load_or_create(home.data, config.coordinator.suite, self._entropy)
         self._check_suite(identity)
         async with contextlib.AsyncExitStack() as closing:
-            db = KeyDb.open(keydb_url(home, config), identity.mac_key, create=True, patience=KEYDB_SECONDS)
+            db = KeyDb.open(self._keydb_url, identity.mac_key, create=True, patience=KEYDB_SECONDS)
             closing.callback(db.close)
             pool = KeyPool(identity.suite, config.coordinator.key_pool)
             closing.callback(pool.close)
@@ -300,27 +297,16 @@ class Engine:
                 core.warn("zap.refused", "connection-refused", address=request.address, full=who is not None)
             return None
         core.count("zap.admitted")
-        self._silent[who] = key, self._silent.get(who, (key, 0))[1] + 1
-        self._blame(key, who)
+        self._connections.admitted(key, who)
+        self._tell_suspect()
         return who
 
-    def _first_word(self, user_id: str) -> None:
-        """A connection of that peer has said something, as every client of ours does at once."""
-        key, silent = self._silent.get(user_id, (b"", 0))
-        if not silent:
-            return
-        if silent > 1:
-            self._silent[user_id] = key, silent - 1
-        else:
-            del self._silent[user_id]
-        self._blame(key, user_id)
-
-    def _blame(self, key: bytes, who: str) -> None:
-        """Leaves word of who has been silent for longest; of this one where nobody is."""
-        for silent, (its_key, _) in self._silent.items():
-            key, who = its_key, silent
-            break
-        self._settings.on_admitted(key, who)
+    def _tell_suspect(self) -> None:
+        """Where it is still found after an abort."""
+        suspect = self._connections.suspect
+        if suspect != self._suspect:
+            self._suspect = suspect
+            self._settings.on_suspect(suspect)
 
     def _room(self) -> int:
         """How many connections there may be: out of descriptors, libzmq spins (attack O07)."""
@@ -342,9 +328,8 @@ class Engine:
         core = self._core
         wire = Wire(received.routing_id, received.fd, received.inode)
         core.count("messages")
-        if self._heard.get(wire.fd) != wire.inode:
-            self._heard[wire.fd] = wire.inode
-            self._first_word(received.user_id)
+        if self._connections.heard(wire.fd, wire.inode, received.user_id):
+            self._tell_suspect()
         if received.claimed:
             # Clients set no routing id: one that does wants to be somebody else (attack C09).
             core.violated("router", PeerViolation("identity", "a routing id of the peer's own"), user=received.user_id)
@@ -375,11 +360,11 @@ class Engine:
 
     def _on_socket_event(self, event: SocketEvent) -> None:
         if event.kind is EventKind.ACCEPTED:
-            self._connections.add(event.fd)
+            self._connections.opened(event.fd)
             self._core.count("connections.accepted")
         elif event.kind is EventKind.DISCONNECTED:
-            self._connections.discard(event.fd)
-            self._heard.pop(event.fd, None)
+            self._connections.closed(event.fd)
+            self._tell_suspect()
             self._core.count("connections.closed")
             self._look(event.fd, _LOOKS_AFTER_DISCONNECT)
 
@@ -449,7 +434,7 @@ class Engine:
         }
         return Status(
             list(self._bound), core.identity.fingerprint.hex(), core.db.live_clients(), len(self._clients.online),
-            _shown(keydb_url(self._settings.home, self._loaded.config)), core.identity.suite.name, os.getpid(),
+            _shown(self._keydb_url), core.identity.suite.name, os.getpid(),
             counters,
         )
 

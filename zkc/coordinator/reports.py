@@ -9,9 +9,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-ADMITTED_BYTES: Final = 128
+SUSPECT_BYTES: Final = 128
 _KEY_BYTES: Final = 32
 _LINE_MAX: Final = 64 * 1024
+
+Suspect = tuple[bytes, str]
+"""CURVE key (32 bytes) and User-Id of a peer."""
 
 
 class Orders(Struct, frozen=True):
@@ -66,13 +69,14 @@ def read_line(source: socket.socket, kind: Any) -> Any:
         return None
 
 
-def pack_admitted(key: bytes, who: str) -> bytes:
-    """The record of one admission, `ADMITTED_BYTES` at most."""
-    return key + who.encode("ascii", "replace")[: ADMITTED_BYTES - _KEY_BYTES]
+def pack_suspect(suspect: Suspect | None) -> bytes:
+    """`SUSPECT_BYTES` that say whose doing an abort would be."""
+    key, who = suspect or (b"", "")
+    return (key + who.encode("ascii", "replace"))[:SUSPECT_BYTES].ljust(SUSPECT_BYTES, b"\0")
 
 
-def unpack_admitted(record: bytes) -> tuple[bytes, str] | None:
-    """CURVE key and User-Id of a record; None where nobody was admitted."""
-    if len(record) < _KEY_BYTES or not any(record):
+def unpack_suspect(record: bytes) -> Suspect | None:
+    """What `pack_suspect` was given."""
+    if not any(record):
         return None
     return record[:_KEY_BYTES], record[_KEY_BYTES:].rstrip(b"\0").decode("ascii", "replace")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from zkc.config.keys import LimitsSection
 from zkc.constants import (
     APPLICATION_INVITATIONS_MAX,
     APPLICATION_INVITATIONS_PER_SECOND,
@@ -49,11 +50,36 @@ _PAGE_NAMES: Final = 128
 """Names on one page of peers: each entry is at most 200 bytes, the page well below 64 KiB."""
 
 
-_OFTEN: Final = Rate(ASKED_PER_SECOND_MAX, ASKED_PER_SECOND_MAX)
-_LOOKUPS: Final = Rate(LOOKUPS_PER_SECOND_MAX, LOOKUPS_PER_SECOND_MAX)
-_PAGES: Final = Rate(PAGES_AT_ONCE_MAX, PAGES_PER_SECOND_MAX)
-_WRITES: Final = Rate(2 * APPLICATION_INVITATIONS_MAX, APPLICATION_INVITATIONS_PER_SECOND)
-"""Of what writes to the key database."""
+RateFor = Callable[[LimitsSection], "Rate | None"]
+"""How often one client may ask a kind of request, as the configuration has it; None: not bounded here."""
+
+
+def _often(_limits: LimitsSection) -> Rate:
+    return Rate(ASKED_PER_SECOND_MAX, ASKED_PER_SECOND_MAX)
+
+
+def _lookups(_limits: LimitsSection) -> Rate:
+    return Rate(LOOKUPS_PER_SECOND_MAX, LOOKUPS_PER_SECOND_MAX)
+
+
+def _pages(_limits: LimitsSection) -> Rate:
+    return Rate(PAGES_AT_ONCE_MAX, PAGES_PER_SECOND_MAX)
+
+
+def _writes(_limits: LimitsSection) -> Rate:
+    """Of what writes to the key database."""
+    return Rate(2 * APPLICATION_INVITATIONS_MAX, APPLICATION_INVITATIONS_PER_SECOND)
+
+
+def _by_policy(_limits: LimitsSection) -> None:
+    """Policy counts these itself, by `limits.per_second`."""
+
+
+def _steps(limits: LimitsSection) -> Rate | None:
+    """As many at once as there may be handshakes under way, and as fast as they may begin; 0 is no bound."""
+    if not limits.per_second:
+        return None
+    return Rate((limits.handshakes_per_client or HANDSHAKES_PER_CLIENT_MAX) + limits.per_second, limits.per_second)
 
 
 @dataclass(frozen=True)
@@ -62,8 +88,7 @@ class _Service:
 
     handler: Callable[[Session, bytes, Any], AnswerBody | None]
     """(who asks, the request's id, the request) -> the answer; None: later."""
-    rate: Rate | Literal["step", "policy"]
-    """``step``: as the handshakes that a client may have; ``policy``: counted there, by `limits.per_second`."""
+    rate_for: RateFor
 
 
 class Services:
@@ -77,16 +102,16 @@ class Services:
         self._transfers = transfers
         self._revoked = revoked
         self._services: Final[dict[type, _Service]] = {
-            Heartbeat: _Service(self._heartbeat, _OFTEN),
-            Goodbye: _Service(self._goodbye, _OFTEN),
-            ListPeers: _Service(self._list_peers, _PAGES),
-            LookUp: _Service(self._look_up, _LOOKUPS),
-            InviteApplication: _Service(self._invite_application, _WRITES),
-            Leave: _Service(self._leave, _WRITES),
-            TransferRequest: _Service(self._transfer_request, "policy"),
-            TransferKey: _Service(self._transfer_step, "step"),
-            TransferConfirmKey: _Service(self._transfer_step, "step"),
-            TransferEnd: _Service(self._transfer_end, "step"),
+            Heartbeat: _Service(self._heartbeat, _often),
+            Goodbye: _Service(self._goodbye, _often),
+            ListPeers: _Service(self._list_peers, _pages),
+            LookUp: _Service(self._look_up, _lookups),
+            InviteApplication: _Service(self._invite_application, _writes),
+            Leave: _Service(self._leave, _writes),
+            TransferRequest: _Service(self._transfer_request, _by_policy),
+            TransferKey: _Service(self._transfer_step, _steps),
+            TransferConfirmKey: _Service(self._transfer_step, _steps),
+            TransferEnd: _Service(self._transfer_end, _steps),
         }
         """What only the coordinator sends is not in it."""
 
@@ -94,7 +119,7 @@ class Services:
         """Answers, refuses, or hands on to where it will be answered."""
         service = self._services.get(type(asked.body))
         try:
-            self._count(session, type(asked.body), _OFTEN if service is None else service.rate)
+            self._count(session, type(asked.body), _often if service is None else service.rate_for)
             if service is None:
                 raise PeerViolation("unexpected", f"{type(asked.body).__name__} is not a client's to ask")
             answer = service.handler(session, asked.id, asked.body)
@@ -110,14 +135,10 @@ class Services:
                 self._clients.answer(session, asked.id, answer)
                 self._after(session, asked.body)
 
-    def _count(self, session: Session, kind: type, rate: Rate | Literal["step", "policy"]) -> None:
+    def _count(self, session: Session, kind: type, rate_for: RateFor) -> None:
         """`PeerViolation` (``limit``) where this client asks this too often (attack O05)."""
-        if rate == "step":
-            limits = self._core.config.limits
-            # As many as there may be handshakes under way, and as fast as they may begin; 0 is no bound.
-            at_once = (limits.handshakes_per_client or HANDSHAKES_PER_CLIENT_MAX) + limits.per_second
-            rate = Rate(at_once, limits.per_second) if limits.per_second else "policy"
-        if rate == "policy":
+        rate = rate_for(self._core.config.limits)
+        if rate is None:
             return
         if not session.client.asked.setdefault(kind, Bucket()).take(rate, self._core.clock.monotonic()):
             raise PeerViolation("limit", f"too many requests: {kind.__name__}")
@@ -155,7 +176,7 @@ class Services:
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)
         seen = self._core.clock.wall() if online else row.last_seen
-        return Peer(row.name, _kind_of(row), online, int(seen), row.fingerprint)
+        return Peer(row.name, row.kind, online, int(seen), row.fingerprint)
 
     def _look_up(self, _session: Session, _call: bytes, body: LookUp) -> AnswerBody:
         row = self._core.db.client_named(body.name)
@@ -189,7 +210,3 @@ class Services:
     def _transfer_end(self, session: Session, _call: bytes, body: TransferEnd) -> AnswerBody:
         self._transfers.end(session, body)
         return Ok()
-
-
-def _kind_of(row: ClientRow) -> Any:
-    return row.kind

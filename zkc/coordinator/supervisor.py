@@ -1,8 +1,8 @@
 """`zkc coordinator run`: a parent that holds nothing but its child, and starts it again when it aborts.
 
 libzmq ends its process when an assertion fails. The child keeps nothing in memory that a retry does not rebuild, so a
-new one carries on at the same endpoints, in less than two seconds. When aborts repeat and the same CURVE key was
-admitted last each time, that key is named in the log and barred (attack O01).
+new one carries on at the same endpoints, in less than two seconds. When aborts repeat and the same peer had been let in
+each time without saying a word, its CURVE key is named in the log and barred (attack O01).
 This module imports neither zmq nor SQLAlchemy nor structlog: what could abort is not in this process.
 """
 
@@ -28,12 +28,13 @@ import zkc
 from zkc.config import load
 from zkc.coordinator.banned import ban
 from zkc.coordinator.reports import (
-    ADMITTED_BYTES,
+    SUSPECT_BYTES,
     Failed,
     Orders,
     Started,
+    Suspect,
     read_line,
-    unpack_admitted,
+    unpack_suspect,
     write_line,
 )
 from zkc.env import Clock, SystemClock
@@ -49,7 +50,7 @@ _ABORTS: Final = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signa
 """How a process ends by its own defect (SIGKILL is somebody else's doing, and bars nobody)."""
 _BAR_AFTER: Final = 2
 _BAR_WITHIN: Final = 60.0
-"""Aborts with the same key admitted last, and the seconds within which they count."""
+"""Aborts with the same suspect, and the seconds within which they count."""
 _BACKOFF_FIRST: Final = 0.1
 _BACKOFF_MAX: Final = 1.0
 """Seconds before a restart (the first is at once), doubled each time: a second, and the second that a start takes."""
@@ -81,10 +82,10 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT. What keeps the first child from starting is raised as its own error."""
         self.home.prepare()
         self._format = load("coordinator", self.home.config_file, self.environ, self.options).config.log.format
-        with self.home.lock() as lock, _signals() as bell, _shared_memory() as admitted:
+        with self.home.lock() as lock, _signals() as bell, _shared_memory() as suspect:
             while not self._ending:
-                os.pwrite(admitted, bytes(ADMITTED_BYTES), 0)
-                child = _Child.start(self, lock, admitted)
+                os.pwrite(suspect, bytes(SUSPECT_BYTES), 0)
+                child = _Child.start(self, lock, suspect)
                 try:
                     failure = self._attend(child, bell)
                 except BaseException:
@@ -93,7 +94,7 @@ class Supervisor:
                 finally:
                     status = child.end()
                 if not self._ending:
-                    self._after_death(status, failure, unpack_admitted(os.pread(admitted, ADMITTED_BYTES, 0)), bell)
+                    self._after_death(status, failure, unpack_suspect(os.pread(suspect, SUSPECT_BYTES, 0)), bell)
 
     def _attend(self, child: _Child, bell: _Bell) -> Failed | None:
         """Until the child has ended or is to end; what it said of its failure."""
@@ -126,7 +127,7 @@ class Supervisor:
             self.on_ready(started.endpoints[0], started.fingerprint)
 
     def _after_death(
-        self, status: int, failure: Failed | None, last: tuple[bytes, str] | None, bell: _Bell
+        self, status: int, failure: Failed | None, suspect: Suspect | None, bell: _Bell
     ) -> None:
         """Gives up, or says what happened, bars whom it has to, and waits before the next start."""
         if failure is not None and not self._ready:
@@ -140,29 +141,30 @@ class Supervisor:
         self._deaths = [then for then in self._deaths if now - then < _QUIET_SECONDS]
         pause = 0.0 if not self._deaths else min(_BACKOFF_FIRST * 2 ** (len(self._deaths) - 1), _BACKOFF_MAX)
         self._deaths.append(now)
+        key, who = suspect or (b"", "")
         self._say(
             "error", "process-ended", how=_how(status), pause=pause,
-            why=failure.message if failure else "", key_id=last[0].hex() if last else "", who=last[1] if last else "",
+            why=failure.message if failure else "", key_id=key.hex(), who=who,
         )
-        if last is not None and -status in _ABORTS:
-            self._blame(now, *last)
+        if key and -status in _ABORTS:
+            self._blame(now, key, who)
         if pause and select.select([bell], [], [], pause)[0]:
             self._ending = any(number != signal.SIGHUP for number in bell.rung())
 
     def _blame(self, now: float, key: bytes, who: str) -> None:
-        """Bars a key after whose admission the process aborted again."""
+        """Bars the key of a peer that was the suspect before."""
         self._aborts = [(then, other) for then, other in self._aborts if now - then < _BAR_WITHIN]
         self._aborts.append((now, key))
         if sum(other == key for _, other in self._aborts) >= _BAR_AFTER:
             ban(self.home.data, key, who)
             self._say(
-                "error", "key-barred", key_id=key.hex(), who=who, why="each time it was admitted the process aborted",
+                "error", "key-barred", key_id=key.hex(), who=who, why="let in and silent each time the process aborted",
                 undo=f"remove its line from {self.home.data / 'banned'}",
             )
 
     def _say(self, level: str, event: str, **fields: object) -> None:
         """A line of the log, in the form of the child's, without the library."""
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        at = datetime.fromtimestamp(self.clock.wall(), UTC).isoformat().replace("+00:00", "Z")
         told = {key: value for key, value in fields.items() if value != ""}
         if self._format == "json" or (self._format == "auto" and not sys.stderr.isatty()):
             line = json.dumps({"event": event, "level": level, "timestamp": at, **told})
@@ -196,11 +198,11 @@ class _Child:
     ready: bool = False
 
     @classmethod
-    def start(cls, supervisor: Supervisor, lock: HomeLock, admitted: int) -> _Child:
+    def start(cls, supervisor: Supervisor, lock: HomeLock, suspect: int) -> _Child:
         home = supervisor.home
         ours, theirs = socket.socketpair()
         with theirs:
-            inherited = (theirs.fileno(), admitted, lock.fileno())
+            inherited = (theirs.fileno(), suspect, lock.fileno())
             # -P: no module comes from the folder in which the coordinator happens to be started.
             command = [sys.executable, "-P", "-m", "zkc.coordinator", *map(str, inherited)]
             process = subprocess.Popen(
@@ -238,8 +240,8 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _shared_memory() -> Iterator[int]:
-    """A file in memory, for the key that the child admitted last: it outlives the child's abort."""
-    descriptor = os.memfd_create("zkc-admitted")
+    """A file in memory, for the peer that the child suspects: it outlives the child's abort."""
+    descriptor = os.memfd_create("zkc-suspect")
     try:
         yield descriptor
     finally:

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, TableClause, column, delete, f
 
 from zkc.constants import INVITATIONS_KEPT_SECONDS
 from zkc.errors import InternalError, LocalIOError, NotRegistered, PolicyRefused
-from zkc.ids import owner_of
+from zkc.ids import Kind, owner_of
 from zkc.stores.backends import BUSY_SECONDS, Backend, open_backend
 from zkc.stores.rowmac import mac, verifies
 
@@ -77,7 +77,7 @@ class InvitationRow:
 
     invite_id: bytes
     name: str
-    kind: str
+    kind: Kind
     psk: bytes = field(repr=False)
     """32 bytes, secret: what the newcomer proves to hold."""
     curve_public: bytes
@@ -102,7 +102,7 @@ class ClientRow:
 
     uid: bytes
     name: str
-    kind: str
+    kind: Kind
     card: bytes
     card_hash: bytes
     certificate: bytes

@@ -10,6 +10,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
     from zkc.client.daemon import Ready
+    from zkc.config import ClientConfig
 
 
 @click.command(
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 def command(call: Invocation) -> None:
     """``ready`` with ``endpoint`` (the coordinator's) and ``fingerprint`` (this client's)."""
     import asyncio
+    import os
 
     from zkc import logs
     from zkc.client.daemon import DESCRIPTORS, run
+    from zkc.config import load
     from zkc.env import SystemClock, SystemEntropy
     from zkc.hardening import claim_descriptors, protect_memory
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -34,11 +37,15 @@ def command(call: Invocation) -> None:
     home = client_home(call)
     open_store(home).close()
     home.prepare()
-    config = client_config(call, home)
-    logs.configure(config.log.format, "debug" if call.options.debug else config.log.level)
+    options = {"log.level": "debug"} if call.options.debug else {}
+    log = client_config(call, home, options).log
+    logs.configure(log.format, log.level)
+
+    def read_config() -> ClientConfig:
+        return load("client", home.config_file, os.environ, options).config
 
     def ready(of: Ready) -> None:
         told = {"endpoint": of.endpoint, "fingerprint": of.fingerprint}
         call.out.item("ready", told, f"ready {of.endpoint} {of.fingerprint}")
 
-    asyncio.run(run(home, config, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready))
+    asyncio.run(run(home, read_config, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready))

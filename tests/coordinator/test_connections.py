@@ -1,0 +1,59 @@
+"""Who was let in and has not said a word: the suspects of an abort (attack O01)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from zkc.coordinator.connections import Connections
+
+ALICE: Final = b"a" * 32, "u:alice"
+MALLORY: Final = b"m" * 32, "u:mallory"
+
+
+@pytest.mark.attack("O01")
+def test_who_has_been_silent_for_longest_is_the_suspect() -> None:
+    connections = Connections()
+    for descriptor, peer in enumerate((MALLORY, ALICE)):
+        connections.opened(descriptor)
+        connections.admitted(*peer)
+    assert connections.suspect == MALLORY
+    assert connections.heard(1, 100, ALICE[1])
+    assert connections.suspect == MALLORY
+    assert connections.heard(0, 101, MALLORY[1])
+    assert connections.suspect is None
+
+
+@pytest.mark.attack("O01")
+def test_one_word_clears_one_connection_of_a_peer() -> None:
+    connections = Connections()
+    for descriptor in range(2):
+        connections.opened(descriptor)
+        connections.admitted(*MALLORY)
+    assert connections.heard(0, 100, MALLORY[1])
+    assert not connections.heard(0, 100, MALLORY[1]), "it is the connection's second"
+    assert connections.suspect == MALLORY
+    assert connections.heard(1, 101, MALLORY[1])
+    assert connections.suspect is None
+
+
+@pytest.mark.attack("O01")
+def test_who_left_without_a_word_is_no_suspect() -> None:
+    connections = Connections()
+    connections.opened(7)
+    connections.heard(7, 100, ALICE[1])
+    connections.opened(8)
+    connections.admitted(*MALLORY)
+    connections.closed(8)
+    assert connections.suspect is None
+    assert len(connections) == 1
+
+
+def test_a_descriptor_that_is_used_again_is_a_new_connection() -> None:
+    connections = Connections()
+    connections.admitted(*ALICE)
+    assert connections.heard(7, 100, ALICE[1])
+    connections.admitted(*MALLORY)
+    assert connections.heard(7, 101, MALLORY[1])
+    assert connections.suspect is None
