@@ -22,6 +22,9 @@ from zkc.wire.messages import Peer, PeerCard
 _LINK_SECONDS: Final = 8.0 + 2 * ANSWER_SECONDS
 """For the daemon's answer to what it asks the coordinator: it waits for its link, then for the answer."""
 
+_INSTANT: Final = 0.001
+"""Seconds: a call is bounded by more than nothing."""
+
 
 class Access(Protocol):
     """The coordinator, as a command sees it. Every call blocks and raises the errors of the contract."""
@@ -47,13 +50,14 @@ class Access(Protocol):
 
 def open_access(
     home: Home, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy, *,
-    within: float = ANSWER_SECONDS,
+    within: float | None = None,
 ) -> Access:
-    """The daemon where it runs, else a link of this process; ``within`` seconds bound the daemon's first answer."""
+    """The daemon where it runs, else a link of this process; ``within`` seconds bound the daemon's first answer too."""
     principal = load_main(store)
     client: LocalClient[control.ControlReply] = LocalClient(home.socket_path(), control.ControlReply)
+    patience = ANSWER_SECONDS if within is None else max(min(within, ANSWER_SECONDS), _INSTANT)
     try:
-        client.call(control.AskStatus(), within=max(min(within, ANSWER_SECONDS), 0.001))
+        client.call(control.AskStatus(), within=patience)
     except NotRunning:
         from zkc.client.by_link import ByLink  # noqa: PLC0415 - asyncio costs, and with a daemon nothing needs it
 
@@ -68,9 +72,9 @@ class ByDaemon:
         self._client = client
 
     def grant(self, wanted: Wanted, within: float | None) -> Grant:
-        patience = 2 * STEP_SECONDS if within is None else within
+        patience = 2 * STEP_SECONDS if within is None else max(within, _INSTANT)
         try:
-            return control.grant_of(self._client.call(control.ask_grant(wanted), within=max(patience, 0.001)))
+            return control.grant_of(self._client.call(control.ask_grant(wanted), within=patience))
         except NoAnswer:
             if within is None:
                 raise

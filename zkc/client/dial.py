@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from zkc.errors import CoordinatorUnreachable, NotRegistered, ZkcError
-from zkc.net.loopsocket import LoopSocket, Received, Sent
+from zkc.net.loopsocket import LoopSocket, Sent
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
 from zkc.net.sockets import Context, connect_dealer
 
@@ -41,7 +41,7 @@ class Connection:
             self._monitor = AsyncMonitor(sock, self._on_event, kinds=_KINDS)  # type: ignore[arg-type]
 
         dealer = connect_dealer(ctx, endpoint, server_key, public, secret, watch=watch)
-        self._socket = LoopSocket(dealer, lambda received: self._on_message(received, on_frame))
+        self._socket = LoopSocket(dealer, lambda received: on_frame(received.payload))
 
     async def wait_up(self) -> None:
         """Returns when the CURVE handshake has succeeded.
@@ -69,9 +69,6 @@ class Connection:
         self._up.cancel()
         if not self.lost.done():
             self.lost.set_result(None)
-
-    def _on_message(self, received: Received, on_frame: Callable[[bytes], None]) -> None:
-        on_frame(received.payload)
 
     def _on_event(self, event: SocketEvent) -> None:
         if event.kind is EventKind.CONNECTED:

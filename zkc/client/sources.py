@@ -35,7 +35,7 @@ class FileSource:
     def manifest(self, name: str | None, note: str) -> Manifest:
         status = self._stat
         return Manifest(
-            "file", own_name(name or self._path.name), note, status.st_size, stat.S_IMODE(status.st_mode),
+            "file", _named(name, self._path.name), note, status.st_size, stat.S_IMODE(status.st_mode),
             max(status.st_mtime_ns, 0),
         )
 
@@ -128,10 +128,10 @@ def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource,
         raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
     if isinstance(payload, str):
         text = _encoded(payload, "the message")
-        return BytesSource(text), Manifest("message", own_name(name or "message"), note, len(text), 0o600, 0)
+        return BytesSource(text), Manifest("message", _named(name, "message"), note, len(text), 0o600, 0)
     if isinstance(payload, bytes | bytearray | memoryview):
         data = bytes(payload)
-        return BytesSource(data), Manifest("stream", own_name(name or "stdin"), note, len(data), 0o600, 0)
+        return BytesSource(data), Manifest("stream", _named(name, "stdin"), note, len(data), 0o600, 0)
     if isinstance(payload, os.PathLike):
         file = FileSource(Path(payload))
         try:
@@ -141,7 +141,11 @@ def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource,
             raise
     if not hasattr(payload, "fileno"):
         raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
-    return PipeSource(payload), Manifest("stream", own_name(name or "stdin"), note, None, 0o600, 0)
+    return PipeSource(payload), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+
+
+def _named(name: str | None, otherwise: str) -> str:
+    return own_name(otherwise if name is None else name)
 
 
 def _encoded(text: str, what: str) -> bytes:

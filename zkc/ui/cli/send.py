@@ -89,9 +89,8 @@ def command(
         closing.callback(source.close)
         store = closing.enter_context(open_store(home))
         config = client_config(call, home)
-        first_answer = {} if timeout is None else {"within": timeout}
         access = closing.enter_context(
-            contextlib.closing(open_access(home, store, config, clock, entropy, **first_answer))
+            contextlib.closing(open_access(home, store, config, clock, entropy, within=timeout))
         )
         shown = closing.enter_context(_Shown(call.out, recipient, manifest))
         done = Sending(
