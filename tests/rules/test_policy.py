@@ -74,9 +74,9 @@ def test_who_was_let_in_is_judged_by_size_alone() -> None:
 
 def test_a_refusal_is_an_exception_of_its_code() -> None:
     for code, kind in ((25, PolicyRefused), (33, LocalIOError)):
-        error = Refusal(code, "limit", "why").error()
+        error = Refusal(code, "limit", "why", "what to do").error()
         assert type(error) is kind
-        assert (error.detail, error.message) == ("limit", "why")
+        assert (error.detail, error.message, error.hint) == ("limit", "why", "what to do")
 
 
 def test_a_cipher_that_a_peer_made_up_is_not_repeated_in_the_text() -> None:

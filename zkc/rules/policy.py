@@ -56,15 +56,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why not: a code of the contract, its finer word for the wire, and a line for the own log and output."""
+    """Why not: a code of the contract, its finer word for the wire, a line for the own log and output, what to do."""
 
     code: int
     detail: str
     text: str
+    hint: str
 
     def error(self) -> ZkcError:
         """The same as an exception."""
-        return error_for(self.code, self.text, detail=self.detail)
+        return error_for(self.code, self.text, detail=self.detail, hint=self.hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class _Row:
     code: int
     detail: str
     text: str
+    hint: str = ""
 
 
 # The first row that holds decides; what protects this side from a flood comes first.
@@ -98,11 +100,13 @@ _WHO_AND_HOW: Final = (
     ),
     _Row(
         lambda case: case.asked.key_source not in case.rules.key_sources,
-        PolicyRefused.code, "key-source", "keys made by the {asked.key_source} are not allowed (transfer.key_sources)",
+        PolicyRefused.code, "key-source", "keys made by the {asked.key_source} are not allowed here",
+        "transfer.key_sources must name '{asked.key_source}' at the coordinator and at both ends",
     ),
     _Row(
         lambda case: case.asked.cipher not in case.rules.ciphers,
-        PolicyRefused.code, "cipher", "the cipher asked for is not allowed (transfer.ciphers)",
+        PolicyRefused.code, "cipher", "the cipher asked for is not allowed here",
+        "transfer.ciphers must name it at the coordinator and at both ends",
     ),
 )
 _HOW_MUCH: Final = (
@@ -131,7 +135,8 @@ def decide_size(asked: Asked, rules: Rules, standing: Standing) -> Refusal | Non
 def _first(rows: tuple[_Row, ...], case: _Case) -> Refusal | None:
     for row in rows:
         if row.refuses(case):
-            return Refusal(row.code, row.detail, row.text.format(asked=case.asked, rules=case.rules))
+            text, hint = (words.format(asked=case.asked, rules=case.rules) for words in (row.text, row.hint))
+            return Refusal(row.code, row.detail, text, hint)
     return None
 
 
