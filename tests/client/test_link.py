@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,29 +16,40 @@ from zkc.client import link as module
 from zkc.client.link import Link
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import CoordinatorUnreachable, LocalIOError, NotRegistered, VersionMismatch, ZkcError
-from zkc.net.sockets import generate_curve, to_raw
 from zkc.stores.home import Home
 from zkc.wire.messages import Leave, Revoked
 
 
 class Line:
-    """`zkc.client.dial.Connection` as a script: `broken` is raised by each attempt to make one."""
+    """`zkc.client.line.Line` as a script."""
 
     made = 0
     broken: Exception | None = None
+    """Raised by each attempt to make one."""
+    greetings: ClassVar[list[Exception | None]] = [None]
+    """What becomes of the next ones; the last stays."""
+    old = False
 
-    def __init__(self, _ctx: object, endpoint: str, *_: object, **__: object) -> None:
+    def __init__(self, _ctx: object, _principal: object, endpoint: str, *_: object, **__: object) -> None:
         Line.made += 1
         if Line.broken is not None:
             raise Line.broken
         self.endpoint = endpoint
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def wait_up(self) -> None:
-        pass
+    async def open(self) -> None:
+        await self.renew()
 
-    def send(self, _frame: bytes) -> bool:
-        return True
+    async def renew(self) -> None:
+        outcome = Line.greetings.pop(0) if len(Line.greetings) > 1 else Line.greetings[0]
+        if outcome is not None:
+            raise outcome
+
+    def is_old(self) -> bool:
+        return Line.old
+
+    def send(self, plaintext: bytes) -> None:
+        pass
 
     def close(self) -> None:
         if not self.lost.done():
@@ -49,16 +60,17 @@ class Line:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Line, "made", 0)
     monkeypatch.setattr(Line, "broken", None)
-    monkeypatch.setattr(module, "Connection", Line)
+    monkeypatch.setattr(Line, "greetings", [None])
+    monkeypatch.setattr(Line, "old", False)
+    monkeypatch.setattr(module, "Line", Line)
     for name in ("HEARTBEAT_SECONDS", "BACKOFF_FIRST", "BACKOFF_MAX", "_TICK_SECONDS"):
         monkeypatch.setattr(module, name, 0.001)
 
 
 def link_of(**options: Any) -> Link:
-    keys = generate_curve()
-    registration = SimpleNamespace(endpoints=("tcp://127.0.0.1:1",), curve_secret=to_raw(keys.secret))
     principal: Any = SimpleNamespace(
-        registration=registration, coordinator=SimpleNamespace(curve_key=to_raw(keys.public)), name="bob"
+        registration=SimpleNamespace(endpoints=("tcp://127.0.0.1:1",)), name="bob",
+        card=SimpleNamespace(body=SimpleNamespace(epoch=1)),
     )
     context: Any = None
     return Link(
@@ -103,22 +115,38 @@ def test_a_round_that_fails_in_any_way_is_told_and_the_next_one_comes(
     asyncio.run(scenario())
 
 
+def test_who_wants_the_link_does_not_wait_for_the_end_of_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("BACKOFF_FIRST", 10 * DEADLINE), ("BACKOFF_MAX", 10 * DEADLINE), ("_REST_SECONDS", 0.001)):
+        monkeypatch.setattr(module, name, seconds)
+
+    async def scenario() -> None:
+        Line.broken = CoordinatorUnreachable("no", detail="refused")
+        link = link_of()
+        link.start()
+        for tries in (1, 2):
+            await until(lambda tries=tries: Line.made == tries)  # type: ignore[misc]
+            with pytest.raises(CoordinatorUnreachable):
+                await link.wait_linked(DEADLINE)
+        Line.broken = None
+        await link.wait_linked(DEADLINE)
+        assert link.linked
+        await link.close()
+
+    asyncio.run(scenario())
+
+
 def test_each_kind_of_failure_is_told_once_until_there_is_a_link_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two addresses that fail in two ways do not fill the log in turns."""
     told: list[tuple[str, str]] = []
     link: Link
 
-    async def greet(link: Link) -> None:
-        link._channel = SimpleNamespace(is_old=lambda _: False, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
-
     class Turns(Line):
-        def __init__(self, ctx: object, endpoint: str, *_: object, **__: object) -> None:
+        def __init__(self, *words: Any, **more: Any) -> None:
             if Line.broken is not None:
                 Line.broken = CoordinatorUnreachable("no", detail="refused" if Line.made % 2 else "timeout")
-            super().__init__(ctx, endpoint)
+            super().__init__(*words, **more)
 
-    monkeypatch.setattr(module, "Connection", Turns)
-    monkeypatch.setattr(Link, "_greet", greet)
+    monkeypatch.setattr(module, "Line", Turns)
 
     def lost(linked: bool) -> None:
         if not linked:
@@ -135,8 +163,8 @@ def test_each_kind_of_failure_is_told_once_until_there_is_a_link_again(monkeypat
         Line.broken = None
         await until(lambda: link.linked)
         Line.broken = CoordinatorUnreachable("no", detail="refused")
-        assert link._connection is not None
-        link._connection.close()
+        assert link._line is not None
+        link._line.close()
         await until(lambda: len(told) >= 5)
         assert told[2] == ("lost", "lost")
         assert sorted(told[3:]) == [("no link", "refused"), ("no link", "timeout")]
@@ -149,10 +177,6 @@ def test_a_link_whose_registration_was_ended_answers_at_once_and_closes_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its coordinator answers nothing any more, a goodbye neither."""
-    async def greet(link: Link) -> None:
-        link._channel = SimpleNamespace(is_old=lambda _: False, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
-
-    monkeypatch.setattr(Link, "_greet", greet)
     monkeypatch.setattr(module, "GOODBYE_SECONDS", 10 * DEADLINE)
 
     async def scenario() -> None:
@@ -162,8 +186,8 @@ def test_a_link_whose_registration_was_ended_answers_at_once_and_closes_at_once(
         waiting = asyncio.create_task(link.request(Leave(), 10 * DEADLINE))
         await until(lambda: link._waiting)
         await link._handle(Revoked("lost"))
-        assert link._connection is not None
-        link._connection.close()
+        assert link._line is not None
+        link._line.close()
         async with asyncio.timeout(DEADLINE):
             for asked in (waiting, link.request(Leave(), 10 * DEADLINE)):
                 with pytest.raises(NotRegistered, match=r"revoked \(lost\)"):
@@ -177,15 +201,8 @@ def test_a_coordinator_that_no_longer_speaks_our_version_is_the_problem_and_is_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At the renewal of a channel: the daemon was linked, and stays up."""
-    greetings: list[Any] = [None, VersionMismatch("another version", detail="version")]
-
-    async def greet(link: Link) -> None:
-        answer = greetings.pop(0) if len(greetings) > 1 else greetings[0]
-        if answer is not None:
-            raise answer
-        link._channel = SimpleNamespace(is_old=lambda _: True, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
-
-    monkeypatch.setattr(Link, "_greet", greet)
+    monkeypatch.setattr(Line, "old", True)
+    monkeypatch.setattr(Line, "greetings", [None, VersionMismatch("another version", detail="version")])
 
     async def scenario() -> None:
         states: list[bool] = []
@@ -196,7 +213,7 @@ def test_a_coordinator_that_no_longer_speaks_our_version_is_the_problem_and_is_t
         assert isinstance(link.problem, VersionMismatch)
         with pytest.raises(VersionMismatch):
             await link.wait_linked(DEADLINE)
-        greetings[:] = [None]
+        Line.greetings = [None]
         await until(lambda: link.linked)
         await link.close()
 
@@ -204,20 +221,14 @@ def test_a_coordinator_that_no_longer_speaks_our_version_is_the_problem_and_is_t
 
 
 def test_a_silent_renewal_of_the_channel_does_not_end_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    greeted: list[int] = []
-
-    async def greet(link: Link) -> None:
-        greeted.append(1)
-        if len(greeted) > 1:
-            raise CoordinatorUnreachable("no answer", detail="no-answer")
-        link._channel = SimpleNamespace(is_old=lambda _: True, seal=lambda plaintext: plaintext)  # type: ignore[assignment]
-
-    monkeypatch.setattr(Link, "_greet", greet)
+    silence = CoordinatorUnreachable("no answer", detail="no-answer")
+    monkeypatch.setattr(Line, "old", True)
+    monkeypatch.setattr(Line, "greetings", [None, silence, silence, silence])
 
     async def scenario() -> None:
         link = link_of()
         link.start()
-        await until(lambda: len(greeted) > 3)
+        await until(lambda: len(Line.greetings) == 1)
         assert (link.linked, Line.made) == (True, 1)
         await link.close()
 
@@ -242,6 +253,7 @@ def test_what_an_answer_or_a_tick_raises_is_reported_once_and_ends_nothing(monke
             raise RuntimeError("a tick")
 
         monkeypatch.setattr(link, "_tick", tick)
+        Line.broken = CoordinatorUnreachable("no", detail="refused")
         link.start()
         await until(lambda: len(ticks) > 2)
         assert {str(error) for error in told} >= {"an answer", "a tick"}

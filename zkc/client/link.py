@@ -1,7 +1,7 @@
-"""The link of one registration to its coordinator: connected, authenticated, and brought back when it breaks.
+"""The link of one registration to its coordinator: brought back when it breaks, and what is asked over it.
 
-`Link.run` is a loop of sessions (dial, C1, S1, records) with jittered back-off in between. Requests wait for the link,
-survive its loss, and are answered once. Nothing that is not authenticated ends a link for good.
+`Link` is a loop of lines (`zkc.client.line`) with jittered back-off in between. Requests wait for the link, survive its
+loss, and are answered once. Nothing that is not authenticated ends a link for good.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
-from zkc.client.dial import DIAL_SECONDS, Connection
+from zkc.client.line import Line
 from zkc.client.principal import Principal
 from zkc.constants import (
     BACKOFF_FIRST,
@@ -29,20 +29,15 @@ from zkc.errors import (
     NotRegistered,
     PeerViolation,
     TimedOut,
-    VersionMismatch,
     ZkcError,
 )
 from zkc.ids import owner_of
-from zkc.net.sockets import Context, curve_public, to_raw
-from zkc.protocol import channel
+from zkc.net.sockets import Context
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
-from zkc.protocol.step import Step, step
+from zkc.protocol.channel import VERSIONS
 from zkc.rules.refusals import COORDINATOR, refused_by
-from zkc.wire.codec import decode, encode
-from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import (
     AnswerBody,
-    ChannelMessage,
     Failure,
     Goodbye,
     Heartbeat,
@@ -56,6 +51,8 @@ from zkc.wire.messages import (
 Handler = Callable[[Any], Awaitable[AnswerBody]]
 """Answers a request of the coordinator; a `ZkcError` becomes a failure with its code."""
 _TICK_SECONDS: Final = 0.25
+_REST_SECONDS: Final = 0.5
+"""The least pause before another try, where somebody is waiting for the link and the back-off would be longer."""
 
 
 class Link:
@@ -77,15 +74,14 @@ class Link:
         self._on_problem = on_problem
         """Told what keeps it from linking: each kind of failure once, until there was a link again."""
         self._told: set[tuple[type[ZkcError], str]] = set()
-        self._instance = entropy.bytes(ID_BYTES)
+        self._info = HelloInfo(role, entropy.bytes(ID_BYTES), list(VERSIONS), principal.card.body.epoch)
         self._calls: Calls[None] = Calls()
         self._waiting: dict[bytes, tuple[asyncio.Future[AnswerBody], str]] = {}
-        self._connection: Connection | None = None
-        self._channel: channel.Channel | None = None
-        self._greeting: asyncio.Future[channel.Established] | None = None
-        self._hello: channel.HelloSent | None = None
+        self._line: Line | None = None
         self._linked = asyncio.Event()
         self._stuck = asyncio.Event()
+        """Every address has been tried in vain since somebody last asked."""
+        self._wanted = asyncio.Event()
         self._heard = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._run: asyncio.Task[None] | None = None
@@ -103,7 +99,7 @@ class Link:
     @property
     def endpoint(self) -> str:
         """The coordinator's address in use, or the first that will be tried."""
-        return self._connection.endpoint if self._connection else self._endpoints[0]
+        return self._line.endpoint if self._line else self._endpoints[0]
 
     def start(self) -> None:
         """Begin to connect, and go on for as long as the link is open."""
@@ -111,8 +107,12 @@ class Link:
         self._run.add_done_callback(_tell_defect)
 
     async def wait_linked(self, within: float) -> None:
-        """`CoordinatorUnreachable`, `NotRegistered`, ...: what kept it from linking, once every address was tried in
-        vain, or after ``within`` seconds. The link goes on trying."""
+        """`CoordinatorUnreachable`, `NotRegistered`, ...: what keeps it from linking, once that was tried in vain, or
+        after ``within`` seconds. The link goes on trying."""
+        if not self.linked:
+            # The answer is to be of now: another try at once, and not at the end of a back-off.
+            self._stuck.clear()
+            self._wanted.set()
         waits = [asyncio.ensure_future(event.wait()) for event in (self._linked, self._stuck)]
         try:
             await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
@@ -175,16 +175,16 @@ class Link:
         try:
             while not self.ended.done():
                 try:
-                    await self._establish(self._endpoints[failures % len(self._endpoints)])
+                    line = await self._establish(self._endpoints[failures % len(self._endpoints)])
                     failures = 0
-                    self.problem = await self._serve()
+                    self.problem = await self._serve(line)
                     self._drop()
                     pause = self._entropy.jitter(0.0, BACKOFF_FIRST)
                 except Exception as error:  # noqa: BLE001 - whatever it was, a daemon that no longer tries is lost
                     failures += 1
                     pause = self._pause(failures)
                     self._failed(error, failures)
-                await asyncio.sleep(pause)
+                await self._rest(pause)
         finally:
             ticking.cancel()
             if self.ended.done():
@@ -215,16 +215,21 @@ class Link:
         longest = min(BACKOFF_FIRST * 2 ** min(failures - 1, 10), BACKOFF_MAX)
         return self._entropy.jitter(longest / 2, longest)
 
-    async def _establish(self, endpoint: str) -> None:
-        """Dial, and agree on a channel."""
-        keys = self.principal
-        secret = keys.registration.curve_secret
-        self._connection = Connection(
-            self._context, endpoint, keys.coordinator.curve_key, curve_public(secret), to_raw(secret), self._on_frame,
-            if_refused=f"if it was revoked: {_anew(keys.name)}",
+    async def _rest(self, seconds: float) -> None:
+        """Until the next try."""
+        least = min(seconds, _REST_SECONDS)
+        await asyncio.sleep(least)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds - least):
+                await self._wanted.wait()
+        self._wanted.clear()
+
+    async def _establish(self, endpoint: str) -> Line:
+        line = self._line = Line(
+            self._context, self.principal, endpoint, self._info, self._on_plaintext, clock=self._clock,
+            if_refused=f"if it was revoked: {_anew(self.principal.name)}",
         )
-        await self._connection.wait_up()
-        await self._greet()
+        await line.open()
         self.problem = None
         self._told.clear()
         self._heard = self._clock.monotonic()
@@ -236,47 +241,25 @@ class Link:
         for outgoing in self._calls.resend(self._heard):
             self._send(outgoing.plaintext)
         self._on_state(True)
+        return line
 
-    async def _greet(self) -> None:
-        """C1, S1: a new channel on this connection; the old one, if any, serves until then."""
-        versions = list(channel.VERSIONS)
-        info = HelloInfo(self._role, self._instance, versions, self.principal.card.body.epoch)
-        started = channel.create_hello(self.principal.channel_keys, info, self._clock.monotonic())
-        self._hello = started.state
-        self._greeting = asyncio.get_running_loop().create_future()
-        for effect in started.effects:
-            self._send_frame(control_frame(ControlKind.CHANNEL, encode(effect.message)))
-        try:
-            async with asyncio.timeout(DIAL_SECONDS):
-                established = await self._greeting
-        except TimeoutError:
-            raise CoordinatorUnreachable(
-                f"the coordinator at {self.endpoint} does not answer this client's greeting", detail="no-answer",
-                hint="it may be overloaded, or may no longer know this registration",
-            ) from None
-        finally:
-            self._greeting = self._hello = None
-        self._channel = established.channel
-
-    async def _serve(self) -> ZkcError:
-        """Until the connection is lost, the coordinator falls silent, or has ended this: which of them it was."""
-        connection = self._connection
-        while connection is not None and not connection.lost.done():
+    async def _serve(self, line: Line) -> ZkcError:
+        """Until the line is lost, the coordinator falls silent, or has ended this: which of them it was."""
+        while not line.lost.done():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._entropy.jitter(0.8, 1.0) * HEARTBEAT_SECONDS):
-                    await asyncio.shield(connection.lost)
+                    await asyncio.shield(line.lost)
             if self.ended.done():
                 return self.ended.result()
-            if connection.lost.done():
+            if line.lost.done():
                 break
-            now = self._clock.monotonic()
-            if self._role == "daemon" and now - self._heard > OFFLINE_SECONDS:
-                return CoordinatorUnreachable(f"the coordinator at {self.endpoint} fell silent", detail="no-answer")
-            if self._channel is not None and self._channel.is_old(now):
+            if self._role == "daemon" and self._clock.monotonic() - self._heard > OFFLINE_SECONDS:
+                return CoordinatorUnreachable(f"the coordinator at {line.endpoint} fell silent", detail="no-answer")
+            if line.is_old():
                 with contextlib.suppress(CoordinatorUnreachable):
-                    await self._greet()
+                    await line.renew()
             self.tell(Heartbeat())
-        return CoordinatorUnreachable(f"the connection to the coordinator at {self.endpoint} was lost", detail="lost")
+        return CoordinatorUnreachable(f"the connection to the coordinator at {line.endpoint} was lost", detail="lost")
 
     async def _keep_ticking(self) -> None:
         while True:
@@ -296,46 +279,16 @@ class Link:
     def _drop(self) -> None:
         was_linked = self.linked
         self._linked.clear()
-        self._channel = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._line is not None:
+            self._line.close()
+            self._line = None
         if was_linked:
             self._on_state(False)
 
-    # --- frames -----------------------------------------------------------------------------------------------------
+    # --- records ----------------------------------------------------------------------------------------------------
 
-    def _on_frame(self, frame: bytes) -> None:
-        """What the coordinator sent. Whatever does not open is nothing: only what is authenticated counts."""
-        try:
-            kind, body = split_control(frame)
-            if kind is ControlKind.CHANNEL:
-                self._on_greeting(body)
-            elif kind is ControlKind.RECORD and self._channel is not None:
-                plaintext = self._channel.open(frame)
-                self._heard = self._clock.monotonic()
-                self._on_record(plaintext)
-        except PeerViolation as violation:
-            if violation.detail == "replay" and self._connection is not None:
-                self._connection.close()
-
-    def _on_greeting(self, body: bytes) -> None:
-        if self._greeting is None or self._greeting.done() or self._hello is None:
-            return
-        try:
-            agreed: Step = step(
-                channel.TABLE, self.principal.channel_keys, self._hello, decode(body, ChannelMessage)
-            )
-        except PeerViolation as violation:
-            if violation.detail == "version":
-                self._greeting.set_exception(VersionMismatch(
-                    "the coordinator speaks none of this client's versions", detail="version",
-                    hint="upgrade the older of the two",
-                ))
-            return
-        self._greeting.set_result(agreed.state)
-
-    def _on_record(self, plaintext: bytes) -> None:
+    def _on_plaintext(self, plaintext: bytes) -> None:
+        self._heard = self._clock.monotonic()
         received = self._calls.receive(plaintext, None)
         if isinstance(received, Asked):
             self._spawn(self._answer(received))
@@ -381,12 +334,8 @@ class Link:
             self.ended.set_result(error)
 
     def _send(self, plaintext: bytes) -> None:
-        if self._channel is not None:
-            self._send_frame(self._channel.seal(plaintext))
-
-    def _send_frame(self, frame: bytes) -> None:
-        if self._connection is not None:
-            self._connection.send(frame)
+        if self._line is not None:
+            self._line.send(plaintext)
 
     def _resolve(self, id: bytes, body: AnswerBody | Failure | None) -> None:
         future, about = self._waiting.get(id, (None, ""))
