@@ -34,7 +34,8 @@ from zkc.errors import InternalError, Interrupted, UsageError
 from zkc.ids import KeySource
 from zkc.net.pipe import Bell
 from zkc.stores.home import Home
-from zkc.stores.inbox import Claim, Inbox, Item
+from zkc.stores.inbox import Claim, Inbox
+from zkc.stores.items import Item
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer
 

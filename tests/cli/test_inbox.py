@@ -18,7 +18,8 @@ from tests.support.waiting import wait_until
 from zkc.crypto.primitives import digest
 from zkc.env import SystemEntropy
 from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox, NewItem
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import NewItem
 from zkc.stores.keystore import KeyStore
 
 HOSTILE = [

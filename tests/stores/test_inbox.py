@@ -25,7 +25,9 @@ from zkc.constants import PARTIALS_PER_SENDER_MAX
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.inbox import PARTIAL_SECONDS, Claim, Inbox, Item, NewItem
+from zkc.stores.inbox import Claim, Inbox
+from zkc.stores.items import Item, NewItem
+from zkc.stores.partials import PARTIAL_SECONDS
 from zkc.stores.receipts import save_receipt
 from zkc.stores.saving import save_item
 
@@ -260,7 +262,8 @@ folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 HERE = ("inbox.py", "files.py", "localdb.py")
 
 from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox, NewItem
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import NewItem
 
 ENTRY = NewItem("alice", "", "a.txt", "", "file", "sender", b"x" * 16)
 
@@ -544,7 +547,8 @@ def test_a_link_in_place_of_a_partial_item_is_neither_followed_nor_removed(inbox
 BEGIN = """
 import sys
 from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox, NewItem
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import NewItem
 inbox = Inbox.open(Home.resolve("client", sys.argv[1]))
 partial = inbox.begin(b"f" * 32, b"t" * 16, NewItem("alice", "", "a.txt", "", "file", "sender", b"x" * 16))
 partial.write(b"half of it")

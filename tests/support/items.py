@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zkc.stores.inbox import Inbox, Item, NewItem
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import Item, NewItem
 
 FP, TID, XID = b"f" * 32, b"t" * 16, b"x" * 16
 NOW = 1_700_000_000.0

@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox, Item
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import Item
 from zkc.testing import Fleet
 
 

@@ -31,8 +31,10 @@ from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_port_range
 from zkc.rules.policy import Asked, Standing, decide, decide_size, least_size
 from zkc.stores.files import translated
-from zkc.stores.inbox import Inbox, NewItem, Partial
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import NewItem
 from zkc.stores.keystore import KeyStore
+from zkc.stores.partials import Partial
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
     AnswerBody,

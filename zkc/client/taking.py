@@ -12,7 +12,8 @@ from typing import Final
 
 from zkc.env import Clock
 from zkc.errors import NobodyThere
-from zkc.stores.inbox import Claim, Inbox, Item
+from zkc.stores.inbox import Claim, Inbox
+from zkc.stores.items import Item
 
 PAUSE_SECONDS: Final = 0.05
 _LOOK_AGAIN: Final = 20

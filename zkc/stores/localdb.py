@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores import files, sqlite
@@ -197,6 +197,18 @@ def _create(path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], Non
             os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def one(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The first row that ``query`` finds."""
+    row: tuple[Any, ...] | None = connection.execute(query, values).fetchone()
+    return row
+
+
+def insert(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    """A new row; ``table`` and ``columns`` are names of ours."""
+    marks = ", ".join("?" * len(columns))
+    connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)  # noqa: S608
 
 
 def _sync(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import numbered
 from zkc.stores import files
-from zkc.stores.inbox import Item
+from zkc.stores.items import Item
 
 Conflict = Literal["skip", "overwrite", "rename"]
 """What to do where the destination exists."""

@@ -15,7 +15,8 @@ from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zkc.stores.inbox import Inbox, Item
+    from zkc.stores.inbox import Inbox
+    from zkc.stores.items import Item
 
 _TEXT_SHOWN = 64 * 1024
 """Bytes of a message that ``show`` prints."""

@@ -10,7 +10,7 @@ from zkc.errors import LocalIOError
 from zkc.ui.cli.output import rfc3339
 
 if TYPE_CHECKING:
-    from zkc.stores.inbox import Item
+    from zkc.stores.items import Item
 
 CONFLICTS = ("skip", "overwrite", "rename")
 

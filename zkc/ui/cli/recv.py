@@ -20,7 +20,8 @@ from zkc.ui.cli.output import Out
 if TYPE_CHECKING:
     from zkc.config import ClientConfig
     from zkc.stores.home import Home
-    from zkc.stores.inbox import Claim, Item
+    from zkc.stores.inbox import Claim
+    from zkc.stores.items import Item
 
 _CHUNK: Final = 1 << 20
 _CHILD_SECONDS: Final = 1.0

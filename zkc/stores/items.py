@@ -1,0 +1,117 @@
+"""What the inbox knows of an item, and the rows of its index that it is kept in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from zkc.ids import KeySource
+from zkc.stores.localdb import LocalDb, Schema
+
+ItemKind = Literal["file", "stream", "message"]
+ItemState = Literal["ready", "partial"]
+
+ID_BYTES: Final = 8
+_ID: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """What is known of an item before its first byte. All text is the peer's, as it came."""
+
+    sender: str
+    app: str
+    """The registration that it came to, where that is an application; else empty."""
+    name: str
+    note: str
+    kind: ItemKind
+    key_source: KeySource
+    xid: bytes
+    mode: int = 0o600
+    """Permissions as sent."""
+    mtime_ns: int = 0
+    """Time of change as sent, nanoseconds since 1970; 0: not told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item of the inbox. ``sender``, ``name`` and ``note`` are the peer's text: escape them before printing.
+
+    Of one whose ``state`` is ``partial`` the sender stopped, or still sends: ``size`` is what came so far, ``digest``
+    is empty, ``received`` is when it began.
+    """
+
+    id: str
+    sender: str
+    sender_fp: bytes
+    app: str
+    name: str
+    note: str
+    size: int
+    digest: bytes
+    """BLAKE3 of the whole payload."""
+    key_source: KeySource
+    kind: ItemKind
+    received: float
+    """Seconds since 1970."""
+    xid: bytes
+    tid: bytes
+    mode: int
+    mtime_ns: int
+    path: Path
+    state: ItemState = "ready"
+
+    @property
+    def transfer(self) -> str:
+        return self.xid.hex()
+
+
+_SQL_TYPES: Final[dict[str, tuple[type, ...]]] = {"int": (int,), "float": (int, float), "bytes": (bytes,)}
+_TYPES: Final = {
+    item.name: _SQL_TYPES.get(str(item.type), (str,))
+    for item in fields(Item) if item.name not in {"path", "state"}
+}
+COLUMNS: Final = tuple(_TYPES)
+SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608 - names of ours
+
+PARTIAL_COLUMNS: Final = ("id", "sender_fp", "tid", *(item.name for item in fields(NewItem)), "began")
+_NOT_YET: Final = {"size": "0", "digest": "x''", "received": "began"}
+SELECT_PARTIALS: Final = (
+    f"SELECT {', '.join(_NOT_YET.get(name, name) for name in COLUMNS)} FROM partials"  # noqa: S608 - names of ours
+)
+"""The same columns."""
+
+SCHEMA: Final = Schema(
+    what="the index of the inbox",
+    application_id=0x7A6B6332,
+    version=1,
+    statements=(
+        f"CREATE TABLE items (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(COLUMNS)}, UNIQUE (id))",
+        "CREATE TABLE done (sender_fp, tid, id, receipt, finished, PRIMARY KEY (sender_fp, tid)) WITHOUT ROWID",
+        "CREATE INDEX done_finished ON done (finished)",
+        f"CREATE TABLE partials (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(PARTIAL_COLUMNS)}, UNIQUE (id))",
+        "CREATE UNIQUE INDEX partials_delivery ON partials (sender_fp, tid)",
+    ),
+)
+
+
+def is_id(text: str) -> bool:
+    """Whether an item may be called so: then it is the name of a file that we made."""
+    return _ID.fullmatch(text) is not None
+
+
+def checked_id(db: LocalDb, value: Any) -> str:
+    """An id of the index before it names a file: what a damaged index says reaches no other file (attack K03)."""
+    if isinstance(value, str) and is_id(value):
+        return value
+    raise db.damaged()
+
+
+def item_of(db: LocalDb, row: tuple[Any, ...], folder: Path) -> Item:
+    """The item of a row of `SELECT` or `SELECT_PARTIALS`, with its file in ``folder``. `LocalIOError` (``damaged``)."""
+    values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+    if not all(isinstance(values[name], wanted) for name, wanted in _TYPES.items()):
+        raise db.damaged()
+    return Item(**values, path=folder / checked_id(db, values["id"]))
