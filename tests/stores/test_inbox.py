@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
 import resource
-import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.items import DAY, FP, NOW, TID, XID, SetClock, entry, receive
+from tests.support.items import DAY, FP, NOW, TID, XID, SetClock, entry, on_disk, receive, stop
 from tests.support.program import environment
-from zkc.constants import PARTIALS_PER_SENDER_MAX
-from zkc.errors import LocalIOError, UsageError, VersionMismatch
+from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.inbox import Claim, Inbox
-from zkc.stores.items import Item, NewItem
-from zkc.stores.partials import PARTIAL_SECONDS
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import Item
 from zkc.stores.receipts import save_receipt
 from zkc.stores.saving import save_item
 
@@ -35,11 +30,6 @@ HOSTILE = [
     "../../escape", "/etc/passwd", "..", ".", "", "a/b", "~/.bashrc", ".ssh/authorized_keys", "C:x", "CON", "nul\0byte",
     "\x1b[31mred", "new\nline", "\u202etxt.exe", "x" * 5000, "-rf", "a\\..\\b", "%s{0}", "'; DROP TABLE items; --",
 ]
-
-
-def on_disk(home: Home) -> list[str]:
-    """Payloads, finished or not."""
-    return sorted(f"{path.parent.name}/{path.name}" for path in home.inbox.glob("*/*"))
 
 
 # --- arriving ---------------------------------------------------------------------------------------------------------
@@ -259,7 +249,7 @@ CRASH = """
 import json, os, signal, sys
 
 folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-HERE = ("inbox.py", "files.py", "localdb.py")
+HERE = ("inbox.py", "partials.py", "payloads.py", "items.py", "files.py", "localdb.py")
 
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
@@ -369,281 +359,6 @@ def test_recovery_leaves_what_a_living_process_writes(home: Home, inbox: Inbox) 
         assert (home.inbox / "files" / partial.id).exists()
         partial.close(discard=False)
         assert other.recover(NOW) == 1
-
-
-# --- arrived in part --------------------------------------------------------------------------------------------------
-
-
-def stop(
-    inbox: Inbox, tid: bytes = TID, data: bytes = b"half", what: NewItem | None = None, sender_fp: bytes = FP
-) -> Item:
-    """A link that is lost after ``data``, of a file of its own."""
-    partial = inbox.begin(sender_fp, tid, what or entry(f"{tid.hex()}.txt"))
-    partial.write(data)
-    partial.close(discard=False)
-    return next(item for item in inbox.partials() if item.id == partial.id)
-
-
-@pytest.mark.attack("D04")
-def test_what_a_stopped_stream_left_is_listed_apart_and_is_no_item(home: Home, inbox: Inbox, tmp_path: Path) -> None:
-    what = entry("na\u00efve.txt", note="a note", app="bob/backup", kind="stream", key_source="coordinator")
-    item = stop(inbox, what=what)
-    assert item == Item(
-        id=item.id, sender="alice", sender_fp=FP, app="bob/backup", name=what.name, note="a note", size=4, digest=b"",
-        key_source="coordinator", kind="stream", received=NOW, xid=XID, tid=TID, mode=0o644, mtime_ns=10**18,
-        path=home.inbox / "partial" / item.id, state="partial",
-    )
-    with Inbox.open(home) as other:
-        assert other.partials() == [item]
-        assert other.find(item.id[:12]) == item
-    assert inbox.items() == []
-    assert inbox.done(FP, TID) is None
-    assert inbox.take(item.id) is None
-    assert inbox.take_first(lambda _: True) is None
-    with pytest.raises(UsageError) as caught:
-        save_item(item, tmp_path / "saved")
-    assert caught.value.detail == "partial"
-    assert not (tmp_path / "saved").exists()
-    assert inbox.remove(item.id)
-    assert not inbox.remove(item.id)
-    assert inbox.partials() == []
-    assert on_disk(home) == []
-
-
-def test_partial_items_are_listed_oldest_first_with_what_has_come_so_far(inbox: Inbox, clock: SetClock) -> None:
-    stopped = []
-    for number in range(5):
-        clock.now = NOW - number
-        stopped.append(stop(inbox, bytes([number]) * 16))
-    running = inbox.begin(FP, TID, entry())
-    running.write(b"abc")
-    assert inbox.partials()[:-1] == stopped
-    assert (inbox.partials()[-1].id, inbox.partials()[-1].size) == (running.id, 3)
-    running.write(b"def")
-    assert inbox.partials()[-1].size == 6
-    running.close(discard=True)
-    assert inbox.partials() == stopped
-
-
-def test_what_is_being_received_is_not_removed_but_busy(home: Home, inbox: Inbox) -> None:
-    partial = inbox.begin(FP, TID, entry())
-    with Inbox.open(home) as other:
-        with pytest.raises(LocalIOError) as caught:
-            other.remove(partial.id)
-        assert (caught.value.detail, partial.id in str(caught.value)) == ("busy", True)
-        assert [item.id for item in other.partials()] == [partial.id]
-    assert inbox.commit(partial, b"d" * 32, b"r", NOW).state == "ready"
-    assert inbox.partials() == []
-    assert on_disk(home) == [f"files/{partial.id}"]
-
-
-def test_a_delivery_that_begins_again_takes_the_place_of_its_partial_item(home: Home, inbox: Inbox) -> None:
-    other_tid, other_sender = stop(inbox, b"u" * 16), stop(inbox, sender_fp=b"g" * 32)
-    first = stop(inbox)
-    again = inbox.begin(FP, TID, entry())
-    assert [item.id for item in inbox.partials()] == [other_tid.id, other_sender.id, again.id]
-    assert not first.path.exists()
-    item = inbox.commit(again, b"d" * 32, b"r", NOW)
-    assert inbox.partials() == [other_tid, other_sender]
-    assert on_disk(home) == sorted([f"files/{item.id}", f"partial/{other_tid.id}", f"partial/{other_sender.id}"])
-
-
-def test_an_attempt_that_was_overtaken_leaves_no_partial_item(home: Home, inbox: Inbox) -> None:
-    older, newer = (inbox.begin(FP, TID, entry()) for _ in range(2))
-    older.write(b"goes on")
-    older.close(discard=False)
-    newer.close(discard=False)
-    assert [item.id for item in inbox.partials()] == [newer.id]
-    assert on_disk(home) == [f"partial/{newer.id}"]
-
-
-@pytest.mark.parametrize("older_commits", [True, False])
-@pytest.mark.parametrize("other_stops_first", [True, False])
-def test_a_done_delivery_has_no_partial_item(
-    home: Home, inbox: Inbox, older_commits: bool, other_stops_first: bool
-) -> None:
-    partials = [inbox.begin(FP, TID, entry()) for _ in range(2)]
-    winner, other = partials if older_commits else reversed(partials)
-    if other_stops_first:
-        other.close(discard=False)
-    item = inbox.commit(winner, b"d" * 32, b"r", NOW)
-    other.close(discard=False)
-    assert inbox.partials() == []
-    assert on_disk(home) == [f"files/{item.id}"]
-
-
-def test_of_one_sender_and_name_at_most_one_partial_item_stays(inbox: Inbox) -> None:
-    """Each Ctrl-C, each ``--timeout`` at the sender would leave one more, and nothing would ever take them away."""
-    same = entry("big.iso")
-    kept = [
-        stop(inbox, b"1" * 16, what=same, sender_fp=b"g" * 32),
-        stop(inbox, b"2" * 16, what=entry("big.iso", app="bob/backup")), stop(inbox, b"3" * 16, what=entry("other")),
-    ]  # fmt: skip
-    stop(inbox, b"4" * 16, what=same)
-    newest = stop(inbox, b"5" * 16, what=same)
-    assert inbox.partials() == [*kept, newest]
-    running, overtaking = (inbox.begin(FP, tid * 16, same) for tid in (b"6", b"7"))
-    assert [item.tid for item in inbox.partials()[3:]] == [b"6" * 16, b"7" * 16]
-    running.close(discard=False)
-    assert [item.id for item in inbox.partials()[3:]] == [running.id, overtaking.id]
-    overtaking.close(discard=False)
-    assert [item.id for item in inbox.partials()[3:]] == [overtaking.id]
-
-
-def test_what_arrives_whole_takes_the_place_of_what_stopped_before(home: Home, inbox: Inbox) -> None:
-    same = entry("big.iso")
-    whole, other, running = (inbox.begin(FP, tid * 16, same) for tid in (b"8", b"9", b"a"))
-    other.close(discard=False)
-    item = inbox.commit(whole, b"d" * 32, b"r", NOW)
-    assert [partial.id for partial in inbox.partials()] == [running.id], "what is being received goes on"
-    assert on_disk(home) == sorted([f"files/{item.id}", f"partial/{running.id}"])
-    assert inbox.commit(running, b"d" * 32, b"r", NOW).id == running.id
-    assert inbox.partials() == []
-
-
-def test_recovery_keeps_partial_items_for_seven_days(home: Home, inbox: Inbox, clock: SetClock) -> None:
-    old = stop(inbox)
-    clock.now += DAY
-    young = stop(inbox, b"u" * 16)
-    assert inbox.recover(NOW + PARTIAL_SECONDS - 1) == 0
-    assert inbox.partials() == [old, young]
-    assert inbox.recover(NOW + PARTIAL_SECONDS + 1) == 1
-    assert inbox.partials() == [young]
-    assert on_disk(home) == [f"partial/{young.id}"]
-
-
-def test_recovery_leaves_an_old_partial_item_that_is_still_being_received(inbox: Inbox) -> None:
-    partial = inbox.begin(FP, TID, entry())
-    assert inbox.recover(NOW + 2 * PARTIAL_SECONDS) == 0
-    inbox.commit(partial, b"d" * 32, b"r", NOW)
-    assert len(inbox.items()) == 1
-
-
-def test_a_partial_item_whose_file_a_stranger_removed_is_none(home: Home, inbox: Inbox) -> None:
-    item, kept = stop(inbox), stop(inbox, b"u" * 16)
-    item.path.unlink()
-    assert inbox.partials() == [kept]
-    with pytest.raises(UsageError):
-        inbox.find(item.id)
-    assert inbox.recover(NOW) == 0
-    raw = sqlite3.connect(home.inbox / "index.db")
-    assert raw.execute("SELECT id FROM partials").fetchall() == [(kept.id,)]
-    raw.close()
-
-
-@pytest.mark.attack("F03")
-def test_a_link_in_place_of_a_partial_item_is_neither_followed_nor_removed(inbox: Inbox, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("secret")
-    item = stop(inbox)
-    item.path.unlink()
-    item.path.symlink_to(tmp_path / "secret")
-    assert inbox.partials() == []
-    assert inbox.recover(NOW) == 0
-    assert not inbox.remove(item.id)
-    assert item.path.is_symlink()
-    assert (tmp_path / "secret").read_text() == "secret"
-
-
-BEGIN = """
-import sys
-from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox
-from zkc.stores.items import NewItem
-inbox = Inbox.open(Home.resolve("client", sys.argv[1]))
-partial = inbox.begin(b"f" * 32, b"t" * 16, NewItem("alice", "", "a.txt", "", "file", "sender", b"x" * 16))
-partial.write(b"half of it")
-print(partial.id, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.attack("D04")
-def test_what_a_killed_receiver_had_is_kept_as_a_partial_item(home: Home, inbox: Inbox) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", BEGIN, str(home.data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=environment(),
-    ) as receiver:
-        assert receiver.stdout is not None
-        item_id = receiver.stdout.readline().strip()
-        with pytest.raises(LocalIOError) as caught:
-            inbox.remove(item_id)
-        assert caught.value.detail == "busy"
-        receiver.send_signal(signal.SIGKILL)
-        receiver.wait(20)
-    assert inbox.recover(NOW) == 0
-    (item,) = inbox.partials()
-    assert (item.id, item.size, item.state, item.path.read_bytes()) == (item_id, 10, "partial", b"half of it")
-    assert inbox.items() == []
-    assert inbox.remove(item_id)
-    assert on_disk(home) == []
-
-
-@pytest.mark.attack("D16")
-def test_a_thousand_partial_items_of_one_sender_leave_the_newest_few(home: Home, inbox: Inbox) -> None:
-    bystander = stop(inbox, sender_fp=b"g" * 32)
-    running = inbox.begin(FP, b"r" * 16, entry())
-    for number in range(1000):
-        inbox.begin(FP, number.to_bytes(16), entry(f"{number}.txt")).close(discard=False)
-    left = inbox.partials()
-    assert left[:2] == [bystander, replace(left[1], id=running.id)]
-    newest = [number.to_bytes(16) for number in range(1000 - PARTIALS_PER_SENDER_MAX + 1, 1000)]
-    assert [item.tid for item in left[2:]] == newest
-    assert len(on_disk(home)) == PARTIALS_PER_SENDER_MAX + 1
-    running.close(discard=True)
-
-
-def test_more_at_once_than_are_kept_are_all_received_and_as_many_kept(home: Home, inbox: Inbox) -> None:
-    running = [
-        inbox.begin(FP, bytes([number]) * 16, entry(f"{number}.txt")) for number in range(PARTIALS_PER_SENDER_MAX + 3)
-    ]
-    inbox.commit(running.pop(), b"d" * 32, b"r", NOW)
-    for partial in running:
-        partial.write(b"x")
-        partial.close(discard=False)
-    assert len(inbox.partials()) == PARTIALS_PER_SENDER_MAX
-    assert len(on_disk(home)) == PARTIALS_PER_SENDER_MAX + 1
-
-
-@pytest.mark.attack("D16")
-def test_partial_items_make_room_and_whole_ones_stay(home: Home, inbox: Inbox) -> None:
-    item = receive(inbox)
-    stopped = [stop(inbox, bytes([number]) * 16, bytes(1000)) for number in range(3)]
-    other = stop(inbox, sender_fp=b"g" * 32, data=bytes(10))
-    assert [inbox.remove(each.id) for each in stopped] == [True] * 3
-    assert inbox.partials() == [other]
-    assert inbox.remove(other.id)
-    assert inbox.partials() == []
-    assert on_disk(home) == [f"files/{item.id}"]
-
-
-@pytest.mark.attack("D16")
-@pytest.mark.root
-def test_partial_items_make_room_on_a_full_disk(small_disk: Callable[[int], Path]) -> None:
-    home = Home.resolve("client", str(small_disk(1_000_000))).prepare()
-    with Inbox.open(home) as inbox:
-        stopped = stop(inbox, b"u" * 16, bytes(200_000))
-        with pytest.raises(OSError, match="No space"):
-            (home.data / "filler").write_bytes(bytes(2_000_000))
-        with pytest.raises(LocalIOError) as caught:
-            inbox.begin(FP, TID, entry(note="x" * 4096)).write(bytes(50_000))
-        assert caught.value.detail == "no-space"
-        assert inbox.remove(stopped.id)
-        receive(inbox, bytes(50_000))
-        assert len(inbox.items()) == 1
-
-
-def test_an_error_while_a_partial_item_begins_leaves_nothing(
-    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(37, "no locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(LocalIOError):
-        inbox.begin(FP, TID, entry())
-    monkeypatch.undo()
-    assert inbox.partials() == []
-    assert on_disk(home) == []
 
 
 # --- a damaged index --------------------------------------------------------------------------------------------------
@@ -787,217 +502,6 @@ def test_a_limit_on_the_size_of_files_is_no_space(inbox: Inbox, home: Home) -> N
     assert caught.value.detail == "no-space"
     partial.close(discard=True)
     assert on_disk(home) == []
-
-
-# --- leaving ----------------------------------------------------------------------------------------------------------
-
-
-def take(inbox: Inbox, item: Item) -> Claim:
-    claim = inbox.take(item.id)
-    assert claim is not None
-    return claim
-
-
-def test_an_item_is_taken_by_one_and_leaves_when_that_one_is_done(home: Home, inbox: Inbox) -> None:
-    item = receive(inbox)
-    with Inbox.open(home) as other:
-        with take(inbox, item) as claim, claim.open() as payload:
-            assert claim.item == item
-            assert payload.read() == b"hello"
-            assert other.take(item.id) is None
-            assert other.items() == [item]
-        with take(other, item) as claim:
-            assert claim.finish()
-            assert other.take(item.id) is None
-        assert inbox.take(item.id) is None
-    assert inbox.items() == []
-    assert on_disk(home) == []
-
-
-def test_the_oldest_item_that_matches_and_is_free_is_taken_first(home: Home, inbox: Inbox) -> None:
-    first, second, other = (receive(inbox, tid=bytes([n]) * 16, what=entry(name)) for n, name in enumerate("aab"))
-    with take(inbox, first), Inbox.open(home) as reader:
-        claim = reader.take_first(lambda item: item.name == "a")
-        assert claim is not None
-        assert claim.item == second
-        assert reader.take_first(lambda item: item.name == "a") is None
-        claim.close()
-        found = reader.take_first(lambda item: item.name == "b")
-        assert found is not None
-        assert found.item == other
-        found.close()
-
-
-def test_an_item_can_be_taken_as_soon_as_it_is_visible(
-    inbox: Inbox, home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A waiter that saw the inbox change looks once; the receiver may not have closed its file by then."""
-    partial = inbox.begin(FP, TID, entry())
-    taken: list[Claim | None] = []
-    with Inbox.open(home) as waiter:
-        monkeypatch.setattr(partial, "close", lambda discard: taken.append(waiter.take_first(lambda _: discard)))
-        inbox.commit(partial, b"d" * 32, b"r", NOW)
-        assert taken[0] is not None
-        taken[0].close()
-    monkeypatch.undo()
-    partial.close(discard=True)
-
-
-def test_an_item_that_is_finished_between_opening_and_locking_is_not_taken_again(
-    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    item, real = receive(inbox), fcntl.flock
-    with Inbox.open(home) as other:
-
-        def finished_first(descriptor: int, operation: int) -> None:
-            monkeypatch.undo()
-            with take(other, item) as claim:
-                claim.finish()
-            real(descriptor, operation)
-
-        monkeypatch.setattr(fcntl, "flock", finished_first)
-        assert inbox.take(item.id) is None
-
-
-TAKE = """
-import sys
-from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox
-with Inbox.open(Home.resolve("client", sys.argv[1])) as inbox:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    while (claim := inbox.take_first(lambda item: True)) is not None:
-        with claim, claim.open() as payload:
-            data = payload.read().decode()
-            if claim.finish():
-                print(data, flush=True)
-"""
-
-
-def test_processes_that_take_at_once_take_each_item_once(home: Home, inbox: Inbox) -> None:
-    for number in range(60):
-        receive(inbox, str(number).encode(), tid=number.to_bytes(16))
-    readers = [
-        subprocess.Popen(
-            [sys.executable, "-c", TAKE, str(home.data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment(),
-        )
-        for _ in range(3)
-    ]
-    for reader in readers:
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == "ready\n"
-    for reader in readers:
-        assert reader.stdin is not None
-        reader.stdin.write("\n")
-        reader.stdin.flush()
-    taken = [line for reader in readers for line in reader.communicate(timeout=60)[0].split()]
-    assert [reader.returncode for reader in readers] == [0, 0, 0]
-    assert sorted(int(line) for line in taken) == list(range(60))
-    assert inbox.items() == []
-
-
-HOLD = """
-import sys
-from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox
-claim = Inbox.open(Home.resolve("client", sys.argv[1])).take_first(lambda item: True)
-print(claim.item.id, flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_killed_reader_gives_its_item_back(home: Home, inbox: Inbox) -> None:
-    item = receive(inbox)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(home.data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=environment(),
-    ) as reader:
-        assert reader.stdout is not None
-        assert reader.stdout.readline().strip() == item.id
-        assert inbox.take(item.id) is None
-        reader.send_signal(signal.SIGKILL)
-        reader.wait(20)
-    take(inbox, item).close()
-
-
-def test_a_child_that_reads_the_payload_does_not_keep_the_claim(inbox: Inbox) -> None:
-    item = receive(inbox)
-    claim = take(inbox, item)
-    with claim.open() as payload, subprocess.Popen(
-        ["cat", "-"], stdin=payload, stdout=subprocess.PIPE, env=environment()
-    ) as child:
-        claim.close()
-        take(inbox, item).close()
-        assert child.communicate(timeout=20)[0] == b"hello"
-
-
-def test_an_item_whose_file_a_stranger_removed_is_told_and_can_be_removed(inbox: Inbox) -> None:
-    item = receive(inbox)
-    item.path.unlink()
-    with pytest.raises(LocalIOError) as caught:
-        inbox.take(item.id)
-    assert (caught.value.detail, item.id in str(caught.value)) == ("missing", True)
-    assert inbox.remove(item.id)
-    assert not inbox.remove(item.id)
-    assert inbox.take(item.id) is None
-
-
-@pytest.mark.attack("F02")
-@pytest.mark.parametrize("text", ["../index.db", "", "x", "../../keys.db"])
-def test_what_is_no_id_is_neither_taken_nor_removed(home: Home, inbox: Inbox, text: str) -> None:
-    receive(inbox)
-    assert inbox.take(text) is None
-    assert not inbox.remove(text)
-    assert (home.inbox / "index.db").exists()
-    assert len(inbox.items()) == 1
-
-
-def test_an_item_is_found_by_any_unique_beginning_of_its_id(inbox: Inbox) -> None:
-    items = [receive(inbox, tid=bytes([n]) * 16) for n in range(20)]
-    for item in items:
-        assert inbox.find(item.id) == item
-        assert inbox.find(item.id[:12].upper()) == item
-    with pytest.raises(UsageError) as caught:  # 20 items, 16 first digits
-        next(inbox.find(digit) for digit in "0123456789abcdef" if sum(item.id[0] == digit for item in items) > 1)
-    assert caught.value.detail == "ambiguous-id"
-    for text in ("", "zz", "../files", "%", "0" * 17, "'", "\u0660"):
-        with pytest.raises(UsageError) as unknown:
-            inbox.find(text)
-        assert unknown.value.detail == "unknown-id"
-
-
-def test_the_version_grows_when_the_inbox_changes(home: Home, inbox: Inbox) -> None:
-    seen = [inbox.version()]
-    with Inbox.open(home) as other:
-        item = receive(other)
-        seen.append(inbox.version())
-        inbox.remove(item.id)
-        seen.append(inbox.version())
-    assert seen == sorted(set(seen))
-    assert inbox.version() == seen[-1]
-
-
-def test_an_index_that_is_damaged_or_another_kind_of_file_is_refused(home: Home) -> None:
-    Inbox.open(home).close()
-    (home.inbox / "index.db").write_bytes(b"")
-    with pytest.raises(LocalIOError, match="damaged"):
-        Inbox.open(home)
-    raw = sqlite3.connect(home.inbox / "index.db", isolation_level=None)
-    raw.execute("CREATE TABLE items (id)")
-    raw.close()
-    with pytest.raises(LocalIOError, match="damaged"):
-        Inbox.open(home)
-
-
-def test_a_claimed_item_is_locked_for_the_life_of_the_claim_alone(inbox: Inbox) -> None:
-    item = receive(inbox)
-    with item.path.open("rb") as file:
-        claim = take(inbox, item)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        claim.close()
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

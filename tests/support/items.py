@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item, NewItem
 
@@ -26,6 +27,21 @@ def receive(
     partial = inbox.begin(FP, tid, what or entry())
     partial.write(data)
     return inbox.commit(partial, b"d" * 32, b"receipt of " + tid, now)
+
+
+def stop(
+    inbox: Inbox, tid: bytes = TID, data: bytes = b"half", what: NewItem | None = None, sender_fp: bytes = FP
+) -> Item:
+    """A link that is lost after ``data``, of a file of its own."""
+    partial = inbox.begin(sender_fp, tid, what or entry(f"{tid.hex()}.txt"))
+    partial.write(data)
+    partial.close(discard=False)
+    return next(item for item in inbox.partials() if item.id == partial.id)
+
+
+def on_disk(home: Home) -> list[str]:
+    """Payloads, finished or not."""
+    return sorted(f"{path.parent.name}/{path.name}" for path in home.inbox.glob("*/*"))
 
 
 @dataclass
