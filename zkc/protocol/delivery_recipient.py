@@ -4,7 +4,7 @@
  2. START, manifest <-                                 judged before the first chunk is written
  3. chunks <-, each authenticated before it is handed on (block 1602); ACK -> as they are taken over
  4. last chunk <-: total, BLAKE3 and manifest digest are compared; then the caller makes it durable
- 5. DONE -> the receipt (blocks 1603-1604), again until BYE <- or the time is over
+ 5. DONE -> the receipt (blocks 1603-1604), then BYE <- or the time is over
 
 States are values; `Line` owns the nonce counters and the running digest, and is the context of every step.
 """
@@ -18,10 +18,11 @@ from typing import Final
 from blake3 import blake3
 
 from zkc.constants import MANIFEST_MAX, TRAILER_BYTES
-from zkc.crypto.chunks import StreamOpener, StreamSealer
+from zkc.crypto.chunks import StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
+from zkc.protocol.delivery import GiveUp, Stopped, opener_of, sealer_of
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
@@ -47,14 +48,6 @@ class Durable:
     """Event: all of it would outlive a loss of power; here is the receipt."""
 
     receipt: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Event: nothing comes of it, with a code of the contract."""
-
-    code: int
-    detail: str
 
 
 # --- what the sender says, opened; with START, manifest and STOP of the wire -----------------------------------------
@@ -117,14 +110,6 @@ class Farewell:
     """The sender has its receipt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The sender gave up, with a code of the contract."""
-
-    code: int
-    detail: str
-
-
 Event = Started | Announced | Data | Complete | Farewell | Stopped
 
 # --- states; ``received``: bytes taken so far, ``limit``: up to which byte there is credit ---------------------------
@@ -160,7 +145,6 @@ class Whole:
     """Every byte is here, and the digest is right; it is not durable yet."""
 
     received: int
-    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +152,6 @@ class Receipted:
     """The receipt was sealed; the sender may not have it yet."""
 
     received: int
-    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +187,10 @@ class Line:
     def __init__(self, session: Session, attempt: int) -> None:
         self.session = session
         self.attempt = attempt
-        self._names = self._opener(Stream.MANIFEST, attempt)
-        self._data = self._opener(Stream.DATA, attempt)
+        self._manifest = opener_of(session, Stream.MANIFEST, attempt)
+        self._data = opener_of(session, Stream.DATA, attempt)
         self._next: StreamOpener | None = None
-        self._acks = self._sealer(attempt)
+        self._acks = sealer_of(session, Stream.ACK, attempt)
         self.hash = blake3()
 
     def open(self, frame: Buffer) -> Manifest | Start | Chunk | LastChunk | Bye | Stop:
@@ -216,9 +199,9 @@ class Line:
         form = _FORMS.get((header.stream, header.flags))
         if form is None:
             raise PeerViolation("unexpected", "stream and flags do not go together")
-        opener = self._names if form is Manifest else self._data
+        opener = self._manifest if form is Manifest else self._data
         if form is Start and header.attempt == self.attempt + 1 and self._data.used_up:
-            opener = self._next = self._opener(Stream.DATA, header.attempt)
+            opener = self._next = opener_of(self.session, Stream.DATA, header.attempt)
         plaintext = opener.open(header, frame)
         if not issubclass(form, Message):
             return form(plaintext)
@@ -233,17 +216,11 @@ class Line:
             raise PeerViolation("unexpected", "a second start, under the old keys")
         self._data, self._next = self._next, None
         self.attempt += 1
-        self._acks = self._sealer(self.attempt)
+        self._acks = sealer_of(self.session, Stream.ACK, self.attempt)
 
     def seal(self, message: Ack | Done | Stop) -> bytearray:
         """One frame of the acknowledgement stream."""
         return self._acks.seal(encode(message))
-
-    def _opener(self, stream: Stream, attempt: int) -> StreamOpener:
-        return StreamOpener(self.session.k, stream, attempt, self.session.req.cipher)
-
-    def _sealer(self, attempt: int) -> StreamSealer:
-        return StreamSealer(self.session.k, Stream.ACK, attempt, self.session.req.cipher)
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
@@ -255,14 +232,9 @@ def create_ack(line: Line, state: AwaitingStart | AwaitingManifest | Receiving, 
     return Step(replace(state, limit=max(state.limit, event.position + event.credit)), (Send(frame),))
 
 
-def create_late_ack(line: Line, state: Whole, event: Acknowledge) -> Step:
-    """ACK of the last bytes, before they are durable (Figure 2, 210)."""
-    return Step(state, (Send(line.seal(Ack(line.attempt, event.position, event.credit))),))
-
-
-def create_done(line: Line, state: Whole | Receipted, event: Durable) -> Step:
-    """DONE: the receipt under the session key, as often as it takes (Figure 2, 210; Figure 16, blocks 1603-1604)."""
-    return Step(Receipted(state.received, state.manifest), (Send(line.seal(Done(event.receipt))),))
+def create_done(line: Line, state: Whole, event: Durable) -> Step:
+    """DONE: the receipt under the session key (Figure 2, 210; Figure 16, blocks 1603-1604)."""
+    return Step(Receipted(state.received), (Send(line.seal(Done(event.receipt))),))
 
 
 def create_stop(
@@ -329,7 +301,7 @@ def consume_last_chunk(line: Line, state: Receiving, message: LastChunk) -> Step
         raise PeerViolation("truncated", "the totals do not fit")
     if state.manifest.size is not None and state.manifest.size != received:
         raise PeerViolation("truncated", "the size is not the announced one")
-    return Step(Whole(received, state.manifest), (Complete(data, received, digest),))
+    return Step(Whole(received), (Complete(data, received, digest),))
 
 
 def consume_bye(line: Line, state: Receipted, message: Bye) -> Step:
@@ -337,6 +309,14 @@ def consume_bye(line: Line, state: Receipted, message: Bye) -> Step:
     if message.data:
         raise PeerViolation("truncated", "a farewell that says more")
     return Step(Ended(state.received), (Farewell(),))
+
+
+def consume_wrong_end(
+    line: Line, state: AwaitingStart | AwaitingManifest | Receiving | Whole | Receipted,
+    message: Chunk | LastChunk | Bye,
+) -> Step:
+    """What was taken for the end is none (Figure 16, block 1602; attack D04): `PeerViolation` (``truncated``)."""
+    raise PeerViolation("truncated", f"{type(message).__name__} in {type(state).__name__}")
 
 
 def consume_stop(
@@ -365,35 +345,34 @@ def _take(line: Line, state: Receiving, data: bytes) -> int:
 TABLE: Final[Table] = {
     (AwaitingStart, Acknowledge): create_ack,
     (AwaitingStart, Start): consume_start,
+    (AwaitingStart, Bye): consume_wrong_end,
     (AwaitingStart, Stop): consume_stop,
     (AwaitingStart, GiveUp): create_stop,
     (AwaitingManifest, Acknowledge): create_ack,
     (AwaitingManifest, Manifest): consume_manifest,
+    (AwaitingManifest, Bye): consume_wrong_end,
     (AwaitingManifest, Stop): consume_stop,
     (AwaitingManifest, GiveUp): create_stop,
     (Receiving, Acknowledge): create_ack,
     (Receiving, Chunk): consume_chunk,
     (Receiving, LastChunk): consume_last_chunk,
+    (Receiving, Bye): consume_wrong_end,
     (Receiving, Start): consume_rollover,
     (Receiving, Stop): consume_stop,
     (Receiving, GiveUp): create_stop,
-    (Whole, Acknowledge): create_late_ack,
     (Whole, Durable): create_done,
+    (Whole, Chunk): consume_wrong_end,
+    (Whole, LastChunk): consume_wrong_end,
+    (Whole, Bye): consume_wrong_end,
     (Whole, Stop): consume_stop,
     (Whole, GiveUp): create_stop,
-    (Receipted, Durable): create_done,
+    (Receipted, Chunk): consume_wrong_end,
+    (Receipted, LastChunk): consume_wrong_end,
     (Receipted, Bye): consume_bye,
     (Receipted, Stop): consume_stop,
     (Receipted, GiveUp): create_stop,
     (Failed, GiveUp): create_stop,
 }
-WRONG_ENDS: Final = frozenset(
-    {
-        (AwaitingStart, Bye), (AwaitingManifest, Bye), (Receiving, Bye), (Whole, Bye), (Whole, Chunk),
-        (Whole, LastChunk), (Receipted, Chunk), (Receipted, LastChunk),
-    }
-)  # fmt: skip
-"""Not in the table either, and told as ``truncated``: what was taken for the end is none (attack D04)."""
 
 
 class DeliveryRecipient:
@@ -438,10 +417,7 @@ class DeliveryRecipient:
         if isinstance(state, Failed | Ended):
             raise PeerViolation("unexpected", "a frame after the end")
         self.state = Failed(state.received)
-        message = self._line.open(frame)
-        if (type(state), type(message)) in WRONG_ENDS:
-            raise PeerViolation("truncated", f"{type(message).__name__} in {type(state).__name__}")
-        result = step(TABLE, self._line, state, message)
+        result = step(TABLE, self._line, state, self._line.open(frame))
         self.state = result.state
         event: Event
         (event,) = result.effects

@@ -20,10 +20,11 @@ from typing import Final
 
 from blake3 import blake3
 
-from zkc.crypto.chunks import StreamOpener, StreamSealer
+from zkc.crypto.chunks import StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import IntegrityError, PeerViolation
+from zkc.protocol.delivery import GiveUp, Stopped, opener_of, sealer_of
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
@@ -57,14 +58,6 @@ class Leave:
     """Event: the receipt is here, and was found right."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Event: nothing comes of it, with a code of the contract."""
-
-    code: int
-    detail: str
-
-
 # --- what came of the recipient's words: effects ---------------------------------------------------------------------
 
 
@@ -81,14 +74,6 @@ class Delivered:
 
     receipt: bytes
     body: ReceiptBody
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The recipient gave up, with a code of the contract."""
-
-    code: int
-    detail: str
 
 
 # --- states; ``sent``: bytes sealed so far, ``limit``: up to which byte there is credit ------------------------------
@@ -130,7 +115,6 @@ class Finished:
     """The receipt is here."""
 
     sent: int
-    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +141,20 @@ class Line:
         self.session = session
         self.manifest = manifest
         self.attempt = attempt
-        self.data = self._sealer(Stream.DATA)
-        self.acks = self._opener()
+        self.data = sealer_of(session, Stream.DATA, attempt)
+        self.acks = opener_of(session, Stream.ACK, attempt)
         self._next_acks: StreamOpener | None = None
         self.hash = blake3()
 
     def seal_manifest(self) -> bytearray:
         """The manifest's one frame, under a key of its own."""
-        return self._sealer(Stream.MANIFEST).seal(encode(self.manifest), Flag.LAST)
+        return sealer_of(self.session, Stream.MANIFEST, self.attempt).seal(encode(self.manifest), Flag.LAST)
 
     def roll_over(self) -> None:
         """The next attempt's keys; the recipient's acknowledgements follow once it has read so far."""
         self.attempt += 1
-        self.data = self._sealer(Stream.DATA)
-        self._next_acks = self._opener()
+        self.data = sealer_of(self.session, Stream.DATA, self.attempt)
+        self._next_acks = opener_of(self.session, Stream.ACK, self.attempt)
 
     def open(self, frame: Buffer) -> Ack | Done | Stop:
         """One frame of the acknowledgement stream; `PeerViolation`."""
@@ -182,12 +166,6 @@ class Line:
         if acks is self._next_acks:
             self.acks, self._next_acks = acks, None
         return message
-
-    def _sealer(self, stream: Stream) -> StreamSealer:
-        return StreamSealer(self.session.k, stream, self.attempt, self.session.req.cipher)
-
-    def _opener(self) -> StreamOpener:
-        return StreamOpener(self.session.k, Stream.ACK, self.attempt, self.session.req.cipher)
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
@@ -257,7 +235,7 @@ def consume_late_ack(line: Line, state: AwaitingDone, message: Ack) -> Step:
     return Step(state, (Credited(message.position),))
 
 
-def consume_done(line: Line, state: AwaitingDone | Finished, message: Done) -> Step:
+def consume_done(line: Line, state: AwaitingDone, message: Done) -> Step:
     """DONE: the recipient's answer, opened and held against what was sent (Figure 2, 211).
 
     `PeerViolation` for a receipt that it did not sign, `IntegrityError` (``receipt``) for one of something else.
@@ -269,7 +247,7 @@ def consume_done(line: Line, state: AwaitingDone | Finished, message: Done) -> S
         raise IntegrityError(
             f"the receipt of {session.req.recipient} carries another card than its answer", detail="receipt"
         )
-    return Step(Finished(state.sent, state.digest), (Delivered(message.receipt, body),))
+    return Step(Finished(state.sent), (Delivered(message.receipt, body),))
 
 
 def consume_stop(line: Line, state: AwaitingAck | Admitted | Sending | AwaitingDone, message: Stop) -> Step:
@@ -300,7 +278,6 @@ TABLE: Final[Table] = {
     (AwaitingDone, Done): consume_done,
     (AwaitingDone, Stop): consume_stop,
     (AwaitingDone, GiveUp): create_stop,
-    (Finished, Done): consume_done,
     (Finished, Leave): create_farewell,
     (Finished, GiveUp): create_stop,
     (Failed, GiveUp): create_stop,

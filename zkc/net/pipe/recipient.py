@@ -27,7 +27,8 @@ from zkc.net.pipe.link import (
 )
 from zkc.net.sockets import Context, Login, Socket, bind_bulk, context
 from zkc.net.zap import ThreadZap, ZapRequest
-from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell, Started, Stopped
+from zkc.protocol.delivery import Stopped
+from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell, Started
 from zkc.protocol.session import Session
 from zkc.wire.messages import Manifest
 
@@ -122,21 +123,23 @@ class Listener:
         self._bulk = bulk
         self._domain = domain
         self._door = door
-        self._monitors: list[ThreadMonitor] = []
+        monitors: list[ThreadMonitor] = []
+
+        def watch(sock: Socket) -> None:
+            """The data alone: where the sender leaves, its last words there outlive its other connection."""
+            if sock.type == zmq.PULL:
+                monitors.append(ThreadMonitor(sock))
+
         try:
             self._pull, self._push, self.data_port, self.ack_port = bind_bulk(
-                bulk.context, host, ports, domain.encode(), watch=self._watch
+                bulk.context, host, ports, domain.encode(), watch=watch
             )
         except BaseException:
-            for monitor in self._monitors:
+            for monitor in monitors:
                 monitor.close()
             raise
+        (self._monitor,) = monitors
         self._share = Share(bulk.budget)
-
-    def _watch(self, sock: Socket) -> None:
-        """The data alone: where the sender leaves, its last words there outlive its other connection."""
-        if sock.type == zmq.PULL:
-            self._monitors.append(ThreadMonitor(sock))
 
     def offer_chunk(self, wanted: int) -> int:
         """The chunk size to agree on, bytes: ``wanted``, or less where many transfers share the process's memory."""
@@ -151,8 +154,7 @@ class Listener:
         """Again: nothing."""
         self._bulk.forget(self._domain)
         self._share.close()
-        for monitor in self._monitors:
-            monitor.close()
+        self._monitor.close()
         self._pull.close(linger=0)
         self._push.close(linger=500)
 
@@ -164,7 +166,7 @@ class Listener:
         `Interrupted` when the bell rings; what ``sink`` raises. The sender is told.
         """
         self._share.begin(session.resp.chunk)
-        sockets = self._pull, self._push, self._monitors[0]
+        sockets = self._pull, self._push, self._monitor
         _Receiver(sockets, session, sink, bell, clock or SystemClock(), patience, self._share).run()
 
 

@@ -25,7 +25,8 @@ from zkc.net.pipe.link import (
     receive_frame,
 )
 from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint
-from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender, Stopped
+from zkc.protocol.delivery import Stopped
+from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
 from zkc.wire.messages import Manifest
 
