@@ -30,7 +30,9 @@ from zkc.net.sockets import DescriptorsTaken, Login
 from zkc.protocol.delivery_recipient import Complete, Data, DeliveryRecipient, receipt_body
 from zkc.protocol.delivery_sender import Delivered
 from zkc.protocol.session import Session
-from zkc.wire.messages import Endpoints, Manifest, Stop
+from zkc.wire.codec import encode
+from zkc.wire.frames import Flag
+from zkc.wire.messages import Done, Endpoints, Manifest, Stop
 
 C: Final = CHUNK_MIN
 HOST: Final = "127.0.0.1"
@@ -347,6 +349,57 @@ def test_a_sender_that_never_comes_is_not_waited_for_as_long_as_patience_goes(pa
     error = error_of(pair.receive(7 * 86400.0, clock=Jumping(ARRIVAL_SECONDS + 1)))
     assert isinstance(error, LinkLost)
     assert "did not come" in error.message
+
+
+class Refusing:
+    """`zmq.Socket.send` of a socket that was ready when it was asked, and takes nothing the first ``times``."""
+
+    def __init__(self, sock: Any, times: int) -> None:
+        self._send = sock.send
+        self._left = times
+        self.refused: list[bytes] = []
+
+    def __call__(self, word: bytes, flags: int = 0) -> None:
+        if self._left:
+            self._left -= 1
+            self.refused.append(bytes(word))
+            raise zmq.Again
+        self._send(word, flags)
+
+
+def test_a_word_that_the_socket_does_not_take_is_kept_and_sent_later(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sealed and numbered: another in its place would leave a gap, and the sender would hear nothing more."""
+    refusing = Refusing(pair.listener._push, 3)
+    monkeypatch.setattr(pair.listener._push, "send", refusing)
+    data = random.Random(3).randbytes(8 * C)
+    receiving = pair.receive()
+    assert isinstance(send(pair.sender, WHAT, Memory(pair.sender, data), Bell(), deadline=None), Delivered)
+    receiving.result(DEADLINE)
+    assert pair.sink.got == data
+    assert (len(refusing.refused), len(set(refusing.refused))) == (3, 1)
+
+
+def test_a_sender_that_leaves_before_the_first_word_is_a_lost_link(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair.listener._push, "send", Refusing(pair.listener._push, 1 << 62))
+    receiving = pair.receive()
+    with Line(pair.sender) as line:
+        assert line.admitted() == (True, True)
+    assert isinstance(error_of(receiving), LinkLost)
+
+
+def test_who_gives_up_after_the_receipt_takes_nothing_back(pair: Pair) -> None:
+    """It left without having read it; what it sent is durable here all the same."""
+    frames = Frames(pair.sender)
+    receiving = pair.receive()
+    with Line(pair.sender) as line:
+        data = frames.whole()
+        line.send(*frames.opening(), frames.chunk(data), frames.last(b"!"))
+        assert isinstance(line.verdict(), Done)
+        line.send(frames.data.seal(encode(Stop(31, "signal")), Flag.STOP))
+        receiving.result(DEADLINE)
+    assert pair.sink.got == data + b"!"
 
 
 def test_what_the_sink_raises_ends_the_transfer_and_is_told(pair: Pair) -> None:
