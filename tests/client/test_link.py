@@ -7,16 +7,12 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from structlog.testing import capture_logs
 
-from tests.support.env import FixedClock
 from tests.support.waiting import DEADLINE, until
-from zkc.client import daemon
 from zkc.client import link as module
 from zkc.client.link import Link
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import CoordinatorUnreachable, LocalIOError, NotRegistered, VersionMismatch, ZkcError
-from zkc.stores.home import Home
 from zkc.wire.messages import Leave, Revoked
 
 
@@ -260,39 +256,3 @@ def test_what_an_answer_or_a_tick_raises_is_reported_once_and_ends_nothing(monke
         await link.close()
 
     asyncio.run(scenario())
-
-
-# --- the daemon's log -----------------------------------------------------------------------------------------------
-
-
-def test_a_defect_on_the_daemons_loop_is_one_event_of_its_log(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        def __init__(self, *_: object) -> None:
-            pass
-
-        async def start(self, _path: object) -> Any:
-            loop = asyncio.get_running_loop()
-            for _ in range(3):
-                loop.call_exception_handler({"message": "a task", "exception": RuntimeError("a defect")})
-            loop.call_exception_handler({"message": "a task", "exception": LocalIOError("no disk")})
-            loop.call_exception_handler({"message": "only words"})
-
-        async def until_ended(self, _stop: object) -> None:
-            pass
-
-        async def close(self) -> None:
-            pass
-
-        def reload(self) -> None:
-            pass
-
-    monkeypatch.setattr(daemon, "Daemon", Broken)
-    config: Any = None
-    with capture_logs() as events:
-        asyncio.run(
-            daemon.run(home, config, clock=FixedClock(), entropy=SystemEntropy(), on_ready=lambda _: None)
-        )
-    assert [(event["event"], event["what"]) for event in events] == [
-        ("defect", "a task"), ("failed", "a task"), ("defect", "only words"),
-    ]
-    assert str(events[0]["exc_info"]) == "a defect"

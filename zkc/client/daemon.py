@@ -204,6 +204,7 @@ class Daemon:
         is_main = principal.name == self._principal.name
 
         async def handle(body: RequestBody) -> AnswerBody:
+            log.debug("step", step=type(body).__name__)
             try:
                 return await self._receiver.handle(principal, link.endpoint, body)
             except (ZkcError, PeerViolation) as error:
@@ -287,6 +288,7 @@ class Daemon:
         self, request: control.ControlRequest, peer: Credentials
     ) -> AsyncGenerator[control.ControlReply, None]:
         link = self.main
+        self._log.debug("command", request=type(request).__name__, pid=peer.pid)
         if isinstance(request, control.AskStatus):
             yield self._status()
             return

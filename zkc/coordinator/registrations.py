@@ -25,7 +25,6 @@ from zkc.coordinator.rates import Bucket, Rate
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import KemPrivateKey, read_private
 from zkc.errors import InternalError, PeerViolation, ZkcError
-from zkc.ids import Kind
 from zkc.protocol.registration_client import error_mac
 from zkc.protocol.registration_coordinator import (
     TABLE,
@@ -158,12 +157,13 @@ class Registrations:
         owner = self._core.db.client(row.owner_uid) if row.owner_uid is not None else None
         return Registrar(
             identity.signing, identity.general_key, identity.suite, identity.card, identity.card_signature,
-            row.invite_id, row.name, _kind(row.kind), Secret(row.psk),
+            row.invite_id, row.name, row.kind, Secret(row.psk),
             owner.fingerprint if owner is not None else None,
         )
 
     def _step(self, talk: _Conversation, message: Any) -> None:
         """One step of the machine, by a message or an event."""
+        self._core.log.debug("registration-step", name=talk.registrar.name, step=type(message).__name__)
         self._within(talk, lambda: self._advance(talk, step(TABLE, talk.registrar, talk.state, message)))
 
     def _within(self, talk: _Conversation, what: Callable[[], None]) -> None:
@@ -284,11 +284,3 @@ class Registrations:
             f"registration.{error.detail}", "registration-refused", name=talk.registrar.name, code=error.code,
             detail=error.detail, why=error.message,
         )
-
-
-def _kind(kind: str) -> Kind:
-    match kind:
-        case "computer" | "user" | "application":
-            return kind
-        case _:
-            raise AssertionError(f"a kind of client that no command makes: {kind}")

@@ -117,18 +117,23 @@ class Services:
 
     def on_request(self, session: Session, asked: Asked) -> None:
         """Answers, refuses, or hands on to where it will be answered."""
-        service = self._services.get(type(asked.body))
+        kind = type(asked.body)
+        service = self._services.get(kind)
+        ids = {"name": session.client.name, "request": kind.__name__, "call": asked.id.hex()}
+        self._core.log.debug("request", **ids)
         try:
-            self._count(session, type(asked.body), _often if service is None else service.rate_for)
+            self._count(session, kind, _often if service is None else service.rate_for)
             if service is None:
-                raise PeerViolation("unexpected", f"{type(asked.body).__name__} is not a client's to ask")
+                raise PeerViolation("unexpected", f"{kind.__name__} is not a client's to ask")
             answer = service.handler(session, asked.id, asked.body)
         except PeerViolation as violation:
-            self._core.violated("request", violation, name=session.client.name, request=type(asked.body).__name__)
+            self._core.violated("request", violation, **ids)
             self._clients.fail(session, asked.id, code_of(violation), violation.detail)
         except ZkcError as error:
             if error.code in (1, 33):
-                self._core.warn("request.failed", "request-failed", name=session.client.name, why=error.message)
+                self._core.warn("request.failed", "request-failed", **ids, why=error.message)
+            else:
+                self._core.log.debug("request-refused", **ids, code=error.code, detail=error.detail)
             self._clients.fail(session, asked.id, error.code, error.detail)
         else:
             if answer is not None:

@@ -252,6 +252,7 @@ class Transfers:
                         self._clients.answer(session, call, body)
                     if isinstance(taken.state, Finished):
                         self._keep(handshake, body)
+                        self._log("transfer-brokered", handshake, key_source=handshake.req.key_source)
                 case FailSender(code=code, detail=detail):
                     self._tell_sender(handshake, _told(code), detail)
                 case _:
@@ -289,6 +290,7 @@ class Transfers:
 
     def _tell_sender(self, handshake: _Handshake, code: int, detail: str) -> None:
         """As the answer to what it waits for, else as a message of its own."""
+        self._log("transfer-refused", handshake, code=code, detail=detail)
         waiting, handshake.waiting = handshake.waiting, []
         for session, call in waiting:
             self._clients.fail(session, call, code, detail)
@@ -303,6 +305,10 @@ class Transfers:
         handshake.broker.fresh_key.wipe()
         if self._open.pop(handshake.xid, None) is not None:
             handshake.sender.handshakes -= 1
+
+    def _log(self, event: str, handshake: _Handshake, **more: object) -> None:
+        sender, recipient, xid = handshake.sender.name, handshake.recipient.name, handshake.xid.hex()
+        self._core.log.info(event, sender=sender, recipient=recipient, xid=xid, **more)
 
     def _use(self, uid: bytes, xid: bytes) -> None:
         self._used[uid, xid] = None

@@ -115,7 +115,7 @@ def _invocation(context: click.Context) -> Invocation:
 GLOBAL_FLAGS: Final = {
     "--json": "One JSON object per line, for scripts.",
     "--quiet": "No progress and no notices; errors only.",
-    "--debug": "Tell what happens in detail; show where an error arose.",
+    "--debug": "Log every step (daemon, coordinator run); show where an error arose.",
     "--batch": "Never prompt, on a terminal neither.",
     "--progress": "Show progress even when stderr is no terminal.",
 }
