@@ -80,6 +80,19 @@ def test_join_writes_what_it_was_told_and_says_who_one_is(fleet: Fleet) -> None:
     assert (fleet.home("told") / "keys.db").stat().st_mode & 0o777 == 0o600
 
 
+def test_what_join_was_told_holds_before_there_is_a_registration(fleets: Fleets) -> None:
+    """A join that breaks off may have registered all the same: then nobody sends what was not to be accepted."""
+    own = fleets()
+    invitation = own.invite("wishes")
+    own.coordinator.kill()
+    assert join(own, "wishes", invitation, "--accept", "none").code == 10
+    assert 'accept = "none"' in (own.home("wishes") / "config.toml").read_text()
+    own.start_coordinator()
+    assert join(own, "wishes", invitation).code == 0
+    shown = {row["key"]: row["value"] for row in own.zkc("wishes", "config", "--json").events}
+    assert shown["inbox.accept"] == "none"
+
+
 def test_without_a_terminal_everything_is_accepted(fleet: Fleet) -> None:
     assert join(fleet, "silent", fleet.invite("silent")).code == 0
     shown = {row["key"]: row["value"] for row in fleet.zkc("silent", "config", "--json").events}

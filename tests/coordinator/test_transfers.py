@@ -121,7 +121,9 @@ def accepted(ends: Ends) -> Any:
 # --- whole ----------------------------------------------------------------------
 
 
-def test_a_sender_made_key_reaches_the_recipient_and_its_confirmation_the_sender(ends: Ends) -> None:
+def test_a_sender_made_key_reaches_the_recipient_and_its_confirmation_the_sender(
+    ends: Ends, running: RunningCoordinator
+) -> None:
     alice, bob = as_sender(ends.alice), as_recipient(ends.bob)
     first = ends.request()
     call = ends.sender.send_request(message_of(first))
@@ -139,6 +141,9 @@ def test_a_sender_made_key_reaches_the_recipient_and_its_confirmation_the_sender
     assert isinstance(confirmation, TransferConfirm)
     agreed = step(sending.TABLE, alice, keyed.state, confirmation)
     assert agreed.state.session.k.reveal() == held.state.session.k.reveal()
+    xid = agreed.state.session.req.xid.hex()
+    (logged,) = [event for event in running.events("transfer-brokered") if event["xid"] == xid]
+    assert (logged["sender"], logged["recipient"]) == (ends.alice.name, ends.bob.name)
 
 
 @pytest.mark.parametrize("order", ["recipient-first", "sender-first"])
@@ -208,6 +213,8 @@ def test_a_transfer_id_is_good_for_one_handshake(ends: Ends, running: RunningCoo
     assert (again.code, again.detail) == (25, "replay")
     ends.recipient.refuse(request, 25, "accept")
     assert ends.sender.answer_to(call) == Failure(call, 25, "accept")
+    logged = running.events("transfer-refused")[-1]
+    assert (logged["sender"], logged["code"], logged["detail"]) == (ends.alice.name, 25, "accept")
     again = ends.sender.ask(changed)
     assert (again.code, again.detail) == (25, "replay")
     again = ends.sender.ask(message_of(first))

@@ -75,6 +75,21 @@ def test_a_registration_is_read_back_as_it_was_written_by_another_opening(home: 
         assert again.registration("carol") is None
 
 
+def test_what_tries_with_other_invitations_left_goes_with_the_registration(store: KeyStore) -> None:
+    for invite_id in (b"i" * 16, b"j" * 16):
+        store.save_pending(invite_id, b"half way")
+    store.complete(registration(), b"i" * 16)
+    assert (store.pending(b"i" * 16), store.pending(b"j" * 16)) == (None, None)
+
+
+def test_an_applications_registration_takes_its_own_try_along_alone(store: KeyStore) -> None:
+    store.complete(registration())
+    for invite_id in (b"i" * 16, b"j" * 16):
+        store.save_pending(invite_id, b"half way")
+    store.complete(registration("bob/backup", b"v" * 16), b"i" * 16)
+    assert (store.pending(b"i" * 16), store.pending(b"j" * 16)) == (None, b"half way")
+
+
 def test_a_pending_registration_is_replaced_and_dropped(store: KeyStore) -> None:
     store.save_pending(b"i" * 16, b"first")
     store.save_pending(b"j" * 16, b"other")
