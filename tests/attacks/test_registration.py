@@ -21,14 +21,16 @@ from tests.support.coordinator import Newcomer, RefusedError
 from tests.support.evil_fleet import EvilFleet, error_of
 from tests.support.link import flipped
 from tests.support.looking import stopped
+from tests.support.proxy import TcpProxy
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.join import _Pending
+from zkc.coordinator import admin
 from zkc.coordinator.identity import load as load_identity
 from zkc.crypto.cards import make_coordinator_card, sign_coordinator_card
 from zkc.crypto.invitations import invitation_curve_secret, invitation_psk, parse_invitation
 from zkc.crypto.primitives import digest
 from zkc.crypto.signing import IdentityKey
-from zkc.net.sockets import to_z85
+from zkc.net.sockets import split_endpoint, to_z85
 from zkc.stores.home import Home
 from zkc.stores.keydb import ClientRow, InvitationRow, KeyDb
 from zkc.stores.keystore import KeyStore, Registration
@@ -309,20 +311,22 @@ def test_a_damaged_invitation_is_refused_before_any_connection(
     fleet: EvilFleet, again: Again, tmp_path: Path
 ) -> None:
     """Cut at each place, and one bit of each character turned over; the error does not repeat what it was given."""
-    invitation = fleet.invite("r12").encode()
-    cuts = [invitation[:length] for length in range(len(invitation))]
-    flips = [flipped(invitation, place, 1 << place % 7) for place in range(len(invitation))]
-    connections = len(fleet.proxy.connections)
-    file, home = tmp_path / "invitation", fleet.home("r12")
-    for number, text in enumerate([*cuts, *flips]):
-        file.write_bytes(text)
-        done = again.zkc(home, "join", "--invite-file", str(file), "--json")
-        error = error_of(done)
-        assert (error["code"], error["detail"]) == (2, "bad-invite"), number
-        assert len(text) < 40 or text[5:40] not in done.out + done.err
-    assert len(fleet.proxy.connections) == connections
-    file.write_bytes(invitation)
-    assert again.zkc(home, "join", "--invite-file", str(file), "--json").code == 0
+    home = Home.resolve("coordinator", str(fleet.home("coordinator")))
+    with TcpProxy(split_endpoint(fleet.proxy.endpoint)) as proxy:  # that of the daemons is theirs too
+        invitation = admin.invite(home, "r12", "computer", endpoints=[proxy.endpoint]).invitation.encode()
+        cuts = [invitation[:length] for length in range(len(invitation))]
+        flips = [flipped(invitation, place, 1 << place % 7) for place in range(len(invitation))]
+        file, words = tmp_path / "invitation", ["join", "--invite-file", str(tmp_path / "invitation"), "--json"]
+        for number, text in enumerate([*cuts, *flips]):
+            file.write_bytes(text)
+            done = again.zkc(fleet.home("r12"), *words)
+            error = error_of(done)
+            assert (error["code"], error["detail"]) == (2, "bad-invite"), number
+            assert len(text) < 40 or text[5:40] not in done.out + done.err
+        assert proxy.connections == []
+        file.write_bytes(invitation)
+        assert again.zkc(fleet.home("r12"), *words).code == 0
+        assert proxy.connections
 
 
 @pytest.mark.attack("R07")
