@@ -46,7 +46,9 @@ def join_application(
         invitation = read_invitation(access.invite_application(app))
     wanted = (name, "application", principal.registration.coordinator_fingerprint)
     if (invitation.name, invitation.kind, invitation.fingerprint) != wanted:
-        raise IdentityError(f"the coordinator's invitation is not for {name}", detail="name")
+        raise IdentityError(
+            f"the coordinator's invitation is not for {name}", detail="name", hint="ask who administrates it"
+        )
     joined = join(store, invitation, config, clock=clock, entropy=entropy, owner=principal, force=force)
     tell_daemon(home)
     return joined

@@ -163,7 +163,9 @@ async def register(
 async def _register(
     ctx: Context, newcomer: machine.Newcomer, keep: Callable[[bytes], None], entropy: Entropy
 ) -> machine.Registered:
-    problem: ZkcError = TimedOut("the registration was not finished in time")
+    problem: ZkcError = TimedOut(
+        "the registration was not finished in time", hint="run the same command again: the invitation still holds"
+    )
     refusals = 0
     try:
         async with asyncio.timeout(REGISTRATION_SECONDS):

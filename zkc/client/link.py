@@ -53,6 +53,7 @@ Handler = Callable[[Any], Awaitable[AnswerBody]]
 _TICK_SECONDS: Final = 0.25
 _REST_SECONDS: Final = 0.5
 """The least pause before another try, where somebody is waiting for the link and the back-off would be longer."""
+_ANEW: Final = "a link is made anew by itself: run it again, or give it --wait"
 
 
 class Link:
@@ -254,12 +255,16 @@ class Link:
             if line.lost.done():
                 break
             if self._role == "daemon" and self._clock.monotonic() - self._heard > OFFLINE_SECONDS:
-                return CoordinatorUnreachable(f"the coordinator at {line.endpoint} fell silent", detail="no-answer")
+                return CoordinatorUnreachable(
+                    f"the coordinator at {line.endpoint} fell silent", detail="no-answer", hint=_ANEW
+                )
             if line.is_old():
                 with contextlib.suppress(CoordinatorUnreachable):
                     await line.renew()
             self.tell(Heartbeat())
-        return CoordinatorUnreachable(f"the connection to the coordinator at {line.endpoint} was lost", detail="lost")
+        return CoordinatorUnreachable(
+            f"the connection to the coordinator at {line.endpoint} was lost", detail="lost", hint=_ANEW
+        )
 
     async def _keep_ticking(self) -> None:
         while True:
@@ -352,8 +357,8 @@ class Link:
         if self.problem is not None:
             return self.problem
         if not self.linked:
-            return CoordinatorUnreachable("no link to the coordinator yet", detail="timeout")
-        return TimedOut("the coordinator did not answer in time", detail="no-answer")
+            return CoordinatorUnreachable("no link to the coordinator yet", detail="timeout", hint=_ANEW)
+        return TimedOut("the coordinator did not answer in time", detail="no-answer", hint="run it again")
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

@@ -30,7 +30,7 @@ from zkc.errors import (
 )
 from zkc.ids import KeySource, check_name
 from zkc.net.pipe import Bell, LinkLost, send
-from zkc.protocol.delivery_sender import check_receipt
+from zkc.protocol.delivery_sender import WRONG_RECEIPT, check_receipt
 from zkc.protocol.session import Session
 from zkc.rules.policy import Asked, Standing, decide, size_class
 from zkc.stores.home import Home
@@ -302,11 +302,13 @@ class Sending:
             body = verify_receipt(read_identity(have.ed25519, have.ml_dsa), have.receipt)
         except PeerViolation as violation:
             raise IntegrityError(
-                f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt"
+                f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt", hint=WRONG_RECEIPT
             ) from None
         this = next((tried for tried in self._tried if tried.is_of(body)), None)
         if this is None or this.finished is None or this.session.peer.fingerprint != have.fingerprint:
-            raise IntegrityError(f"{self._recipient} gave a receipt of something else", detail="receipt")
+            raise IntegrityError(
+                f"{self._recipient} gave a receipt of something else", detail="receipt", hint=WRONG_RECEIPT
+            )
         check_receipt(this.session, body, this.manifest, *this.finished)
         return body
 

@@ -150,7 +150,10 @@ def cancel(home: Home, name: str) -> int:
     with _opened(home) as (_, db):
         cancelled = db.cancel_invitations(check_name(name))
     if not cancelled:
-        raise NotRegistered(f"there is no open invitation for {name}", detail="invite-unknown")
+        raise NotRegistered(
+            f"there is no open invitation for {name}", detail="invite-unknown",
+            hint="zkc coordinator invite --list shows them",
+        )
     return cancelled
 
 

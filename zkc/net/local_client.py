@@ -124,6 +124,9 @@ def read_answer(body: bytes, reply_type: Any) -> Any:
 # --- failures, the same for both clients ---------------------------------------------------------------------------
 
 
+_OTHER_USER: Final = "run it as that user, or in a --home of your own"
+
+
 class NotRunning(DaemonError):
     """Nobody listens there."""
 
@@ -135,7 +138,7 @@ class NoAnswer(DaemonError):
 def not_running(path: Path, error: OSError) -> ZkcError:
     """Why nobody answers at ``path``."""
     if isinstance(error, PermissionError):
-        return DaemonError(f"{path} belongs to somebody else", detail="permission")
+        return DaemonError(f"{path} belongs to somebody else", detail="permission", hint=_OTHER_USER)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
         return NotRunning("nothing is running here", detail="not-running", hint=f"looked for it at {path}")
     if isinstance(error, TimeoutError | BlockingIOError):
@@ -162,7 +165,7 @@ def check_server(path: Path, server: Credentials) -> None:
     """`DaemonError` (``permission``) unless it is our own process, or root's, that listens; root may talk to any."""
     own = os.geteuid()
     if own != 0 and not may_talk(server.uid, own):
-        raise DaemonError(f"{path} is served by another user ({server.uid})", detail="permission")
+        raise DaemonError(f"{path} is served by another user ({server.uid})", detail="permission", hint=_OTHER_USER)
 
 
 def check_path(path: Path) -> None:

@@ -402,10 +402,16 @@ def _bind(sock: Socket, endpoint: str) -> str:
         sock.bind(endpoint)
     except zmq.ZMQError as error:
         if error.errno == errno.EADDRINUSE:
-            raise LocalIOError(f"{endpoint} is in use by another program", detail="address-in-use") from None
+            raise LocalIOError(
+                f"{endpoint} is in use by another program", detail="address-in-use",
+                hint="end that program, or listen on another port",
+            ) from None
         if error.errno == errno.EINVAL:
             raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint") from None
-        raise LocalIOError(f"cannot listen on {endpoint}: {error.strerror}", detail="address") from None
+        raise LocalIOError(
+            f"cannot listen on {endpoint}: {error.strerror}", detail="address",
+            hint="name an address of this machine, or * for all of them",
+        ) from None
     host, port = split_endpoint(sock.getsockopt_string(zmq.LAST_ENDPOINT))
     return tcp_endpoint(plain_address(host), port)
 

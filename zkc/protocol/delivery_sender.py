@@ -31,6 +31,8 @@ from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DataHeader, Flag, Stream
 from zkc.wire.messages import Ack, AckMessage, Done, Manifest, Receipt, ReceiptBody, Start, Stop
 
+WRONG_RECEIPT: Final = "the other end lies, or one of the two versions is defective: ask there what has arrived"
+
 # --- what the caller wants: events -----------------------------------------------------------------------------------
 
 
@@ -245,7 +247,8 @@ def consume_done(line: Line, state: AwaitingDone, message: Done) -> Step:
     check_receipt(session, body, line.manifest, state.sent, state.digest)
     if decode(message.receipt, Receipt).card != session.peer.encoded:
         raise IntegrityError(
-            f"the receipt of {session.req.recipient} carries another card than its answer", detail="receipt"
+            f"the receipt of {session.req.recipient} carries another card than its answer", detail="receipt",
+            hint=WRONG_RECEIPT,
         )
     return Step(Finished(state.sent), (Delivered(message.receipt, body),))
 
@@ -365,5 +368,6 @@ def check_receipt(session: Session, body: ReceiptBody, manifest: Manifest, size:
     for field, value in expected.items():
         if getattr(body, field) != value:
             raise IntegrityError(
-                f"the receipt of {req.recipient} does not fit what was sent ({field})", detail="receipt"
+                f"the receipt of {req.recipient} does not fit what was sent ({field})", detail="receipt",
+                hint=WRONG_RECEIPT,
             )

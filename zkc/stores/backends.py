@@ -167,7 +167,10 @@ def _create(path: Path, mac_key: bytes, patience: float) -> None:
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except FileNotFoundError:
-        raise LocalIOError(f"the folder of the key database {path} does not exist", detail="missing") from None
+        raise LocalIOError(
+            f"the folder of the key database {path} does not exist", detail="missing",
+            hint="make it, or correct coordinator.keydb",
+        ) from None
     scratch = Path(name)
     try:
         os.fchmod(descriptor, 0o600)
@@ -194,7 +197,10 @@ def _check_access(path: Path) -> None:
     """Refuse a database that somebody else could read, change or have put there (attack K01)."""
     files.check_folder(path.parent, private=False)
     if not os.path.lexists(path):
-        raise LocalIOError(f"there is no key database {path}", detail="missing")
+        raise LocalIOError(
+            f"there is no key database {path}", detail="missing",
+            hint="restore it from a backup, or correct coordinator.keydb",
+        )
     sqlite.check_files(path)
     if path.lstat().st_size == 0:
         raise sqlite.damaged(path, _WHAT)

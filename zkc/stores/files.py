@@ -45,7 +45,7 @@ def local_error(error: OSError, doing: str) -> LocalIOError:
     if error.errno in NO_SPACE:
         return LocalIOError(f"{doing}: {said}", detail="no-space", hint="make room and run it again")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return LocalIOError(f"{doing}: {said}", detail="permission")
+        return LocalIOError(f"{doing}: {said}", detail="permission", hint="whose is it? ls -l tells")
     return LocalIOError(f"{doing}: {said}", detail="missing" if error.errno == errno.ENOENT else "io")
 
 
@@ -203,5 +203,7 @@ def read_private(path: Path, limit: int = 1 << 20) -> bytes:
         with open(descriptor, "rb") as file:
             data = file.read(limit + 1)
     if len(data) > limit:
-        raise LocalIOError(f"{path} is longer than anything zkc writes there", detail="damaged")
+        raise LocalIOError(
+            f"{path} is longer than anything zkc writes there", detail="damaged", hint="restore it from a backup"
+        )
     return data

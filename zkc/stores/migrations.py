@@ -118,7 +118,10 @@ def version_of(connection: Connection, mac_key: bytes) -> int:
     """
     rows = connection.exec_driver_sql("SELECT version, mac FROM schema_version").all()
     if len(rows) != 1 or not verifies(mac_key, "schema_version", (rows[0][0],), rows[0][1]):
-        raise LocalIOError("the key database is damaged, or its key is another one's", detail="damaged")
+        raise LocalIOError(
+            "the key database is damaged, or its key is another one's", detail="damaged",
+            hint="restore it from a backup, together with identity.key",
+        )
     version: int = rows[0][0]
     if version > LATEST:
         raise VersionMismatch(

@@ -79,7 +79,10 @@ def _copy(item: Item, folder: int) -> str:
         target = os.open(scratch, flags, owner | owner >> 3 | owner >> 6, dir_fd=folder)
         try:
             if _copy_bytes(source, target) != item.size:
-                raise LocalIOError(f"the file of item {item.id} is not as it arrived", detail="damaged")
+                raise LocalIOError(
+                    f"the file of item {item.id} is not as it arrived", detail="damaged",
+                    hint=f"remove it (zkc inbox rm {item.id}), and have it sent again",
+                )
             os.fchmod(target, os.fstat(target).st_mode & 0o077 | owner)
             if item.kind == "file" and item.mtime_ns:
                 with suppress(OSError, OverflowError):  # a time that this file system cannot hold
