@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from zkc.client import link as module
 from zkc.client.link import Link
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import CoordinatorUnreachable, LocalIOError, NotRegistered, VersionMismatch, ZkcError
-from zkc.wire.messages import Leave, Revoked
+from zkc.wire.codec import decode, encode
+from zkc.wire.messages import Answer, Heartbeat, Leave, Ok, Record, Request, Revoked
 
 
 class Line:
@@ -26,11 +28,18 @@ class Line:
     """What becomes of the next ones; the last stays."""
     old = False
 
-    def __init__(self, _ctx: object, _principal: object, endpoint: str, *_: object, **__: object) -> None:
+    silent = False
+    """Nothing is answered any more."""
+
+    def __init__(
+        self, _ctx: object, _principal: object, endpoint: str, _info: object, on_plaintext: Callable[[bytes], None],
+        **_: object,
+    ) -> None:
         Line.made += 1
         if Line.broken is not None:
             raise Line.broken
         self.endpoint = endpoint
+        self._on_plaintext = on_plaintext
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
@@ -45,7 +54,10 @@ class Line:
         return Line.old
 
     def send(self, plaintext: bytes) -> None:
-        pass
+        """Heartbeats are answered, other requests never."""
+        record = decode(plaintext, Record)
+        if isinstance(record, Request) and isinstance(record.body, Heartbeat) and not Line.silent:
+            asyncio.get_running_loop().call_soon(self._on_plaintext, encode(Answer(record.id, Ok())))
 
     def close(self) -> None:
         if not self.lost.done():
@@ -58,6 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Line, "broken", None)
     monkeypatch.setattr(Line, "greetings", [None])
     monkeypatch.setattr(Line, "old", False)
+    monkeypatch.setattr(Line, "silent", False)
     monkeypatch.setattr(module, "Line", Line)
     for name in ("HEARTBEAT_SECONDS", "BACKOFF_FIRST", "BACKOFF_MAX", "_TICK_SECONDS"):
         monkeypatch.setattr(module, name, 0.001)
@@ -211,6 +224,46 @@ def test_a_coordinator_that_no_longer_speaks_our_version_is_the_problem_and_is_t
             await link.wait_linked(DEADLINE)
         Line.greetings = [None]
         await until(lambda: link.linked)
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_daemon_is_linked_only_once_the_coordinator_has_answered_its_first_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before that the coordinator does not count it as online, and who was told of the link would be wrong."""
+    monkeypatch.setattr(module, "DIAL_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        states: list[bool] = []
+        Line.silent = True
+        link = link_of(on_state=states.append)
+        link.start()
+        with pytest.raises(CoordinatorUnreachable):
+            await link.wait_linked(DEADLINE)
+        await until(lambda: Line.made > 2)
+        assert (link.linked, states) == (False, [])
+        Line.silent = False
+        await until(lambda: states == [True])
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_is_lost_before_the_first_answer_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DIAL_SECONDS", 10 * DEADLINE)
+
+    async def scenario() -> None:
+        Line.silent = True
+        link = link_of()
+        link.start()
+        await until(lambda: link._waiting)
+        Line.silent = False
+        assert link._line is not None
+        link._line.close()
+        await until(lambda: link.linked)
+        assert Line.made == 2
         await link.close()
 
     asyncio.run(scenario())

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
+from zkc.client.dial import DIAL_SECONDS
 from zkc.client.line import Line
 from zkc.client.principal import Principal
 from zkc.constants import (
@@ -137,9 +138,7 @@ class Link:
         id = self._entropy.bytes(ID_BYTES)
         future: asyncio.Future[AnswerBody] = asyncio.get_running_loop().create_future()
         self._waiting[id] = future, about
-        plaintext = self._calls.request(id, body, now, now + within)
-        if self.linked:
-            self._send(plaintext)
+        self._send(self._calls.request(id, body, now, now + within))
         try:
             return await future
         finally:
@@ -232,17 +231,29 @@ class Link:
         )
         await line.open()
         self.problem = None
-        self._told.clear()
         self._heard = self._clock.monotonic()
+        if self._role == "daemon":
+            await self._confirm(line)
+        self._told.clear()
         self._linked.set()
         self._stuck.clear()
-        if self._role == "daemon":
-            # The first record confirms the channel; before it the coordinator does not count this client as online.
-            self.tell(Heartbeat())
         for outgoing in self._calls.resend(self._heard):
             self._send(outgoing.plaintext)
         self._on_state(True)
         return line
+
+    async def _confirm(self, line: Line) -> None:
+        """C2: the first record confirms the channel. Once it is answered, the coordinator counts this client as online,
+        and whoever was told of the link can rely on that."""
+        answer = asyncio.ensure_future(self.request(Heartbeat(), DIAL_SECONDS))
+        either: list[asyncio.Future[Any]] = [answer, line.lost]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise _lost(line)
+            answer.result()
+        finally:
+            answer.cancel()
 
     async def _serve(self, line: Line) -> ZkcError:
         """Until the line is lost, the coordinator falls silent, or has ended this: which of them it was."""
@@ -262,9 +273,7 @@ class Link:
                 with contextlib.suppress(CoordinatorUnreachable):
                     await line.renew()
             self.tell(Heartbeat())
-        return CoordinatorUnreachable(
-            f"the connection to the coordinator at {line.endpoint} was lost", detail="lost", hint=_ANEW
-        )
+        return _lost(line)
 
     async def _keep_ticking(self) -> None:
         while True:
@@ -278,7 +287,7 @@ class Link:
         for due in self._calls.tick(self._clock.monotonic()):
             if isinstance(due, Expired):
                 self._resolve(due.id, None)
-            elif self.linked:
+            else:
                 self._send(due.plaintext)
 
     def _drop(self) -> None:
@@ -339,6 +348,7 @@ class Link:
             self.ended.set_result(error)
 
     def _send(self, plaintext: bytes) -> None:
+        """Without a channel it is lost, and sent again when there is one (`_establish`)."""
         if self._line is not None:
             self._line.send(plaintext)
 
@@ -365,6 +375,12 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_tell_defect)
+
+
+def _lost(line: Line) -> CoordinatorUnreachable:
+    return CoordinatorUnreachable(
+        f"the connection to the coordinator at {line.endpoint} was lost", detail="lost", hint=_ANEW
+    )
 
 
 def _anew(name: str) -> str:

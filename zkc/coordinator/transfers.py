@@ -247,12 +247,12 @@ class Transfers:
                 case AskRecipient(body=body):
                     self._clients.ask(handshake.to, body, STEP_SECONDS, partial(self._on_reply, handshake))
                 case AnswerSender(body=body):
-                    waiting, handshake.waiting = handshake.waiting, []
-                    for session, call in waiting:
-                        self._clients.answer(session, call, body)
                     if isinstance(taken.state, Finished):
                         self._keep(handshake, body)
                         self._log("transfer-brokered", handshake, key_source=handshake.req.key_source)
+                    waiting, handshake.waiting = handshake.waiting, []
+                    for session, call in waiting:
+                        self._clients.answer(session, call, body)
                 case FailSender(code=code, detail=detail):
                     self._tell_sender(handshake, _told(code), detail)
                 case _:
