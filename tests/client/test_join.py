@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -77,12 +77,27 @@ def test_keys_of_a_registration_that_the_coordinator_refused_are_gone(
     assert (pending(store), store.registrations()) == (0, [])
 
 
-@pytest.mark.parametrize("error", [REFUSED_KEY, NOBODY, KeyboardInterrupt()], ids=["refused-key", "nobody", "ctrl-c"])
-def test_keys_of_one_that_broke_off_wait_for_the_next_try(
+BROKEN_OFF: Final = pytest.mark.parametrize(
+    "error", [REFUSED_KEY, NOBODY, KeyboardInterrupt()], ids=["refused-key", "nobody", "ctrl-c"]
+)
+
+
+@BROKEN_OFF
+def test_one_that_broke_off_before_its_card_left_leaves_no_key(
+    error: BaseException, store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried(monkeypatch, error)
+    with pytest.raises(type(error)):
+        registered(store, coordinator_of("x25519").invite("bob"))
+    assert pending(store) == 0
+
+
+@BROKEN_OFF
+def test_keys_of_one_that_broke_off_after_its_card_left_wait_for_the_next_try(
     error: BaseException, store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invitation = coordinator_of("x25519").invite("bob")
-    tried(monkeypatch, error)
+    tried(monkeypatch, error, card=b"the card")
     kept = []
     for _ in range(2):
         with pytest.raises(type(error)):
@@ -95,7 +110,7 @@ def test_keys_of_one_that_broke_off_wait_for_the_next_try(
 def test_an_applications_invitation_is_for_one_command_and_so_are_its_keys(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried(monkeypatch, NOBODY)
+    tried(monkeypatch, NOBODY, card=b"the card")
     owner: Any = SimpleNamespace(identity=identity_of("bob"))
     with pytest.raises(CoordinatorUnreachable):
         registered(store, coordinator_of("x25519").invite("bob/backup", "application"), owner=owner)
@@ -123,13 +138,18 @@ def test_addresses_are_tried_in_rounds_with_pauses_and_a_refused_key_once_more(
     assert all(0 < low < high for low, high in entropy.pauses)
 
 
-def tried(monkeypatch: pytest.MonkeyPatch, *errors: BaseException) -> list[str]:
-    """Every try ends with the next error, the last one again and again; the addresses that were tried."""
+def tried(monkeypatch: pytest.MonkeyPatch, *errors: BaseException, card: bytes = b"") -> list[str]:
+    """Every try ends with the next error, the last one again and again; the addresses that were tried.
+
+    ``card``: each has got as far as R5, with this card.
+    """
     asked: list[str] = []
 
     class Conversation:
-        def __init__(self, _ctx: object, _newcomer: object, endpoint: str, _keep: object) -> None:
+        def __init__(self, _ctx: object, _newcomer: object, endpoint: str, keep: Callable[[bytes], None]) -> None:
             asked.append(endpoint)
+            if card:
+                keep(card)
 
         async def run(self) -> object:
             raise errors[min(len(asked), len(errors)) - 1]

@@ -50,7 +50,7 @@ class RegistrationRefused(NotRegistered):
 
 
 class _Pending(msgspec.Struct, frozen=True, array_like=True):
-    """What a try that broke off leaves for the next: permanent keys, and the card once it was made."""
+    """What a try that broke off behind R5 leaves for the next: the coordinator may have registered this card."""
 
     identity: bytes
     kem: bytes
@@ -119,10 +119,11 @@ async def register(
 
     `RegistrationRefused` (``invite-used``, ``expired``, ``name-taken``), `NotRegistered` (``refused-key``),
     `IdentityError` (another coordinator), `CoordinatorUnreachable`, `TimedOut`. ``force``: what the home has under that
-    name, or under any where it is no application's, is put aside. A try that broke off can be repeated
-    with the same invitation, and its keys are kept for that; an application's invitation is made for one command.
+    name, or under any where it is no application's, is put aside. A try that broke off can be repeated with the same
+    invitation: it leaves nothing, but its keys once the coordinator may have registered them (not those of an
+    application, whose invitation is made for one command).
     """
-    pending = _load_pending(store, invitation, entropy)
+    pending = _permanent_keys(store, invitation, entropy)
     newcomer = machine.Newcomer(
         invitation=invitation,
         identity=IdentityKey.from_seed(pending.identity),
@@ -290,16 +291,14 @@ _REFUSALS: Final = {
 }
 
 
-def _load_pending(store: KeyStore, invitation: InvitationText, entropy: Entropy) -> _Pending:
-    """Permanent keys of an earlier try with this invitation, or new ones, kept before anything is sent."""
+def _permanent_keys(store: KeyStore, invitation: InvitationText, entropy: Entropy) -> _Pending:
+    """Those of an earlier try with this invitation that got as far as R5, or new ones, which are not kept before."""
     kept = store.pending(invitation.invite_id)
     if kept is not None:
         with contextlib.suppress(PeerViolation):
             found: _Pending = decode(kept, _Pending)
             return found
-    pending = _Pending(
+    return _Pending(
         entropy.bytes(64), suite_named(invitation.suite).generate().encode(), to_raw(generate_curve().secret), b""
     )
-    store.save_pending(invitation.invite_id, encode(pending))
-    return pending
 
