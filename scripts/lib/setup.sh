@@ -5,6 +5,10 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P) || exit 1
 venv=$top/.venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# Where that environment is active, it is still made by a python outside of it.
+while [[ :$PATH: == *:"$venv"/bin:* ]]; do
+  PATH=:$PATH: && PATH=${PATH/:"$venv"\/bin:/:} && PATH=${PATH#:} && PATH=${PATH%:}
+done
 
 say() { printf '%s\n' "$*" >&2; }
 

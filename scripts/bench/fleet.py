@@ -1,0 +1,87 @@
+"""alice and bob for a measurement, and how much memory their processes have had."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from scripts.bench.report import timed
+from zkc.testing import Fleet
+
+
+class Pair:
+    """A fleet of two whose commands are timed."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.peaks: dict[str, int] = {}
+        """Bytes of resident memory at its highest, by process."""
+
+    def send(self, *words: str | Path, stdin: int | Path = subprocess.DEVNULL) -> float:
+        """Seconds of ``zkc send bob ...`` until it ends with 0."""
+        if isinstance(stdin, Path):
+            with stdin.open("rb") as file:
+                return self.send(*words, stdin=file.fileno())
+        took = timed(lambda: self._run("alice", "send", "bob", *map(str, words), stdin=stdin))
+        self._remember("bob's daemon", self.fleet.program("bob").process.pid)
+        return took
+
+    def pipe(self, feed: Sequence[str | Path], drain: Sequence[str | Path]) -> float:
+        """Seconds from one command's output to another's input, by way of the inbox."""
+        with (
+            subprocess.Popen(feed, stdout=subprocess.PIPE) as source,
+            subprocess.Popen(drain, stdin=subprocess.PIPE) as sink, ThreadPoolExecutor(1) as pool,
+        ):
+            if source.stdout is None or sink.stdin is None:
+                raise RuntimeError("no pipe")
+            fed, drained = source.stdout.fileno(), sink.stdin.fileno()
+
+            def both() -> None:
+                taking = pool.submit(self._run, "bob", "recv", "-o", "-", "--wait", "1h", stdout=drained)
+                self._run("alice", "send", "bob", stdin=fed)
+                taking.result()
+                sink.communicate()
+
+            return timed(both)
+
+    def _run(self, name: str, *words: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
+        process = self.fleet.popen(name, *words, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
+        if process.stderr is None:
+            raise RuntimeError("no stderr")
+        said = process.stderr.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(said.decode(errors="replace"))
+        self._peak(f"zkc {words[0]}", used.ru_maxrss << 10)
+
+    def _remember(self, name: str, pid: int) -> None:
+        status = Path(f"/proc/{pid}/status").read_text()
+        self._peak(name, next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")))
+
+    def _peak(self, name: str, peak: int) -> None:
+        self.peaks[name] = max(self.peaks.get(name, 0), peak)
+
+    def clear(self) -> None:
+        """Empty bob's inbox."""
+        bob = self.fleet.client("bob")
+        for _ in bob.items():
+            with bob.receive():
+                pass
+
+    def memory(self) -> str:
+        """The peaks in a line."""
+        return "Resident memory at its highest: " + ", ".join(
+            f"{name} {peak / 2**20:.0f} MiB" for name, peak in self.peaks.items()
+        ) + "."
+
+
+@contextmanager
+def pair(folder: Path) -> Iterator[Pair]:
+    """alice and bob, their homes below ``folder``."""
+    with Fleet("alice", "bob", folder=folder / "fleet") as fleet:
+        yield Pair(fleet)
