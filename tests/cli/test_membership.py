@@ -80,17 +80,24 @@ def test_join_writes_what_it_was_told_and_says_who_one_is(fleet: Fleet) -> None:
     assert (fleet.home("told") / "keys.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_what_join_was_told_holds_before_there_is_a_registration(fleets: Fleets) -> None:
-    """A join that breaks off may have registered all the same: then nobody sends what was not to be accepted."""
+def test_a_join_that_came_to_nothing_leaves_the_home_as_it_was(fleets: Fleets) -> None:
+    """A new one holds no key and no role; one that was configured by hand keeps its own words."""
     own = fleets()
-    invitation = own.invite("wishes")
+    used, invitation = own.invite("wishes"), own.invite("wishes")
+    own.zkc("coordinator", "coordinator", "invite", "--cancel", "wishes")
+    own.configure("configured", {"inbox.accept": "all"})
+    by_hand = (own.home("configured") / "config.toml").read_bytes()
+    for home in ("new", "configured"):
+        assert reason(join(own, home, used, "--accept", "none")) == (11, "refused-key")
+        left = {path.name for path in own.home(home).rglob("*") if path.is_file()}
+        assert left == {"lock", *(["config.toml"] if home == "configured" else [])}
+    assert (own.home("configured") / "config.toml").read_bytes() == by_hand
     own.coordinator.kill()
-    assert join(own, "wishes", invitation, "--accept", "none").code == 10
-    assert 'accept = "none"' in (own.home("wishes") / "config.toml").read_text()
+    assert reason(join(own, "new", invitation, "--accept", "none")) == (10, "refused")
     own.start_coordinator()
-    assert join(own, "wishes", invitation).code == 0
-    shown = {row["key"]: row["value"] for row in own.zkc("wishes", "config", "--json").events}
-    assert shown["inbox.accept"] == "none"
+    assert join(own, "new", own.invite("wishes")).code == 0
+    shown = {row["key"]: row["value"] for row in own.zkc("new", "config", "--json").events}
+    assert shown["inbox.accept"] == "all"
 
 
 def test_without_a_terminal_everything_is_accepted(fleet: Fleet) -> None:
@@ -438,14 +445,31 @@ def test_a_revoked_client_is_11_and_its_daemon_ends_with_11(fleets: Fleets) -> N
     (row,) = [row for row in fleet.zkc("coordinator", "coordinator", "clients", "--json").events if row["revoked"]]
     assert (row["name"], row["online"]) == ("alice", False)
     # What it is told to do does help.
-    for words in (["leave"], ["send", "bob", "-m", "x"]):
-        assert "zkc join --force" in fleet.zkc("alice", *words, "--json").events[-1]["message"]
+    assert "zkc join --force" in fleet.zkc("alice", "send", "bob", "-m", "x", "--json").events[-1]["message"]
     assert b"\x1b" not in fleet.zkc("coordinator", "coordinator", "clients").out
     assert reason(fleet.zkc("coordinator", "coordinator", "revoke", "alice", "--json")) == (11, "unknown")
     done = join(fleet, "alice", fleet.invite("alice"))
     assert reason(done) == (2, "already-registered")
     assert "revoked" in done.events[-1]["message"]
     assert join(fleet, "alice", fleet.invite("alice"), "--force").code == 0
+
+
+@pytest.mark.parametrize("with_daemon", [False, True])
+def test_leave_ends_here_what_has_ended_there(with_daemon: bool, fleets: Fleets) -> None:
+    """Revoked, or by an earlier leave that was killed between the two sides."""
+    fleet = fleets("alice", daemons=False)
+    assert fleet.zkc("coordinator", "coordinator", "revoke", "alice").code == 0
+    if with_daemon:
+        daemon = fleet.popen("alice", "daemon", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert daemon.stdout is not None
+        daemon.stdout.readline()
+    done = fleet.zkc("alice", "leave", "--json")
+    assert (done.code, done.events[0]["names"]) == (0, ["alice"])
+    if with_daemon:
+        assert daemon.wait(PATIENCE) == 0
+        daemon.stdout.close()
+    assert reason(fleet.zkc("alice", "status", "--json"))[0] in {11, 34}
+    assert join(fleet, "alice", fleet.invite("alice")).code == 0
 
 
 # --- peers and verify -----------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Access(Protocol):
         """An invitation for ``NAME/app``, vouched for by this home's registration."""
 
     def leave(self) -> None:
-        """End this home's registration at the coordinator."""
+        """End this home's registration at the coordinator; one that it does not know any more has ended."""
 
     def close(self) -> None:
         """Again: nothing."""

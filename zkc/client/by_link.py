@@ -7,6 +7,7 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from zkc.client.granting import grant
@@ -19,6 +20,7 @@ from zkc.errors import (
     CoordinatorUnreachable,
     InternalError,
     Interrupted,
+    NotRegistered,
     PeerViolation,
     TimedOut,
     UsageError,
@@ -130,7 +132,10 @@ class ByLink:
         return answer.text
 
     def leave(self) -> None:
-        self._run(self._request(Leave()))
+        # Refused as nobody's: an earlier leave has got so far, or it was revoked. If the refusal is a lie, the
+        # registration stays there without anybody who has its keys.
+        with suppress(NotRegistered):
+            self._run(self._request(Leave()))
 
     def close(self) -> None:
         if self._loop is not None:

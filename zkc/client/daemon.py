@@ -296,6 +296,11 @@ class Daemon:
             self.reload()
             yield control.DoneReply()
             return
+        if isinstance(request, control.AskLeave):
+            await self._leave(link)
+            yield control.DoneReply()
+            self._left.set()
+            return
         # A command says at once that there is no link; whether it waits for one is its own affair.
         await link.wait_linked(LINK_SECONDS)
         if isinstance(request, control.AskGrant):
@@ -307,18 +312,22 @@ class Daemon:
             card = await link.request(LookUp(request.name))
             if isinstance(card, PeerCard):
                 yield control.CardReply(card)
-        elif isinstance(request, control.AskApplication):
+        else:
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
                 yield control.InvitationReply(invitation.text)
-        else:
-            self._leaving = True
-            try:
-                await link.request(Leave())
-                yield control.DoneReply()
-                self._left.set()
-            finally:
-                self._leaving = self._left.is_set()
+
+    async def _leave(self, link: Link) -> None:
+        """End the registration at the coordinator; where that refuses it as nobody's, see `ByLink.leave`."""
+        self._leaving = True
+        try:
+            await link.wait_linked(LINK_SECONDS)
+            await link.request(Leave())
+        except NotRegistered:
+            pass
+        except BaseException:
+            self._leaving = False
+            raise
 
     def _status(self) -> control.StatusReply:
         link = self.main

@@ -28,3 +28,11 @@ def save_client(path: Path, changes: Mapping[str, object]) -> None:
             sections.setdefault(key.section, []).append(f"{key.name} = {to_toml(key.reader.show(value))}")
     text = "\n".join(f"[{section}]\n" + "".join(f"{line}\n" for line in lines) for section, lines in sections.items())
     write_private(Path(os.path.realpath(path)), f"# Written by zkc join.\n{text}".encode(), replace=True)
+
+
+def put_back(path: Path, text: bytes | None) -> None:
+    """What ``path`` had before `save_client`; None: it was not there."""
+    if text is None:
+        path.unlink(missing_ok=True)
+    elif path.read_bytes() != text:
+        write_private(Path(os.path.realpath(path)), text, replace=True)

@@ -110,6 +110,12 @@ class Home:
         files.make_folder(self.lock_file.parent)
         return self
 
+    def clear(self, lock: HomeLock) -> None:
+        """Take back `prepare` and the key store: what was begun here came to nothing."""
+        lock.check_held()
+        for path in (*self.data.glob(f"{self.keys_db.name}*"), self._role_file):
+            path.unlink(missing_ok=True)
+
     def check(self) -> Self:
         """Check what is there and make nothing. An empty or missing home is fine. Errors: as `prepare`."""
         for folder in dict.fromkeys((self.data, self.config_folder)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 if TYPE_CHECKING:
     from zkc.client.join import Joined
     from zkc.config import ClientConfig
+    from zkc.stores.home import Home, HomeLock
+    from zkc.stores.keystore import KeyStore
+    from zkc.wire.messages import InvitationText
 
 _INVITATION_MAX = 64 * 1024
 
@@ -89,28 +94,50 @@ def _join(
             hint="zkc join --app in its owner's home needs no invitation",
         )
     home.prepare()
-    with KeyStore.open(home) as store:
-        # Asked twice: where a daemon runs it is the registration that stands in the way, and of two who join at once
-        # the second has waited for the lock.
-        refuse_second_registration(store, force=force)
-        with home.lock():
+    if os.path.lexists(home.keys_db):
+        # Asked before the lock too: where a daemon runs, it is the registration that stands in the way.
+        with KeyStore.open(home) as store:
             refuse_second_registration(store, force=force)
-            if accept is None and call.out.may_prompt:
-                accept = _ask_accept(config)
-            told: dict[str, object] = {}
-            if listen is not None:
-                told["transfer.listen"] = listen
-            if accept is not None:
-                told["inbox.accept"] = accept
-            if told and not force:
-                # Before the registration: it never stands without what was asked for with it. A forced join that
-                # fails leaves the old registration as it was.
-                save_client(home.config_file, told)
-            joined = join(
-                store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force
-            )
-            save_client(home.config_file, told | {"coordinator.endpoints": list(joined.endpoints)})
+    with home.lock() as lock, _attempt(home.prepare(), lock, invitation) as store:
+        refuse_second_registration(store, force=force)
+        if accept is None and call.out.may_prompt:
+            accept = _ask_accept(config)
+        told: dict[str, object] = {}
+        if listen is not None:
+            told["transfer.listen"] = listen
+        if accept is not None:
+            told["inbox.accept"] = accept
+        if told and not force:
+            # Before the registration: it never stands without what was asked for with it. A forced join that
+            # fails leaves the old registration as it was.
+            save_client(home.config_file, told)
+        joined = join(store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force)
+        save_client(home.config_file, told | {"coordinator.endpoints": list(joined.endpoints)})
     return joined
+
+
+@contextmanager
+def _attempt(home: Home, lock: HomeLock, invitation: InvitationText) -> Iterator[KeyStore]:
+    """The home's keys. A join that fails, with no key that the coordinator may know, leaves the home as it was."""
+    from zkc.config import put_back
+    from zkc.stores.keystore import KeyStore
+
+    is_new = not os.path.lexists(home.keys_db)
+    config = home.config_file.read_bytes() if home.config_file.exists() else None
+    kept = False
+    try:
+        with KeyStore.open(home) as store:
+            try:
+                yield store
+            finally:
+                registered = store.registration(invitation.name) is not None
+                kept = registered or store.pending(invitation.invite_id) is not None
+    except BaseException:
+        if not kept:
+            put_back(home.config_file, config)
+            if is_new:
+                home.clear(lock)
+        raise
 
 
 def _invitation(call: Invocation, invite_file: str | None) -> str:

@@ -30,7 +30,7 @@ def command(call: Invocation) -> None:
         with contextlib.closing(open_access(home, store, config, SystemClock(), SystemEntropy())) as access:
             access.leave()
         names = [registration.name for registration in store.registrations()]
-        # The owner last: interrupted in between, the command can be given again.
+        # The owner last: interrupted in between, or before, the command can be given again.
         for each in reversed(names):
             store.remove(each)
     call.out.event("left", {"names": names})
