@@ -32,9 +32,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Self
 
+import tomli
+
 from zkc.client.control import AskStatus, ControlReply, StatusReply
+from zkc.config.toml import to_toml
 from zkc.env import SystemClock, SystemEntropy
 from zkc.net.local_client import LocalClient
+from zkc.stores.files import write_private
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 
@@ -257,15 +261,16 @@ class Fleet:
             return
         folder = self.home(name)
         folder.mkdir(mode=0o700, exist_ok=True)
-        sections: dict[str, list[str]] = {}
+        path = folder / "config.toml"
+        sections: dict[str, dict[str, object]] = tomli.loads(path.read_text()) if path.exists() else {}
         for key, value in values.items():
             section, _, word = key.partition(".")
-            sections.setdefault(section, []).append(f"{word} = {json.dumps(value)}")
-        path = folder / "config.toml"
-        known = path.read_text() if path.exists() else ""
-        lines = [f"[{section}]\n" + "\n".join(rows) + "\n" for section, rows in sections.items()]
-        path.write_text(known + "\n".join(lines))
-        path.chmod(0o600)
+            sections.setdefault(section, {})[word] = value
+        lines = [
+            f"[{section}]\n" + "".join(f"{word} = {to_toml(value)}\n" for word, value in words.items())
+            for section, words in sections.items()
+        ]
+        write_private(path, "\n".join(lines).encode(), replace=True)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
