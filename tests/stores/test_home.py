@@ -196,7 +196,7 @@ def test_whatever_else_stands_at_the_socket_path_is_refused_and_not_deleted(
         plant(home.socket_path(), kind, tmp_path)
     with home.lock() as lock:
         before = tree(tmp_path)
-        with pytest.raises(LocalIOError, match="is no socket that zkc made") as caught:
+        with pytest.raises(LocalIOError, match="is not a socket that zkc made") as caught:
             home.prepare_socket(lock)
         assert tree(tmp_path) == before
         mend(str(caught.value))

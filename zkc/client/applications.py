@@ -47,7 +47,7 @@ def join_application(
     wanted = (name, "application", principal.registration.coordinator_fingerprint)
     if (invitation.name, invitation.kind, invitation.fingerprint) != wanted:
         raise IdentityError(
-            f"the coordinator's invitation is not for {name}", detail="name", hint="ask who administrates it"
+            f"the coordinator's invitation is not for {name}", detail="name", hint="ask its administrator"
         )
     joined = join(store, invitation, config, clock=clock, entropy=entropy, owner=principal, force=force)
     tell_daemon(home)

@@ -165,7 +165,7 @@ def _listening(home: Home) -> Sequence[str]:
     for endpoint in listen:
         if endpoint.endswith(":0"):
             raise UsageError(
-                f"the coordinator is not running, and {endpoint} is no port yet", detail="bad-endpoint",
+                f"the coordinator is not running, and {endpoint} has no port number yet", detail="bad-endpoint",
                 hint="start it, or say --endpoint tcp://HOST:PORT",
             )
     return listen

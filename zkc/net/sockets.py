@@ -49,6 +49,8 @@ BULK_HANDSHAKE_MS: Final = 2000
 CURVE_OVERHEAD: Final = 33
 """Bytes by which CURVE makes a frame longer: MAXMSGSIZE counts what is on the wire (measured)."""
 
+_ENDPOINT: Final = "an endpoint is tcp://HOST:PORT, with an address or a name of a machine"
+
 _COMMON: Final[Mapping[int, int]] = {
     zmq.IPV6: 1,
     zmq.LINGER: 0,
@@ -407,7 +409,7 @@ def _bind(sock: Socket, endpoint: str) -> str:
                 hint="end that program, or listen on another port",
             ) from None
         if error.errno == errno.EINVAL:
-            raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint") from None
+            raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint", hint=_ENDPOINT) from None
         raise LocalIOError(
             f"cannot listen on {endpoint}: {error.strerror}", detail="address",
             hint="name an address of this machine, or * for all of them",
@@ -437,5 +439,7 @@ def _connect(sock: Socket, endpoint: str) -> None:
         sock.connect(endpoint)
     except zmq.ZMQError as error:
         if error.errno == errno.EINVAL:
-            raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint") from None
-        raise LocalIOError(f"cannot connect to {endpoint}: {error.strerror}", detail="address") from None
+            raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint", hint=_ENDPOINT) from None
+        raise LocalIOError(
+            f"cannot connect to {endpoint}: {error.strerror}", detail="address", hint=_ENDPOINT
+        ) from None

@@ -16,7 +16,7 @@ _LOOK: Final = "somebody in between alters messages, or a version is defective: 
 
 _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (1, ""): ("{either} failed at this request", "the log there says why"),
-    (2, "bad-name"): ("the coordinator takes this for no name of an application", ""),
+    (2, "bad-name"): ("the coordinator does not accept this name for an application", "choose another --app name"),
     (11, ""): ("the coordinator no longer knows this client's registration", "zkc join --force, with a new invitation"),
     (11, "name-taken"): (
         "the coordinator has a registration of this name", "zkc coordinator revoke NAME, at the coordinator, ends it"
@@ -29,9 +29,9 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (20, ""): ("there is no {0} at this coordinator", "zkc peers lists who is there"),
     (21, ""): ("{0} is offline", "--wait waits for it"),
     (22, ""): ("nobody is present at {0}", "--wait waits for somebody"),
-    (23, ""): ("the person at {0} may not receive it", ""),
-    (24, ""): ("{0} refused it", ""),
-    (25, ""): ("{either} refused it by policy", "ask who administrates it"),
+    (23, ""): ("the person at {0} may not receive it", "ask {0} who may"),
+    (24, ""): ("{0} refused it", "ask {0} why"),
+    (25, ""): ("{either} refused it by policy", "ask its administrator"),
     (25, "accept"): ("{0} takes no transfers (inbox.accept there)", "ask {0} to allow them"),
     (25, "cipher"): (
         "{either} does not allow this cipher",
@@ -48,11 +48,13 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (31, ""): ("{0} gave the transfer up", _AGAIN),
-    (31, "interrupted"): ("the registration of this client ended during the handshake with {0}", ""),
+    (31, "interrupted"): (
+        "the registration of this client ended during the handshake with {0}", "zkc status tells what became of it"
+    ),
     (31, "link"): ("{0} lost the link", _AGAIN),
     (31, "shutdown"): ("the daemon of {0} ended", _AGAIN),
-    (31, "signal"): ("somebody at {0} interrupted the transfer", ""),
-    (31, "timeout"): ("the time that {0} gave the transfer is over", ""),
+    (31, "signal"): ("somebody at {0} interrupted the transfer", _AGAIN),
+    (31, "timeout"): ("the time that {0} gave the transfer is over", _AGAIN),
     (31, "unknown-transfer"): ("the coordinator no longer knows the handshake with {0}", _AGAIN),
     (32, ""): ("{0} found that the data did not verify ({detail}); nothing of it was delivered", _AGAIN),
     (33, ""): ("{0} cannot read or write what is sent ({detail})", "the log or the command there says why"),

@@ -62,7 +62,7 @@ def open_backend(url: str, mac_key: bytes, *, create: bool, patience: float) -> 
     path = parsed.database
     if parsed.get_backend_name() != "sqlite" or parsed.query or parsed.host or path is None or path in ("", ":memory:"):
         shown = parsed.render_as_string(hide_password=True)
-        raise UsageError(f"{shown!r} is no key database that zkc can use", hint="use sqlite:///PATH")
+        raise UsageError(f"{shown!r} is not a key database that zkc can use", hint="use sqlite:///PATH")
     return SqliteBackend.open(Path(path).absolute(), mac_key, create=create, patience=patience)
 
 

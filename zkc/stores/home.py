@@ -208,7 +208,7 @@ class Home:
             ours = stat.S_ISSOCK(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
             if not ours:
                 mend = f"mv {quote(str(path))} {quote(f'{path}.old')}"
-                raise files.refused(path, "is no socket that zkc made", mend)
+                raise files.refused(path, "is not a socket that zkc made", mend)
             path.unlink()
         return path
 

@@ -1,4 +1,4 @@
-"""``zkc coordinator``: runs a coordinator, and administrates the one of this home."""
+"""``zkc coordinator``: runs a coordinator, and administers the one of this home."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
     help="Show whether the coordinator of this home is up. Ends with 34 when it is not.",
     short_help="Is it up?",
 )
-@click.option("--wait", type=Duration(), default=0.0, help="Wait so long for it to be up.")
+@click.option("--wait", type=Duration(), default=0.0, help="How long to wait for it to be up.")
 @pass_invocation
 def _status(call: Invocation, *, wait: float) -> None:
     """``status``, one object."""
@@ -117,9 +117,13 @@ def _invite(
     from zkc.coordinator import admin
 
     if sum((name is not None, listing, cancel is not None)) != 1:
-        raise UsageError("coordinator invite: say one of NAME, --list, --cancel NAME")
+        raise UsageError(
+            "coordinator invite: say one of NAME, --list, --cancel NAME", hint="zkc coordinator invite --help"
+        )
     if name is None and (kind is not None or ttl is not None or endpoint):
-        raise UsageError("coordinator invite: --kind, --ttl and --endpoint go with NAME alone")
+        raise UsageError(
+            "coordinator invite: --kind, --ttl and --endpoint go with NAME alone", hint="zkc coordinator invite --help"
+        )
     _check_ttl(ttl)
     home = _home(call)
     if cancel is not None:
@@ -203,6 +207,6 @@ command = Group(
     "coordinator",
     {"run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke},
     default="run", example="zkc coordinator run",
-    help="Run a coordinator, and administrate the one of this home. Without a subcommand: run.",
-    short_help="Run and administrate a coordinator.",
+    help="Run a coordinator, and administer the one of this home. Without a subcommand: run.",
+    short_help="Run and administer a coordinator.",
 )

@@ -48,6 +48,8 @@ def destination(item: Item, output: str | None) -> Path:
         try:
             Path(output).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LocalIOError(f"cannot make the folder {output}: {error.strerror}", detail="unwritable") from None
+            raise LocalIOError(
+                f"cannot make the folder {output}: {error.strerror}", detail="unwritable", hint="name another with -o"
+            ) from None
         return Path(output, name)
     return Path(output, name) if os.path.isdir(output) else Path(output)

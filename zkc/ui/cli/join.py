@@ -144,14 +144,17 @@ def _invitation(call: Invocation, invite_file: str | None) -> str:
     """The invitation's text: from a file, standard input, the environment or a person, never from an argument."""
     if invite_file == "-":
         if sys.stdin is None:
-            raise LocalIOError("standard input is closed", detail="unreadable")
+            raise LocalIOError("standard input is closed", detail="unreadable", hint="name a file")
         return sys.stdin.buffer.read(_INVITATION_MAX).decode(errors="replace")
     if invite_file is not None:
         try:
             with Path(invite_file).open("rb") as file:
                 return file.read(_INVITATION_MAX).decode(errors="replace")
         except OSError as error:
-            raise LocalIOError(f"cannot read {invite_file}: {error.strerror}", detail="unreadable") from None
+            raise LocalIOError(
+                f"cannot read the invitation {invite_file}: {error.strerror}", detail="unreadable",
+                hint="is it the right file?",
+            ) from None
     if text := os.environ.get("ZKC_INVITE"):
         return text
     if call.out.may_prompt:

@@ -116,8 +116,8 @@ GLOBAL_FLAGS: Final = {
     "--json": "One JSON object per line, for scripts.",
     "--quiet": "No progress and no notices; errors only.",
     "--debug": "Log every step (daemon, coordinator run); show where an error arose.",
-    "--batch": "Never prompt, on a terminal neither.",
-    "--progress": "Show progress even when stderr is no terminal.",
+    "--batch": "Never prompt, not even on a terminal.",
+    "--progress": "Show progress even when stderr is not a terminal.",
 }
 
 

@@ -60,7 +60,7 @@ class _Use:
 @click.option(
     "--app", metavar="APP", help="Only what was sent to the application APP of this client; registers it if need be.",
 )
-@click.option("--wait", type=Duration(), help="Wait so long for an item.")
+@click.option("--wait", type=Duration(), help="How long to wait for an item.")
 @click.option("--loop", is_flag=True, help="Go on with the next, until SIGTERM or SIGINT.")
 @click.option("--keep", is_flag=True, help="Leave it in the inbox.")
 @click.option(

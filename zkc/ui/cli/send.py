@@ -42,7 +42,7 @@ def _ciphers() -> tuple[str, ...]:
 @click.option(
     "--require", type=word("online"), metavar="online", default="online", help="What must hold of the recipient.",
 )
-@click.option("--wait", type=Duration(), help="Wait so long for the recipient to be there.")
+@click.option("--wait", type=Duration(), help="How long to wait for the recipient to be there.")
 @click.option("--timeout", type=Duration(), help="Bound on the whole command.")
 @click.option(
     "--key-source", type=word("sender", "coordinator"), metavar="sender|coordinator", help="Who makes the key."

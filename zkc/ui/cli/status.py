@@ -27,7 +27,7 @@ _ANSWER_LEAST = 0.5
     "with 34 when there is none, with 10 when it has no link.",
     short_help="Is the daemon up and linked?",
 )
-@click.option("--wait", type=Duration(), default=0.0, help="Wait so long for it to be up and linked.")
+@click.option("--wait", type=Duration(), default=0.0, help="How long to wait for it to be up and linked.")
 @pass_invocation
 def command(call: Invocation, *, wait: float) -> None:
     """One ``status`` object, also where an ``error`` follows it."""
@@ -47,10 +47,13 @@ def command(call: Invocation, *, wait: float) -> None:
         pause(min(_PAUSE_SECONDS, left))
     _show(call, home, found)
     if found is None:
-        raise problem or DaemonError("no daemon", detail="not-running")
+        raise problem or _not_running(home)
     if not found.linked:
         why = f": {found.problem}" if found.problem else ""
-        raise CoordinatorUnreachable(f"the daemon has no link to {found.coordinator}{why}", detail="no-link")
+        raise CoordinatorUnreachable(
+            f"the daemon has no link to {found.coordinator}{why}", detail="no-link",
+            hint="it goes on trying by itself; its log says more",
+        )
 
 
 def _ask(home: Home, within: float) -> tuple[StatusReply | None, DaemonError | None]:
@@ -67,7 +70,9 @@ def _ask(home: Home, within: float) -> tuple[StatusReply | None, DaemonError | N
         return None, error
     if isinstance(reply, StatusReply):
         return reply, None
-    return None, DaemonError(f"{path} gave an answer that makes no sense here", detail="bad-answer")
+    return None, DaemonError(
+        f"{path} gave an answer that makes no sense here", detail="bad-answer", hint="after an upgrade, start it again"
+    )
 
 
 def _not_running(home: Home) -> DaemonError:
@@ -75,7 +80,7 @@ def _not_running(home: Home) -> DaemonError:
     if holder is None:
         return DaemonError("no daemon is running here", detail="not-running", hint="start it: zkc daemon")
     return DaemonError(
-        f"process {holder or '?'} begins or ends its work in {home.data}: no daemon answers here now",
+        f"process {holder or '?'} is starting or stopping in {home.data}: no daemon answers here now",
         detail="not-running", hint="run it again, or with --wait",
     )
 
