@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -70,6 +71,22 @@ def test_an_event_is_one_line_and_moves_no_cursor(form: str) -> None:
     out = logged(form, name="a\x1b[2J\r\nfake line\x9b\u202e")
     assert out.count("\n") == 1
     assert not set(out[:-1]) & {"\x1b", "\r", "\n", "\x9b", "\u202e"}
+
+
+class Gone(io.StringIO):
+    """A stream whose disk is full, or whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_log_that_cannot_be_written_stops_nothing(form: str) -> None:
+    for stream in (Gone(), io.StringIO()):
+        logs.configure(form, "debug", stream)
+        if not isinstance(stream, Gone):
+            stream.close()
+        logs.get_logger().error("event")
 
 
 def test_a_level_withholds_what_is_below_it() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
@@ -39,6 +40,7 @@ _INVITATION: Final = re.compile(r"zkc[0-9]+-[A-Za-z0-9_=-]{16,}")
 def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     """Log from ``level`` on to ``stream`` (stderr); ``form``: ``json``, ``console``, or ``auto`` by the terminal."""
     out = stream or sys.stderr
+    lines = _Lines(out)
     for_people = form == "console" or (form == "auto" and out.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
@@ -56,9 +58,24 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
+
+
+class _Lines:
+    """A stream of lines, under the method of each level. One that cannot be written is lost: whoever reads the log may
+    go, and its disk may be full, and the program goes on."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            self._out.write(f"{line}\n")
+            self._out.flush()
+
+    debug = info = warning = error = critical = msg
 
 
 def get_logger(**ids: object) -> Any:

@@ -136,6 +136,27 @@ def test_where_it_is_written(output: str, file: str, home: Home, put: Put) -> No
     assert out(home) == {file: b"data"}
 
 
+@pytest.mark.parametrize("conflict", ["rename", "overwrite", "skip"])
+@pytest.mark.parametrize("place", ["fifo", "link", "/dev/null", "/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("words", [["recv"], ["inbox", "save"]])
+def test_a_device_or_a_pipe_is_neither_replaced_nor_stepped_around(
+    words: list[str], place: str, conflict: str, home: Home, put: Put
+) -> None:
+    item, out = put(), home.data.parent / "out"
+    os.mkfifo(out / "fifo")
+    (out / "link").symlink_to("fifo")
+    before, devices = os.lstat(out / place), set(os.listdir("/dev"))
+    more = [item] if words == ["inbox", "save"] else []
+    done = run(home, *words, *more, "-o", place, "--conflict", conflict)
+    assert done.code == 2, done
+    assert f"{place} is not a regular file" in done.err
+    assert os.path.samestat(before, os.lstat(out / place))
+    assert set(os.listdir("/dev")) == devices
+    assert sorted(os.listdir(out)) == ["fifo", "link"]
+    with Inbox.open(home) as inbox:
+        assert [each.id for each in inbox.items()] == [item]
+
+
 @pytest.mark.parametrize("words", [["recv", "-o", "no/such/file"], ["recv", "-o", "file/"]])
 def test_a_place_that_cannot_be_written_is_33_and_the_item_stays(words: list[str], home: Home, put: Put) -> None:
     put()

@@ -299,6 +299,31 @@ def test_force_registers_an_application_anew_that_no_daemon_saw_revoked(fleets: 
 # --- daemon and status ----------------------------------------------------------------------------------------------
 
 
+def test_programs_whose_log_cannot_be_written_do_their_work(fleets: Fleets) -> None:
+    """The disk of the coordinator's log is full; the reader of the daemon's has gone."""
+    fleet = fleets("alice")
+    fleet.coordinator.terminate()
+    words = ["coordinator", "run", "--debug", "--listen", fleet.coordinator.endpoint]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with ExitStack() as stack, Path("/dev/full").open("wb") as full:
+        programs = []
+        for name, more, log in (("coordinator", words, full.fileno()), ("bob", ["daemon", "--debug"], writing)):
+            if name == "bob":
+                assert join(fleet, "bob", fleet.invite("bob")).code == 0
+            program = stack.enter_context(fleet.popen(name, *more, stdout=subprocess.PIPE, stderr=log))
+            stack.callback(program.terminate)
+            programs.append(program)
+            assert program.stdout is not None
+            assert program.stdout.readline().startswith(b"ready ")
+        assert fleet.zkc("bob", "status", "--wait", "30s").code == 0
+        assert fleet.zkc("alice", "send", "bob", "-m", "hello", "--wait", "30s").code == 0
+        for program in reversed(programs):
+            program.terminate()
+            assert program.wait(PATIENCE) == 0
+    os.close(writing)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_daemon_says_ready_once_and_ends_on_a_signal_with_0(number: signal.Signals, fleet: Fleet) -> None:
     if not (fleet.home("quick") / "keys.db").exists():

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -487,6 +488,20 @@ def test_saving_to_a_full_disk_is_no_space_and_leaves_the_item_and_no_file(
     assert caught.value.detail == "no-space"
     assert list(target.iterdir()) == []
     assert inbox.items() == [item]
+
+
+@pytest.mark.root
+def test_an_item_can_be_removed_from_a_full_disk(small_disk: Callable[[int], Path]) -> None:
+    """What makes room needs room itself: the item's own."""
+    home = Home.resolve("client", str(small_disk(1_000_000))).prepare()
+    with Inbox.open(home) as inbox:
+        item, other = receive(inbox, bytes(100_000)), receive(inbox, b"another", tid=b"o" * 16)
+        with (home.data / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        with Inbox.open(home) as command:  # as `zkc inbox rm` beside a daemon
+            assert command.remove(item.id)
+        assert inbox.items() == [other]
 
 
 @pytest.mark.attack("D16")

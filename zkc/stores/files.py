@@ -68,7 +68,9 @@ def check_folder(path: Path, *, private: bool) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise refused(path, "a symbolic link stands where a folder of zkc belongs", f"rm {quote(str(path))}")
     if not stat.S_ISDIR(found.st_mode):
-        raise refused(path, "is not a folder", f"mv {quote(str(path))} {quote(f'{path}.old')}")
+        # What a user named may be anything of his: only in a place of our own is it surely in the way.
+        mend = f"mv {quote(str(path))} {quote(f'{path}.old')}" if private else "name a folder"
+        raise refused(path, "is not a folder", mend)
     _check_owner(path, found)
     if private and found.st_mode & 0o077:
         raise refused(path, "others can look into or write to the folder", f"chmod 700 {quote(str(path))}")

@@ -83,9 +83,9 @@ def _usage(error: click.ClickException) -> ZkcError:
     hint = f"see '{context.command_path if context is not None else 'zkc'} --help'"
     if isinstance(error, click.NoSuchOption):
         names = [name for option in context.command.get_params(context) for name in option.opts] if context else []
-        meant = nearest(error.option_name, [name for name in names if name.startswith("--")])
+        meant = nearest(error.option_name.lstrip("-"), [name[2:] for name in names if name.startswith("--")])
         return UsageError(
-            f"{where}there is no option {error.option_name}", hint=f"did you mean {meant}?" if meant else hint
+            f"{where}there is no option {error.option_name}", hint=f"did you mean --{meant}?" if meant else hint
         )
     # Given as an argument, an invitation stands in the shell's history by now; it need not stand here as well.
     text = re.sub(r"zkc\d{1,3}-[\w=-]+", "(an invitation)", " ".join(error.format_message().split()).removesuffix("."))

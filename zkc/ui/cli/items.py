@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zkc.errors import LocalIOError
+from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.output import rfc3339
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def destination(item: Item, output: str | None) -> Path:
     """Where ``-o`` (``output``) puts an item: exactly there, or into a folder under its name made safe.
 
     A folder is one that exists, or a path with a slash at its end (made if need be).
+    Errors: `UsageError` (``not-a-file``) for a device or a pipe, which is neither replaced nor stepped around.
     """
     from zkc.rules.names import safe_name
 
@@ -52,4 +54,22 @@ def destination(item: Item, output: str | None) -> Path:
                 f"cannot make the folder {output}: {error.strerror}", detail="unwritable", hint="name another with -o"
             ) from None
         return Path(output, name)
-    return Path(output, name) if os.path.isdir(output) else Path(output)
+    if os.path.isdir(output):
+        return Path(output, name)
+    if _is_stream(output):
+        raise UsageError(
+            f"{output} is not a regular file", detail="not-a-file", hint="zkc recv -o - writes to standard output"
+        )
+    return Path(output)
+
+
+def _is_stream(path: str) -> bool:
+    """Whether what is at ``path``, behind links too, takes bytes but is no file; the names of a process's own streams
+    are such, wherever they lead."""
+    folder = os.path.realpath(os.path.dirname(path) or ".")
+    if folder == "/dev" or folder.startswith("/proc/"):
+        return True
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False

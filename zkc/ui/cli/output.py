@@ -153,7 +153,10 @@ class Out:
         """The one line, or object, that a failure is. ``--quiet`` does not silence it."""
         if self.json:
             told = {"code": error.code, "reason": error.reason, "detail": error.detail, "message": one_line(str(error))}
-            self.event("error", told)
+            try:
+                self.event("error", told)
+            except LocalIOError:
+                self._on_stderr(json_line("error", told))
         else:
             self._on_stderr(f"zkc: {one_line(str(error))}\n")
 
