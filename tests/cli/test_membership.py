@@ -440,6 +440,20 @@ def test_a_process_with_keys_leaves_no_core_dump(fleet: Fleet) -> None:
         assert line.split()[4:6] == ["0", "0"]
 
 
+def test_a_client_that_finds_a_full_coordinator_is_not_told_to_register_anew(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob", daemons=False, coordinator={"limits.clients": 1})
+    fleet.start_daemon("alice")
+    fleet.wait_linked("alice")
+    done = fleet.zkc("bob", "send", "alice", "-m", "x", "--json")
+    assert reason(done) == (10, "overloaded")
+    assert "join" not in done.events[-1]["message"]
+    daemon = fleet._spawn("bob", "daemon").wait_ready()
+    wait_until(lambda: any(row.get("detail") == "overloaded" for row in log_of(fleet, "bob")))
+    assert fleet.program("alice").terminate() == 0
+    fleet.wait_linked("bob")
+    assert daemon.terminate() == 0
+
+
 # --- leave ----------------------------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from zkc.client.dial import Connection
-from zkc.errors import CoordinatorUnreachable
-from zkc.net.sockets import context, generate_curve
+from zkc.errors import ZkcError
+from zkc.net.sockets import bind_router, context, generate_curve
+from zkc.net.zap import AsyncZap, Overloaded, ZapRequest
 
 
 def a_web_server(peer: socket.socket) -> None:
@@ -30,11 +31,13 @@ def one_that_hangs_up(peer: socket.socket) -> None:
     pass
 
 
-async def dial(endpoint: str) -> CoordinatorUnreachable:
+async def dial(endpoint: str, server_key: bytes = b"") -> ZkcError:
     keys, ctx = generate_curve(), context()
-    connection = Connection(ctx, endpoint, generate_curve().public, keys.public, keys.secret, lambda _: None)
+    connection = Connection(
+        ctx, endpoint, server_key or generate_curve().public, keys.public, keys.secret, lambda _: None
+    )
     try:
-        with pytest.raises(CoordinatorUnreachable) as caught:
+        with pytest.raises(ZkcError) as caught:
             await connection.wait_up()
         return caught.value
     finally:
@@ -56,6 +59,35 @@ def test_something_else_that_answers_is_told_from_nothing(answer: Callable[[sock
         error = asyncio.run(dial(f"tcp://127.0.0.1:{server.getsockname()[1]}"))
         serving.join()
     assert error.detail == "handshake"
+
+
+def nobody(_: ZapRequest) -> None:
+    return None
+
+
+def no_room(_: ZapRequest) -> None:
+    raise Overloaded
+
+
+@pytest.mark.parametrize(
+    ("admit", "code", "detail"), [(nobody, 11, "refused-key"), (no_room, 10, "overloaded")]
+)
+def test_a_coordinator_without_room_is_told_from_one_that_does_not_know_us(
+    admit: Callable[[ZapRequest], None], code: int, detail: str
+) -> None:
+    async def scenario() -> ZkcError:
+        server, ctx = generate_curve(), context()
+        door = AsyncZap(ctx, asyncio.get_running_loop(), admit)
+        router, (endpoint,) = bind_router(ctx, ["tcp://127.0.0.1:0"], server.secret)
+        try:
+            return await dial(endpoint, server.public)
+        finally:
+            router.close(linger=0)
+            door.close()
+            ctx.destroy(linger=0)
+
+    error = asyncio.run(scenario())
+    assert (error.code, error.detail) == (code, detail)
 
 
 def test_nothing_there_is_told_as_that() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.coordinator import Member, Newcomer, NoAnswerError, Peer, RunningCoordinator, coordinator_in, join
 from tests.support.evil import KeyedPeer
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 from zkc.coordinator import admin
 from zkc.crypto.invitations import parse_invitation
 from zkc.net.monitor import EventKind
+from zkc.net.sockets import CurveKeys, generate_curve
 from zkc.wire.codec import encode
 from zkc.wire.frames import ControlKind, control_frame
 from zkc.wire.messages import (
@@ -141,6 +145,37 @@ def test_a_version_that_the_coordinator_does_not_speak_opens_nothing(running: Ru
         with pytest.raises(Exception, match="version"):
             peer.greet(versions=(99,))
         assert not online(running, "newer")
+
+
+# --- the door ----------------------------------------------------------------------
+
+
+def knock(running: RunningCoordinator, member: Member, keys: CurveKeys) -> int:
+    """What becomes of a connection with ``keys``: the status of a refusal, 0 for one that is let in."""
+    with KeyedPeer(running.endpoint, member.newcomer.invitation.curve_key, keys) as peer:
+        return peer.wait(DEADLINE, EventKind.HANDSHAKE_SUCCEEDED, EventKind.HANDSHAKE_FAILED_AUTH).code
+
+
+def test_a_full_coordinator_tells_those_whom_it_would_let_in_and_no_stranger(tmp_path: Path) -> None:
+    with coordinator_in(tmp_path, env={"ZKC_LIMITS_CLIENTS": "1"}) as coordinator:
+        alice, bob = join(coordinator, "alice"), join(coordinator, "bob")
+        wait_until(lambda: coordinator.counters["connections.open"] == 0)
+        with alice.open():
+            assert knock(coordinator, bob, bob.newcomer.curve) == 500
+            wait_until(lambda: coordinator.counters["connections.open"] == 1)
+            assert knock(coordinator, bob, generate_curve()) == 400
+        wait_until(lambda: coordinator.counters["connections.open"] == 0)
+        assert knock(coordinator, bob, bob.newcomer.curve) == 0
+
+
+def test_a_client_whose_row_cannot_be_read_is_not_called_unknown(tmp_path: Path) -> None:
+    with coordinator_in(tmp_path) as coordinator:
+        alice, bob = join(coordinator, "alice"), join(coordinator, "bob")
+        with closing(sqlite3.connect(coordinator.home.keys_db)) as db, db:
+            db.execute("UPDATE clients SET reason = 'x' WHERE name = 'alice'")
+        assert knock(coordinator, alice, alice.newcomer.curve) == 500
+        assert knock(coordinator, bob, bob.newcomer.curve) == 0
+        assert knock(coordinator, bob, generate_curve()) == 400
 
 
 # --- replays and lies ----------------------------------------------------------------------

@@ -24,6 +24,9 @@ CURVE = [b"1.0", b"7", b"zkc", b"127.0.0.1", b"", b"CURVE", bytes(32)]
 PLAIN = [b"1.0", b"8", b"xfer", b"::1", b"\0id", b"PLAIN", b"user", b"pass"]
 
 
+VERDICTS = (EventKind.HANDSHAKE_SUCCEEDED, EventKind.HANDSHAKE_FAILED_AUTH)
+
+
 def changed(frames: list[bytes], at: int, value: bytes) -> list[bytes]:
     return [*frames[:at], value, *frames[at + 1 :]]
 
@@ -85,7 +88,19 @@ def test_an_error_while_admitting_refuses() -> None:
         raise OSError("the key database is gone")
 
     assert zap.answer(CURVE, admit, errors.append)[2] == b"400"
-    assert isinstance(errors[0], OSError)
+    assert zap.answer(CURVE, admit, errors.append, zap.OVERLOADED)[2] == b"500"
+    assert [type(error) for error in errors] == [OSError, OSError]
+
+
+def test_what_is_no_request_is_refused_whatever_a_failure_is_answered() -> None:
+    assert zap.answer(CURVE[:5], lambda _: "everybody", pytest.fail, zap.OVERLOADED)[2] == b"400"
+
+
+def test_no_room_is_no_error() -> None:
+    def admit(_: ZapRequest) -> str | None:
+        raise zap.Overloaded
+
+    assert zap.answer(CURVE, admit, pytest.fail, zap.OVERLOADED)[2] == b"500"
 
 
 # --- handlers ---
@@ -197,13 +212,14 @@ def test_an_asyncio_handler_admits_refuses_and_reports(ctx: Context) -> None:
             KeyedPeer(endpoint, keys.public) as stranger,
             KeyedPeer(endpoint, keys.public, troublesome) as trouble,
         ):
-            verdicts = await asyncio.gather(*(asyncio.to_thread(peer.verdict) for peer in (welcome, stranger, trouble)))
+            peers = (welcome, stranger, trouble)
+            events = await asyncio.gather(*(asyncio.to_thread(peer.wait, DEADLINE, *VERDICTS) for peer in peers))
             welcome.send(b"hello")
             await until(lambda: got)
-        assert verdicts == [
-            EventKind.HANDSHAKE_SUCCEEDED,
-            EventKind.HANDSHAKE_FAILED_AUTH,
-            EventKind.HANDSHAKE_FAILED_AUTH,
+        assert [(event.kind, event.code) for event in events] == [
+            (EventKind.HANDSHAKE_SUCCEEDED, 0),
+            (EventKind.HANDSHAKE_FAILED_AUTH, 400),
+            (EventKind.HANDSHAKE_FAILED_AUTH, 500),
         ]
         router.close()
         handler.close()

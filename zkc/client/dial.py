@@ -10,6 +10,7 @@ from zkc.errors import CoordinatorUnreachable, NotRegistered, ZkcError
 from zkc.net.loopsocket import LoopSocket, Sent
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
 from zkc.net.sockets import Context, connect_dealer
+from zkc.net.zap import OVERLOADED
 
 DIAL_SECONDS: Final = 5.0
 """From the first SYN to the end of the CURVE handshake."""
@@ -46,8 +47,8 @@ class Connection:
     async def wait_up(self) -> None:
         """Returns when the CURVE handshake has succeeded.
 
-        `CoordinatorUnreachable` (``refused``, ``handshake``, ``timeout``), `NotRegistered` (``refused-key``): hints
-        that nothing authenticates.
+        `CoordinatorUnreachable` (``refused``, ``handshake``, ``overloaded``, ``timeout``), `NotRegistered`
+        (``refused-key``): hints that nothing authenticates.
         """
         try:
             async with asyncio.timeout(DIAL_SECONDS):
@@ -87,6 +88,11 @@ class Connection:
 
     def _failure(self, event: SocketEvent) -> ZkcError:
         if event.kind is EventKind.HANDSHAKE_FAILED_AUTH:
+            if event.code == OVERLOADED:
+                return CoordinatorUnreachable(
+                    f"the coordinator at {self.endpoint} lets nobody in at the moment", detail="overloaded",
+                    hint="try again later; its log says whether it is full (limits.clients) or cannot read its keys",
+                )
             return NotRegistered(
                 f"the coordinator at {self.endpoint} does not admit this client's key", detail="refused-key",
                 hint=self._if_refused,

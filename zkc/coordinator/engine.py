@@ -50,7 +50,7 @@ from zkc.net.sockets import (
     split_endpoint,
     tcp_endpoint,
 )
-from zkc.net.zap import AsyncZap, ZapRequest, self_test
+from zkc.net.zap import AsyncZap, Overloaded, ZapRequest, self_test
 from zkc.protocol.calls import Asked
 from zkc.stores.home import Home, HomeLock
 from zkc.stores.keydb import KeyDb
@@ -281,7 +281,10 @@ class Engine:
     # --- the door ---------------------------------------------------------------------------------------------------
 
     def _admit(self, request: ZapRequest) -> str | None:
-        """Who this CURVE key belongs to, as the key database has it at this moment."""
+        """Who this CURVE key belongs to, as the key database has it at this moment.
+
+        `Overloaded` where there is no room; a stranger does not learn of it.
+        """
         core = self._core
         if request.domain != CONTROL_DOMAIN.decode() or request.mechanism != "CURVE":
             return None
@@ -291,11 +294,15 @@ class Engine:
             core.warn("zap.banned", "barred-key-refused", key_id=key.hex(), address=request.address)
             return None
         who = self._who(key)
-        if who is None or len(self._connections) > self._room():
-            core.count("zap.refused" if who is None else "zap.full")
+        if who is None:
+            core.count("zap.refused")
             if not self._knocking:
-                core.warn("zap.refused", "connection-refused", address=request.address, full=who is not None)
+                core.warn("zap.refused", "connection-refused", address=request.address, full=False)
             return None
+        if len(self._connections) > self._room():
+            core.count("zap.full")
+            core.warn("zap.full", "connection-refused", address=request.address, full=True)
+            raise Overloaded
         core.count("zap.admitted")
         self._connections.admitted(key, who)
         self._tell_suspect()

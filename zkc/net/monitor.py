@@ -42,7 +42,7 @@ class EventKind(IntEnum):
     HANDSHAKE_SUCCEEDED = zmq.Event.HANDSHAKE_SUCCEEDED.value
     HANDSHAKE_FAILED_PROTOCOL = zmq.Event.HANDSHAKE_FAILED_PROTOCOL.value
     HANDSHAKE_FAILED_AUTH = zmq.Event.HANDSHAKE_FAILED_AUTH.value
-    """ZAP refused; `SocketEvent.code` is its status (400)."""
+    """ZAP refused; `SocketEvent.code` is its status (400 or 500)."""
 
 
 CONNECTION_KINDS: Final = frozenset(

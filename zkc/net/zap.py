@@ -1,7 +1,8 @@
 """Who may connect: libzmq asks ``inproc://zeromq.zap.01`` of a context once for each connection (ZAP 1.0, RFC 27).
 
-The answer is 200 with a User-Id or 400. Never 300 (libzmq would let the peer try again on a connection that stays
-half open). Start the handler before any socket binds: without it nobody is admitted.
+The answer is 200 with a User-Id, 400 for a peer that may not connect, or, from an `AsyncZap`, 500 for one that cannot
+be let in now; libzmq hands the peer 400 and 500 as they are. Never 300 (libzmq would let the peer try again on a
+connection that stays half open). Start the handler before any socket binds: without it nobody is admitted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ ENDPOINT: Final = "inproc://zeromq.zap.01"
 SELF_TEST_SECONDS: Final = 5.0
 
 _VERSION: Final = b"1.0"
+REFUSED: Final = 400
+OVERLOADED: Final = 500
 _CREDENTIALS: Final = {"NULL": 0, "PLAIN": 2, "CURVE": 1}
 
 
@@ -42,8 +45,12 @@ class ZapRequest:
     """CURVE: the public key, 32 bytes, proved. PLAIN: user, password."""
 
 
+class Overloaded(Exception):
+    """Raised by `Admit`: the peer may connect, but not now."""
+
+
 Admit = Callable[[ZapRequest], "str | None"]
-"""The User-Id of a peer that may connect, or None. An exception refuses."""
+"""The User-Id of a peer that may connect, or None. An exception keeps it out too."""
 OnError = Callable[[Exception], None]
 
 
@@ -70,30 +77,36 @@ def parse(frames: Sequence[bytes]) -> ZapRequest:
 def reply(request: ZapRequest, user_id: str | None) -> list[bytes]:
     """The frames that admit the peer as ``user_id`` (ASCII, 1 to 255 characters), or with None refuse it."""
     if user_id is None:
-        return _refusal(request.request_id)
+        return _refusal(request.request_id, REFUSED)
     if not user_id or len(user_id) > 255 or not user_id.isascii():
         raise ValueError("a User-Id is 1 to 255 ASCII characters")
     return [_VERSION, request.request_id, b"200", b"", user_id.encode("ascii"), b""]
 
 
-def answer(frames: Sequence[bytes], admit: Admit, on_error: OnError) -> list[bytes]:
-    """The answer to a request, whatever happens: refused where it is malformed or ``admit`` fails."""
+def answer(frames: Sequence[bytes], admit: Admit, on_error: OnError, failed: int = REFUSED) -> list[bytes]:
+    """The answer to a request, whatever happens: refused where it is malformed, ``failed`` where ``admit`` raises."""
+    status = failed
     try:
         request = parse(frames)
         return reply(request, admit(request))
     except PeerViolation:
+        status = REFUSED
+    except Overloaded:
         pass
     except Exception as error:  # noqa: BLE001  (a door whose keeper has failed stays shut)
         on_error(error)
-    return _refusal(frames[1] if len(frames) > 1 else b"")
+    return _refusal(frames[1] if len(frames) > 1 else b"", status)
 
 
-def _refusal(request_id: bytes) -> list[bytes]:
-    return [_VERSION, request_id, b"400", b"", b"", b""]
+def _refusal(request_id: bytes, status: int) -> list[bytes]:
+    return [_VERSION, request_id, b"%d" % status, b"", b"", b""]
 
 
 class AsyncZap:
-    """The ZAP handler of ``ctx`` on an asyncio loop; errors of ``admit`` go to the loop's exception handler."""
+    """The ZAP handler of ``ctx`` on an asyncio loop; errors of ``admit`` go to the loop's exception handler.
+
+    While ``admit`` raises, whoever knocks is answered 500.
+    """
 
     def __init__(self, ctx: Context, loop: asyncio.AbstractEventLoop, admit: Admit) -> None:
         from zkc.net.loopsocket import EdgeReader  # noqa: PLC0415 - asyncio costs, and a transfer needs none
@@ -109,7 +122,7 @@ class AsyncZap:
         self._sock.close(linger=0)
 
     def _answer(self, frames: list[bytes]) -> None:
-        self._sock.send_multipart(answer(frames, self._admit, self._report))
+        self._sock.send_multipart(answer(frames, self._admit, self._report, OVERLOADED))
 
     def _report(self, error: Exception) -> None:
         self._loop.call_exception_handler({"message": "ZAP: admitting failed, peer refused", "exception": error})
@@ -118,6 +131,7 @@ class AsyncZap:
 class ThreadZap:
     """The ZAP handler of ``ctx`` in a thread of its own; ``admit`` runs there, and so does ``on_error``.
 
+    It guards the sockets of transfers, which never answer 500.
     Without ``on_error`` an error of ``admit`` is shown like that of any thread (`threading.excepthook`).
     """
 
