@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ from zkc.constants import (
     REGISTRATIONS_PER_INVITATION_PER_SECOND,
     STEP_SECONDS,
 )
+from zkc.coordinator.clients import SEEN_FLUSH_ROWS, Clients
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.engine import Engine, Settings
 from zkc.coordinator.identity import load_or_create
@@ -378,6 +379,44 @@ def test_an_invitation_for_an_application_is_one_transaction_that_reads_no_other
     monkeypatch.setattr(core.db._backend, "writing", counted)
     assert isinstance(asking.ask(InviteApplication("backup")), Invitation)
     assert transactions == 1
+
+
+def test_a_page_of_peers_is_one_query_however_many_were_revoked(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = Asking(core)
+    for number in range(130):
+        Asking(core, f"aa-{number}")
+        core.db.revoke(f"aa-{number}", "", core.clock.wall())
+    reading, transactions = core.db._backend.reading, 0
+
+    def counted() -> Any:
+        nonlocal transactions
+        transactions += 1
+        return reading()
+
+    monkeypatch.setattr(core.db._backend, "reading", counted)
+    page = asking.ask(ListPeers(""))
+    assert ([peer.name for peer in page.peers], page.more) == ([asking.client.name], False)
+    assert transactions == 1
+
+
+def test_what_ten_thousand_that_went_at_once_leave_is_written_down_bit_by_bit(
+    core: Core, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients, written = Clients(core, lambda *_: None, lambda _: None), list[list[bytes]]()
+    touch_all = core.db.touch_all
+
+    def touched(seen: Mapping[bytes, float]) -> None:
+        written.append(list(seen))
+        touch_all(seen)
+
+    monkeypatch.setattr(core.db, "touch_all", touched)
+    gone = [number.to_bytes(ID_BYTES, "big") for number in range(3 * SEEN_FLUSH_ROWS)]
+    clients._seen = dict.fromkeys(gone, clock.wall())
+    for _ in range(2):
+        clients.tick(clock.advance(0.25))
+    assert written == [gone[:SEEN_FLUSH_ROWS], gone[SEEN_FLUSH_ROWS : 2 * SEEN_FLUSH_ROWS]]
+    clients.close()
+    assert written[2:] == [gone[2 * SEEN_FLUSH_ROWS :]]
 
 
 def test_a_leave_is_stored_before_it_is_acknowledged(core: Core) -> None:

@@ -576,6 +576,19 @@ def test_pages_of_clients_follow_each_other_without_gap_or_repetition(db: KeyDb)
     assert [row.name for row in db.clients()] == seen
 
 
+def test_pages_of_live_clients_leave_out_the_names_that_nobody_has_any_more(db: KeyDb) -> None:
+    for name in ("anna", "bob", "carol", "dora", "emil"):
+        enrol(db, name)
+    for name in ("anna", "bob", "dora"):
+        db.revoke(name, "", NOW)
+    again = enrol(db, "bob", NOW + 1)
+    first = db.clients(limit=2, live=True)
+    assert [row.name for row in first] == ["bob", "carol"]
+    assert first[0] == again
+    assert [row.name for row in db.clients("carol", 2, live=True)] == ["emil"]
+    assert db.clients("emil", 2, live=True) == []
+
+
 def test_a_sighting_changes_when_a_client_was_last_seen_and_nothing_else(db: KeyDb) -> None:
     bob, carol = enrol(db, "bob"), enrol(db, "carol")
     db.touch_all({bob.uid: NOW + 5})

@@ -16,6 +16,8 @@ class Connections:
     _open: set[int] = field(default_factory=set)
     _heard: dict[int, int] = field(default_factory=dict)
     """Descriptor -> inode of each that has said something."""
+    _unheard: set[int] = field(default_factory=set)
+    """Descriptors of those open that have said nothing."""
     _silent: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     """User-Id -> CURVE key, and how many of its connections have said nothing; who has been silent longest is first."""
 
@@ -25,6 +27,8 @@ class Connections:
     def opened(self, descriptor: int) -> None:
         """A TCP connection was accepted; whose it is, is not known yet."""
         self._open.add(descriptor)
+        if descriptor not in self._heard:
+            self._unheard.add(descriptor)
 
     def admitted(self, key: bytes, who: str) -> None:
         """A connection with CURVE key ``key`` (32 bytes) is let in as ``who``."""
@@ -35,6 +39,7 @@ class Connections:
         if self._heard.get(descriptor) == inode:
             return False
         self._heard[descriptor] = inode
+        self._unheard.discard(descriptor)
         key, silent = self._silent.get(who, (b"", 0))
         if silent > 1:
             self._silent[who] = key, silent - 1
@@ -46,7 +51,8 @@ class Connections:
         """A connection has ended. When the last that was silent has, nobody is silent any more."""
         self._open.discard(descriptor)
         self._heard.pop(descriptor, None)
-        if self._open <= self._heard.keys():
+        self._unheard.discard(descriptor)
+        if not self._unheard:
             self._silent.clear()
 
     @property

@@ -169,14 +169,9 @@ class Services:
         return Ok()
 
     def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
-        """A page of live clients by name behind ``after``; at least one of them, or the end."""
-        after, more, peers = body.after, True, list[Peer]()
-        while more and not peers:
-            rows = self._core.db.clients(after, _PAGE_NAMES)
-            more = len({row.name for row in rows}) == _PAGE_NAMES
-            after = rows[-1].name if rows else after
-            peers = [self._peer(row) for row in rows if row.revoked is None]
-        return PeerPage(peers, more)
+        """A page of live clients by name behind ``after``."""
+        rows = self._core.db.clients(body.after, _PAGE_NAMES, live=True)
+        return PeerPage([self._peer(row) for row in rows], len(rows) == _PAGE_NAMES)
 
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)

@@ -15,7 +15,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, TableClause, column, delete, func, insert, select, table, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    TableClause,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    table,
+    true,
+    update,
+)
 
 from zkc.constants import INVITATIONS_KEPT_SECONDS
 from zkc.errors import InternalError, LocalIOError, NotRegistered, PolicyRefused
@@ -337,14 +349,20 @@ class KeyDb:
             query = select(func.count()).select_from(_CLIENTS).where(_CLIENTS.c.revoked.is_(None))
             return int(connection.execute(query).scalar_one())
 
-    def clients(self, after: str = "", limit: int = 256) -> list[ClientRow]:
-        """Clients, live and revoked, of the first ``limit`` names behind ``after``: by name, then oldest first.
+    def clients(self, after: str = "", limit: int = 256, *, live: bool = False) -> list[ClientRow]:
+        """Clients, live and revoked or ``live`` alone, of the first ``limit`` names behind ``after``: by name, then
+        oldest first.
 
         ``limit`` counts names, so all that ever had a name stand on one page; the next page is the one
         after the last row's name.
         """
-        names = select(_CLIENTS.c.name).where(_CLIENTS.c.name > after).distinct().order_by(_CLIENTS.c.name).limit(limit)
-        query = _CLIENT_SELECT.where(_CLIENTS.c.name.in_(names)).order_by(_CLIENTS.c.name, _CLIENTS.c.log_index)
+        which = _CLIENTS.c.revoked.is_(None) if live else true()
+        names = (
+            select(_CLIENTS.c.name).where(_CLIENTS.c.name > after, which).distinct().order_by(_CLIENTS.c.name)
+            .limit(limit)
+        )  # fmt: skip
+        query = _CLIENT_SELECT.where(_CLIENTS.c.name.in_(names), which)
+        query = query.order_by(_CLIENTS.c.name, _CLIENTS.c.log_index)
         with self._backend.reading() as connection:
             return [self._to_client(row) for row in connection.execute(query).mappings()]
 
