@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -417,6 +418,35 @@ def test_what_ten_thousand_that_went_at_once_leave_is_written_down_bit_by_bit(
     assert written == [gone[:SEEN_FLUSH_ROWS], gone[SEEN_FLUSH_ROWS : 2 * SEEN_FLUSH_ROWS]]
     clients.close()
     assert written[2:] == [gone[2 * SEEN_FLUSH_ROWS :]]
+
+
+def test_a_log_that_could_not_be_read_is_read_again(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a revocation would wait until somebody else writes."""
+    Asking(core, "bob")
+    home = Home.resolve("coordinator", str(tmp_path / "home")).prepare()
+    ended: list[str] = []
+    with home.lock() as lock:
+        engine = Engine(Settings(home), lock, clock=core.clock, entropy=core.entropy)
+        engine._make_parts(core.identity, core.db, core.pool, core.config)
+        monkeypatch.setattr(engine, "_end_registration", lambda _uid, name, _reason: ended.append(name))
+        other = KeyDb.open(f"sqlite:///{tmp_path / 'keys.db'}", core.identity.mac_key, create=False)
+        with closing(other):
+            other.revoke("bob", "", core.clock.wall())
+        with monkeypatch.context() as failing:
+            failing.setattr(core.db, "log_entries", busy)
+            with pytest.raises(LocalIOError):
+                engine._look_again()
+        engine._look_again()
+        assert ended == ["bob"]
+        engine._look_again()
+        assert ended == ["bob"]
+        engine._close_parts()
+
+
+def busy(_first: int) -> Any:
+    raise LocalIOError("held", detail="busy")
 
 
 def test_a_leave_is_stored_before_it_is_acknowledged(core: Core) -> None:

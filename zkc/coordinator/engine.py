@@ -393,15 +393,15 @@ class Engine:
         version = db.version()
         if version == self._version:
             return
-        self._version = version
         self._read_log()
+        self._version = version
 
     def _read_log(self) -> None:
         """Ends the registrations that the log says were revoked since it was last read."""
         db = self._core.db
         while entries := db.log_entries(self._log_seen):
-            self._log_seen = entries[-1].log_index + 1
             for entry in entries:
+                self._log_seen = entry.log_index + 1
                 if entry.event == "revoked":
                     self._end_registration(entry.uid, entry.name, entry.reason)
 
