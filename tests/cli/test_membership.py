@@ -440,6 +440,15 @@ def test_a_process_with_keys_leaves_no_core_dump(fleet: Fleet) -> None:
         assert line.split()[4:6] == ["0", "0"]
 
 
+def test_a_revocation_that_a_silent_coordinator_has_not_heard_of_is_one_all_the_same(fleets: Fleets) -> None:
+    fleet = fleets("alice")
+    with stopped(fleet.coordinator.process.pid):
+        done = fleet.zkc("coordinator", "coordinator", "revoke", "alice", "--json")
+        assert (done.code, [event["name"] for event in done.events]) == (0, ["alice"])
+        assert b"alice is revoked; the running coordinator did not answer" in done.err
+    assert fleet.program("alice").process.wait(PATIENCE) == 11
+
+
 def test_a_client_that_finds_a_full_coordinator_is_not_told_to_register_anew(fleets: Fleets) -> None:
     fleet = fleets("alice", "bob", daemons=False, coordinator={"limits.clients": 1})
     fleet.start_daemon("alice")

@@ -206,10 +206,13 @@ def clients(home: Home) -> Iterator[ClientInfo]:
                 )
 
 
-def revoke(home: Home, name: str, reason: str = "") -> list[str]:
+def revoke(
+    home: Home, name: str, reason: str = "", *, on_notice: Callable[[str], None] = lambda _: None
+) -> list[str]:
     """End the registration of ``name`` and of its applications, at once; the names that were ended.
 
-    `NotRegistered` (``unknown``) where nobody live has the name.
+    ``on_notice`` is told where a coordinator runs that does not act on it yet. `NotRegistered` (``unknown``) where
+    nobody live has the name.
     """
     if len(reason) > _REASON_MAX:
         raise UsageError(f"--reason is longer than {_REASON_MAX} characters")
@@ -217,7 +220,13 @@ def revoke(home: Home, name: str, reason: str = "") -> list[str]:
         rows = db.revoke(check_name(name), reason, SystemClock().wall())
     if not rows:
         raise NotRegistered(f"no client {name} is registered", detail="unknown", hint="see: zkc coordinator clients")
-    _ask(home, LookAgain())
+    try:
+        _ask(home, LookAgain())
+    except NoAnswer:
+        # It is durable: no failure, and a second try would find nobody to revoke.
+        on_notice(
+            f"{name} is revoked; the running coordinator did not answer, and acts on it within a second of going on"
+        )
     return [row.name for row in rows]
 
 

@@ -197,7 +197,8 @@ def _revoke(call: Invocation, *, name: str, reason: str) -> None:
 
     from zkc.coordinator.admin import revoke
 
-    for each in revoke(_home(call), name, os.fsencode(reason).decode(errors="replace")):
+    reason = os.fsencode(reason).decode(errors="replace")
+    for each in revoke(_home(call), name, reason, on_notice=call.out.notice):
         call.out.event("revoked", {"name": each})
         if not call.out.json:
             call.out.notice(f"revoked {each}")
