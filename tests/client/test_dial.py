@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
+import zmq
 
 from zkc.client.dial import Connection
-from zkc.errors import ZkcError
+from zkc.errors import UsageError, ZkcError
 from zkc.net.sockets import bind_router, context, generate_curve
 from zkc.net.zap import AsyncZap, Overloaded, ZapRequest
 
@@ -59,6 +60,19 @@ def test_something_else_that_answers_is_told_from_nothing(answer: Callable[[sock
         error = asyncio.run(dial(f"tcp://127.0.0.1:{server.getsockname()[1]}"))
         serving.join()
     assert error.detail == "handshake"
+
+
+def test_an_address_that_cannot_be_dialled_leaves_nothing_open() -> None:
+    keys, ctx = generate_curve(), context()
+    ctx.set(zmq.MAX_SOCKETS, 40)
+
+    async def scenario() -> None:
+        for _ in range(50):
+            with pytest.raises(UsageError, match="not an endpoint"):
+                Connection(ctx, "tcp://*:1", keys.public, keys.public, keys.secret, lambda _: None)
+
+    asyncio.run(scenario())
+    ctx.destroy(linger=0)
 
 
 def nobody(_: ZapRequest) -> None:

@@ -41,7 +41,12 @@ class Connection:
         def watch(sock: object) -> None:
             self._monitor = AsyncMonitor(sock, self._on_event, kinds=_KINDS)  # type: ignore[arg-type]
 
-        dealer = connect_dealer(ctx, endpoint, server_key, public, secret, watch=watch)
+        try:
+            dealer = connect_dealer(ctx, endpoint, server_key, public, secret, watch=watch)
+        except BaseException:
+            if self._monitor is not None:
+                self._monitor.close()
+            raise
         self._socket = LoopSocket(dealer, lambda received: on_frame(received.payload))
 
     async def wait_up(self) -> None:
