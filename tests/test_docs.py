@@ -68,7 +68,7 @@ def _hints(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 BINDING: Final = {
     "seal": 1, "open_sealed": 1, "kem_encapsulate": 1, "kem_decapsulate": 1, "sign": 0, "sign_durable": 0, "verify": 0,
-    "verify_durable": 0, "expand": 1,
+    "verify_durable": 0, "expand": 1, "message_mac": 1,
 }
 """Function -> which of its arguments is the label."""
 

@@ -32,6 +32,7 @@ from zkc.net.monitor import EventKind, ThreadMonitor
 from zkc.net.sockets import CurveKeys, connect_dealer, curve_public, generate_curve, to_raw, to_z85
 from zkc.protocol import channel
 from zkc.protocol import registration_client as registration
+from zkc.protocol.registration import error_mac
 from zkc.protocol.step import Send, step
 from zkc.stores.home import Home
 from zkc.wire.codec import decode, encode
@@ -265,7 +266,7 @@ class Newcomer:
                 assert kind is ControlKind.REGISTRATION
                 message: Any = decode(received, RegMessage)
                 if isinstance(message, RegError):
-                    expected = registration.error_mac(psk, body, message.code, message.detail)
+                    expected = error_mac(psk, body, message.code, message.detail)
                     assert message.mac == expected, "a refusal that anybody could have made"
                     raise RefusedError(message.code, message.detail)
                 tap("received", message, received)

@@ -33,6 +33,7 @@ from zkc.errors import (
 from zkc.ids import owner_of
 from zkc.net.sockets import Context, context, curve_public, generate_curve, to_raw
 from zkc.protocol import registration_client as machine
+from zkc.protocol.registration import error_mac
 from zkc.protocol.step import Send, Step, erase, step
 from zkc.stores.keystore import KeyStore, Registration
 from zkc.wire.codec import decode, encode
@@ -255,7 +256,7 @@ class _Conversation:
         """An error of the coordinator; it proves that it holds the invitation, else it is a violation."""
         psk = invitation_psk(self._newcomer.invitation.secret)
         if not any(
-            compare_digest(machine.error_mac(psk, sent, message.code, message.detail), message.mac)
+            compare_digest(error_mac(psk, sent, message.code, message.detail), message.mac)
             for sent in self._sent
         ):
             raise PeerViolation("forged", "an error that does not prove that it knows the invitation")

@@ -25,7 +25,7 @@ from zkc.coordinator.rates import Bucket, Rate
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import KemPrivateKey, read_private
 from zkc.errors import InternalError, PeerViolation, ZkcError
-from zkc.protocol.registration_client import error_mac
+from zkc.protocol.registration import error_mac
 from zkc.protocol.registration_coordinator import (
     TABLE,
     Commit,

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from zkc.crypto.cards import VerifiedCoordinator, make_card, verify_certificate, verify_coordinator_card
 from zkc.crypto.invitations import invitation_psk
-from zkc.crypto.primitives import Secret, check_mac, digest, expand, extract, mac
+from zkc.crypto.primitives import Secret, check_mac, digest, extract
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import (
     KemPrivateKey,
@@ -32,6 +32,7 @@ from zkc.crypto.suites import (
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
 from zkc.ids import Kind
+from zkc.protocol.registration import message_mac
 from zkc.protocol.step import Send, Step, Table
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
@@ -157,7 +158,7 @@ def consume_coordinator(newcomer: Newcomer, state: HelloSent, message: RegCoordi
     )
     th = th.absorb(sealed)
     psk = invitation_psk(invitation.secret)
-    tag = mac(expand(psk, "reg mac", 32), th.value)
+    tag = message_mac(psk, "reg mac", th)
     return Step(
         NameSent(th.absorb(tag), psk, coordinator, message.card),
         (Send(RegName(invitation.invite_id, sealed, tag)),),
@@ -177,9 +178,9 @@ def consume_temp_server_key(newcomer: Newcomer, state: NameSent, message: RegTem
     ss1, ct1 = kem_encapsulate(temp_server, "reg1", th.value)
     th = th.absorb(ct1)
     prk = extract(th.value, ss1, state.psk)
-    tag = mac(expand(prk, "reg k3", 32), th.value)
+    tag = message_mac(prk, "reg k3", th)
     th = th.absorb(tag)
-    register = mac(expand(prk, "reg k3b", 32), th.value)
+    register = message_mac(prk, "reg k3b", th)
     th = th.absorb(register)
     prk.wipe()
     sent: tuple[Send, ...] = (Send(RegTempClient(sealed, ct1, tag, register)),)
@@ -198,7 +199,7 @@ def consume_perm_server_key(newcomer: Newcomer, state: TempKeySent, message: Reg
     prk = extract(th.value, state.ss1, ss2, state.psk)
     sealed_at = th.value
     th = th.absorb(message.sealed_perm_server_key)
-    check_mac(mac(expand(prk, "reg k4", 32), th.value), message.mac)
+    check_mac(message_mac(prk, "reg k4", th), message.mac)
     offer: SealedPermServer = decode(
         open_sealed(state.temp_client, "reg-perm-server", sealed_at, message.sealed_perm_server_key), SealedPermServer
     )
@@ -216,7 +217,7 @@ def consume_perm_server_key(newcomer: Newcomer, state: TempKeySent, message: Reg
         "reg-perm-client", th.value, encode(SealedPermClient(card, newcomer.curve_public, signature)),
     )
     th = th.absorb(sealed)
-    tag = mac(expand(prk, "reg k5", 32), th.value)
+    tag = message_mac(prk, "reg k5", th)
     for secret in (state.temp_client, state.ss1, ss2, state.psk):
         secret.wipe()
     return Step(
@@ -230,7 +231,7 @@ def consume_perm_server_key(newcomer: Newcomer, state: TempKeySent, message: Reg
 def consume_done(newcomer: Newcomer, state: CardSent, message: RegDone) -> Step:
     """R6: the coordinator holds our permanent key and certifies it (Figure 1, 107)."""
     th = state.th.absorb(message.sealed_done)
-    check_mac(mac(expand(state.prk, "reg k6", 32), th.value), message.mac)
+    check_mac(message_mac(state.prk, "reg k6", th), message.mac)
     done: SealedDone = decode(
         open_sealed(newcomer.kem_key, "reg-done", state.th.value, message.sealed_done), SealedDone
     )
@@ -242,11 +243,6 @@ def consume_done(newcomer: Newcomer, state: CardSent, message: RegDone) -> Step:
     )
     state.prk.wipe()
     return Step(Registered(state.uid, state.card, state.perm_server, state.coordinator_card, done.certificate))
-
-
-def error_mac(psk: Secret, answered: bytes, code: int, detail: str) -> bytes:
-    """MAC of `RegError`: over the message it answers, so that no older error can be played back."""
-    return mac(expand(psk, "reg mac", 32), b"zkc/1 reg error\0", digest(answered), bytes((code,)), detail.encode())
 
 
 TABLE: Final[Table] = {

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from zkc.crypto.cards import VerifiedCard, certify, verify_card
-from zkc.crypto.primitives import Secret, check_mac, digest, expand, extract, mac
+from zkc.crypto.primitives import Secret, check_mac, digest, extract
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, KemPublicKey, Suite, kem_decapsulate, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
 from zkc.ids import Kind
+from zkc.protocol.registration import message_mac
 from zkc.protocol.step import Send, Step, Table
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
@@ -178,7 +179,7 @@ def consume_request_for_temp_key(registrar: Registrar, state: Greeted, message: 
     th = state.th.absorb(message.invite_id)
     sealed_at = th.value
     th = th.absorb(message.sealed_name)
-    check_mac(mac(expand(registrar.psk, "reg mac", 32), th.value), message.mac)
+    check_mac(message_mac(registrar.psk, "reg mac", th), message.mac)
     named: SealedName = decode(
         open_sealed(registrar.general_key, "reg-name", sealed_at, message.sealed_name), SealedName
     )
@@ -201,7 +202,7 @@ def consume_temp_client_key(registrar: Registrar, state: TempKeySent, message: R
     ss1 = kem_decapsulate(state.temp_server, "reg1", ct1_at.value, message.ct1)
     th = ct1_at.absorb(message.ct1)
     prk = extract(th.value, ss1, registrar.psk)
-    check_mac(mac(expand(prk, "reg k3", 32), th.value), message.mac)
+    check_mac(message_mac(prk, "reg k3", th), message.mac)
     temp_client = registrar.suite.read_public(
         open_sealed(state.temp_server, "reg-tck", state.th.value, message.sealed_temp_client_key)
     )
@@ -213,7 +214,7 @@ def consume_temp_client_key(registrar: Registrar, state: TempKeySent, message: R
 
 def consume_registration_request(registrar: Registrar, state: TempKeyReceived, message: RegRegister) -> Step:
     """R3b: now make the permanent pair for this client alone (Figure 7, block 701)."""
-    check_mac(mac(expand(state.prk, "reg k3b", 32), state.th.value), message.register)
+    check_mac(message_mac(state.prk, "reg k3b", state.th), message.register)
     state.prk.wipe()
     th = state.th.absorb(message.register)
     return Step(Reserving(th, state.temp_server, state.temp_client, state.ss1), (Reserve(),))
@@ -230,7 +231,7 @@ def consume_reservation(registrar: Registrar, state: Reserving, event: Reserved)
         state.temp_client, "reg-perm-server", th.value, encode(SealedPermServer(event.uid, public, certificate))
     )
     th = th.absorb(sealed)
-    tag = mac(expand(prk, "reg k4", 32), th.value)
+    tag = message_mac(prk, "reg k4", th)
     state.ss1.wipe()
     ss2.wipe()
     return Step(
@@ -244,7 +245,7 @@ def consume_perm_client_key(registrar: Registrar, state: PermKeySent, message: R
     th = state.th.absorb(message.sealed_to.encode())
     sealed_at = th
     th = th.absorb(message.sealed_card)
-    check_mac(mac(expand(state.prk, "reg k5", 32), th.value), message.mac)
+    check_mac(message_mac(state.prk, "reg k5", th), message.mac)
     opener = state.perm_server if message.sealed_to == "permanent" else state.temp_server
     offer: SealedPermClient = decode(
         open_sealed(opener, "reg-perm-client", sealed_at.value, message.sealed_card), SealedPermClient
@@ -266,7 +267,7 @@ def consume_commit(registrar: Registrar, state: Committing, event: Committed) ->
     """-> R6: stored (Figure 6, block 603); the client may rely on it."""
     done = encode(SealedDone(state.card.hash, event.certificate, event.log_index))
     sealed = seal(state.card.kem_key, "reg-done", state.th.value, done)
-    tag = mac(expand(state.prk, "reg k6", 32), state.th.absorb(sealed).value)
+    tag = message_mac(state.prk, "reg k6", state.th.absorb(sealed))
     state.prk.wipe()
     return Step(Registered(), (Send(RegDone(sealed, tag)),))
 
