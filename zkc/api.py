@@ -7,8 +7,8 @@
         with client.receive(wait=60) as item:              #         async with client.receive(wait=60) as item:
             data = item.read()                             #             data = await item.read()
 
-A client uses the daemon of its home where one runs, and links for itself where none does. Receiving reads the inbox,
-which a daemon fills. Every failure is a `zkc.errors.ZkcError` with the contract's code.
+A client uses the daemon of its home whenever one runs, and links for itself whenever none does. Receiving reads the
+inbox, which a daemon fills. Every failure is a `zkc.errors.ZkcError` with the contract's code.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class SyncClient:
 
     def peers(self) -> list[Peer]:
         """Every client that the coordinator tells of."""
-        return self._reach().peers()
+        with self._under_way(_Call()):
+            return self._reach().peers()
 
     def items(self) -> list[Item]:
         """What is in the inbox, oldest first."""
@@ -219,6 +220,8 @@ class SyncClient:
 
     def _reach(self) -> Access:
         with self._mutex:
+            if self._closed:
+                raise Interrupted("this client was closed", detail="signal")
             if self._access is None:
                 self._access = open_access(self._home, self._store, self._config, self._clock, self._entropy)
             return self._access

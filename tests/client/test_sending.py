@@ -21,6 +21,7 @@ from zkc.client.sources import AnySource, FileSource, PipeSource
 from zkc.config import ClientConfig
 from zkc.crypto.receipts import make_receipt
 from zkc.errors import IntegrityError, Interrupted, RecipientOffline
+from zkc.net.local_client import NoAnswer
 from zkc.net.pipe import Bell, LinkLost
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
@@ -88,6 +89,10 @@ def pipe() -> Iterator[PipeSource]:
     os.close(theirs)
     with os.fdopen(ours, "rb") as stream:
         yield PipeSource(stream)
+
+
+def _raise(error: Exception) -> Grant:
+    raise error
 
 
 Run = Callable[..., Delivery]
@@ -248,6 +253,22 @@ def test_a_recipient_whose_daemon_was_ended_is_waited_for_like_one_that_was_kill
         # He comes back, and says that he has it all: what nobody believes of a try that did not send everything.
         run(source, ends, source.manifest(None, ""))
     assert len(bob.asked) == 4
+    source.close()
+
+
+def test_an_own_daemon_that_does_not_answer_is_waited_for_like_a_recipient_that_is_offline(
+    bob: Bob, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(DATA)
+    source = FileSource(tmp_path / "x")
+    real = bob.agree
+    silent: Any = NoAnswer("no answer", detail="no-answer")
+    bob.agree = lambda: real() if not bob.sessions else _raise(silent)  # type: ignore[method-assign]
+    with pytest.raises(Interrupted) as caught:
+        run(source, ends, source.manifest(None, ""))
+    assert (caught.value.code, caught.value.detail, len(bob.asked)) == (31, "no-answer", 7)
+    with pytest.raises(NoAnswer):
+        run(source, ends, source.manifest(None, ""))
     source.close()
 
 

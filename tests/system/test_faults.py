@@ -328,6 +328,37 @@ def test_a_recipient_killed_in_the_middle_of_a_file_gets_it_when_it_is_back(flee
     assert partials == []
 
 
+def test_a_file_whose_sender_lost_its_own_daemon_too_goes_on_by_a_link_of_its_own(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(256 * MIB)
+    with sending(fleet, str(source), "--json", stdout=subprocess.PIPE) as process:
+        begun(fleet, MIB)
+        fleet.program("alice").kill()
+        fleet.program("bob").kill()
+        fleet.start_daemon("bob")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
+    assert [item.size for item in inbox_of(fleet.home("bob"))[0]] == [256 * MIB]
+    fleet.start_daemon("alice")
+
+
+def test_a_sender_that_waits_goes_on_without_its_daemon(fleet: Fleet) -> None:
+    with fleet.popen(
+        "alice", "send", "carol", "-m", "x", "--wait", "60s", "--json", stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert b"requested" in process.stdout.readline()
+        fleet.program("alice").kill()
+        fleet.start_daemon("carol")
+        out = process.stdout.read()
+        assert process.wait(60) == 0, out
+    assert fleet.program("carol").terminate() == 0
+    fleet.start_daemon("alice")
+
+
 def test_a_pipe_whose_recipient_is_killed_ends_with_31(fleet: Fleet) -> None:
     with sending(fleet, "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

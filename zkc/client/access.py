@@ -1,11 +1,14 @@
 """How a command or a program reaches the coordinator: through the daemon of its home, or by a link of its own.
 
-Both ways give the same few blocking calls. The daemon's is taken where one answers, and then no event loop is imported.
+Both ways give the same few blocking calls. Which one is taken is decided for each call, since daemons come and go.
+Where one answers no event loop is imported.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
 
 from zkc.client import control
 from zkc.client.grants import Grant, Wanted
@@ -13,12 +16,13 @@ from zkc.client.principal import load_main
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
 from zkc.env import Clock, Entropy
-from zkc.errors import DaemonError, TimedOut
+from zkc.errors import DaemonError, Interrupted, TimedOut
 from zkc.net.local_client import ANSWER_SECONDS, LocalClient, NoAnswer, NotRunning
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer, PeerCard
 
+T = TypeVar("T")
 _LINK_SECONDS: Final = 8.0 + 2 * ANSWER_SECONDS
 """For the daemon's answer to what it asks the coordinator: it waits for its link, then for the answer."""
 
@@ -49,24 +53,67 @@ class Access(Protocol):
 
 
 def open_access(
-    home: Home, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy, *,
-    within: float | None = None,
+    home: Home, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy
 ) -> Access:
-    """The daemon where it runs, else a link of this process; ``within`` seconds bound the daemon's first answer too."""
+    """The daemon where it runs, else a link of this process. Asks nobody yet; `NotRegistered`."""
     principal = load_main(store)
-    client: LocalClient[control.ControlReply] = LocalClient(home.socket_path(), control.ControlReply)
-    patience = ANSWER_SECONDS if within is None else max(min(within, ANSWER_SECONDS), _INSTANT)
-    try:
-        client.call(control.AskStatus(), within=patience)
-    except NotRunning:
+
+    def link() -> Access:
         from zkc.client.by_link import ByLink  # noqa: PLC0415 - asyncio costs, and with a daemon nothing needs it
 
         return ByLink(store, principal, config, clock, entropy)
-    return ByDaemon(client)
+
+    return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
+
+
+class _Either:
+    """By the daemon that runs at the moment of the call, else by a link that is made when it is first needed."""
+
+    def __init__(self, daemon: ByDaemon, make_link: Callable[[], Access]) -> None:
+        self._daemon = daemon
+        self._make_link = make_link
+        self._link: Access | None = None
+        self._closed = False
+        self._mutex = threading.Lock()
+
+    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+        return self._ask(lambda way: way.grant(wanted, within))
+
+    def peers(self) -> list[Peer]:
+        return self._ask(lambda way: way.peers())
+
+    def card(self, name: str) -> PeerCard:
+        return self._ask(lambda way: way.card(name))
+
+    def invite_application(self, app: str) -> str:
+        return self._ask(lambda way: way.invite_application(app))
+
+    def leave(self) -> None:
+        self._ask(lambda way: way.leave())
+
+    def close(self) -> None:
+        with self._mutex:
+            self._closed = True
+            if self._link is not None:
+                self._link.close()
+
+    def _ask(self, call: Callable[[Access], T]) -> T:
+        try:
+            return call(self._daemon)
+        except NotRunning:  # nobody took the connection, so nothing was asked yet
+            return call(self._own_link())
+
+    def _own_link(self) -> Access:
+        with self._mutex:
+            if self._closed:
+                raise Interrupted("this client was closed", detail="signal")
+            if self._link is None:
+                self._link = self._make_link()
+            return self._link
 
 
 class ByDaemon:
-    """Through the control socket."""
+    """Through the control socket. `NotRunning` before anything was asked, where no daemon is there."""
 
     def __init__(self, client: LocalClient[control.ControlReply]) -> None:
         self._client = client
@@ -74,7 +121,7 @@ class ByDaemon:
     def grant(self, wanted: Wanted, within: float | None) -> Grant:
         patience = 2 * STEP_SECONDS if within is None else max(within, _INSTANT)
         try:
-            return control.grant_of(self._client.call(control.ask_grant(wanted), within=patience))
+            return control.grant_of(self._call(control.ask_grant(wanted), patience))
         except NoAnswer:
             if within is None:
                 raise
@@ -84,22 +131,27 @@ class ByDaemon:
             ) from None
 
     def peers(self) -> list[Peer]:
-        reply = self._client.call(control.AskPeers(), within=_LINK_SECONDS)
+        reply = self._call(control.AskPeers())
         return reply.peers if isinstance(reply, control.PeersReply) else _unexpected(reply)
 
     def card(self, name: str) -> PeerCard:
-        reply = self._client.call(control.AskCard(name), within=_LINK_SECONDS)
+        reply = self._call(control.AskCard(name))
         return reply.card if isinstance(reply, control.CardReply) else _unexpected(reply)
 
     def invite_application(self, app: str) -> str:
-        reply = self._client.call(control.AskApplication(app), within=_LINK_SECONDS)
+        reply = self._call(control.AskApplication(app))
         return reply.text if isinstance(reply, control.InvitationReply) else _unexpected(reply)
 
     def leave(self) -> None:
-        self._client.call(control.AskLeave(), within=_LINK_SECONDS)
+        self._call(control.AskLeave())
 
     def close(self) -> None:
         """Nothing is open between calls."""
+
+    def _call(self, request: control.ControlRequest, within: float = _LINK_SECONDS) -> control.ControlReply:
+        # Its status comes at once: a daemon that stands still is not waited for as long as the coordinator is.
+        self._client.call(control.AskStatus(), within=min(within, ANSWER_SECONDS))
+        return self._client.call(request, within=within)
 
 
 def _unexpected(reply: object) -> Any:

@@ -21,6 +21,7 @@ from zkc.crypto.signing import read_identity
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
+    DaemonError,
     IntegrityError,
     Interrupted,
     PeerViolation,
@@ -39,7 +40,7 @@ from zkc.wire.messages import Manifest, ReceiptBody
 
 _PAUSE_FIRST: Final = 0.1
 _PAUSE_MAX: Final = 2.0
-_CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable)
+_CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable, DaemonError)
 """What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
 
 _COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer"})

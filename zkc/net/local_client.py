@@ -126,6 +126,8 @@ def read_answer(body: bytes, reply_type: Any) -> Any:
 
 _OTHER_USER: Final = "run it as that user, or in a --home of your own"
 
+_START: Final = "start it: zkc daemon, or in a coordinator's home zkc coordinator run"
+
 
 class NotRunning(DaemonError):
     """Nobody listens there."""
@@ -140,11 +142,11 @@ def not_running(path: Path, error: OSError) -> ZkcError:
     if isinstance(error, PermissionError):
         return DaemonError(f"{path} belongs to somebody else", detail="permission", hint=_OTHER_USER)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
-        return NotRunning("nothing is running here", detail="not-running", hint=f"looked for it at {path}")
+        return NotRunning(f"nothing listens at {path}", detail="not-running", hint=_START)
     if isinstance(error, TimeoutError | BlockingIOError):
         # Its queue of connections is full: it is there, and takes none.
         return no_answer(path)
-    return NotRunning(f"cannot reach {path}: {error.strerror or error}", detail="not-running")
+    return NotRunning(f"cannot reach {path}: {error.strerror or error}", detail="not-running", hint=_START)
 
 
 def no_answer(path: Path) -> ZkcError:

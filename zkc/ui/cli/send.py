@@ -89,9 +89,7 @@ def command(
         closing.callback(source.close)
         store = closing.enter_context(open_store(home))
         config = client_config(call, home)
-        access = closing.enter_context(
-            contextlib.closing(open_access(home, store, config, clock, entropy, within=timeout))
-        )
+        access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
         shown = closing.enter_context(_Shown(call.out, recipient, manifest))
         done = Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,

@@ -1,0 +1,49 @@
+"""Who reaches the coordinator for a command or a program: decided for each call, since daemons come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.looking import log_of
+from tests.support.waiting import DEADLINE
+from zkc.testing import Fleet, Program
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet("alice", "bob", client={"log.level": "debug"}) as running:
+        yield running
+
+
+@pytest.fixture
+def alice(fleet: Fleet) -> Iterator[Fleet]:
+    """The fleet, in which alice's daemon runs again after the test."""
+    yield fleet
+    if fleet.program("alice").process.poll() is not None:
+        fleet.start_daemon("alice")
+
+
+def asked(fleet: Fleet, what: str) -> int:
+    """How often alice's daemons were asked for it."""
+    return sum(event["event"] == "command" and event["request"] == what for event in log_of(fleet, "alice"))
+
+
+def test_a_program_uses_the_daemon_whenever_one_runs_and_a_link_of_its_own_whenever_none_does(alice: Fleet) -> None:
+    client = alice.client("alice")
+    for end in (Program.terminate, Program.kill):
+        client.send("bob", b"by the daemon")
+        assert [peer.name for peer in client.peers()] == ["alice", "bob"]
+        told = asked(alice, "AskGrant"), asked(alice, "AskPeers")
+        assert min(told) > 0
+        end(alice.program("alice"))
+        client.send("bob", b"by itself")
+        assert [peer.name for peer in client.peers()] == ["alice", "bob"]
+        assert (asked(alice, "AskGrant"), asked(alice, "AskPeers")) == told
+        alice.start_daemon("alice")
+        client.peers()
+        assert asked(alice, "AskPeers") == told[1] + 1
+    for text in 2 * (b"by the daemon", b"by itself"):
+        with alice.client("bob").receive(wait=DEADLINE) as item:
+            assert item.read() == text
