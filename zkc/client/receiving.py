@@ -297,16 +297,14 @@ class Receiver:
         sink = _InboxSink(self._inbox, session, transfer.context, self.config, self._clock)
         try:
             await asyncio.get_running_loop().run_in_executor(
-                self._threads, listener.receive, session, sink, bell, self.config.transfer.patience
+                self._threads, _deliver, listener, session, sink, bell, self.config.transfer.patience
             )
             self.received["deliveries"] += 1
             self.received["bytes"] += sink.size
             log.info("received", bytes=sink.size, key_source=req.key_source, item=sink.item_id)
         except ZkcError as error:
-            sink.abandon(keep=isinstance(error, LinkLost | Interrupted))
             log.warning("not-received", code=error.code, reason=error.reason, detail=error.detail, error=error.message)
         except Exception:
-            sink.abandon(keep=False)
             log.exception("defect")
         finally:
             session.k.wipe()
@@ -314,6 +312,15 @@ class Receiver:
             self._forget(transfer)
             if transfer.done is not None and not transfer.done.done():
                 transfer.done.set_result(None)
+
+
+def _deliver(listener: Listener, session: Session, sink: _InboxSink, bell: Bell, patience: float) -> None:
+    """The thread of one transfer: all that its sink does with the disk happens here, and nothing on the loop."""
+    try:
+        listener.receive(session, sink, bell, patience)
+    except BaseException as error:
+        sink.abandon(keep=isinstance(error, LinkLost | Interrupted))
+        raise
 
 
 class _InboxSink:

@@ -126,7 +126,7 @@ class Inbox:
         return item
 
     def _record(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
-        with self._db.writing() as connection:
+        with self._db.writing(patient=True) as connection:
             known = self._known(connection, partial, digest, now)
             if known is not None:
                 return known

@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from zkc.env import Clock, SystemClock
 from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores import files, sqlite
 
 BUSY_SECONDS: Final = 2.0
 """How long a writer waits for another process's, and for this one's other threads; one takes milliseconds. A daemon
 that pins a peer waits on its loop: it must not miss the heartbeats of `OFFLINE_SECONDS`."""
-CHECKPOINT_BUSY_MS: Final = 100
+PATIENT_SECONDS: Final = 60.0
+"""How long a thread that holds what a peer has sent waits for another process: what it would have to throw away costs
+more than that."""
+CHECKPOINT_BUSY_SECONDS: Final = 0.1
 """A checkpoint is a courtesy; readers hold it up no longer than this."""
 
 
@@ -50,6 +54,9 @@ class LocalDb:
         """Made by the first change: most commands only read."""
         self._reading = threading.Lock()
         self._writing = threading.Lock()
+        self._clock: Clock = SystemClock()
+        self._wrote = 0.0
+        """When a transaction of this process last got through; monotonic seconds."""
         self._closed = False
 
     @classmethod
@@ -76,33 +83,51 @@ class LocalDb:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees one state."""
-        with self._reading, self._transaction(self._reader, "BEGIN"):
+        with self._reading, self._transaction(self._reader, lambda: self._reader.execute("BEGIN")):
             yield self._reader
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, patient: bool = False) -> Iterator[sqlite3.Connection]:
         """A transaction that no other writer interleaves with; durable once the block has ended.
 
-        An exception in the block, and one at its end, undo it.
+        An exception in the block, and one at its end, undo it. ``patient``, for a thread on which no event loop waits:
+        it queues behind the writers of its own process, however many they are, and waits `PATIENT_SECONDS` for those of
+        others. `LocalIOError` (``busy``) when the wait is over.
         """
-        # Else the threads that wait for another process, one after the other, would add up their waits.
-        if not self._writing.acquire(timeout=BUSY_SECONDS):
+        began = self._clock.monotonic()
+        if not self._writing.acquire(timeout=-1 if patient else BUSY_SECONDS):
             raise sqlite.busy(self.path, self._schema.what)
         try:
             if self._closed:
                 raise LocalIOError(f"{self._schema.what} {self.path} has been closed here")
             with _translated(self.path, self._schema):
                 writer = self._writer = self._writer or _connect(self.path)
-            with self._transaction(writer, "BEGIN IMMEDIATE"):
+            # Threads that wait for another process, one after the other, do not add up their waits.
+            end = max(began, self._wrote) + PATIENT_SECONDS if patient else began + BUSY_SECONDS
+            with self._transaction(writer, lambda: self._begin(writer, end)):
                 yield writer
+            self._wrote = self._clock.monotonic()
         finally:
             self._writing.release()
 
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection, begin: str) -> Iterator[None]:
-        with _translated(self.path, self._schema):
-            connection.execute(begin)
+    def _begin(self, writer: sqlite3.Connection, end: float) -> None:
+        """Wait for other processes' writers until ``end``, or until somebody closes this."""
+        while True:
+            left = max(end - self._clock.monotonic(), 0.0)
+            _wait_at_most(writer, min(left, BUSY_SECONDS))
             try:
+                writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or left <= BUSY_SECONDS or self._closed:
+                    raise
+            else:
+                return
+
+    @contextmanager
+    def _transaction(self, connection: sqlite3.Connection, begin: Callable[[], object]) -> Iterator[None]:
+        with _translated(self.path, self._schema):
+            try:
+                begin()
                 yield
                 connection.execute("COMMIT")
             except BaseException:
@@ -124,11 +149,8 @@ class LocalDb:
         with self._writing, suppress(sqlite3.Error):  # committed it is in any case
             if self._writer is None:
                 return
-            try:
-                self._writer.execute(f"PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            finally:
-                self._writer.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+            _wait_at_most(self._writer, CHECKPOINT_BUSY_SECONDS)
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def damaged(self) -> LocalIOError:
         """For who finds that the content is not what was written."""
@@ -139,8 +161,8 @@ class LocalDb:
         # The last one to close moves the log into the file; what fails there is done at the next opening.
         with self._reading, suppress(sqlite3.Error):
             self._reader.close()
+        self._closed = True
         with self._writing, suppress(sqlite3.Error):
-            self._closed = True
             if self._writer is not None:
                 self._writer.close()
 
@@ -162,6 +184,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite.prepared(sqlite3.connect(
         f"file:{escaped}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     ))
+
+
+def _wait_at_most(connection: sqlite3.Connection, seconds: float) -> None:
+    """For another process, from the next statement on."""
+    connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").close()
 
 
 def _create(path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None) -> None:

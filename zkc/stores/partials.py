@@ -87,7 +87,7 @@ class Partials:
         partial: Partial | None = None
         try:
             # In the transaction: so `Inbox.recover` never meets a file that has no lock yet, or no row.
-            with self._db.writing() as connection, files.translated("making a partial item in the inbox"):
+            with self._db.writing(patient=True) as connection, files.translated("making a partial item in the inbox"):
                 self.drop_delivery(connection, sender_fp, tid)
                 partial = Partial(self, self._folder, item_id, sender_fp, tid, entry)
                 fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,7 +112,7 @@ class Partials:
             with self._db.reading() as connection:
                 if not has_file and one(connection, *listed) is None:
                     return  # after a commit, which thus waits for no other writer
-            with self._db.writing() as connection:
+            with self._db.writing(patient=True) as connection:
                 if not has_file:
                     connection.execute("DELETE FROM partials WHERE id = ?", (partial.id,))
                     return
