@@ -1,6 +1,6 @@
-"""The recipient's transfers: from a notification to an item in the inbox (Figures 14, 15, 16).
+"""The recipient's transfers: from a notification to a thread that receives (Figures 14, 15, 16).
 
-The handshake runs on the daemon's loop; the bytes of each transfer in a thread of their own.
+The handshake runs on the daemon's loop; the bytes of each transfer in a thread of their own (`zkc.client.inbox_sink`).
 """
 
 from __future__ import annotations
@@ -13,28 +13,24 @@ from typing import Any, Final
 
 import structlog
 
+from zkc.client.inbox_sink import InboxSink, deliver
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
-from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused, ZkcError
-from zkc.ids import owner_of
+from zkc.errors import PeerViolation, PolicyRefused, ZkcError
 from zkc.net.addresses import advertised
-from zkc.net.pipe import Bell, Bulk, LinkLost, Listener
+from zkc.net.pipe import Bell, Bulk, Listener
 from zkc.net.sockets import DescriptorsTaken, PortsTaken, split_endpoint
 from zkc.protocol import transfer_recipient as machine
-from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_port_range
-from zkc.rules.policy import Asked, Standing, decide, decide_size, least_size
+from zkc.rules.policy import Asked, Standing, decide, least_size
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox
-from zkc.stores.items import NewItem
 from zkc.stores.keystore import KeyStore
-from zkc.stores.partials import Partial
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
     AnswerBody,
@@ -44,7 +40,6 @@ from zkc.wire.messages import (
     DeliverSessionKey,
     Endpoints,
     Key,
-    Manifest,
     Notify,
     Ok,
     Req,
@@ -294,10 +289,10 @@ class Receiver:
     async def _receive(self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell) -> None:
         req = session.req
         log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex(), tid=req.tid.hex())
-        sink = _InboxSink(self._inbox, session, transfer.context, self.config, self._clock)
+        sink = InboxSink(self._inbox, session, transfer.context, self.config, self._clock)
         try:
             await asyncio.get_running_loop().run_in_executor(
-                self._threads, _deliver, listener, session, sink, bell, self.config.transfer.patience
+                self._threads, deliver, listener, session, sink, bell, self.config.transfer.patience
             )
             self.received["deliveries"] += 1
             self.received["bytes"] += sink.size
@@ -312,80 +307,3 @@ class Receiver:
             self._forget(transfer)
             if transfer.done is not None and not transfer.done.done():
                 transfer.done.set_result(None)
-
-
-def _deliver(listener: Listener, session: Session, sink: _InboxSink, bell: Bell, patience: float) -> None:
-    """The thread of one transfer: all that its sink does with the disk happens here, and nothing on the loop."""
-    try:
-        listener.receive(session, sink, bell, patience)
-    except BaseException as error:
-        sink.abandon(keep=isinstance(error, LinkLost | Interrupted))
-        raise
-
-
-class _InboxSink:
-    """`zkc.net.pipe.Sink` into the inbox; lives in the transfer's thread."""
-
-    def __init__(
-        self, inbox: Inbox, session: Session, recipient: machine.Recipient, config: ClientConfig, clock: Clock
-    ) -> None:
-        self._inbox = inbox
-        self._session = session
-        self._recipient = recipient
-        self._config = config
-        self._clock = clock
-        self._began = clock.wall()
-        self._manifest: Manifest | None = None
-        self._partial: Partial | None = None
-        self._until_check = 0
-        self.size = 0
-        self.item_id = ""
-
-    def announced(self, manifest: Manifest) -> None:
-        self._manifest = manifest
-        self._check_space(manifest.size or 0)
-        req = self._session.req
-        self._partial = self._inbox.begin(
-            self._session.peer.fingerprint,
-            req.tid,
-            NewItem(
-                sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
-                note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
-                mtime_ns=manifest.mtime_ns,
-            ),
-        )
-        self.item_id = self._partial.id
-
-    def write(self, data: bytes) -> None:
-        if self._partial is None:
-            raise PolicyRefused("data before its manifest", detail="limit")
-        self._until_check -= len(data)
-        if self._until_check < 0:
-            # The bound holds within 16 MiB, without a system call for every chunk.
-            self._check_space(len(data))
-            self._until_check = 16 * 1024 * 1024
-        self._partial.write(data)
-        self.size += len(data)
-
-    def complete(self, size: int, digest: bytes) -> bytes:
-        """File, rename, folder, one transaction with the receipt; then DONE (Figure 16, blocks 1603-1604)."""
-        if self._partial is None or self._manifest is None:
-            raise PolicyRefused("an end before the beginning", detail="limit")
-        now = self._clock.wall()
-        body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
-        receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
-        item = self._inbox.commit(self._partial, digest, receipt, now)
-        self.item_id = item.id
-        self._partial = None
-        return receipt
-
-    def abandon(self, *, keep: bool) -> None:
-        if self._partial is not None:
-            self._partial.close(discard=not keep)
-            self._partial = None
-
-    def _check_space(self, coming: int) -> None:
-        asked = Asked(self._session.req.key_source, self._session.req.cipher, coming)
-        refusal = decide_size(asked, self._config.receiving_rules(), Standing(free_bytes=self._inbox.free_bytes()))
-        if refusal is not None:
-            raise refusal.error()

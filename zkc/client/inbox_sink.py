@@ -1,0 +1,98 @@
+"""One delivery on its way into the inbox: what is announced, written, completed or given up (Figure 16).
+
+All of it happens in the transfer's thread, and nothing on the daemon's loop.
+"""
+
+from __future__ import annotations
+
+from zkc.config import ClientConfig
+from zkc.crypto.receipts import make_receipt
+from zkc.env import Clock
+from zkc.errors import Interrupted, PolicyRefused
+from zkc.ids import owner_of
+from zkc.net.pipe import Bell, LinkLost, Listener
+from zkc.protocol.delivery_recipient import receipt_body
+from zkc.protocol.session import Session
+from zkc.protocol.transfer_recipient import Recipient
+from zkc.rules.policy import Asked, Standing, decide_size
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import NewItem
+from zkc.stores.partials import Partial
+from zkc.wire.messages import Manifest
+
+
+def deliver(listener: Listener, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
+    """Receive one transfer to its end. What was cut off stays as a partial item; what was refused does not."""
+    try:
+        listener.receive(session, sink, bell, patience)
+    except BaseException as error:
+        sink.abandon(keep=isinstance(error, LinkLost | Interrupted))
+        raise
+
+
+class InboxSink:
+    """`zkc.net.pipe.Sink` into the inbox."""
+
+    def __init__(
+        self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock
+    ) -> None:
+        self._inbox = inbox
+        self._session = session
+        self._recipient = recipient
+        self._config = config
+        self._clock = clock
+        self._began = clock.wall()
+        self._manifest: Manifest | None = None
+        self._partial: Partial | None = None
+        self._until_check = 0
+        self.size = 0
+        self.item_id = ""
+
+    def announced(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._check_space(manifest.size or 0)
+        req = self._session.req
+        self._partial = self._inbox.begin(
+            self._session.peer.fingerprint,
+            req.tid,
+            NewItem(
+                sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
+                note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
+                mtime_ns=manifest.mtime_ns,
+            ),
+        )
+        self.item_id = self._partial.id
+
+    def write(self, data: bytes) -> None:
+        if self._partial is None:
+            raise PolicyRefused("data before its manifest", detail="limit")
+        self._until_check -= len(data)
+        if self._until_check < 0:
+            # The bound holds within 16 MiB, without a system call for every chunk.
+            self._check_space(len(data))
+            self._until_check = 16 * 1024 * 1024
+        self._partial.write(data)
+        self.size += len(data)
+
+    def complete(self, size: int, digest: bytes) -> bytes:
+        """File, rename, folder, one transaction with the receipt; then DONE (Figure 16, blocks 1603-1604)."""
+        if self._partial is None or self._manifest is None:
+            raise PolicyRefused("an end before the beginning", detail="limit")
+        now = self._clock.wall()
+        body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
+        receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
+        item = self._inbox.commit(self._partial, digest, receipt, now)
+        self.item_id = item.id
+        self._partial = None
+        return receipt
+
+    def abandon(self, *, keep: bool) -> None:
+        if self._partial is not None:
+            self._partial.close(discard=not keep)
+            self._partial = None
+
+    def _check_space(self, coming: int) -> None:
+        asked = Asked(self._session.req.key_source, self._session.req.cipher, coming)
+        refusal = decide_size(asked, self._config.receiving_rules(), Standing(free_bytes=self._inbox.free_bytes()))
+        if refusal is not None:
+            raise refusal.error()
