@@ -183,17 +183,19 @@ def test_temporary_server_keys_are_taken_from_a_pool_made_beforehand(coordinator
 # --- what an observer sees, and what is left -----------------------------------------------------------------------
 
 
-@pytest.mark.claims("A1", 109)
+@pytest.mark.claims("A1", "A3", 8, 9, 109)
 @pytest.mark.attack("R08")
 def test_name_card_and_keys_never_travel_in_clear(quick_world: World) -> None:
     """The identifier goes under the coordinator's general key; every public key but TSK goes sealed."""
     client = quick_world.carol
+    (temporary,) = [s.temp_client.public for s in client.talk.sides["client"].states if isinstance(s, rc.TempKeySent)]
     seen = b"".join(data for _, data in client.talk.wire)
     invitation = client.talk.sides["client"].context.invitation
     hidden = {
         "name": encode(SealedName("carol", "user")), "secret": invitation.secret, "uid": client.uid,
         "card": client.card.hash, "identity": client.identity.public.ed25519, "kem": client.kem_key.public.raw[:32],
-        "server key": client.perm_server.public.raw[:32], "psk": digest(invitation.secret)[:8],
+        "server key": client.perm_server.public.raw[:32], "temporary key": temporary.raw[:32],
+        "psk": digest(invitation.secret)[:8],
     }  # fmt: skip
     assert not [what for what, value in hidden.items() if value in seen]
     assert b"carol" not in seen

@@ -171,3 +171,30 @@ def test_making_vectors_again_changes_no_frozen_file() -> None:
     before = {path.name: path.read_bytes() for path in make.FOLDER.glob("*.json")}
     make.main()
     assert {path.name: path.read_bytes() for path in make.FOLDER.glob("*.json")} == before
+
+
+# --- the machines as they are now ------------------------------------------------------------------------------------
+# A frozen message says what the machines once sent; these say that what they send today is read in the same way.
+
+
+@pytest.mark.claims("A1", "A3", "A5", "A6", 8, 9, 10, 26, 29, 30, 43, 50, 107, 108, 109, 110)
+def test_a_second_implementation_reads_every_seal_and_mac_of_a_registration_made_now() -> None:
+    made = handshakes.registrations()
+    assert [vector["sealed_to"] for vector in made] == ["permanent", "temporary"]
+
+
+@pytest.mark.claims("B1", "B2", 2, 3, 4, 18, 19, 20, 31, 39, 52, 79)
+def test_a_second_implementation_reads_every_record_of_a_channel_made_now() -> None:
+    """The requests open under the permanent server key, the notifications under the permanent client key as well."""
+    for vector in handshakes.channels():
+        assert [bytes.fromhex(text) for text in vector["values"]["up"]] == [b"up 0", b"up 1"]
+        assert [bytes.fromhex(text) for text in vector["values"]["down"]] == [b"down 0", b"down 1"]
+
+
+@pytest.mark.claims("B3", "B7", "C2", 1, 5, 17, 26, 27, 28, 32, 39, 40, 49, 58, 68, 71, 82, 92, 95, 110)
+def test_a_second_implementation_derives_the_session_key_of_a_transfer_made_now() -> None:
+    """In every form, from the permanent and the one-time keys; it is the key that the two ends agreed on."""
+    made = handshakes.transfers()
+    assert {(vector["key_source"], vector["key_order"]) for vector in made} == {
+        ("sender", "recipient-first"), ("coordinator", "recipient-first"), ("coordinator", "sender-first")
+    }  # fmt: skip
