@@ -524,8 +524,8 @@ class Evil:
         self.lie: Lie = Lie(self)
         self.records: list[tuple[str, Any]] = []
         """(to whom, message), in order, as the truth would have it."""
-        self.heard: list[str] = []
-        """The type of each message that newcomers sent."""
+        self.heard: list[tuple[str, str]] = []
+        """Type and encoding, in hex, of each message that newcomers sent."""
         self.plaintexts: list[bytes] = []
         """Every record of every channel, either way, opened."""
 
@@ -666,7 +666,7 @@ class LyingRegistrations(Registrations):
 
     def on_message(self, wire: Wire, invite_id: bytes, body: bytes) -> None:
         kind = type(decode(body, RegMessage)).__name__
-        self.evil.heard.append(kind)
+        self.evil.heard.append((kind, body.hex()))
         self.evil.lie.heard(kind)
         super().on_message(wire, invite_id, body)
 
@@ -772,8 +772,12 @@ class EvilCoordinator:
     @property
     def heard(self) -> list[str]:
         """The type of each message that newcomers sent so far."""
-        heard: list[str] = self.command("heard")["heard"]
-        return heard
+        return [kind for kind, _ in self.said]
+
+    @property
+    def said(self) -> list[tuple[str, bytes]]:
+        """(type, encoded) of every message that newcomers sent so far."""
+        return [(kind, bytes.fromhex(data)) for kind, data in self.command("heard")["heard"]]
 
     @property
     def plaintexts(self) -> list[bytes]:

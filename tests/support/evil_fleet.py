@@ -7,7 +7,7 @@ import functools
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,11 +29,12 @@ class EvilFleet(Fleet):
     """Clients as `zkc.testing.Fleet` has them; all their control traffic passes a proxy, and then a lying coordinator.
 
     Each daemon receives at ports of its own range, so that `data_connections` tells whether they were ever used.
+    ``both``: configuration of the coordinator and of the clients.
     """
 
-    def __init__(self, *names: str, folder: Path) -> None:
+    def __init__(self, *names: str, folder: Path, both: Mapping[str, object] | None = None) -> None:
         # Keys of the coordinator's making are allowed everywhere: what keeps them out is that nobody asked for them.
-        both = {"transfer.key_sources": ["sender", "coordinator"]}
+        both = {"transfer.key_sources": ["sender", "coordinator"]} | dict(both or {})
         super().__init__(*names, folder=folder, coordinator=both, client=both | {"inbox.accept": "all"})
         self._control = folder / "evil.sock"
         self._ports: dict[str, range] = {}

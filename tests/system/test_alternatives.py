@@ -1,0 +1,129 @@
+"""What the document leaves open, between real processes: who makes the key and who gets it first, which cipher, how one
+registers. Off by default, and on only where coordinator, sender and recipient all say so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.evil_fleet import EvilFleet, error_of
+from zkc.testing import Done, Fleet
+from zkc.wire.codec import decode
+from zkc.wire.messages import Receipt, ReceiptBody, RegPermClient, RegTempClient
+
+OLD: Final = ("3des", "idea")
+ALLOWED: Final = {"transfer.key_sources": ["sender", "coordinator"], "transfer.ciphers": ["aes-256-gcm", *OLD]}
+WITHHELD: Final = {"ZKC_TRANSFER_KEY_SOURCES": "sender", "ZKC_TRANSFER_CIPHERS": "aes-256-gcm"}
+BY_COORDINATOR: Final = ("--key-source", "coordinator")
+CHOICES: Final = [(("--cipher", "3des"), "cipher"), (("--cipher", "idea"), "cipher"), (BY_COORDINATOR, "key-source")]
+DATA: Final = os.urandom(300_000)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvilFleet]:
+    """Everything is allowed at the coordinator, at alice and bob, who have daemons, and at carol, who has none; nothing
+    but the defaults at dave. The coordinator tells the truth, and what passes it is recorded."""
+    with EvilFleet("alice", "bob", folder=tmp_path_factory.mktemp("open"), both=ALLOWED) as running:
+        running.join("carol")
+        assert running.zkc("dave", "join", env={"ZKC_INVITE": running.invite("dave")}).code == 0
+        running.start_daemon("dave")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Fleet]:
+    """Everything is allowed at both ends, and at the coordinator nothing but the defaults."""
+    with Fleet("alice", "bob", client=ALLOWED) as running:
+        yield running
+
+
+def sent(fleet: Fleet, sender: str, *words: str, recipient: str = "bob", **env: str) -> Done:
+    return fleet.zkc(sender, "send", recipient, *words, "--json", stdin=DATA, env=env)
+
+
+def arrived(fleet: Fleet, done: Done) -> tuple[str, ReceiptBody]:
+    """Who made the key as the recipient's inbox has it, and what its receipt says of the delivery, which is whole."""
+    assert done.code == 0, done
+    (item,) = fleet.zkc("bob", "inbox", "--json").events
+    assert fleet.zkc("bob", "recv", "-o", "-").out == DATA
+    receipt: Receipt = decode(Path(done.events[-1]["receipt"]).read_bytes(), Receipt)
+    return item["key_source"], decode(receipt.body, ReceiptBody)
+
+
+# --- who makes the key ------------------------------------------------------------------------------------------------
+
+KEYS: Final = {
+    "recipient-first": [("bob", "DeliverSessionKey"), ("{}", "TransferGrant"), ("bob", "DeliverConfirmation")],
+    "sender-first": [("{}", "TransferGrant"), ("bob", "DeliverSessionKey"), ("{}", "TransferConfirm")],
+}
+"""What the coordinator has to give after the recipient's answer, and to whom; ``{}``: the sender."""
+
+
+@pytest.mark.claims("B3", "B5", "B7", 1, 5, 17, 26, 27, 28, 32, 39, 40, 49, 110)
+@pytest.mark.parametrize("sender", ["alice", "carol"])
+@pytest.mark.parametrize("order", KEYS)
+def test_a_key_of_the_coordinators_making_delivers_in_either_order_and_everybody_is_told(
+    fleet: EvilFleet, sender: str, order: str
+) -> None:
+    """From alice through her daemon, from carol by a link of her own."""
+    before = len(fleet.evil.records)
+    done = sent(fleet, sender, *BY_COORDINATOR, ZKC_TRANSFER_KEY_ORDER=order)
+    told = {event["event"]: event for event in done.events}
+    in_inbox, body = arrived(fleet, done)
+    assert {told["granted"]["key_source"], told["delivered"]["key_source"], in_inbox, body.key_source} == {
+        "coordinator"
+    }
+    kinds = {"TransferGrant", "DeliverSessionKey", "DeliverKey", "DeliverConfirmation", "TransferConfirm"}
+    given = [(to, kind) for to, kind, _ in fleet.evil.records[before:] if kind in kinds]
+    assert given == [(to.format(sender), kind) for to, kind in KEYS[order]]
+
+
+# --- what all three must allow ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.claims("E2", 16, 25, 38, 46, 54, 67, 75, 81, 91, 99, 105)
+@pytest.mark.parametrize("cipher", OLD)
+def test_an_old_cipher_carries_data_where_all_three_allow_it(fleet: EvilFleet, cipher: str) -> None:
+    done = sent(fleet, "alice", "--cipher", cipher)
+    _, body = arrived(fleet, done)
+    assert (done.events[-1]["cipher"], body.cipher) == (cipher, cipher)
+
+
+@pytest.mark.claims("E2", 16, 25)
+@pytest.mark.parametrize("withholding", ["coordinator", "sender", "recipient"])
+@pytest.mark.parametrize(("words", "detail"), CHOICES)
+def test_what_one_of_the_three_does_not_allow_is_refused_though_the_others_do(
+    fleet: EvilFleet, strict: Fleet, words: Sequence[str], detail: str, withholding: str
+) -> None:
+    if withholding == "coordinator":
+        done = sent(strict, "alice", *words)
+    elif withholding == "sender":
+        done = sent(fleet, "alice", *words, **WITHHELD)
+    else:
+        done = sent(fleet, "alice", *words, recipient="dave")
+    error = error_of(done)
+    assert (error["code"], error["reason"], error["detail"]) == (25, "policy", detail)
+
+
+# --- how one registers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.claims("A4", "A6", 29, 30, 43, 47, 50, 55, 85)
+@pytest.mark.parametrize(("request_", "seal_to"), [("apart", "permanent"), ("together", "temporary")])
+def test_a_client_registers_as_its_configuration_says(fleet: EvilFleet, request_: str, seal_to: str) -> None:
+    """The request with the temporary key or after it, the card sealed to either server key; it can send then."""
+    name = f"{request_}-{seal_to}"
+    fleet.configure(name, {"registration.request": request_, "registration.seal_to": seal_to})
+    before = len(fleet.evil.said)
+    assert fleet.zkc(name, "join", env={"ZKC_INVITE": fleet.invite(name)}).code == 0
+    said = fleet.evil.said[before:]
+    apart = ["RegRegister"] if request_ == "apart" else []
+    assert [kind for kind, _ in said] == ["RegHello", "RegName", "RegTempClient", *apart, "RegPermClient"]
+    temporary: RegTempClient = decode(dict(said)["RegTempClient"], RegTempClient)
+    permanent: RegPermClient = decode(dict(said)["RegPermClient"], RegPermClient)
+    assert (bool(temporary.register), permanent.sealed_to) == (request_ == "together", seal_to)
+    arrived(fleet, sent(fleet, name))
