@@ -75,6 +75,13 @@ WINDOW_MAX: Final = 16 * 1024 * 1024
 
 # --- bounds on what a peer can make grow ----------------------------------------------------------------------------
 
+CONNECTIONS_PER_PEER_MAX: Final = 128
+"""Connections to a coordinator with one CURVE key: twice the processes that a client may have, since a broken one may
+be noticed later than its successor."""
+SILENT_SECONDS: Final = 10.0
+"""How long a connection to a coordinator may say nothing: twice what its CURVE handshake may take."""
+SILENT_SECONDS_FULL: Final = 2.0
+"""The same once there is no room for another."""
 UNCONFIRMED_CHANNELS_MAX: Final = 4
 """C1 not yet confirmed by a record, for each client; the oldest goes."""
 CHANNELS_PER_CLIENT_MAX: Final = 64
@@ -87,7 +94,7 @@ may be more, are given again by its handshake."""
 ENDED_BYTES_MAX: Final = 16 << 20
 """Last answers of handshakes that are over, kept for STEP_SECONDS at a coordinator in case they were lost; in bytes."""
 REGISTRATIONS_MAX: Final = 1024
-"""Registrations under way at a coordinator."""
+"""Registrations under way at a coordinator; one more ends the oldest of whoever has most."""
 REGISTRATIONS_PER_INVITATION_MAX: Final = 64
 """Of those: with one invitation; the oldest goes."""
 REGISTRATIONS_PER_INVITATION_PER_SECOND: Final = 1.0

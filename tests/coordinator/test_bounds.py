@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -233,16 +234,37 @@ def test_a_pair_that_comes_too_late_is_wiped(core: Core, sink: Sink, clock: Fixe
     assert len(sink.sent) == 1
 
 
-def test_registrations_together_are_bounded_a_new_one_waits(core: Core) -> None:
+def test_registrations_together_are_bounded_and_whoever_has_most_makes_room(core: Core) -> None:
+    """One peer with all the invitations that a client can have keeps nobody else from registering."""
     registrations = Registrations(core)
-    ids = [invited(core, f"bob{number}") for number in range(REGISTRATIONS_MAX // REGISTRATIONS_PER_INVITATION_MAX + 1)]
+    ids = [invited(core, f"bob{number}") for number in range(REGISTRATIONS_MAX // REGISTRATIONS_PER_INVITATION_MAX)]
     number = 0
     for invite_id in ids:
         for _ in range(REGISTRATIONS_PER_INVITATION_MAX):
             registrations.on_message(wire(number), invite_id, encode(RegHello(invite_id)))
             number += 1
-    assert len(registrations) == REGISTRATIONS_MAX
-    assert core.counters["violations.limit"] == REGISTRATIONS_PER_INVITATION_MAX
+    assert (len(registrations), core.counters["violations.limit"]) == (REGISTRATIONS_MAX, 0)
+    carol = invited(core, "carol")
+    registrations.on_message(wire(number), carol, encode(RegHello(carol)))
+    assert (len(registrations), core.counters["violations.limit"]) == (REGISTRATIONS_MAX, 1)
+    under_way = Counter(talk.invite_id for talk in registrations._open.values())
+    assert under_way[carol] == 1
+    assert sorted(under_way[invite_id] for invite_id in ids)[:2] == [
+        REGISTRATIONS_PER_INVITATION_MAX - 1, REGISTRATIONS_PER_INVITATION_MAX,
+    ]
+
+
+def test_the_applications_of_a_client_count_as_its_own_when_room_is_made(core: Core) -> None:
+    registrations = Registrations(core)
+    mallory, carol = invited(core, "mallory"), invited(core, "carol")
+    registrations.on_message(wire(0), carol, encode(RegHello(carol)))
+    for number in (1, 2):
+        registrations.on_message(wire(number), mallory, encode(RegHello(mallory)))
+    for number, talk in enumerate(registrations._open.values()):
+        if number:
+            talk.owner_uid, talk.invite_id = b"m" * 16, os.urandom(16)
+    registrations._make_room()
+    assert [talk.invite_id == carol for talk in registrations._open.values()] == [True, False]
 
 
 def test_a_registration_that_takes_too_long_is_erased(core: Core, clock: FixedClock) -> None:

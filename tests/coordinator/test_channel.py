@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from tests.support.coordinator import Member, Newcomer, NoAnswerError, Peer, RunningCoordinator, coordinator_in, join
 from tests.support.evil import KeyedPeer
 from tests.support.waiting import DEADLINE, wait_until
+from zkc.constants import CONNECTIONS_PER_PEER_MAX, SILENT_SECONDS
 from zkc.coordinator import admin
-from zkc.crypto.invitations import parse_invitation
+from zkc.crypto.invitations import invitation_curve_secret, parse_invitation
 from zkc.net.monitor import EventKind
-from zkc.net.sockets import CurveKeys, generate_curve
+from zkc.net.sockets import CurveKeys, curve_public, generate_curve, to_z85
 from zkc.wire.codec import encode
 from zkc.wire.frames import ControlKind, control_frame
 from zkc.wire.messages import (
@@ -34,6 +36,7 @@ from zkc.wire.messages import (
     Ok,
     PeerCard,
     PeerPage,
+    RegHello,
     Replaced,
     Req,
     Request,
@@ -167,6 +170,34 @@ def test_a_full_coordinator_tells_those_whom_it_would_let_in_and_no_stranger(tmp
             assert knock(coordinator, bob, generate_curve()) == 400
         wait_until(lambda: coordinator.counters["connections.open"] == 0)
         assert knock(coordinator, bob, bob.newcomer.curve) == 0
+
+
+def test_one_key_cannot_fill_the_coordinator(tmp_path: Path) -> None:
+    with coordinator_in(tmp_path, env={"ZKC_LIMITS_CLIENTS": "200"}) as coordinator, ExitStack() as closing:
+        bob, mallory = join(coordinator, "bob"), coordinator.invite("mallory")
+        secret = to_z85(invitation_curve_secret(mallory.secret).reveal())
+        ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        closing.callback(ctx.destroy, linger=0)
+        peers = [ctx.socket(zmq.DEALER) for _ in range(CONNECTIONS_PER_PEER_MAX + 20)]
+        for peer in peers:
+            peer.curve_serverkey, peer.curve_publickey = to_z85(mallory.curve_key), curve_public(secret)
+            peer.curve_secretkey = secret
+            peer.connect(coordinator.endpoint)
+            peer.send(control_frame(ControlKind.REGISTRATION, encode(RegHello(mallory.invite_id))))
+        wait_until(lambda: coordinator.counters.get("zap.crowding", 0) > 0)
+        assert coordinator.counters["connections.open"] <= CONNECTIONS_PER_PEER_MAX + 20 + 2
+        with bob.open() as honest:
+            assert honest.ask(Heartbeat()) == Ok()
+
+
+def test_a_connection_that_says_nothing_is_dropped(running: RunningCoordinator) -> None:
+    """Let in or not, it holds a place that somebody else could have."""
+    mallory = running.invite("silent")
+    secret = to_z85(invitation_curve_secret(mallory.secret).reveal())
+    keys = CurveKeys(curve_public(secret), secret)
+    with KeyedPeer(running.endpoint, mallory.curve_key, keys) as peer:
+        assert peer.verdict() is EventKind.HANDSHAKE_SUCCEEDED
+        assert peer.wait(10 * SILENT_SECONDS, EventKind.DISCONNECTED)
 
 
 def test_a_client_whose_row_cannot_be_read_is_not_called_unknown(tmp_path: Path) -> None:

@@ -426,7 +426,9 @@ def test_revoking_ends_a_client_with_its_applications_and_frees_the_names(db: Ke
     backup = enrol(db, "bob/backup", owner_uid=bob.uid)
     others = [enrol(db, name) for name in ("bob-2", "bobby", "bob0", "carol")]
     revoked = db.revoke("bob", "laptop stolen", NOW + 60)
-    assert revoked == [replace(row, revoked=NOW + 60, reason="laptop stolen") for row in (bob, backup)]
+    # Their permanent server keys are gone with them: nobody opens a recorded channel of theirs.
+    gone = {"perm_server_private": b"", "revoked": NOW + 60, "reason": "laptop stolen"}
+    assert revoked == [replace(row, **gone) for row in (bob, backup)]
     assert [db.client(row.uid) for row in revoked] == revoked
     assert db.client_named("bob") is db.client_named("bob/backup") is None
     assert [db.client(row.uid) for row in others] == others

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from zkc import logs
 from zkc.config import CoordinatorConfig, Loaded, load
-from zkc.constants import KEYDB_SECONDS
+from zkc.constants import KEYDB_SECONDS, SILENT_SECONDS, SILENT_SECONDS_FULL
 from zkc.coordinator.banned import read_banned
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.connections import Connections
@@ -256,6 +256,7 @@ class Engine:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
             duties = [partial(each.tick, now) for each in (self._registrations, self._transfers, self._clients)]
+            duties.append(partial(self._drop_silent, now))
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
                 duties.append(partial(self._look_again))
@@ -303,10 +304,22 @@ class Engine:
             core.count("zap.full")
             core.warn("zap.full", "connection-refused", address=request.address, full=True)
             raise Overloaded
+        now = self._clock.monotonic()
+        if self._connections.has_too_many(who, now):
+            core.count("zap.crowding")
+            core.warn("zap.crowding", "connection-refused", address=request.address, user=who, full=False)
+            raise Overloaded
         core.count("zap.admitted")
-        self._connections.admitted(key, who)
+        self._connections.admitted(key, who, now)
         self._tell_suspect()
         return who
+
+    def _drop_silent(self, now: float) -> None:
+        """Connections of which nobody says a word hold no place: neither of a stranger, nor of one who was let in."""
+        patience = SILENT_SECONDS if len(self._connections) <= self._room() else SILENT_SECONDS_FULL
+        for descriptor, inode in self._connections.silent_since(now - patience):
+            self._core.count("connections.silent")
+            shutdown_connection(descriptor, inode)
 
     def _tell_suspect(self) -> None:
         """Where it is still found after an abort."""
@@ -367,7 +380,7 @@ class Engine:
 
     def _on_socket_event(self, event: SocketEvent) -> None:
         if event.kind is EventKind.ACCEPTED:
-            self._connections.opened(event.fd)
+            self._connections.opened(event.fd, inode_of(event.fd), self._clock.monotonic())
             self._core.count("connections.accepted")
         elif event.kind is EventKind.DISCONNECTED:
             self._connections.closed(event.fd)

@@ -8,6 +8,7 @@ coordinator can make.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -97,10 +98,9 @@ class Registrations:
     def tick(self, now: float) -> None:
         """Ends what has taken too long, and forgets what ended long ago."""
         for routing_id, talk in list(self._open.items()):
-            if talk.deadline > now:
-                break
-            self._core.count("reg.expired")
-            self._end(routing_id)
+            if talk.deadline <= now:
+                self._core.count("reg.expired")
+                self._end(routing_id)
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_SECONDS
             self._begun = {each: left for each, left in self._begun.items() if not left.is_unused(_RATE, now)}
@@ -145,12 +145,18 @@ class Registrations:
         if len(same) >= REGISTRATIONS_PER_INVITATION_MAX:
             self._end(same[0])
         if len(self._open) >= REGISTRATIONS_MAX:
-            raise PeerViolation("limit", "too many registrations at once")
-        deadline = now + REGISTRATION_SECONDS
+            self._make_room()
         self._open[wire.routing_id] = _Conversation(
-            wire, invite_id, self._registrar(row), row.owner_uid, Nothing(), deadline
+            wire, invite_id, self._registrar(row), row.owner_uid, Nothing(), now + REGISTRATION_SECONDS
         )
         core.count("reg.begun")
+
+    def _make_room(self) -> None:
+        """Whoever has most registrations under way loses the oldest: all applications of a client count as its own."""
+        holders = Counter(talk.owner_uid or talk.invite_id for talk in self._open.values())
+        ((most, _),) = holders.most_common(1)
+        self._core.violated("registration", PeerViolation("limit", "too many registrations at once"))
+        self._end(next(id for id, talk in self._open.items() if (talk.owner_uid or talk.invite_id) == most))
 
     def _registrar(self, row: InvitationRow) -> Registrar:
         identity = self._core.identity

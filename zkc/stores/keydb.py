@@ -370,12 +370,13 @@ class KeyDb:
         """End the live registrations of ``name`` and of its applications; the rows as they are now, owner first.
 
         Their unused invitations are deleted too: one that was left over would let its holder take the name. An empty
-        list if nobody live has the name.
+        list if nobody live has the name. The permanent server keys are erased.
         """
         with self._backend.writing() as connection:
             query = _CLIENT_SELECT.where(_of(_CLIENTS, name), _CLIENTS.c.revoked.is_(None)).order_by(_CLIENTS.c.name)
             rows = [self._to_client(row) for row in connection.execute(query).mappings().all()]
-            revoked = [replace(row, revoked=now, reason=reason) for row in rows]
+            # Nobody opens a channel with the permanent server key of a client that has none any more.
+            revoked = [replace(row, perm_server_private=b"", revoked=now, reason=reason) for row in rows]
             for row in revoked:
                 self._update(connection, _CLIENTS, _values(row, _CLIENT_FIELDS), "uid")
                 self._append(connection, "revoked", row, now)
