@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -531,6 +532,19 @@ def test_peers_shows_who_is_there_and_what_is_pinned(fleet: Fleet) -> None:
     assert (rows["shown"]["online"], rows["shown"]["pinned"], rows["shown"]["verified"]) == (False, False, False)
     assert rows["bob"]["fingerprint"] == fleet.program("bob").fingerprint
     assert set(rows["bob"]) >= {"name", "kind", "online", "person", "last_seen", "fingerprint", "pinned", "verified"}
+
+
+def test_whoever_is_online_is_seen_now_and_who_has_gone_was_until_then(fleets: Fleets) -> None:
+    fleet = fleets("alice", "bob")
+    began = datetime.fromtimestamp(SystemClock().wall(), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+    def seen(*words: str) -> str:
+        rows = fleet.zkc(*words, "--json").events
+        return next(str(row["last_seen"]) for row in rows if row["name"] == "bob")
+
+    assert seen("coordinator", "coordinator", "clients") >= began
+    fleet.program("bob").terminate()
+    assert seen("alice", "peers") >= began
 
 
 def test_both_ends_see_the_same_safety_number_and_confirm_records_it(fleet: Fleet) -> None:

@@ -196,13 +196,14 @@ def clients(home: Home) -> Iterator[ClientInfo]:
         replies = _ask(home, AskOnline())
     online = {uid for reply in replies if isinstance(reply, Online) for uid in reply.uids}
     with _opened(home) as (_, db):
-        after = ""
+        after, now = "", SystemClock().wall()
         while rows := db.clients(after, _PAGE):
             after = rows[-1].name
             for row in rows:
+                is_online = row.uid in online
                 yield ClientInfo(
-                    row.name, row.kind, row.uid in online, row.fingerprint.hex(), row.registered, row.last_seen,
-                    row.revoked, row.reason,
+                    row.name, row.kind, is_online, row.fingerprint.hex(), row.registered,
+                    now if is_online else row.last_seen, row.revoked, row.reason,
                 )
 
 

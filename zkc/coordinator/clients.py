@@ -32,6 +32,7 @@ from zkc.protocol.calls import Asked, Expired, Outgoing, Replied
 from zkc.protocol.channel import TABLE, VERSIONS, Channel, Host, PeerKeys, Unheard
 from zkc.protocol.step import step
 from zkc.protocol.transfer_coordinator import Party
+from zkc.stores.keydb import ClientRow
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_record
 from zkc.wire.messages import (
@@ -81,6 +82,12 @@ class Clients:
     def is_online(self, uid: bytes) -> bool:
         client = self._by_uid.get(uid)
         return client is not None and client.online
+
+    def last_seen(self, row: ClientRow) -> float:
+        """When that client was last seen, seconds since 1970; its row may not have heard of it yet."""
+        if self.is_online(row.uid):
+            return self._core.clock.wall()
+        return self._seen.get(row.uid, row.last_seen)
 
     def named(self, name: str) -> Client | None:
         """The client of that name if anything of it is open here."""

@@ -175,8 +175,7 @@ class Services:
 
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)
-        seen = self._core.clock.wall() if online else row.last_seen
-        return Peer(row.name, row.kind, online, int(seen), row.fingerprint)
+        return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint)
 
     def _look_up(self, _session: Session, _call: bytes, body: LookUp) -> AnswerBody:
         row = self._core.db.client_named(body.name)
