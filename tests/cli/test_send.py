@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.looking import stopped
 from tests.support.program import PATIENCE
 from tests.support.waiting import wait_until
 from zkc.testing import Done, Fleet
@@ -367,6 +368,26 @@ def test_without_a_link_it_is_10_at_once_with_and_without_a_daemon(fleets: Fleet
         fleet.start_coordinator()
         fleet.start_daemon("bob")
         assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("words", [["--timeout", "1s"], ["--timeout", "1s", "--wait", "1s"]])
+def test_a_timeout_while_the_coordinator_is_away_is_10_with_and_without_a_daemon(
+    words: list[str], fleet: Fleet
+) -> None:
+    """It is there and says nothing: what the link fails at has not come out when the time is over."""
+    with stopped(fleet.coordinator.process.pid):
+        wait_until(lambda: fleet.zkc("alice", "status").code == 10)
+        for name in ("alice", "carol"):
+            assert reason(fleet.zkc(name, "send", "bob", "-m", "x", *words, "--json"))[0] == 10
+    wait_until(lambda: fleet.zkc("bob", "status").code == 0)
+    wait_until(lambda: fleet.zkc("alice", "send", "bob", "--dry-run").code == 0)
+
+
+def test_an_own_daemon_that_stands_still_is_34_when_the_timeout_is_over(fleet: Fleet) -> None:
+    with stopped(fleet.program("alice").process.pid):
+        done = fleet.zkc("alice", "send", "bob", "-m", "x", "--timeout", "1s", "--json")
+    assert reason(done) == (34, "daemon", "no-answer")
+    wait_until(lambda: fleet.zkc("alice", "send", "bob", "--dry-run").code == 0)
 
 
 def test_a_recipient_that_does_not_answer_is_30_and_one_that_dies_is_31(fleets: Fleets) -> None:

@@ -16,8 +16,8 @@ from zkc.client.principal import load_main
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
 from zkc.env import Clock, Entropy
-from zkc.errors import DaemonError, Interrupted, TimedOut
-from zkc.net.local_client import ANSWER_SECONDS, LocalClient, NoAnswer, NotRunning
+from zkc.errors import DaemonError, Interrupted
+from zkc.net.local_client import ANSWER_SECONDS, LocalClient, NotRunning
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer, PeerCard
@@ -26,8 +26,8 @@ T = TypeVar("T")
 _LINK_SECONDS: Final = 8.0 + 2 * ANSWER_SECONDS
 """For the daemon's answer to what it asks the coordinator: it waits for its link, then for the answer."""
 
-_INSTANT: Final = 0.001
-"""Seconds: a call is bounded by more than nothing."""
+_GRACE_SECONDS: Final = 1.0
+"""What a daemon has for an answer at least, and for one that leaves when the time is over."""
 
 
 class Access(Protocol):
@@ -63,7 +63,7 @@ def open_access(
 
         return ByLink(store, principal, config, clock, entropy)
 
-    return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
+    return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply), clock), link)
 
 
 class _Either:
@@ -115,20 +115,18 @@ class _Either:
 class ByDaemon:
     """Through the control socket. `NotRunning` before anything was asked, where no daemon is there."""
 
-    def __init__(self, client: LocalClient[control.ControlReply]) -> None:
+    def __init__(self, client: LocalClient[control.ControlReply], clock: Clock) -> None:
         self._client = client
+        self._clock = clock
 
     def grant(self, wanted: Wanted, within: float | None) -> Grant:
-        patience = 2 * STEP_SECONDS if within is None else max(within, _INSTANT)
-        try:
-            return control.grant_of(self._call(control.ask_grant(wanted), patience))
-        except NoAnswer:
-            if within is None:
-                raise
-            raise TimedOut(
-                f"{wanted.recipient} did not answer this client's request in time", detail="timeout",
-                hint="--timeout gives it more",
-            ) from None
+        if within is None:
+            return control.grant_of(self._call(control.ask_grant(wanted, None), 2 * STEP_SECONDS))
+        end = self._clock.monotonic() + within
+        self._check_alive(within)
+        # The daemon says in time what it waited for: only one that stands still gives no answer.
+        left = max(end - self._clock.monotonic(), 0.0)
+        return control.grant_of(self._client.call(control.ask_grant(wanted, left), within=left + _GRACE_SECONDS))
 
     def peers(self) -> list[Peer]:
         reply = self._call(control.AskPeers())
@@ -149,9 +147,12 @@ class ByDaemon:
         """Nothing is open between calls."""
 
     def _call(self, request: control.ControlRequest, within: float = _LINK_SECONDS) -> control.ControlReply:
-        # Its status comes at once: a daemon that stands still is not waited for as long as the coordinator is.
-        self._client.call(control.AskStatus(), within=min(within, ANSWER_SECONDS))
+        self._check_alive(within)
         return self._client.call(request, within=within)
+
+    def _check_alive(self, within: float) -> None:
+        """`NoAnswer`: a daemon that stands still is not waited for as long as the coordinator is."""
+        self._client.call(control.AskStatus(), within=min(max(within, _GRACE_SECONDS), ANSWER_SECONDS))
 
 
 def _unexpected(reply: object) -> Any:

@@ -29,6 +29,8 @@ class AskGrant(Message, frozen=True, tag="grant"):
     cipher: Word
     size_class: U8
     dry_run: bool
+    within: float | None
+    """Seconds after which the command has no more use for an answer; None: as long as it takes."""
 
 
 class AskPeers(Message, frozen=True, tag="peers"):
@@ -117,10 +119,10 @@ ControlReply = (
 )
 
 
-def ask_grant(wanted: Wanted) -> AskGrant:
+def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run,
+        wanted.dry_run, within,
     )
 
 

@@ -18,7 +18,7 @@ import structlog
 from zkc import logs
 from zkc.client import control
 from zkc.client.by_link import LINK_SECONDS, all_peers
-from zkc.client.granting import grant
+from zkc.client.granting import grant, overdue
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
@@ -301,12 +301,11 @@ class Daemon:
             yield control.DoneReply()
             self._left.set()
             return
-        # A command says at once that there is no link; whether it waits for one is its own affair.
-        await link.wait_linked(LINK_SECONDS)
         if isinstance(request, control.AskGrant):
-            granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
-            yield control.reply_of(granted, self._principal.coordinator.suite.name)
-        elif isinstance(request, control.AskPeers):
+            yield await self._grant(link, request)
+            return
+        await link.wait_linked(LINK_SECONDS)
+        if isinstance(request, control.AskPeers):
             yield control.PeersReply(await all_peers(link.request))
         elif isinstance(request, control.AskCard):
             card = await link.request(LookUp(request.name))
@@ -328,6 +327,16 @@ class Daemon:
         except BaseException:
             self._leaving = False
             raise
+
+    async def _grant(self, link: Link, request: control.AskGrant) -> control.ControlReply:
+        try:
+            async with asyncio.timeout(request.within):
+                # A command says at once that there is no link; whether it waits for one is its own affair.
+                await link.wait_linked(LINK_SECONDS)
+                granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
+        except TimeoutError:
+            raise overdue(link, request.recipient) from None
+        return control.reply_of(granted, self._principal.coordinator.suite.name)
 
     def _status(self) -> control.StatusReply:
         link = self.main

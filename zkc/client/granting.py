@@ -10,7 +10,7 @@ from zkc.client.link import Link
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.constants import ID_BYTES, STEP_SECONDS
 from zkc.env import Clock, Entropy
-from zkc.errors import IdentityError, PeerViolation, ZkcError
+from zkc.errors import CoordinatorUnreachable, IdentityError, PeerViolation, TimedOut, ZkcError
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
@@ -68,6 +68,18 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
         if not finished:
             erase(current.state)
             link.tell(TransferEnd(terms.xid, 31, "ended"))
+
+
+def overdue(link: Link, recipient: str) -> ZkcError:
+    """What it means that a grant did not come in time: by what it waited for."""
+    if not link.linked:
+        return link.problem or CoordinatorUnreachable(
+            f"no link to the coordinator at {link.endpoint} in time", detail="timeout",
+            hint="is the coordinator running? a longer timeout may help",
+        )
+    return TimedOut(
+        f"{recipient} did not answer this client's request in time", detail="timeout", hint="give it a longer timeout"
+    )
 
 
 async def _ask(link: Link, store: KeyStore, effects: tuple[Send, ...], recipient: str) -> object:
