@@ -207,6 +207,51 @@ def test_a_receipt_that_cannot_be_written_is_33_before_anything_is_sent(inbox: F
     assert inbox.zkc("bob", "inbox").out == b""
 
 
+def put_away(receipts: Path) -> Path:
+    """A link stands in place of the folder, which not even root writes through."""
+    receipts.mkdir(0o700, exist_ok=True)
+    kept = receipts.rename(receipts.with_name("receipts.kept"))
+    receipts.symlink_to(kept)
+    return kept
+
+
+def put_back(receipts: Path, kept: Path) -> None:
+    receipts.unlink()
+    kept.rename(receipts)
+
+
+def test_a_receipt_that_cannot_be_kept_is_33_before_anything_is_sent(inbox: Fleet) -> None:
+    receipts = inbox.home("alice") / "receipts"
+    kept = put_away(receipts)
+    try:
+        assert reason(inbox.zkc("alice", "send", "bob", "-m", "x", "--json")) == (33, "local-io", "permission")
+        assert inbox.zkc("bob", "inbox").out == b""
+    finally:
+        put_back(receipts, kept)
+
+
+def test_a_receipt_that_cannot_be_kept_after_the_delivery_is_33_and_says_that_it_was_delivered(inbox: Fleet) -> None:
+    receipts = inbox.home("alice") / "receipts"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with inbox.popen("alice", "send", "bob", "--json", **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while json.loads(process.stdout.readline())["event"] != "granted":
+            pass
+        kept = put_away(receipts)
+        try:
+            process.stdin.write(b"once")
+            process.stdin.close()
+            last = json.loads(process.stdout.readlines()[-1])
+            assert process.wait(PATIENCE) == 33
+        finally:
+            put_back(receipts, kept)
+    assert (last["code"], last["detail"]) == (33, "permission")
+    assert f"stdin was delivered to bob, but its receipt could not be kept in {receipts}" in last["message"]
+    assert last["message"].endswith("do not send it again")
+    assert taken(inbox) == b"once"
+
+
 def test_a_file_that_changes_is_33_and_nothing_is_delivered(inbox: Fleet, tmp_path: Path) -> None:
     file = tmp_path / "growing"
     file.write_bytes(bytes(40_000_000))

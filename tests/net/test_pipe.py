@@ -27,7 +27,8 @@ from zkc.net.pipe import Bell, Bulk, LinkLost, Listener, send
 from zkc.net.pipe.budget import Budget, Share
 from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FRAMES_A_TURN
 from zkc.net.sockets import DescriptorsTaken, Login
-from zkc.protocol.delivery_recipient import Complete, Data, DeliveryRecipient, receipt_body
+from zkc.protocol.delivery import Stopped
+from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell, receipt_body
 from zkc.protocol.delivery_sender import Delivered
 from zkc.protocol.session import Session
 from zkc.wire.codec import encode
@@ -275,6 +276,39 @@ def test_one_transfer_alone_comes_to_the_whole_window() -> None:
         received += credit // 2
         credit = share.credit(received)
     assert credit >= WINDOW_MAX * 7 // 8
+
+
+# --- the receipt -----------------------------------------------------------------------------------------------------
+
+
+def last_word(pair: Pair) -> Farewell | Stopped:
+    """A recipient that takes everything, sends its receipt, and hears what the sender says to it."""
+    machine, listener = DeliveryRecipient(pair.recipient), pair.listener
+    assert listener._push.poll(int(DEADLINE * 1000), zmq.POLLOUT)
+    listener._push.send(machine.ack(0, 8 * C))
+    while listener._pull.poll(int(DEADLINE * 1000)):
+        event = machine.receive(listener._pull.recv())
+        if isinstance(event, Announced):
+            pair.sink.announced(event.manifest)
+        elif isinstance(event, Complete):
+            listener._push.send(machine.done(pair.sink.complete(event.size, event.digest)))
+        elif isinstance(event, Farewell | Stopped):
+            return event
+    raise AssertionError("it said nothing more")
+
+
+def test_a_receipt_is_kept_before_the_recipient_hears_that_it_came(pair: Pair) -> None:
+    """Store first, send second: where it cannot be kept, BYE has not left."""
+
+    def full(delivered: Delivered) -> None:
+        assert delivered.body.size == 3 * C
+        raise LocalIOError("no space", detail="no-space")
+
+    with ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(last_word, pair)
+        with pytest.raises(LocalIOError):
+            send(pair.sender, WHAT, Memory(pair.sender, bytes(3 * C)), Bell(), on_receipt=full)
+        assert heard.result(DEADLINE) == Stopped(33, "no-space")
 
 
 # --- links that are lost ---------------------------------------------------------------------------------------------

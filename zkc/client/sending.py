@@ -24,6 +24,7 @@ from zkc.errors import (
     DaemonError,
     IntegrityError,
     Interrupted,
+    LocalIOError,
     PeerViolation,
     RecipientOffline,
     TimedOut,
@@ -35,7 +36,7 @@ from zkc.protocol.delivery_sender import WRONG_RECEIPT, check_receipt
 from zkc.protocol.session import Session
 from zkc.rules.policy import Asked, Standing, decide, size_class
 from zkc.stores.home import Home
-from zkc.stores.receipts import save_receipt
+from zkc.stores.receipts import check_receipts, save_receipt
 from zkc.wire.messages import Manifest, ReceiptBody
 
 _PAUSE_FIRST: Final = 0.1
@@ -152,6 +153,8 @@ class Sending:
         self._only_ask = False
         """A pipe went out whole and cannot again: only whether it has arrived is still asked."""
         self._path = ""
+        self._receipt = Path()
+        """Where it is kept, once it has come."""
         self._flowed = False
         self._unmet: ZkcError | None = None
         """The condition that was not met the last time that anybody said."""
@@ -163,6 +166,8 @@ class Sending:
         )
         if refusal is not None:
             raise refusal.error()
+        if not self._wanted.dry_run:
+            check_receipts(self._home)
         self._on_event(Requested(self._recipient, self._manifest.name, self._manifest.size))
         pause = _PAUSE_FIRST
         while True:
@@ -190,7 +195,7 @@ class Sending:
         if isinstance(granted, WouldAccept):
             return granted
         if isinstance(granted, Have):
-            return self._delivered(self._check_earlier(granted), granted.receipt)
+            return self._had(granted)
         self._unmet = None
         this = _Try(granted, self._manifest)
         self._tried.append(this)
@@ -198,20 +203,21 @@ class Sending:
             delivered = send(
                 granted, self._manifest, self._source, self._bell, deadline=self._timeout,
                 on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_flowing=self._on_flowing,
-                on_progress=self._on_progress, clock=self._clock,
+                on_progress=self._on_progress, on_receipt=lambda done: self._keep(done.body, done.receipt),
+                clock=self._clock,
             )
         except LinkLost as lost:
             this.finished = lost.finished
             raise
         finally:
             granted.k.wipe()
-        return self._delivered(delivered.body, delivered.receipt)
+        return self._delivered(delivered.body)
 
     def _ask(self) -> Delivery | None:
         """Whether what went out has arrived; None: not, or not yet, for the recipient may be writing it down."""
         answer = self._granter.grant(replace(self._wanted, dry_run=True), self._left())
         if isinstance(answer, Have):
-            return self._delivered(self._check_earlier(answer), answer.receipt)
+            return self._had(answer)
         if isinstance(answer, Session):
             answer.k.wipe()
         return None
@@ -313,10 +319,24 @@ class Sending:
         check_receipt(this.session, body, this.manifest, *this.finished)
         return body
 
-    def _delivered(self, body: ReceiptBody, receipt: bytes) -> Delivery:
-        path = save_receipt(self._home, body.tid, receipt)
+    def _had(self, have: Have) -> Delivery:
+        """An earlier try had delivered it."""
+        body = self._check_earlier(have)
+        self._keep(body, have.receipt)
+        return self._delivered(body)
+
+    def _keep(self, body: ReceiptBody, receipt: bytes) -> None:
+        try:
+            self._receipt = save_receipt(self._home, body.tid, receipt)
+        except LocalIOError as error:
+            raise LocalIOError(
+                f"{self._manifest.name} was delivered to {self._recipient}, but its receipt could not be kept in "
+                f"{self._home.receipts} ({error.message})", detail=error.detail, hint="do not send it again",
+            ) from None
+
+    def _delivered(self, body: ReceiptBody) -> Delivery:
         return Delivery(
             transfer=body.xid.hex(), recipient=self._recipient, name=self._manifest.name, bytes=body.size,
-            digest=f"blake3:{body.digest.hex()}", seconds=self._clock.monotonic() - self._began, receipt=path,
+            digest=f"blake3:{body.digest.hex()}", seconds=self._clock.monotonic() - self._began, receipt=self._receipt,
             key_source=body.key_source, path=self._path,
         )

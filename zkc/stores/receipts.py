@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from zkc.errors import LocalIOError
 from zkc.stores import files
 from zkc.stores.home import Home
+
+
+def check_receipts(home: Home) -> None:
+    """Whether receipts can be kept, asked before anything is sent. `LocalIOError`."""
+    files.make_folder(home.receipts)
+    if not os.access(home.receipts, os.W_OK | os.X_OK):
+        raise LocalIOError(
+            f"receipts cannot be written to {home.receipts}", detail="permission", hint="whose is it? ls -ld tells"
+        )
 
 
 def save_receipt(home: Home, tid: bytes, receipt: bytes) -> Path:

@@ -62,12 +62,14 @@ class Source(Protocol):
 def send(
     session: Session, manifest: Manifest, source: Source, bell: Bell, *, deadline: float | None = None,
     on_connected: Callable[[str], None] = lambda _: None, on_flowing: Callable[[], None] = lambda: None,
-    on_progress: Callable[[int], None] = lambda _: None, clock: Clock | None = None,
+    on_progress: Callable[[int], None] = lambda _: None, on_receipt: Callable[[Delivered], None] = lambda _: None,
+    clock: Clock | None = None,
 ) -> Delivered:
     """Push ``source`` to the recipient and wait for its receipt, which is held against what was sent.
 
-    ``deadline`` in monotonic seconds; ``on_flowing`` is called before the first data leaves. `LinkLost` where no
-    address answers or the link breaks off; `TimedOut` when the deadline ends it before data flowed, `Interrupted`
+    ``deadline`` in monotonic seconds; ``on_flowing`` is called before the first data leaves, ``on_receipt``
+    before the recipient hears that the receipt is here: it makes it durable. `LinkLost` where no address answers or
+    the link breaks off; `TimedOut` when the deadline ends it before data flowed, `Interrupted`
     when it does after that or the bell at any time; `IntegrityError` for a recipient that lies; what the recipient
     told; `LocalIOError`.
     """
@@ -82,7 +84,7 @@ def send(
             ) as sender:
                 if sender.connect(address):
                     on_connected(tcp_endpoint(address, session.endpoints.data_port))
-                    return sender.run(on_progress)
+                    return sender.run(on_progress, on_receipt)
         where = ", ".join(session.endpoints.addresses) or "nowhere"
         raise LinkLost(f"cannot reach {session.req.recipient} at {where}", detail="link")
     finally:
@@ -151,7 +153,7 @@ class _Sender:
             # The farewell is still on its way; the recipient waits for it.
             sock.close(linger=500)
 
-    def run(self, on_progress: Callable[[int], None]) -> Delivered:
+    def run(self, on_progress: Callable[[int], None], on_receipt: Callable[[Delivered], None]) -> Delivered:
         if self._sockets is None:
             raise ValueError("connect first")
         push, pull = self._sockets
@@ -170,6 +172,7 @@ class _Sender:
                 )
                 heard = self._read(pull, on_progress)
                 if isinstance(heard, Delivered):
+                    on_receipt(heard)
                     with contextlib.suppress(zmq.Again):
                         push.send(self._machine.bye(), zmq.DONTWAIT)
                     return heard
