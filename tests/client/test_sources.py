@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from zkc.client.sources import source_of
+from zkc.client.sources import FileSource, source_of
 from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError, ZkcError
 
@@ -55,3 +55,41 @@ def test_a_file_whose_name_cannot_be_sent_is_not_left_open(tmp_path: Path) -> No
     with pytest.raises(ZkcError):
         source_of(tmp_path / "x", "a/b", "")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_claims_to_be_empty_and_is_not_has_no_size() -> None:
+    source, manifest = source_of(Path("/proc/version"), None, "")
+    with closing(source):
+        assert (manifest.kind, manifest.name, manifest.size) == ("file", "version", None)
+        text = Path("/proc/version").read_bytes()
+        for _ in range(2):
+            assert source.read(len(text) + 1) == text
+            assert source.read(1) == b""
+            source.check()
+            assert source.rewind()
+
+
+class Odd(FileSource):
+    """A file that gives another number of bytes than it claims, as those of /sys do: played by an ordinary one."""
+
+    def __init__(self, path: Path, more: int) -> None:
+        super().__init__(path)
+        assert self._size is not None
+        self._size -= more
+
+
+def read_whole(source: FileSource) -> None:
+    while source.read(100):
+        pass
+    source.check()
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_file_that_gives_another_number_of_bytes_than_it_claims_is_the_sender_s_own_error(
+    more: int, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(b"hello")
+    with closing(Odd(tmp_path / "x", more)) as source, pytest.raises(LocalIOError) as caught:
+        read_whole(source)
+    assert (caught.value.detail, caught.value.hint) == ("source-changed", "pipe it in instead")
+    assert f"claims {5 - more} bytes and gave 5" in caught.value.message

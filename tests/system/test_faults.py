@@ -183,6 +183,13 @@ def test_a_file_that_cannot_be_read_is_a_local_error(fleet: Fleet) -> None:
     nothing(fleet)
 
 
+def test_a_file_without_a_size_arrives_as_it_is(fleet: Fleet) -> None:
+    done = fleet.zkc("alice", "send", "bob", "/proc/version")
+    assert done.code == 0, done
+    out = fleet.zkc("bob", "recv", "-o", "-")
+    assert (out.code, out.out) == (0, Path("/proc/version").read_bytes())
+
+
 def test_a_pipe_in_place_of_a_file_hangs_nobody(fleet: Fleet, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     done = fleet.zkc("alice", "send", "bob", str(tmp_path / "fifo"), timeout=DEADLINE)

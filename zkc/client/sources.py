@@ -14,7 +14,10 @@ from zkc.wire.messages import Manifest
 
 
 class FileSource:
-    """A regular file, read from its beginning; noticed if it changes meanwhile."""
+    """A regular file, read from its beginning; noticed if it changes meanwhile.
+
+    One that claims to be empty and is not, as those of /proc do, has no size and is sent like a pipe.
+    """
 
     fd: int | None = None
 
@@ -27,21 +30,36 @@ class FileSource:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise LocalIOError(f"cannot read {path}: {error.strerror}", detail="unreadable") from None
-        self._stat = os.fstat(self._fd)
-        if not stat.S_ISREG(self._stat.st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise UsageError(f"{path} is no regular file", detail="not-a-file", hint="pipe it in instead")
+            self._look()
+        except BaseException:
             os.close(self._fd)
-            raise UsageError(f"{path} is no regular file", detail="not-a-file", hint="pipe it in instead")
+            raise
+
+    def _look(self) -> None:
+        self._stat = os.fstat(self._fd)
+        self._size = self._stat.st_size or (None if self._read_at(1, 0) else 0)
+        self._position = 0
 
     def manifest(self, name: str | None, note: str) -> Manifest:
         status = self._stat
         return Manifest(
-            "file", _named(name, self._path.name), note, status.st_size, stat.S_IMODE(status.st_mode),
+            "file", _named(name, self._path.name), note, self._size, stat.S_IMODE(status.st_mode),
             max(status.st_mtime_ns, 0),
         )
 
     def read(self, n: int) -> bytes:
+        data = self._read_at(n, self._position)
+        self._position += len(data)
+        if self._size is not None and self._position > self._size:
+            self.check()
+        return data
+
+    def _read_at(self, n: int, position: int) -> bytes:
         try:
-            return os.read(self._fd, n)
+            return os.pread(self._fd, n, position)
         except OSError as error:
             raise LocalIOError(f"cannot read {self._path}: {error.strerror}", detail="unreadable") from None
 
@@ -51,11 +69,15 @@ class FileSource:
             raise LocalIOError(
                 f"{self._path} changed while it was sent", detail="source-changed", hint="send it again"
             )
+        if self._size is not None and self._position != self._size:
+            raise LocalIOError(
+                f"{self._path} claims {self._size} bytes and gave {self._position}", detail="source-changed",
+                hint="pipe it in instead",
+            )
 
     def rewind(self) -> bool:
         """Whether it can be read again from its first byte; from then on it is."""
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self._stat = os.fstat(self._fd)
+        self._look()
         return True
 
     def close(self) -> None:
