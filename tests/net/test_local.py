@@ -20,7 +20,15 @@ from tests.support.waiting import DEADLINE, until
 from zkc.constants import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_MAX
 from zkc.errors import DaemonError, InternalError, LocalIOError, UnknownRecipient, ZkcError
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_client import Credentials, LocalClient, NoAnswer, NotRunning, check_server, may_talk
+from zkc.net.local_client import (
+    Credentials,
+    LocalClient,
+    NoAnswer,
+    NotRunning,
+    check_server,
+    may_talk,
+    read_answer,
+)
 from zkc.wire import codec
 
 
@@ -125,6 +133,16 @@ def is_closed(sock: socket.socket) -> bool:
         return sock.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def refusal(sock: socket.socket) -> str:
+    """Read to the end of the stream: the finer word of the one failure in it."""
+    with sock.makefile("rb") as stream:
+        said = stream.read()
+    assert struct.unpack(">I", said[:4]) == (len(said) - 4,)
+    with pytest.raises(DaemonError) as told:
+        read_answer(said[4:], Reply)
+    return told.value.detail
 
 
 # --- requests and replies ---
@@ -530,7 +548,10 @@ def test_two_hundred_connections_meet_the_limit_and_a_client_is_served_after(tmp
             await until(lambda: len(on.refused) == surplus)
             assert set(on.whys()) == {"too-many"}
             for sock in held[CONTROL_CONNECTIONS_MAX:]:
-                assert await asyncio.to_thread(is_closed, sock)
+                assert await asyncio.to_thread(refusal, sock) == "too-many"
+            with pytest.raises(DaemonError) as told:
+                await on.call(Count(1))
+            assert (told.value.detail, told.value.hint) == ("too-many", "run it again")
             held[0].sendall(framed(WHOLE))
             assert await asyncio.to_thread(held[0].recv, 1)
             for sock in held:

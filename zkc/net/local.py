@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
 from zkc.constants import CONTROL_CONNECTIONS_MAX
-from zkc.errors import InternalError, LocalIOError, PeerViolation, ZkcError
+from zkc.errors import DaemonError, InternalError, LocalIOError, PeerViolation, ZkcError
 from zkc.net.local_client import (
     LENGTH,
     Credentials,
@@ -39,6 +39,10 @@ OnRefused = Callable[[str, Credentials], None]
 
 REQUEST_SECONDS: Final = 5.0
 """From the connection to the end of its request; then it is closed."""
+
+_TOO_MANY: Final = pack_failure(
+    DaemonError("the process here serves too many commands at once", detail="too-many", hint="run it again")
+)
 
 
 class LocalServer(Generic[Req, Rep]):
@@ -89,7 +93,8 @@ class LocalServer(Generic[Req, Rep]):
             self._refused("foreign-uid", peer)
             return
         if len(self._tasks) >= self._connections_max:
-            writer.transport.abort()
+            writer.write(_TOO_MANY)
+            writer.close()
             self._refused("too-many", peer)
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer, peer))

@@ -213,7 +213,9 @@ class LocalClient(Generic[Rep]):
             check_server(self._path, credentials(sock))
             frame = pack(codec.encode(request))
             try:
-                sock.sendall(frame)
+                with contextlib.suppress(ConnectionError):
+                    # One that closes without having read it may have said why.
+                    sock.sendall(frame)
                 while True:
                     body = _exactly(sock, length_of(_exactly(sock, LENGTH.size)))
                     reply = read_answer(body, self._reply_type)
