@@ -93,6 +93,11 @@ ANSWERS_KEPT_BYTES_MAX: Final = 128 * 1024
 may be more, are given again by its handshake."""
 ENDED_BYTES_MAX: Final = 16 << 20
 """Last answers of handshakes that are over, kept for STEP_SECONDS at a coordinator in case they were lost; in bytes."""
+ASKED_MAX: Final = 512
+"""Requests of one peer that have no answer yet."""
+ASKED_NEW_MAX: Final = 256
+"""Of those: that begin a transfer, which may wait for another peer or for a port. The rest is for the steps of
+transfers under way, which are answered at once: they end, and so free what the others wait for."""
 REGISTRATIONS_MAX: Final = 1024
 """Registrations under way at a coordinator; one more ends the oldest of whoever has most."""
 REGISTRATIONS_PER_INVITATION_MAX: Final = 64

@@ -15,12 +15,29 @@ from tests.support.env import FixedClock, SeededEntropy
 from tests.support.link import HOSTILE, ROUGH, Faults, Link
 from tests.support.parties import World
 from tests.support.talks import open_channel
-from zkc.constants import ANSWERS_KEPT_MAX, RETRY_SECONDS
+from zkc.constants import ANSWERS_KEPT_MAX, ASKED_MAX, ASKED_NEW_MAX, RETRY_SECONDS
 from zkc.errors import PeerViolation
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.channel import Channel
 from zkc.wire.codec import encode
-from zkc.wire.messages import Answer, Failure, Heartbeat, ListPeers, LookUp, Ok, PeerPage, Request
+from zkc.wire.messages import (
+    Answer,
+    DeliverKey,
+    Failure,
+    Goodbye,
+    Heartbeat,
+    ListPeers,
+    LookUp,
+    Notify,
+    Ok,
+    PeerPage,
+    Request,
+    RequestBody,
+    Revoked,
+    TransferEnd,
+    TransferKey,
+    TransferRequest,
+)
 
 
 def ident(n: int) -> bytes:
@@ -120,13 +137,37 @@ def test_when_the_peer_is_gone_every_open_request_is_given_up(pair: tuple[Calls[
 # --- bounds ---------------------------------------------------------------------------------------------------------
 
 
-def test_more_requests_at_once_than_are_kept_is_a_violation(pair: tuple[Calls[str], Calls[str]]) -> None:
+def test_more_requests_at_once_than_there_are_places_is_a_violation(pair: tuple[Calls[str], Calls[str]]) -> None:
     _, answerer = pair
-    for i in range(ANSWERS_KEPT_MAX):
+    for i in range(ASKED_MAX):
         answerer.receive(encode(Request(ident(i), Heartbeat())), "")
     with pytest.raises(PeerViolation, match="limit"):
-        answerer.receive(encode(Request(ident(ANSWERS_KEPT_MAX), Heartbeat())), "")
+        answerer.receive(encode(Request(ident(ASKED_MAX), Heartbeat())), "")
     assert answerer.receive(encode(Request(ident(0), Heartbeat())), "") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (Notify(b"", bytes(64), b"", b""), [DeliverKey(b"", bytes(64)), TransferEnd(b"x" * 16, 31, ""), Revoked("")]),
+        (TransferRequest(b"", bytes(64)), [TransferKey(b"", bytes(64)), TransferEnd(b"x" * 16, 31, ""), Goodbye()]),
+    ],
+    ids=["to a recipient", "of a sender"],
+)
+def test_transfers_that_wait_to_begin_leave_room_for_the_steps_of_those_that_have_begun(
+    pair: tuple[Calls[str], Calls[str]], first: RequestBody, then: list[RequestBody]
+) -> None:
+    _, answerer = pair
+    refused = 0
+    for i in range(2 * ASKED_MAX):
+        try:
+            answerer.receive(encode(Request(ident(i), first)), "")
+        except PeerViolation as violation:
+            assert violation.detail == "limit"
+            refused += 1
+    assert refused == 2 * ASKED_MAX - ASKED_NEW_MAX
+    for i, body in enumerate(then, 2 * ASKED_MAX):
+        assert answerer.receive(encode(Request(ident(i), body)), "") == Asked(ident(i), body)
 
 
 def test_the_answers_kept_are_bounded_and_the_newest_stay(pair: tuple[Calls[str], Calls[str]]) -> None:

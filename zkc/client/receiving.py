@@ -67,6 +67,8 @@ class _Transfer:
     notify: Notify
     answer: AnswerBody | None = None
     listener: Listener | None = None
+    turn: asyncio.Timeout | None = None
+    """Its wait for a port."""
     timer: asyncio.TimerHandle | None = None
     bell: Bell | None = None
     done: asyncio.Future[None] | None = None
@@ -89,6 +91,8 @@ class Receiver:
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
         self._requests: dict[str, deque[float]] = {}
+        self._line = asyncio.Lock()
+        """Who waits for a port stands in line: first come, first served, and only one asks for it."""
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self._log = structlog.get_logger("zkc.receiving")
         self.received: Counter[str] = Counter()
@@ -189,24 +193,36 @@ class Receiver:
     async def _bind(self, transfer: _Transfer, host: str, ports: range) -> Listener:
         """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
         req = transfer.req
-        end = self._clock.monotonic() + _TURN_SECONDS
         log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex())
         told = False
-        while self._clock.monotonic() < end:
-            self._check_wanted(transfer)
-            why = f"{TRANSFERS_MAX} transfers are under way"
-            try:
-                if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
-                    return self._bulk.listen(host, ports or None)
-            except (PortsTaken, DescriptorsTaken) as error:
-                why = error.message
+
+        def tell(why: str) -> None:
+            nonlocal told
             if not told:
                 told = True
                 log.warning("transfer-waits", why=why, listen=self.config.transfer.listen, seconds=_TURN_SECONDS)
-            # Asked again and again: a port is free some time after its socket was closed, and nothing tells when.
-            await asyncio.sleep(_TURN_PAUSE)
-        log.warning("refused", reason="limit", why="no port became free in time")
-        raise PolicyRefused("no port became free in time", detail="limit")
+
+        if self._line.locked():
+            tell("others wait for a port")
+        try:
+            async with asyncio.timeout(_TURN_SECONDS) as transfer.turn, self._line:
+                while True:
+                    self._check_wanted(transfer)
+                    try:
+                        if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
+                            return self._bulk.listen(host, ports or None)
+                        tell(f"{TRANSFERS_MAX} transfers are under way")
+                    except (PortsTaken, DescriptorsTaken) as error:
+                        tell(error.message)
+                    # Asked again and again: a port is free some time after its socket was closed, and nothing tells
+                    # when.
+                    await asyncio.sleep(_TURN_PAUSE)
+        except TimeoutError:
+            self._check_wanted(transfer)
+            log.warning("refused", reason="limit", why="no port became free in time")
+            raise PolicyRefused("no port became free in time", detail="limit") from None
+        finally:
+            transfer.turn = None
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
         """X5, or G1 and G4: the key (Figure 15)."""
@@ -246,6 +262,8 @@ class Receiver:
         self._finished[xid] = None
         if len(self._finished) > _XIDS_KEPT:
             self._finished.popitem(last=False)
+        if transfer.turn is not None:
+            transfer.turn.reschedule(asyncio.get_running_loop().time())
         if transfer.timer is not None:
             transfer.timer.cancel()
         if transfer.listener is not None:

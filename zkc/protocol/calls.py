@@ -14,10 +14,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from zkc.constants import ANSWERS_KEPT_BYTES_MAX, ANSWERS_KEPT_MAX, RETRY_SECONDS
+from zkc.constants import ANSWERS_KEPT_BYTES_MAX, ANSWERS_KEPT_MAX, ASKED_MAX, ASKED_NEW_MAX, RETRY_SECONDS
 from zkc.errors import PeerViolation
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import Answer, AnswerBody, Failure, Record, Request, RequestBody
+from zkc.wire.messages import Answer, AnswerBody, Failure, Notify, Record, Request, RequestBody, TransferRequest
 
 V = TypeVar("V")
 
@@ -87,7 +87,8 @@ class Calls(Generic[V]):
             if stored is not None:
                 return Outgoing(via, stored)
             repeated = record.id in self._asked
-            if not repeated and len(self._asked) >= ANSWERS_KEPT_MAX:
+            places = ASKED_NEW_MAX if isinstance(record.body, TransferRequest | Notify) else ASKED_MAX
+            if not repeated and len(self._asked) >= places:
                 raise PeerViolation("limit", "too many requests at once")
             self._asked[record.id] = via
             return None if repeated else Asked(record.id, record.body)

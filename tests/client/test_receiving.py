@@ -1,0 +1,135 @@
+"""The recipient's transfers, from the coordinator's side of a daemon: whose turn it is, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.env import FixedClock
+from tests.support.parties import World, world
+from tests.support.talks import terms
+from tests.support.waiting import DEADLINE, until
+from zkc.client import receiving
+from zkc.client.receiving import Receiver
+from zkc.config import ClientConfig
+from zkc.errors import PeerViolation
+from zkc.net.pipe import Bulk
+from zkc.protocol import transfer_sender
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
+from zkc.stores.keystore import KeyStore
+from zkc.wire.codec import decode
+from zkc.wire.messages import AnswerBody, Notify, Resp, TransferEnd, TransferRequest, TransferResponse
+
+COORDINATOR = "tcp://127.0.0.1:7670"
+
+
+class Bob:
+    """bob's receiver, with stores and sockets of its own; alice's requests reach it one by one."""
+
+    def __init__(self, home: Home, everyone: World, closing: ExitStack) -> None:
+        bob = everyone.bob
+        self.alice = everyone.alice
+        self.clock = FixedClock()
+        self.store = closing.enter_context(KeyStore.open(home))
+        self.inbox = closing.enter_context(Inbox.open(home))
+        self.bulk = Bulk()
+        self.principal: Any = SimpleNamespace(
+            authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card
+        )
+        self.receiver = Receiver(self.bulk, self.store, self.inbox, ClientConfig(), self.clock)
+
+    def request(self, serial: int) -> tuple[bytes, Notify]:
+        """The xid and the notification of alice's ``serial``th transfer."""
+        made = transfer_sender.create_request(self.alice.sender(), terms("bob", serial=serial))
+        (effect,) = made.effects
+        asked = effect.message
+        assert isinstance(asked, TransferRequest)
+        card = self.alice.card.encoded
+        return made.state.req.xid, Notify(asked.request, asked.signature, card, self.alice.certificate)
+
+    async def ask(self, body: Any) -> AnswerBody:
+        return await self.receiver.handle(self.principal, COORDINATOR, body)
+
+    async def answer(self, serial: int) -> tuple[str, str]:
+        """The verdict on alice's ``serial``th transfer, and its finer word."""
+        return verdict(await self.ask(self.request(serial)[1]))
+
+
+def verdict(answer: AnswerBody) -> tuple[str, str]:
+    assert isinstance(answer, TransferResponse)
+    resp: Resp = decode(answer.response, Resp)
+    return resp.verdict, resp.detail
+
+
+@pytest.fixture
+def closing() -> Any:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def bob(home: Home, closing: ExitStack) -> Bob:
+    return Bob(home, world("hybrid"), closing)
+
+
+def play(bob: Bob, scene: Coroutine[Any, Any, None]) -> None:
+    """``scene`` on a loop, and the end of the receiver."""
+
+    async def whole() -> None:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await scene
+        finally:
+            await bob.receiver.close()
+            await asyncio.to_thread(bob.bulk.close)
+
+    asyncio.run(whole())
+
+
+def test_who_waits_for_a_port_gets_it_in_the_order_of_coming(bob: Bob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "TRANSFERS_MAX", 1)
+
+    async def scene() -> None:
+        requests = [bob.request(serial) for serial in range(5)]
+        asked = [asyncio.create_task(bob.ask(notify)) for _, notify in requests]
+        for number, (xid, _) in enumerate(requests):
+            assert verdict(await asked[number]) == ("accept", "")
+            assert not any(task.done() for task in asked[number + 1 :])
+            await bob.ask(TransferEnd(xid, 31, "ended"))
+
+    play(bob, scene())
+
+
+def test_who_gives_up_in_the_line_is_answered_at_once(bob: Bob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "TRANSFERS_MAX", 1)
+
+    async def scene() -> None:
+        requests = [bob.request(serial) for serial in range(4)]
+        asked = [asyncio.create_task(bob.ask(notify)) for _, notify in requests]
+        await until(lambda: asked[0].done() and len(bob.receiver._transfers) == len(asked))
+        for number in (2, 1):  # in the middle, and at the head
+            await bob.ask(TransferEnd(requests[number][0], 31, "ended"))
+            with pytest.raises(PeerViolation, match="ended meanwhile"):
+                await asked[number]
+        assert not asked[3].done()
+        await bob.ask(TransferEnd(requests[0][0], 31, "ended"))
+        assert verdict(await asked[3]) == ("accept", "")
+
+    play(bob, scene())
+
+
+def test_who_waits_in_vain_is_refused_in_time(bob: Bob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "TRANSFERS_MAX", 0)
+    monkeypatch.setattr(receiving, "_TURN_SECONDS", 0.2)
+
+    async def scene() -> None:
+        answers = await asyncio.gather(*(bob.answer(serial) for serial in range(3)))
+        assert answers == [("refuse", "limit")] * 3
+
+    play(bob, scene())
