@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.support.env import FixedClock
 from tests.support.parties import World, world
@@ -131,5 +132,23 @@ def test_who_waits_in_vain_is_refused_in_time(bob: Bob, monkeypatch: pytest.Monk
     async def scene() -> None:
         answers = await asyncio.gather(*(bob.answer(serial) for serial in range(3)))
         assert answers == [("refuse", "limit")] * 3
+
+    play(bob, scene())
+
+
+def test_the_rate_of_one_sender_is_the_configurations_also_once_it_is_read_again(bob: Bob) -> None:
+    """What it asks beyond is refused as ``limit``, before anything else is looked at."""
+
+    def configure(per_second: int) -> None:
+        inbox = structs.replace(bob.receiver.config.inbox, accept="none", per_second=per_second)
+        bob.receiver.config = structs.replace(bob.receiver.config, inbox=inbox)
+
+    async def scene() -> None:
+        serials = iter(range(1000))
+        for per_second in (5, 50, 2):
+            configure(per_second)
+            bob.clock.advance(1.0)
+            answers = [await bob.answer(next(serials)) for _ in range(per_second + 10)]
+            assert answers == [("refuse", "accept")] * per_second + [("refuse", "limit")] * 10
 
     play(bob, scene())

@@ -37,7 +37,6 @@ from zkc.coordinator.engine import Engine, Settings
 from zkc.coordinator.identity import load_or_create
 from zkc.coordinator.invitations import make_invitation
 from zkc.coordinator.keypool import KeyPool
-from zkc.coordinator.rates import Bucket, Rate
 from zkc.coordinator.registrations import Registrations
 from zkc.coordinator.services import Services
 from zkc.coordinator.sessions import Client, Session
@@ -52,6 +51,7 @@ from zkc.protocol.calls import Asked
 from zkc.protocol.channel import PeerKeys
 from zkc.protocol.step import Send, step
 from zkc.protocol.transfer_coordinator import KeyWithRecipient, Party
+from zkc.rules.rates import Bucket, Rate
 from zkc.stores.home import Home
 from zkc.stores.keydb import ClientRow, KeyDb
 from zkc.wire.codec import decode, encode

@@ -6,7 +6,7 @@ The handshake runs on the daemon's loop; the bytes of each transfer in a thread 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,6 +28,7 @@ from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_port_range
 from zkc.rules.policy import Asked, Standing, decide, least_size
+from zkc.rules.rates import Window
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -55,7 +56,7 @@ _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a transfer waits for a port to become free: the sender hears of it before its own step has run out."""
 _TURN_PAUSE: Final = 0.1
 _SENDERS_KEPT: Final = 1024
-"""Senders whose requests of the last second are counted, before those that are silent are forgotten."""
+"""Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class Receiver:
         self._clock = clock
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
-        self._requests: dict[str, deque[float]] = {}
+        self._requests: dict[str, Window] = {}
         self._line = asyncio.Lock()
         """Who waits for a port stands in line: first come, first served, and only one asks for it."""
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
@@ -272,12 +273,8 @@ class Receiver:
     def _standing(self, req: Req) -> Standing:
         now = self._clock.monotonic()
         if len(self._requests) > _SENDERS_KEPT:
-            self._requests = {name: times for name, times in self._requests.items() if times[-1] > now - 1.0}
-        recent = self._requests.setdefault(req.sender, deque(maxlen=max(self.config.inbox.per_second, 1)))
-        while recent and recent[0] < now - 1.0:
-            recent.popleft()
-        seen = len(recent)
-        recent.append(now)
+            self._requests = {name: seen for name, seen in self._requests.items() if not seen.is_over(now)}
+        seen = self._requests.setdefault(req.sender, Window()).add(now)
         at_once = sum(other.req.sender == req.sender for other in self._transfers.values()) - 1
         return Standing(at_once, seen, self._inbox.free_bytes())
 

@@ -22,7 +22,6 @@ from zkc.constants import (
     REGISTRATIONS_PER_INVITATION_PER_SECOND,
 )
 from zkc.coordinator.core import Core, Wire, code_of
-from zkc.coordinator.rates import Bucket, Rate
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import KemPrivateKey, read_private
 from zkc.errors import InternalError, PeerViolation, ZkcError
@@ -41,6 +40,7 @@ from zkc.protocol.registration_coordinator import (
     Reserved,
 )
 from zkc.protocol.step import Send, Step, erase, step
+from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow, InvitationRow, InviteUsed
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame

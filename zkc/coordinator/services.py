@@ -20,12 +20,12 @@ from zkc.constants import (
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.invitations import make_invitation
-from zkc.coordinator.rates import Bucket, Rate
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
 from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.ids import is_name
 from zkc.protocol.calls import Asked
+from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
     AnswerBody,

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zkc.coordinator.core import Wire
-from zkc.coordinator.rates import Bucket, Window
 from zkc.protocol.calls import Calls
 from zkc.protocol.channel import Channel, PeerKeys
 from zkc.protocol.transfer_coordinator import Party
+from zkc.rules.rates import Bucket, Window
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import AnswerBody, Failure, HelloInfo
 

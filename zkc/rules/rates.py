@@ -52,3 +52,7 @@ class Window:
             self._second, self._count = int(now), 0
         self._count += 1
         return self._count - 1
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is worth no more than a new one."""
+        return int(now) != self._second
