@@ -191,6 +191,17 @@ def test_the_first_of_several_invitations_wins(fleet: Fleet) -> None:
     assert reason(join(fleet, "several-2", first)) == (11, "name-taken")
 
 
+def test_of_two_invitations_for_one_name_at_once_one_wins(fleet: Fleet) -> None:
+    homes = {f"rival-{number}": fleet.invite("rival") for number in (1, 2)}
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda home: join(fleet, *home), homes.items()))
+    one, other = sorted(both, key=lambda done: done.code)
+    assert (one.code, one.events[-1]["name"]) == (0, "rival")
+    assert reason(other) == (11, "name-taken")
+    clients = fleet.zkc("coordinator", "coordinator", "clients", "--json").events
+    assert [row["name"] for row in clients].count("rival") == 1
+
+
 def test_a_second_registration_needs_force_and_an_ended_daemon(fleet: Fleet) -> None:
     invitation = fleet.invite("alice-2")
     assert reason(join(fleet, "alice", invitation)) == (2, "already-registered")
