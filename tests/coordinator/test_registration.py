@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from tests.support.coordinator import (
 )
 from tests.support.waiting import wait_until
 from zkc.coordinator import admin
+from zkc.coordinator.identity import load as load_identity
 from zkc.crypto.invitations import invitation_curve_secret, parse_invitation
 from zkc.net.monitor import EventKind
 from zkc.net.sockets import generate_curve, to_raw
 from zkc.protocol.registration_client import Registered
+from zkc.stores.keydb import KeyDb
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame
 from zkc.wire.messages import (
@@ -203,6 +206,9 @@ def test_of_fifty_newcomers_with_one_invitation_exactly_one_registers(running: R
     assert outcomes == {"registered": 1, "11 invite-used": 49}
     assert len(live(running, "fifty")) == 1
     assert len([event for event in running.events("registered") if event["name"] == "fifty"]) == 1
+    url, mac_key = f"sqlite:///{running.home.data / 'keys.db'}", load_identity(running.home.data).mac_key
+    with closing(KeyDb.open(url, mac_key, create=False)) as db:
+        assert [entry.name for entry in db.log_entries(limit=10_000)].count("fifty") == 1
 
 
 def test_another_card_on_a_used_invitation_is_refused_and_reported(running: RunningCoordinator) -> None:
