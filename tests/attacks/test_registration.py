@@ -220,6 +220,7 @@ DEATHS: Final = [
 """After each message of the newcomer and before each of the coordinator; before R6, the registration is committed."""
 
 
+@pytest.mark.claims("A5", "A6", "A7")
 @pytest.mark.attack("R06")
 @pytest.mark.parametrize(("how", "message"), DEATHS)
 def test_a_coordinator_killed_at_any_step_registers_the_retry_once(

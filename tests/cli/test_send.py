@@ -64,6 +64,7 @@ def reason(done: Done) -> tuple[int, str, str]:
 # --- what arrives ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claims("F1", "F2")
 @pytest.mark.parametrize("size", [0, 1, 100_000, 10_000_000])
 def test_piped_data_arrives_whole(size: int, inbox: Fleet) -> None:
     data = os.urandom(size)

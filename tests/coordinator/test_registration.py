@@ -136,6 +136,7 @@ def test_a_registration_that_broke_off_anywhere_is_finished_by_a_retry(running: 
         assert peer.ask(Heartbeat()) == Ok()
 
 
+@pytest.mark.claims("A5", "A6", "A7")
 @pytest.mark.attack("R06", "P04")
 def test_a_coordinator_killed_at_any_step_registers_a_retry_once_with_the_same_uid(tmp_path: Path) -> None:
     with coordinator_in(tmp_path) as coordinator:

@@ -191,6 +191,7 @@ def asked(ends: Ends, **changes: Any) -> Any:
     return ends.sender.ask(message_of(ends.request(**changes)))
 
 
+@pytest.mark.claims("D1", 40, 62, 86)
 def test_nobody_and_somebody_offline_are_told_apart(ends: Ends, running: RunningCoordinator) -> None:
     offline = join(running, f"offline-{os.urandom(3).hex()}").name
     assert asked(ends, recipient="nobody").detail == "unknown"
@@ -322,6 +323,7 @@ def test_a_bystander_cannot_end_a_transfer(ends: Ends, running: RunningCoordinat
     assert ends.sender.answer_to(call).code == 24
 
 
+@pytest.mark.claims("D1", 40, 62, 86)
 @pytest.mark.attack("C15")
 def test_a_sender_is_told_when_the_recipient_goes_away_in_the_middle(members: tuple[Member, Member]) -> None:
     alice, bob = members

@@ -49,6 +49,7 @@ def test_both_ends_hold_the_same_channel_and_talk_both_ways(each_world: World) -
         assert client.open(coordinator.seal(b"down %d" % i)) == b"down %d" % i
 
 
+@pytest.mark.claims("B2")
 def test_without_the_permanent_client_key_the_answer_does_not_open(default_world: World) -> None:
     """Who stole the server key's public half, or bob, cannot become alice."""
     alice = default_world.alice
@@ -58,6 +59,7 @@ def test_without_the_permanent_client_key_the_answer_does_not_open(default_world
     assert violation(lambda: ch.consume_answer(impostor, sent.state, only(answered))) == "forged"
 
 
+@pytest.mark.claims("B1", 3, 19)
 def test_without_the_permanent_server_key_the_hello_does_not_open(default_world: World) -> None:
     """Who answers at the coordinator's address needs the key that it made for this client alone."""
     alice = default_world.alice

@@ -101,7 +101,9 @@ def all_secrets(talk: TransferTalk, *sides: str) -> Iterator[tuple[str, Secret]]
 # --- the way through ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("C1", "C2", "C3", "C4", 58, 59, 60, 68, 69, 70, 71, 73, 76, 77, 78, 79, 82, 83, 84, 92, 93, 94, 95)
+@pytest.mark.claims(
+    "C1", "C2", "C3", "C4", "D4", 58, 59, 60, 68, 69, 70, 71, 73, 76, 77, 78, 79, 82, 83, 84, 92, 93, 94, 95, 106
+)  # fmt: skip
 def test_a_sender_made_key_is_agreed_in_the_documents_order(each_world: World) -> None:
     """Request, notification, answer, the recipient's permanent key, the sealed key, the confirmation: then data."""
     talk = finished(each_world.transfer(asked(SENDER_MADE)))
@@ -117,7 +119,7 @@ def test_a_sender_made_key_is_agreed_in_the_documents_order(each_world: World) -
     assert sender.peer.fingerprint == each_world.bob.fingerprint == recipient.own_fingerprint
 
 
-@pytest.mark.claims("B1", "B2", "B3", 1, 2, 3, 4, 5, 17, 18, 19, 20, 26, 27, 28, 31, 32, 39, 40, 49, 52, 110)
+@pytest.mark.claims("B1", "B2", "B3", "D4", 1, 2, 3, 4, 5, 17, 18, 19, 20, 26, 27, 28, 31, 32, 39, 40, 49, 52, 110)
 def test_a_coordinator_made_key_goes_to_the_recipient_and_only_then_to_the_sender(each_world: World) -> None:
     """Nothing reaches the sender before the recipient's confirmation has verified (figure 2, 204-208)."""
     talk = finished(each_world.transfer(asked(RECIPIENT_FIRST)))
@@ -131,7 +133,7 @@ def test_a_coordinator_made_key_goes_to_the_recipient_and_only_then_to_the_sende
     assert sender.th == recipient.th
 
 
-@pytest.mark.claims("B7", "B3")
+@pytest.mark.claims("B7", "B3", "D4", 40)
 def test_the_key_can_go_to_the_sender_first(each_world: World) -> None:
     """The other order of figure 2: the recipient gets its key together with the sender's confirmation."""
     talk = finished(each_world.transfer(asked(SENDER_FIRST)))
@@ -220,7 +222,7 @@ def test_ids_of_another_length_are_a_defect_of_the_caller(default_world: World) 
 # --- what is answered instead ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("B2", "C1")
+@pytest.mark.claims("B2", "C1", "D4", 40)
 @each_form
 @pytest.mark.parametrize(("code", "detail"), [(25, "limit"), (24, "refused"), (33, "no-space")])
 def test_a_refusal_gives_no_card_and_no_key(default_world: World, form: Form, code: int, detail: str) -> None:
@@ -283,7 +285,7 @@ def test_levels_are_ordered() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.claims("D1", 40, 62, 86)
+@pytest.mark.claims("D1", "D4", 40, 62, 86)
 @each_form
 @pytest.mark.parametrize(("required", "code"), [("present", 22), ("authorised", 23)])
 def test_no_key_passes_before_the_level_asked_for_is_stated(
@@ -301,6 +303,28 @@ def test_no_key_passes_before_the_level_asked_for_is_stated(
     assert talk.failure == tc.FailSender(code, "")
     assert not talk.messages(TransferGrant, DeliverSessionKey)
     assert alice.name == req.sender
+
+
+@pytest.mark.claims("D4", 40)
+@each_form
+@pytest.mark.parametrize("required", ["present", "authorised"])
+def test_a_sender_takes_no_grant_below_the_level_that_it_asked_for(
+    default_world: World, form: Form, required: str
+) -> None:
+    """Whatever the coordinator passes on: a key that comes means that the level is met."""
+    talk = default_world.transfer(asked(form))
+    side = talk.sides["sender"]
+    req = msgspec.structs.replace(side.state.req, presence=required)
+    signed = _signed_request(default_world, req)
+    th = ts.Transcript.start("xfer", default_world.suite.name).absorb(signed.request).absorb(signed.signature)
+    side.state = dataclasses.replace(side.state, req=req, th=th)
+    talk.tap = replacing(TransferRequest, lambda _: signed)
+    talk.run()
+    (answer,) = talk.messages(TransferResponse)
+    bob = default_world.bob
+    grant = TransferGrant(answer.response, answer.signature, bob.card.encoded, bob.certificate, b"", b"")
+    with pytest.raises(NobodyThere):
+        talk.feed("sender", grant)
 
 
 def _signed_request(world: World, req: Req) -> TransferRequest:
@@ -821,6 +845,7 @@ def test_a_forged_confirmation_of_the_sender_is_refused_by_the_recipient(default
         assert talk.agreed == (False, False)
 
 
+@pytest.mark.claims("B3", 5, 32)
 @pytest.mark.attack("H07")
 def test_the_confirmation_of_the_recipient_is_checked_before_anything_goes_to_the_sender(default_world: World) -> None:
     """Coordinator-made, recipient first: G2 forged, and no KEYS leaves."""

@@ -331,6 +331,7 @@ def test_processes_at_once_with_one_invitation_are_one_winner(db: KeyDb, url: st
     assert len(db.clients()) == db.log_size() == 1
 
 
+@pytest.mark.claims("A5", "A7")
 def test_a_registration_that_was_acknowledged_survives_kill_9(db: KeyDb, url: str) -> None:
     invited = invitation("bob")
     db.add_invitation(invited)

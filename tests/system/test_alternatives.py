@@ -112,7 +112,7 @@ def test_what_one_of_the_three_does_not_allow_is_refused_though_the_others_do(
 # --- how one registers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("A4", "A6", 29, 30, 43, 47, 50, 55, 85)
+@pytest.mark.claims("A4", "A6", 8, 9, 10, 29, 30, 43, 47, 50, 55, 85)
 @pytest.mark.parametrize(("request_", "seal_to"), [("apart", "permanent"), ("together", "temporary")])
 def test_a_client_registers_as_its_configuration_says(fleet: EvilFleet, request_: str, seal_to: str) -> None:
     """The request with the temporary key or after it, the card sealed to either server key; it can send then."""
