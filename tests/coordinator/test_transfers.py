@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.coordinator import Member, NoAnswerError, Peer, RunningCoordinator, coordinator_in, join
 from tests.support.waiting import wait_until
+from tests.vectors import handshakes
 from zkc.constants import CHUNK
 from zkc.coordinator import admin
 from zkc.crypto.cards import read_coordinator_card, verify_card
@@ -36,6 +37,7 @@ from zkc.wire.messages import (
     TransferGrant,
     TransferKey,
     TransferRequest,
+    WrappedKey,
 )
 
 SILENCE = 0.5
@@ -166,6 +168,21 @@ def test_a_coordinator_made_key_reaches_both_in_either_order(ends: Ends, order: 
     ends.recipient.reply(request, message_of(last) if last.effects else Ok())
     agreed = step(sending.TABLE, alice, confirmed.state, ends.sender.answer_to(call))
     assert agreed.state.session.k.reveal() == last.state.session.k.reveal()
+
+
+@pytest.mark.claims("B6", 6, 7, 21, 22, 33, 44, 51)
+def test_every_request_gets_a_key_of_its_own_from_the_coordinator(ends: Ends) -> None:
+    """The key as it was wrapped: what the ends derive from it differs by the transcript in any case."""
+    made = set()
+    for _ in range(2):
+        ends.sender.send_request(message_of(ends.request(key_source="coordinator")))
+        state = accepted(ends)
+        request = ends.recipient.next_request()
+        keys = {"recipient_permanent": ends.bob.kem_key, "recipient_one_time": state.one_time}
+        wrapped: WrappedKey = decode(request.body.wrapped, WrappedKey)
+        made.add(handshakes.unwrap({}, "R", wrapped, state.th.value, keys, "recipient"))
+        ends.recipient.refuse(request, 24, "")
+    assert len(made) == 2
 
 
 def test_every_transfer_goes_on_after_a_link_that_broke_with_more_answers_than_are_kept(ends: Ends) -> None:

@@ -278,7 +278,7 @@ def transfer_values(vector: Vector) -> dict[str, str]:
         (to_sender,) = (each for each in later if isinstance(each, TransferGrant))
         (to_recipient,) = (each for each in later if isinstance(each, DeliverSessionKey))
         for end, who, wrapped in (("S", "sender", to_sender.wrapped), ("R", "recipient", to_recipient.wrapped)):
-            unwrapped = _unwrap(out, end, decode(wrapped, WrappedKey), th.value, keys, who)
+            unwrapped = unwrap(out, end, decode(wrapped, WrappedKey), th.value, keys, who)
             if unwrapped.hex() != vector["coordinator_made"]:
                 raise ValueError("another key was wrapped")
         k = extract(th.value, Secret(bytes.fromhex(vector["coordinator_made"])))
@@ -299,7 +299,7 @@ def _confirmation(out: dict[str, str], name: str, k: Secret, tag: bytes, *covere
     check_mac(mac(key, *covered), tag)
 
 
-def _unwrap(
+def unwrap(
     out: dict[str, str], end: str, wrapped: WrappedKey, th_c: bytes, keys: dict[str, KemPrivateKey], who: str
 ) -> bytes:
     """What a WrappedKey holds."""
