@@ -224,7 +224,7 @@ def test_damage_in_a_key_is_refused(folder: Path, tmp_path: Path, kept: Kept) ->
 
 @pytest.mark.attack("K03")
 def test_damage_anywhere_is_refused_or_has_no_effect(folder: Path, tmp_path: Path, kept: Kept) -> None:
-    """Samples; every byte is tried in memory by tests/stores, and by the soak."""
+    """Samples here, thousands in the soak; the soak of tests/stores tries every byte in its own process."""
     variants = damaged(folder, kept, SAMPLES)
     refused, _ = try_damage(folder, tmp_path, kept, variants)
     assert {"cut to nothing", "cut in the middle"} <= set(refused)

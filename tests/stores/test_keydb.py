@@ -23,6 +23,7 @@ import pytest
 from sqlalchemy import create_engine, inspect
 
 import zkc
+from tests.support.link import flipped, places, sampled
 from zkc.constants import INVITATIONS_KEPT_SECONDS
 from zkc.errors import InternalError, LocalIOError, NotRegistered, UsageError, VersionMismatch, ZkcError
 from zkc.stores import keydb, migrations
@@ -888,11 +889,6 @@ def equal_or_damaged(path: Path, data: bytes, intact: dict[str, object]) -> str:
         return repr(error)
 
 
-def sample(total: int, count: int) -> range:
-    """All of ``range(total)`` for `scripts/soak`, else about ``count`` of it, evenly."""
-    return range(0, total, 1 if os.environ.get("ZKC_SOAK") else max(1, total // count))
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     make_small(tmp_path / "keys.db")
@@ -900,34 +896,36 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.mark.attack("K03")
-def test_a_flipped_byte_changes_no_value_or_is_called_damage(small: Path) -> None:
+@sampled(150)
+def test_a_flipped_byte_changes_no_value_or_is_called_damage(small: Path, count: int) -> None:
+    """One bit of it, another one at each place, and all of it. Every byte in the soak."""
     whole, intact = small.read_bytes(), read_all(small)
     ends: dict[str, list[tuple[int, int]]] = {}
-    for offset in sample(len(whole), 300):
-        # One bit, another one at each offset: a whole flipped byte is the more easily noticed.
-        for mask in {1 << (offset * 5 % 8), 0xFF} if os.environ.get("ZKC_SOAK") else {1 << (offset * 5 % 8)}:
-            flipped = bytearray(whole)
-            flipped[offset] ^= mask
-            ends.setdefault(equal_or_damaged(small, bytes(flipped), intact), []).append((offset, mask))
+    for place in places(0, len(whole), count):
+        for mask in (1 << (place * 5 % 8), 0xFF):
+            damaged = flipped(whole, place, mask)
+            ends.setdefault(equal_or_damaged(small, damaged, intact), []).append((place, mask))
     assert set(ends) == {"equal", "damaged"}, {end: ends[end][:10] for end in ends if end not in ("equal", "damaged")}
 
 
 @pytest.mark.attack("K03")
-def test_a_flip_in_the_first_page_changes_no_value_or_is_called_damage(small: Path) -> None:
-    """The header: page size, format versions, text encoding, counters; every bit of it."""
+@sampled(150)
+def test_a_flip_in_the_first_page_changes_no_value_or_is_called_damage(small: Path, count: int) -> None:
+    """The header: page size, format versions, text encoding, counters; every bit of it in the soak."""
     whole, intact = small.read_bytes(), read_all(small)
     ends: dict[str, list[int]] = {}
-    for bit in sample(108 * 8, 150):
-        flipped = bytearray(whole)
-        flipped[bit // 8] ^= 1 << (bit % 8)
-        ends.setdefault(equal_or_damaged(small, bytes(flipped), intact), []).append(bit)
+    for bit in places(0, 108 * 8, count):
+        damaged = flipped(whole, bit // 8, 1 << (bit % 8))
+        ends.setdefault(equal_or_damaged(small, damaged, intact), []).append(bit)
     assert set(ends) == {"equal", "damaged"}, {end: ends[end][:10] for end in ends if end not in ("equal", "damaged")}
 
 
 @pytest.mark.attack("K03")
-def test_a_truncated_file_is_damaged_at_every_length(small: Path) -> None:
+@sampled(120)
+def test_a_truncated_file_is_damaged_whatever_its_length(small: Path, count: int) -> None:
+    """Every length in the soak."""
     whole, intact = small.read_bytes(), read_all(small)
-    ends = {equal_or_damaged(small, whole[:length], intact) for length in sample(len(whole), 120)}
+    ends = {equal_or_damaged(small, whole[:length], intact) for length in places(0, len(whole), count)}
     assert ends == {"damaged"}
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+import pytest
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,13 @@ def flipped(data: bytes, place: int, mask: int = 0x01) -> bytes:
     damaged = bytearray(data)
     damaged[place] ^= mask
     return bytes(damaged)
+
+
+def sampled(count: int) -> pytest.MarkDecorator:
+    """The test gets a ``count`` for `places`: this one in the suite, one without bound in `scripts/soak`."""
+    return pytest.mark.parametrize(
+        "count", [pytest.param(count, id="sample"), pytest.param(sys.maxsize, id="all", marks=pytest.mark.soak)]
+    )
 
 
 def places(start: int, end: int, count: int) -> Iterable[int]:
