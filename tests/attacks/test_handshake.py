@@ -198,7 +198,7 @@ def test_terms_that_the_coordinator_changes_are_refused(
     ("message", "field_name"), [(message, name) for message, names in FORWARDED.items() for name in names]
 )
 def test_a_flipped_bit_of_whatever_is_passed_on_is_refused(refused: EvilFleet, message: str, field_name: str) -> None:
-    """Samples here; every byte in memory in tests/protocol/test_tampering.py."""
+    """Samples here; in memory every byte, by the soak of tests/protocol."""
     to = "alice" if message in ("TransferGrant", "TransferConfirm") else "bob"
     encoded = refused.evil.records[newest(refused, to, message)][2]
     data: bytes = getattr(decode(encoded, getattr(messages, message)), field_name)

@@ -188,7 +188,7 @@ def test_temporary_keys_of_two_registrations_cannot_be_exchanged(fleet: EvilFlee
 def test_a_flipped_bit_of_whatever_the_coordinator_says_is_refused_and_costs_nothing(
     fleet: EvilFleet, again: Again
 ) -> None:
-    """Each field of R0's answer, R2, R4 and R6; every byte in memory in tests/protocol/test_tampering.py."""
+    """Each field of R0's answer, R2, R4 and R6; in memory every byte, by the soak of tests/protocol."""
     said = {
         "RegCoordinator": ("card", "signature"), "RegTempServer": ("temp_server_key", "signature"),
         "RegPermServer": ("ct2", "sealed_perm_server_key", "mac"), "RegDone": ("sealed_done", "mac"),

@@ -1,4 +1,7 @@
-"""Every field of every message, damaged on its way: refused at the next MAC, signature or decoding; nothing moves."""
+"""Every field of every message, damaged on its way: refused at the next MAC, signature or decoding; nothing moves.
+
+The suite damages a sample of the bytes, `scripts/soak` every one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.link import flipped, places
+from tests.support.link import flipped, places, sampled
 from tests.support.parties import World, coordinator_of, newcomer
 from tests.support.talks import RegistrationTalk, TransferTalk, Turn, snapshot, spans, terms
 from zkc.errors import IdentityError, PeerViolation
@@ -60,11 +63,15 @@ def refuses(turn: Turn, encoded: bytes, grammar: Any) -> bool:
 
 
 @pytest.mark.attack("P01")
+@sampled(40)
 @pytest.mark.parametrize("suite", ["hybrid", "x25519"])
 @pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
 @pytest.mark.parametrize("seal_to", ["permanent", "temporary"])
-def test_no_damaged_registration_message_moves_a_state(suite: str, apart: bool, seal_to: str) -> None:
-    """R0 to R6: after all damage the true message still counts, and the registration ends well."""
+def test_no_damaged_registration_message_moves_a_state(
+    suite: str, apart: bool, seal_to: str, count: int
+) -> None:
+    """R0 to R6: after all damage the true message still counts, and the registration ends well. Every byte in the
+    soak."""
     coordinator = coordinator_of(suite)
     invitation = coordinator.invite("dave")
     new = newcomer(invitation, coordinator.suite, request_apart=apart, seal_to=seal_to)
@@ -72,7 +79,7 @@ def test_no_damaged_registration_message_moves_a_state(suite: str, apart: bool, 
 
     def tap(turn: Turn) -> object:
         before = snapshot(turn.state)
-        for what, encoded in damaged(turn.message, 40):
+        for what, encoded in damaged(turn.message, count):
             assert refuses(turn, encoded, RegMessage), what
             tried.append(what)
         assert snapshot(turn.state) == before
@@ -86,15 +93,19 @@ def test_no_damaged_registration_message_moves_a_state(suite: str, apart: bool, 
 
 
 @pytest.mark.attack("P01", "H03", "H07", "H08")
+@sampled(120)
 @each_form
-def test_no_damaged_message_of_a_transfer_moves_the_end_that_takes_it(quick_world: World, form: Form) -> None:
-    """X2, X4, X5, X6 and G1 to G4 at sender and recipient, each bit's damage refused where it arrives."""
+def test_no_damaged_message_of_a_transfer_moves_the_end_that_takes_it(
+    quick_world: World, form: Form, count: int
+) -> None:
+    """X2, X4, X5, X6 and G1 to G4 at sender and recipient, the damage refused where it arrives; every byte in the
+    soak."""
     talk = quick_world.transfer(terms("bob", key_source=form[0], key_order=form[1]))
 
     def tap(turn: Turn) -> object:
         if turn.to != "coordinator" and not isinstance(turn.message, Ok):
             before = snapshot(turn.state)
-            for what, encoded in damaged(turn.message, 120):
+            for what, encoded in damaged(turn.message, count):
                 assert refuses(turn, encoded, talk.grammar), what
             assert snapshot(turn.state) == before
         return turn.message
@@ -106,19 +117,21 @@ def test_no_damaged_message_of_a_transfer_moves_the_end_that_takes_it(quick_worl
 
 
 @pytest.mark.attack("P01", "H03", "H05", "H07", "H08")
+@sampled(50)
 @each_form
 @pytest.mark.parametrize("kind", PASSED_ON, ids=lambda kind: kind.__name__)
 def test_what_is_damaged_before_the_coordinator_ends_at_the_next_check(
-    default_world: World, form: Form, kind: type
+    default_world: World, form: Form, kind: type, count: int
 ) -> None:
-    """The coordinator checks no signature: the end that is meant refuses, does not move, and agrees on nothing."""
+    """The coordinator checks no signature: the end that is meant refuses, does not move, and agrees on nothing.
+    Every byte in the soak."""
     clean = default_world.transfer(terms("bob", key_source=form[0], key_order=form[1]))
     clean.run()
     sent = [message for to, message in zip((to for to, _ in clean.wire), clean.messages(object), strict=True)
             if to == "coordinator" and isinstance(message, kind)]  # fmt: skip
     for message in sent:
         for place_of in spans(message).values():
-            for place in places(*place_of, 50):
+            for place in places(*place_of, count):
                 _damage_once(default_world, form, kind, place)
 
 
