@@ -8,6 +8,8 @@ from typing import Final
 
 VERSION: Final = 1
 """Version byte of every frame; ``zkc/1`` in every derivation."""
+TERMS_VERSION: Final = 1
+"""Version of REQ and RESP, their first field: it rises when one of them gets a field more."""
 
 ID_BYTES: Final = 16
 """Length of uid, xid, tid, invitation and request ids: random, so 2^64 of them before two meet."""

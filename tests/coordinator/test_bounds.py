@@ -30,6 +30,7 @@ from zkc.constants import (
     REGISTRATIONS_PER_INVITATION_MAX,
     REGISTRATIONS_PER_INVITATION_PER_SECOND,
     STEP_SECONDS,
+    TERMS_VERSION,
 )
 from zkc.coordinator.clients import SEEN_FLUSH_ROWS, Clients
 from zkc.coordinator.core import Core, Wire
@@ -542,7 +543,8 @@ def client(name: str) -> Client:
 
 def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
     fields: dict[str, Any] = {
-        "xid": os.urandom(16), "tid": os.urandom(16), "sender": sender, "recipient": recipient, "pin": b"",
+        "version": TERMS_VERSION, "xid": os.urandom(16), "tid": os.urandom(16), "sender": sender,
+        "recipient": recipient, "pin": b"",
         "key_source": "sender", "key_order": "recipient-first", "cipher": "aes-256-gcm", "presence": "online",
         "wait": 0, "size_class": 255, "can_listen": False, "fresh": False, "card_hash": bytes(32),
         "sender_one_time_key": b"",
@@ -553,8 +555,8 @@ def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
 def response(asked: TransferRequest, key: bytes) -> TransferResponse:
     req = decode(asked.request, Req)
     resp = Resp(
-        req.xid, "accept", 0, "", "online", 0, key, 65536, 0, False, bytes(32), req.key_source, req.key_order,
-        req.sender_one_time_key, b"",
+        TERMS_VERSION, req.xid, "accept", 0, "", "online", 0, key, 65536, 0, False, bytes(32), req.key_source,
+        req.key_order, req.sender_one_time_key, b"",
     )
     return TransferResponse(encode(resp), bytes(64))
 

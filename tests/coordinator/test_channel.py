@@ -15,7 +15,7 @@ import zmq
 from tests.support.coordinator import Member, Newcomer, NoAnswerError, Peer, RunningCoordinator, coordinator_in, join
 from tests.support.evil import KeyedPeer
 from tests.support.waiting import DEADLINE, wait_until
-from zkc.constants import CONNECTIONS_PER_PEER_MAX, SILENT_SECONDS
+from zkc.constants import CONNECTIONS_PER_PEER_MAX, SILENT_SECONDS, TERMS_VERSION
 from zkc.coordinator import admin
 from zkc.crypto.invitations import invitation_curve_secret, parse_invitation
 from zkc.net.monitor import EventKind
@@ -323,8 +323,8 @@ def test_a_client_that_claims_a_routing_id_is_dropped_and_the_owner_unaffected(r
 
 def request_from(member: Member, sender: str) -> TransferRequest:
     req = Req(
-        os.urandom(16), os.urandom(16), sender, "victim", b"", "sender", "recipient-first", "aes-256-gcm", "online", 0,
-        255, False, False, member.registered.uid * 2, b"",
+        TERMS_VERSION, os.urandom(16), os.urandom(16), sender, "victim", b"", "sender", "recipient-first",
+        "aes-256-gcm", "online", 0, 255, False, False, member.registered.uid * 2, b"",
     )
     return TransferRequest(encode(req), bytes(64))
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.link import flipped, places, sampled
 from tests.support.parties import World, coordinator_of, newcomer
 from tests.support.talks import RegistrationTalk, TransferTalk, Turn, snapshot, spans, terms
-from zkc.errors import IdentityError, PeerViolation
+from zkc.errors import IdentityError, PeerViolation, VersionMismatch
 from zkc.ids import KeyOrder, KeySource
 from zkc.protocol.step import step
 from zkc.wire.codec import decode, encode
@@ -33,7 +33,7 @@ from zkc.wire.messages import (
     TransferResponse,
 )
 
-REFUSALS = (PeerViolation, IdentityError)
+REFUSALS = (PeerViolation, IdentityError, VersionMismatch)
 """What an end raises at a message that did not come as it was sent."""
 
 FORMS = [("sender", "recipient-first"), ("coordinator", "recipient-first"), ("coordinator", "sender-first")]

@@ -21,13 +21,14 @@ from zkc.errors import (
     PeerViolation,
     PolicyRefused,
     Refused,
+    VersionMismatch,
     ZkcError,
 )
 from zkc.ids import KeyOrder, KeySource
 from zkc.protocol import transfer_coordinator as tc
 from zkc.protocol import transfer_recipient as tr
 from zkc.protocol import transfer_sender as ts
-from zkc.protocol.session import level_met, session_key
+from zkc.protocol.session import level_met, read_req, read_resp, session_key
 from zkc.protocol.step import erase, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import RECORD_HEADER_BYTES
@@ -393,23 +394,86 @@ def test_a_key_passes_once(default_world: World) -> None:
             step(tc.TABLE, broker, state, other)
 
 
-@pytest.mark.parametrize("changes", [{"key_source": "coordinator"}, {"key_order": "sender-first"}, {"xid": bytes(16)}])
-def test_an_answer_that_is_not_to_what_was_asked_stops_at_the_coordinator(
-    default_world: World, changes: dict[str, object]
-) -> None:
+def test_an_answer_of_another_transfer_stops_at_the_coordinator(default_world: World) -> None:
     talk = default_world.transfer(
         asked(SENDER_MADE),
-        tap=replacing(TransferResponse, lambda turn: remade(turn.message, "response", Resp, **changes)),
+        tap=replacing(TransferResponse, lambda turn: remade(turn.message, "response", Resp, xid=bytes(16))),
     )
     with pytest.raises(PeerViolation, match="identity"):
         talk.run()
     assert not talk.messages(TransferGrant)
 
 
+@each_form
+@pytest.mark.parametrize("field", ["key_source", "key_order"])
+def test_an_answer_with_another_key_source_or_order_is_refused_by_policy_and_no_key_passes(
+    default_world: World, form: Form, field: str
+) -> None:
+    other = {"sender": "coordinator", "coordinator": "sender", "recipient-first": "sender-first"}
+    changes = {field: other.get(form[field == "key_order"], "recipient-first")}
+    talk = default_world.transfer(
+        asked(form), tap=replacing(TransferResponse, lambda turn: remade(turn.message, "response", Resp, **changes))
+    )
+    talk.run()
+    assert talk.failure == tc.FailSender(25, "key-source")
+    assert not talk.messages(TransferGrant, DeliverSessionKey)
+    assert isinstance(talk.state("coordinator"), tc.Finished)
+    assert not [path for path, secret in all_secrets(talk, "coordinator") if not is_wiped(secret)]
+
+
 def test_later_messages_of_the_sender_tell_their_transfer(default_world: World) -> None:
     one, two = (finished(default_world.transfer(asked(form))) for form in (SENDER_MADE, RECIPIENT_FIRST))
     assert tc.xid_of(one.messages(TransferKey)[0]) == one.sides["sender"].states[0].req.xid
     assert tc.xid_of(two.messages(TransferConfirmKey)[0]) == two.sides["sender"].states[0].req.xid
+
+
+# --- other versions ------------------------------------------------------------------------------------------------
+
+
+def upgraded(encoded: bytes) -> bytes:
+    """A REQ or RESP of the next version, which has a field more than this one."""
+    assert encoded[0] == 0xDC, "an array of 16 fields or more"
+    assert encoded[3] == 1, "the version"
+    fields = int.from_bytes(encoded[1:3], "big") + 1
+    return encoded[:1] + fields.to_bytes(2, "big") + b"\x02" + encoded[4:] + b"\xc4\x05asker"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(TransferRequest, "request"), (Notify, "request"), (TransferGrant, "response")],
+)
+def test_terms_of_a_later_version_are_no_attack(default_world: World, kind: type, field: str) -> None:
+    """At the coordinator and at either end: code 40, though the later version has fields that this one does not."""
+
+    def grown(turn: Turn) -> object:
+        return msgspec.structs.replace(turn.message, **{field: upgraded(getattr(turn.message, field))})
+
+    talk = default_world.transfer(asked(SENDER_MADE), tap=replacing(kind, grown))
+    with pytest.raises(VersionMismatch, match="version 2") as caught:
+        talk.run()
+    assert (caught.value.code, caught.value.detail) == (40, "version")
+
+
+@each_form
+def test_an_answer_of_a_later_version_fails_at_the_coordinator_with_40(default_world: World, form: Form) -> None:
+    talk = default_world.transfer(
+        asked(form),
+        tap=replacing(
+            TransferResponse,
+            lambda turn: msgspec.structs.replace(turn.message, response=upgraded(turn.message.response)),
+        ),
+    )
+    talk.run()
+    assert talk.failure == tc.FailSender(40, "version")
+    assert not talk.messages(TransferGrant, DeliverSessionKey)
+    assert not [path for path, secret in all_secrets(talk, "coordinator") if not is_wiped(secret)]
+
+
+@pytest.mark.parametrize("encoded", [b"", b"\x90", b"\x91\xc0", b"\x01", b"\x91\xa11", b"\xdc\x00"])
+def test_terms_without_a_version_are_malformed(encoded: bytes) -> None:
+    for read in (read_req, read_resp):
+        with pytest.raises(PeerViolation, match="malformed"):
+            read(encoded)
 
 
 # --- who holds which key --------------------------------------------------------------------------------------------

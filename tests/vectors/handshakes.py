@@ -288,6 +288,8 @@ def transfer_values(vector: Vector) -> dict[str, str]:
         conf_s = decode(later[3].confirmation if first else later[1].confirmation, ConfS)
         _confirmation(out, "confR", k, decode(conf_r, Conf).mac, th.value)
         _confirmation(out, "confS", k, conf_s.mac, th.value, conf_s.sealed_endpoints)
+    if (req.version, resp.version) != (1, 1):
+        raise ValueError("another version")
     if req.xid != resp.xid:
         raise ValueError("another transfer")
     return out | {"K": k.reveal().hex()}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from zkc.constants import TERMS_VERSION
 from zkc.crypto.cards import VerifiedCard
 from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal, check_mac, expand, extract, mac
 from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate
 from zkc.crypto.transcript import Transcript
-from zkc.errors import PeerViolation
-from zkc.wire.codec import decode, encode
+from zkc.errors import PeerViolation, VersionMismatch
+from zkc.wire.codec import decode, encode, version_of
 from zkc.wire.messages import Conf, Endpoints, Req, Resp, WrappedKey
 
 
@@ -35,6 +36,30 @@ class Session:
 LEVELS: Final = ("online", "present", "authorised")
 REFUSALS: Final = (22, 23, 24, 25, 30, 33)
 """Codes of the contract with which a recipient may refuse; any other is told as policy."""
+
+
+def read_req(encoded: bytes) -> Req:
+    """REQ; `VersionMismatch` (``version``) for a later or earlier one, `PeerViolation` (``malformed``)."""
+    _check_version("request", encoded)
+    req: Req = decode(encoded, Req)
+    return req
+
+
+def read_resp(encoded: bytes) -> Resp:
+    """RESP; the errors of `read_req`."""
+    _check_version("answer", encoded)
+    resp: Resp = decode(encoded, Resp)
+    return resp
+
+
+def _check_version(what: str, encoded: bytes) -> None:
+    """An upgraded peer is told from an altered message: this is code 40, that an alarm."""
+    version = version_of(encoded)
+    if version != TERMS_VERSION:
+        raise VersionMismatch(
+            f"the {what} is of version {version}, and this zkc knows {TERMS_VERSION}", detail="version",
+            hint="upgrade the older of the two",
+        )
 
 
 def level_met(stated: str, required: str) -> bool:

@@ -21,8 +21,15 @@ from typing import Any, Final
 from zkc.crypto.primitives import Secret, extract
 from zkc.crypto.suites import KemPublicKey, Suite
 from zkc.crypto.transcript import Transcript
-from zkc.errors import PeerViolation
-from zkc.protocol.session import check_confirmation, level_met, refusal_code, wrap_session_key
+from zkc.errors import PeerViolation, VersionMismatch
+from zkc.protocol.session import (
+    check_confirmation,
+    level_met,
+    read_req,
+    read_resp,
+    refusal_code,
+    wrap_session_key,
+)
 from zkc.protocol.step import Step, Table
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
@@ -34,7 +41,6 @@ from zkc.wire.messages import (
     Notify,
     Ok,
     Req,
-    Resp,
     TransferConfirm,
     TransferConfirmKey,
     TransferGrant,
@@ -162,9 +168,8 @@ class FailSender:
 
 
 def read_request(message: TransferRequest) -> Req:
-    """REQ, to find the parties and to ask policy."""
-    req: Req = decode(message.request, Req)
-    return req
+    """REQ, to find the parties and to ask policy; `VersionMismatch`, `PeerViolation` (``malformed``)."""
+    return read_req(message.request)
 
 
 def xid_of(message: TransferKey | TransferConfirmKey) -> bytes:
@@ -190,11 +195,17 @@ def consume_request(broker: Broker, state: Idle, message: TransferRequest) -> St
 
 def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -> Step:
     """X3 -> X4, or the session key to the recipient first (Figure 9, blocks 901-905; Figure 2, 203-204)."""
-    req = state.req
-    resp: Resp = decode(message.response, Resp)
-    if (resp.xid, resp.key_source, resp.key_order) != (req.xid, req.key_source, req.key_order):
+    req, k = state.req, broker.fresh_key
+    try:
+        resp = read_resp(message.response)
+    except VersionMismatch as mismatch:
+        k.wipe()
+        return Step(Finished(), (FailSender(mismatch.code, mismatch.detail),))
+    if resp.xid != req.xid:
         raise PeerViolation("identity", "an answer of another transfer")
-    k = broker.fresh_key
+    if (resp.key_source, resp.key_order) != (req.key_source, req.key_order):
+        k.wipe()
+        return Step(Finished(), (FailSender(25, "key-source"),))
     if resp.verdict == "refuse":
         k.wipe()
         return Step(Finished(), (FailSender(refusal_code(resp.code), resp.detail),))

@@ -14,14 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from zkc.constants import CHUNK
+from zkc.constants import CHUNK, TERMS_VERSION
 from zkc.crypto.cards import VerifiedCard
 from zkc.crypto.primitives import Secret, check_mac, expand, mac
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_decapsulate, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import IdentityError, PeerViolation
-from zkc.protocol.session import Session, confirmation, session_key, unwrap_session_key
+from zkc.protocol.session import Session, confirmation, read_req, session_key, unwrap_session_key
 from zkc.protocol.step import Send, Step, Table
 from zkc.protocol.trust import Authority, Known, judge_peer, verify_peer
 from zkc.wire.codec import decode, encode
@@ -114,9 +114,11 @@ class Agreed:
 
 
 def read_request(message: Notify) -> Req:
-    """REQ as it stands, before anything is verified: to look up what is known of the sender."""
-    req: Req = decode(message.request, Req)
-    return req
+    """REQ as it stands, before anything is verified: to look up what is known of the sender.
+
+    `VersionMismatch`, `PeerViolation` (``malformed``).
+    """
+    return read_req(message.request)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Idle:
 def consume_notification(recipient: Recipient, state: Idle, message: Notify) -> Step:
     """X2: who wants to send (Figure 14, blocks 1401-1402): what costs nothing first, then keys and signatures.
 
-    `IdentityError`; `PeerViolation` (``forged``, ``identity``, ``malformed``).
+    `IdentityError`; `VersionMismatch`; `PeerViolation` (``forged``, ``identity``, ``malformed``).
     """
     req = read_request(message)
     if req.recipient != recipient.card.name:
@@ -233,6 +235,7 @@ def _response(
     one_time: bytes = b"", chunk: int = CHUNK, max_bytes: int = 0, code: int = 0, detail: str = "",
 ) -> Resp:
     return Resp(
+        version=TERMS_VERSION,
         xid=req.xid,
         verdict=verdict,
         code=code,

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from zkc.constants import ID_BYTES
+from zkc.constants import ID_BYTES, TERMS_VERSION
 from zkc.crypto.cards import VerifiedCard
 from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityKey
@@ -28,6 +28,7 @@ from zkc.protocol.session import (
     Session,
     check_confirmation,
     level_met,
+    read_resp,
     refusal_code,
     session_key,
     unwrap_session_key,
@@ -146,9 +147,9 @@ def create_request(sender: Sender, terms: Terms) -> Step:
         raise ValueError("xid and tid are 16 bytes long")
     one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
     req = Req(
-        terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint, terms.key_source,
-        terms.key_order, terms.cipher, "online", terms.wait, terms.size_class, False, terms.fresh, sender.card.hash,
-        one_time.public.encode() if one_time else b"",
+        TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
+        terms.key_source, terms.key_order, terms.cipher, "online", terms.wait, terms.size_class, False,
+        terms.fresh, sender.card.hash, one_time.public.encode() if one_time else b"",
     )
     encoded = encode(req)
     th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)
@@ -161,10 +162,11 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     alternate embodiment; where the coordinator made the key: Figure 2, 207; Figure 15, blocks 1501-1502).
 
     Raises the error of the contract for a refusal that the recipient signed, `IdentityError` for a card that is not
-    the one that the name should have, `PeerViolation` (``forged``, ``identity``) for terms that were changed.
+    the one that the name should have, `VersionMismatch` for an answer of another version, `PeerViolation` (``forged``,
+    ``identity``) for terms that were changed.
     """
     req = state.req
-    resp: Resp = decode(message.response, Resp)
+    resp = read_resp(message.response)
     if resp.xid != req.xid:
         raise PeerViolation("identity", "an answer of another transfer")
     if (resp.key_source, resp.key_order, resp.sender_one_time_key) != (

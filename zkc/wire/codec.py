@@ -14,7 +14,16 @@ from zkc.errors import PeerViolation
 
 T = TypeVar("T")
 
+
+class _First(msgspec.Struct, array_like=True):
+    """An array's first element, whatever follows it."""
+
+    version: int
+
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
+_FIRST: Final = msgspec.msgpack.Decoder(_First)
 _DECODERS: Final[dict[Any, msgspec.msgpack.Decoder[Any]]] = {}
 
 
@@ -39,3 +48,11 @@ def decode(data: bytes, kind: Any) -> Any:
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise PeerViolation("malformed", str(error)[:120]) from None
     raise PeerViolation("malformed", "not the canonical encoding")
+
+
+def version_of(data: bytes) -> int:
+    """The number that an array begins with, whatever fields its version has; `PeerViolation` (``malformed``)."""
+    try:
+        return _FIRST.decode(data).version
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise PeerViolation("malformed", str(error)[:120]) from None

@@ -398,6 +398,8 @@ Record = Request | Answer | Failure
 
 
 class Req(Message, frozen=True):
+    version: U16
+    """`TERMS_VERSION`. Read before the rest, which another version may have more of."""
     xid: Id
     tid: Id
     sender: Name
@@ -419,6 +421,8 @@ class Req(Message, frozen=True):
 
 
 class Resp(Message, frozen=True):
+    version: U16
+    """As in REQ."""
     xid: Id
     verdict: Literal["accept", "refuse", "have"]
     code: U8
