@@ -310,6 +310,24 @@ def test_after_the_bytes_that_one_key_may_take_the_next_attempts_keys_take_over(
         assert taken <= 4
 
 
+def test_a_second_rollover_waits_until_the_first_was_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much credit there is: acknowledgements of an attempt that was skipped would open with no key."""
+    monkeypatch.setattr(AeadCipher, "rollover_bytes", 2 * C)
+    delivery = Delivery.of().begin()
+    frames: list[bytearray] = []
+    while delivery.sender.has_room():
+        frames += delivery.sender.chunk(content(C), last=False)
+    assert [DataHeader.unpack(frame).attempt for frame in frames] == [0, 0, 1, 1, 1]
+    acks = []
+    for frame in frames:
+        delivery.hear(frame)
+        acks.append(bytes(delivery.recipient.ack(delivery.recipient.received, CREDIT)))
+    for ack, room in zip(acks, [False, False, True, True, True], strict=True):
+        delivery.sender.receive(ack)
+        assert delivery.sender.has_room() is room
+    delivery.send(b"end").finish()
+
+
 def test_the_bound_is_64_gib_and_64_mib_for_the_small_blocks() -> None:
     bounds = {name: ciphers.make_cipher(name, bytes(32)).rollover_bytes for name in CIPHERS}
     assert bounds == {

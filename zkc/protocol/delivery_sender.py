@@ -148,6 +148,11 @@ class Line:
         self._next_acks: StreamOpener | None = None
         self.hash = blake3()
 
+    @property
+    def awaits_rollover(self) -> bool:
+        """Whether the key is used up while the recipient has not yet acknowledged under it: one rollover at a time."""
+        return self.data.used_up and self._next_acks is not None
+
     def seal_manifest(self) -> bytearray:
         """The manifest's one frame, under a key of its own."""
         return sealer_of(self.session, Stream.MANIFEST, self.attempt).seal(encode(self.manifest), Flag.LAST)
@@ -312,9 +317,10 @@ class DeliverySender:
         return isinstance(self.state, Ended)
 
     def has_room(self) -> bool:
-        """Whether the credit admits another chunk."""
+        """Whether another chunk may go: the credit admits it, and the recipient has followed the last rollover."""
         state = self.state
-        return isinstance(state, Sending) and state.sent + self.chunk_size <= state.limit
+        room = isinstance(state, Sending) and state.sent + self.chunk_size <= state.limit
+        return room and not self._line.awaits_rollover
 
     def start(self) -> list[bytearray]:
         """START and the manifest: what goes out after the recipient's first word."""
