@@ -340,15 +340,28 @@ def test_the_bound_is_64_gib_and_64_mib_for_the_small_blocks() -> None:
 def test_a_new_attempt_begins_only_where_one_is_due(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AeadCipher, "rollover_bytes", 2 * C)
     forger, recipient = forged()
-    chunks = {"too early": 1}.get(when, 2)
+    chunks = {"too early": 1, "after the end": 1}.get(when, 2)
     for _ in range(chunks):
         recipient.receive(forger.chunk(content(C)))
     if when == "after the end":
-        data = content(C) * 2 + b"x"
-        recipient.receive(forger.chunk(b"x" + Forger.end(data), Flag.LAST))
+        recipient.receive(forger.chunk(content(C) + Forger.end(content(C) * 2), Flag.LAST))
     attempt = {"skipping one": 2, "the same again": 0}.get(when, 1)
     start = Forger(sessions()[0], attempt).start(recipient.received)
     assert violation(lambda: recipient.receive(start)) == "unexpected"
+
+
+@pytest.mark.attack("D11")
+@pytest.mark.parametrize("last", [False, True])
+def test_a_chunk_under_a_key_that_is_used_up_is_over_the_limit(last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipient holds the sender to what one key may take."""
+    monkeypatch.setattr(AeadCipher, "rollover_bytes", 2 * C)
+    forger, recipient = forged()
+    for _ in range(2):
+        recipient.receive(forger.chunk(content(C)))
+    end = b"x" + Forger.end(content(C) * 2 + b"x")
+    frame = forger.chunk(end, Flag.LAST) if last else forger.chunk(content(C))
+    assert violation(lambda: recipient.receive(frame)) == "limit"
+    assert recipient.received == 2 * C
 
 
 def test_a_forged_start_of_a_new_attempt_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

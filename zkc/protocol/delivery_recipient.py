@@ -202,7 +202,10 @@ class Line:
         opener = self._manifest if form is Manifest else self._data
         if form is Start and header.attempt == self.attempt + 1 and self._data.used_up:
             opener = self._next = opener_of(self.session, Stream.DATA, header.attempt)
+        due = self._data.used_up
         plaintext = opener.open(header, frame)
+        if due and form in (Chunk, LastChunk):
+            raise PeerViolation("limit", "a chunk where a rollover is due")
         if not issubclass(form, Message):
             return form(plaintext)
         if len(plaintext) > MANIFEST_MAX:
