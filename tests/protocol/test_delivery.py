@@ -909,6 +909,17 @@ def test_more_acknowledged_than_was_sent_is_unexpected() -> None:
     assert violation(lambda: delivery.sender.receive(bytes(delivery.recipient.ack(C + 1, 0)))) == "unexpected"
 
 
+@pytest.mark.attack("D17")
+@pytest.mark.parametrize("flags", [Flag.LAST, Flag.START, Flag.STOP, Flag.BYE | Flag.STOP])
+def test_an_acknowledgement_has_no_flags(flags: Flag) -> None:
+    sender, recipient = sessions()
+    sealer = StreamSealer(recipient.k, Stream.ACK, 0, "aes-256-gcm")
+    for message in (Ack(0, 0, 1), Stop(31, "ended")):
+        frame = bytes(sealer.seal(encode(message), flags))
+        assert violation(lambda: DeliverySender(sender, WHOLE).receive(frame)) == "unexpected"  # noqa: B023
+        sealer = StreamSealer(recipient.k, Stream.ACK, 0, "aes-256-gcm")
+
+
 def test_messages_of_the_acknowledgement_stream_are_of_three_kinds() -> None:
     sender, recipient = sessions()
     sealer = StreamSealer(recipient.k, Stream.ACK, 0, "aes-256-gcm")

@@ -166,6 +166,8 @@ class Line:
     def open(self, frame: Buffer) -> Ack | Done | Stop:
         """One frame of the acknowledgement stream; `PeerViolation`."""
         header = DataHeader.unpack(frame)
+        if header.flags:
+            raise PeerViolation("unexpected", "an acknowledgement has no flags")
         acks = self.acks
         if self._next_acks is not None and header.attempt == self.attempt:
             acks = self._next_acks
