@@ -475,6 +475,18 @@ def test_a_client_that_finds_a_full_coordinator_is_not_told_to_register_anew(fle
     assert daemon.terminate() == 0
 
 
+def test_addresses_where_nobody_answers_hold_up_no_command(fleets: Fleets) -> None:
+    """Those of a VPN or a bridge, which an invitation may name before the one that works."""
+    fleet = fleets("alice", "bob", daemons=False)
+    fleet.start_daemon("bob")
+    fleet.wait_linked("bob")
+    with ExitStack() as silent:
+        servers = [silent.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        endpoints = [f"tcp://127.0.0.1:{server.getsockname()[1]}" for server in servers]
+        env = {"ZKC_COORDINATOR_ENDPOINTS": ",".join([*endpoints, fleet.coordinator.endpoint])}
+        assert fleet.zkc("alice", "send", "bob", "-m", "x", env=env).code == 0
+
+
 # --- leave ----------------------------------------------------------------------------------------------------------
 
 

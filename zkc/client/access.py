@@ -23,8 +23,9 @@ from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer, PeerCard
 
 T = TypeVar("T")
-_LINK_SECONDS: Final = 8.0 + 2 * ANSWER_SECONDS
-"""For the daemon's answer to what it asks the coordinator: it waits for its link, then for the answer."""
+_LINK_SECONDS: Final = 60.0 + 2 * ANSWER_SECONDS
+"""For the daemon's answer to what it asks the coordinator: it waits for its link (`Link.patience`, of as many addresses
+as an invitation has room for), then for the answer. A daemon that stands still is found out before."""
 
 _GRACE_SECONDS: Final = 1.0
 """What a daemon has for an answer at least, and for one that leaves when the time is over."""

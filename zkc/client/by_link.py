@@ -42,8 +42,6 @@ from zkc.wire.messages import (
 )
 
 T = TypeVar("T")
-LINK_SECONDS: Final = 8.0
-"""How long a command of its own tries to link before it says that it cannot."""
 _CANCEL_SECONDS: Final = 1.0
 """How long what a loop still runs may take to end with it."""
 
@@ -165,7 +163,7 @@ class ByLink:
                 endpoints=self._endpoints,
             )
             self._link.start()
-        await self._link.wait_linked(LINK_SECONDS)
+        await self._link.wait_linked(self._link.patience)
         return self._link
 
 

@@ -17,7 +17,7 @@ import structlog
 
 from zkc import logs
 from zkc.client import control
-from zkc.client.by_link import LINK_SECONDS, all_peers
+from zkc.client.by_link import all_peers
 from zkc.client.granting import grant, overdue
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
@@ -304,7 +304,7 @@ class Daemon:
         if isinstance(request, control.AskGrant):
             yield await self._grant(link, request)
             return
-        await link.wait_linked(LINK_SECONDS)
+        await link.wait_linked(link.patience)
         if isinstance(request, control.AskPeers):
             yield control.PeersReply(await all_peers(link.request))
         elif isinstance(request, control.AskCard):
@@ -320,7 +320,7 @@ class Daemon:
         """End the registration at the coordinator; where that refuses it as nobody's, see `ByLink.leave`."""
         self._leaving = True
         try:
-            await link.wait_linked(LINK_SECONDS)
+            await link.wait_linked(link.patience)
             await link.request(Leave())
         except NotRegistered:
             pass
@@ -332,7 +332,7 @@ class Daemon:
         try:
             async with asyncio.timeout(request.within):
                 # A command says at once that there is no link; whether it waits for one is its own affair.
-                await link.wait_linked(LINK_SECONDS)
+                await link.wait_linked(link.patience)
                 granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
         except TimeoutError:
             raise overdue(link, request.recipient) from None

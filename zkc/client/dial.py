@@ -14,6 +14,8 @@ from zkc.net.zap import OVERLOADED
 
 DIAL_SECONDS: Final = 5.0
 """From the first SYN to the end of the CURVE handshake."""
+STAGGER_SECONDS: Final = 0.5
+"""The next address is dialled too where the one before has not been reached by then."""
 _KINDS: Final = (
     EventKind.HANDSHAKE_SUCCEEDED, EventKind.HANDSHAKE_FAILED_AUTH, EventKind.HANDSHAKE_FAILED_NO_DETAIL,
     EventKind.HANDSHAKE_FAILED_PROTOCOL, EventKind.DISCONNECTED, EventKind.CLOSED, EventKind.CONNECT_RETRIED,
@@ -111,3 +113,14 @@ class Connection:
             f"cannot reach the coordinator at {self.endpoint}", detail="refused",
             hint="is it running (zkc coordinator status)?",
         )
+
+
+_FROM_FAR: Final = ("timeout", "refused", "handshake", "overloaded", "no-answer")
+"""Details of `CoordinatorUnreachable`, by how near to a coordinator that serves each of them is."""
+
+
+def nearness(error: Exception) -> int:
+    """Of the failures of several addresses the one with the most tells why there is no link."""
+    if isinstance(error, CoordinatorUnreachable) and error.detail in _FROM_FAR:
+        return _FROM_FAR.index(error.detail)
+    return len(_FROM_FAR)

@@ -1,15 +1,15 @@
 """One connection to the coordinator and the channel over it (C1, S1): plaintexts out, plaintexts in.
 
 Whatever does not open is nothing: only what is authenticated counts. It stands or it is lost; `zkc.client.link` makes
-the next one.
+the next one. A coordinator has several addresses, and some may lead nowhere: `open_first` takes the one that answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from zkc.client.dial import DIAL_SECONDS, Connection
+from zkc.client.dial import DIAL_SECONDS, STAGGER_SECONDS, Connection
 from zkc.client.principal import Principal
 from zkc.env import Clock
 from zkc.errors import CoordinatorUnreachable, PeerViolation, VersionMismatch
@@ -47,10 +47,11 @@ class Line:
     def lost(self) -> asyncio.Future[None]:
         return self._connection.lost
 
-    async def open(self) -> None:
-        """Dial, and agree on a channel. Errors: as `Connection.wait_up` and `renew`."""
+    async def open(self, turn: asyncio.Lock) -> None:
+        """Dial, and agree on a channel while it holds ``turn``. Errors: as `Connection.wait_up` and `renew`."""
         await self._connection.wait_up()
-        await self.renew()
+        async with turn:
+            await self.renew()
 
     async def renew(self) -> None:
         """C1, S1: a new channel on this connection; the old one, if any, serves until then.
@@ -112,3 +113,49 @@ class Line:
                 ))
             return
         self._greeting.set_result(agreed.state)
+
+
+async def open_first(endpoints: Sequence[str], make: Callable[[str], Line]) -> Line:
+    """Of the lines to ``endpoints``, all of one coordinator, the first that stands; the others are closed.
+
+    They are dialled in their order, each `STAGGER_SECONDS` after the one before, or as soon as one fails. One at a time
+    greets, and meanwhile no other is dialled: a coordinator that is slow is not asked for a channel once more for each
+    of its addresses. `ExceptionGroup` of what each failed with.
+    """
+    left, turn = list(endpoints), asyncio.Lock()
+    tasks: set[asyncio.Task[None]] = set()
+    made: list[Line] = []
+    stand: list[Line] = []
+    errors: list[Exception] = []
+
+    async def attempt(endpoint: str) -> None:
+        try:
+            made.append(line := make(endpoint))
+            try:
+                await line.open(turn)
+            except Exception:
+                line.close()
+                raise
+        except Exception as error:  # noqa: BLE001 - told with the others
+            errors.append(error)
+        else:
+            stand.append(line)
+
+    chosen = None
+    try:
+        while (left or tasks) and not stand:
+            if left and not turn.locked():
+                tasks.add(asyncio.create_task(attempt(left.pop(0))))
+            waiting = STAGGER_SECONDS if left else None
+            done, _ = await asyncio.wait(tasks, timeout=waiting, return_when=asyncio.FIRST_COMPLETED)
+            tasks -= done
+        if not stand:
+            raise ExceptionGroup("no address answers", errors)
+        chosen = stand[0]
+        return chosen
+    finally:
+        for task in tasks:
+            task.cancel()
+        for line in made:
+            if line is not chosen:
+                line.close()

@@ -1,7 +1,8 @@
 """The link of one registration to its coordinator: brought back when it breaks, and what is asked over it.
 
-`Link` is a loop of lines (`zkc.client.line`) with jittered back-off in between. Requests wait for the link, survive its
-loss, and are answered once. Nothing that is not authenticated ends a link for good.
+`Link` is a loop of lines (`zkc.client.line`): in each round all addresses are tried, with jittered back-off between the
+rounds. Requests wait for the link, survive its loss, and are answered once. Nothing that is not authenticated ends a
+link for good.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
-from zkc.client.dial import DIAL_SECONDS
-from zkc.client.line import Line
+from zkc.client.dial import DIAL_SECONDS, STAGGER_SECONDS, nearness
+from zkc.client.line import Line, open_first
 from zkc.client.principal import Principal
 from zkc.constants import (
     BACKOFF_FIRST,
@@ -71,7 +72,8 @@ class Link:
         self._clock = clock
         self._entropy = entropy
         self._handler = handler
-        self._endpoints = endpoints or principal.registration.endpoints
+        self._endpoints = tuple(endpoints or principal.registration.endpoints)
+        """The one that worked last is first."""
         self._on_state = on_state
         self._on_problem = on_problem
         """Told what keeps it from linking: each kind of failure once, until there was a link again."""
@@ -80,10 +82,15 @@ class Link:
         self._calls: Calls[None] = Calls()
         self._waiting: dict[bytes, tuple[asyncio.Future[AnswerBody], str]] = {}
         self._line: Line | None = None
-        self._linked = asyncio.Event()
-        self._stuck = asyncio.Event()
-        """Every address has been tried in vain since somebody last asked."""
+        self._linked = False
+        self._rounds = 0
+        """Begun so far."""
+        self._refused = 0
+        """Of them, the last so many found that the key is refused."""
         self._wanted = asyncio.Event()
+        """Somebody waits for the link since the last round began."""
+        self._hopes: dict[asyncio.Future[None], int] = {}
+        """Done when it is decided whether there is a link; with the rounds that had begun when somebody asked."""
         self._heard = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._run: asyncio.Task[None] | None = None
@@ -96,12 +103,17 @@ class Link:
 
     @property
     def linked(self) -> bool:
-        return self._linked.is_set()
+        return self._linked
 
     @property
     def endpoint(self) -> str:
         """The coordinator's address in use, or the first that will be tried."""
         return self._line.endpoint if self._line else self._endpoints[0]
+
+    @property
+    def patience(self) -> float:
+        """Seconds within which `wait_linked` knows: the rest of one round, the least pause, a round of its own."""
+        return 2 * (2 * DIAL_SECONDS + STAGGER_SECONDS * (len(self._endpoints) - 1)) + _REST_SECONDS
 
     def start(self) -> None:
         """Begin to connect, and go on for as long as the link is open."""
@@ -109,18 +121,23 @@ class Link:
         self._run.add_done_callback(_tell_defect)
 
     async def wait_linked(self, within: float) -> None:
-        """`CoordinatorUnreachable`, `NotRegistered`, ...: what keeps it from linking, once that was tried in vain, or
-        after ``within`` seconds. The link goes on trying."""
-        if not self.linked:
-            # The answer is to be of now: another try at once, and not at the end of a back-off.
-            self._stuck.clear()
-            self._wanted.set()
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._linked, self._stuck)]
+        """`CoordinatorUnreachable`, `NotRegistered`, ...: what keeps it from linking, once every address was tried in
+        vain since this was asked, or after ``within`` seconds. The link goes on trying."""
+        if self.ended.done():
+            raise self.ended.result()
+        if self.linked:
+            return
+        hope: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hopes[hope] = self._rounds
+        # The answer is to be of now: another round at once, and not at the end of a back-off.
+        self._wanted.set()
         try:
-            await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(within):
+                await hope
+        except TimeoutError:
+            pass
         finally:
-            for wait in waits:
-                wait.cancel()
+            del self._hopes[hope]
         if not self.linked:
             raise self._why_not()
 
@@ -166,6 +183,8 @@ class Link:
         self._drop()
         for future, _ in self._waiting.values():
             future.cancel()
+        for hope in self._hopes:
+            hope.cancel()
 
     # --- the loop of sessions ---------------------------------------------------------------------------------------
 
@@ -174,8 +193,10 @@ class Link:
         failures = 0
         try:
             while not self.ended.done():
+                self._rounds += 1
+                self._wanted.clear()
                 try:
-                    line = await self._establish(self._endpoints[failures % len(self._endpoints)])
+                    line = await self._establish()
                     failures = 0
                     self.problem = await self._serve(line)
                     self._drop()
@@ -183,7 +204,7 @@ class Link:
                 except Exception as error:  # noqa: BLE001 - whatever it was, a daemon that no longer tries is lost
                     failures += 1
                     pause = self._pause(failures)
-                    self._failed(error, failures)
+                    self._failed(error)
                 await self._rest(pause)
         finally:
             ticking.cancel()
@@ -191,25 +212,31 @@ class Link:
                 # Nobody answers any more, and nobody ticks.
                 for id in list(self._waiting):
                     self._resolve(id, None)
+                self._decide(self._rounds)
 
-    def _failed(self, error: Exception, failures: int) -> None:
-        """A round ended with ``error``: keep it as the problem, begin the next one from nothing."""
-        if isinstance(error, ZkcError):
-            self.problem = error
-        else:
-            self.problem = InternalError(f"the link failed: {type(error).__name__}: {error}", hint="see the log")
-            _report(error)
-        # A refused key is a hint that nothing authenticates: one more try before it is told.
-        if failures >= len(self._endpoints) * (2 if isinstance(error, NotRegistered) else 1):
-            self._stuck.set()
+    def _failed(self, error: Exception) -> None:
+        """A round ended with ``error``: keep what says most as the problem, begin the next one from nothing."""
+        problems = [_problem(each) for each in (error.exceptions if isinstance(error, ExceptionGroup) else (error,))]
+        self.problem = max(problems, key=nearness)
+        # A refused key is a hint that nothing authenticates: one more round before it is told.
+        self._refused = self._refused + 1 if isinstance(self.problem, NotRegistered) else 0
+        if self._refused != 1:
+            self._decide(self._rounds - 1)
         try:
             self._drop()
-            kind = type(self.problem), self.problem.detail
-            if kind not in self._told:
-                self._told.add(kind)
-                self._on_problem(self.problem)
+            for problem in problems:
+                kind = type(problem), problem.detail
+                if kind not in self._told:
+                    self._told.add(kind)
+                    self._on_problem(problem)
         except Exception as defect:  # noqa: BLE001 - see `_keep_linked`
             _report(defect)
+
+    def _decide(self, before: int) -> None:
+        """Whoever has waited since no more than ``before`` rounds had begun need not wait any longer."""
+        for hope, since in self._hopes.items():
+            if since <= before and not hope.done():
+                hope.set_result(None)
 
     def _pause(self, failures: int) -> float:
         longest = min(BACKOFF_FIRST * 2 ** min(failures - 1, 10), BACKOFF_MAX)
@@ -222,21 +249,24 @@ class Link:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds - least):
                 await self._wanted.wait()
-        self._wanted.clear()
 
-    async def _establish(self, endpoint: str) -> Line:
-        line = self._line = Line(
+    def _make_line(self, endpoint: str) -> Line:
+        return Line(
             self._context, self.principal, endpoint, self._info, self._on_plaintext, clock=self._clock,
             if_refused=f"if it was revoked: {_anew(self.principal.name)}",
         )
-        await line.open()
+
+    async def _establish(self) -> Line:
+        line = self._line = await open_first(self._endpoints, self._make_line)
         self.problem = None
         self._heard = self._clock.monotonic()
         if self._role == "daemon":
             await self._confirm(line)
+        self._endpoints = (line.endpoint, *(each for each in self._endpoints if each != line.endpoint))
         self._told.clear()
-        self._linked.set()
-        self._stuck.clear()
+        self._refused = 0
+        self._linked = True
+        self._decide(self._rounds)
         for outgoing in self._calls.resend(self._heard):
             self._send(outgoing.plaintext)
         self._on_state(True)
@@ -292,7 +322,7 @@ class Link:
 
     def _drop(self) -> None:
         was_linked = self.linked
-        self._linked.clear()
+        self._linked = False
         if self._line is not None:
             self._line.close()
             self._line = None
@@ -375,6 +405,14 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_tell_defect)
+
+
+def _problem(error: Exception) -> ZkcError:
+    """``error`` as one that can be told; a defect is reported too."""
+    if isinstance(error, ZkcError):
+        return error
+    _report(error)
+    return InternalError(f"the link failed: {type(error).__name__}: {error}", hint="see the log")
 
 
 def _lost(line: Line) -> CoordinatorUnreachable:
