@@ -485,6 +485,7 @@ def test_a_timeout_before_data_flowed_is_30(inbox: Fleet) -> None:
         assert process.stdout is not None
         lines = [json.loads(line) for line in process.stdout.readlines()]
         assert (process.wait(PATIENCE), lines[-1]["reason"], lines[-1]["detail"]) == (30, "timeout", "timeout")
+    assert lines[-1]["message"] == "the transfer to bob timed out after 0 bytes; give it a longer timeout"
     assert "granted" in {line["event"] for line in lines}, "it was connected"
     assert inbox.zkc("bob", "inbox").out == b""
 

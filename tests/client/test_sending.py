@@ -282,6 +282,19 @@ def test_a_recipient_that_ends_and_stays_away_is_31_after_the_patience(bob: Bob,
     source.close()
 
 
+def test_what_a_link_says_to_do_outlives_the_patience(bob: Bob, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(DATA)
+    source = FileSource(tmp_path / "x")
+
+    def lose(*_: object) -> None:
+        raise LinkLost("cannot reach bob", detail="link", hint="look at the firewall")
+
+    with pytest.raises(Interrupted) as caught:
+        run(source, lose, source.manifest(None, ""))
+    assert (caught.value.message, caught.value.hint) == ("cannot reach bob", "look at the firewall")
+    source.close()
+
+
 def test_a_pipe_whose_recipient_ends_says_so(bob: Bob, pipe: PipeSource, run: Run) -> None:
     with pytest.raises(Interrupted) as caught:
         run(pipe, ends)

@@ -45,8 +45,9 @@ def test_a_path_is_a_file_and_an_open_stream_is_piped(tmp_path: Path) -> None:
      (Path("missing"), "", LocalIOError)],
 )
 def test_what_cannot_be_sent_is_told(payload: Any, note: str, error: type[ZkcError], tmp_path: Path) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error) as told:
         source_of(tmp_path / payload if isinstance(payload, Path) else payload, None, note)
+    assert told.value.hint or told.value.detail == "payload"
 
 
 def test_a_file_whose_name_cannot_be_sent_is_not_left_open(tmp_path: Path) -> None:

@@ -344,6 +344,8 @@ def test_a_link_that_never_was_is_not_finished(pair: Pair) -> None:
     with pytest.raises(LinkLost) as lost:
         send(nowhere, WHAT, Memory(pair.sender, b"x"), Bell(), deadline=None)
     assert lost.value.finished is None
+    assert lost.value.message == "cannot reach bob at bob.example"
+    assert lost.value.hint.startswith("transfer.listen at bob must name an address")
 
 
 def test_the_bell_ends_connecting_at_once(pair: Pair) -> None:
@@ -359,6 +361,7 @@ def test_the_bell_ends_connecting_at_once(pair: Pair) -> None:
             send(nobody, WHAT, Memory(pair.sender, b"x"), bell, deadline=None)
         ring.join()
     assert (type(caught.value), caught.value.detail) == (Interrupted, "signal")
+    assert caught.value.message == "the transfer to bob was interrupted"
     assert SystemClock().monotonic() - began < 5.0
     bell.close()
 

@@ -29,6 +29,7 @@ def test_every_code_and_word_has_a_sentence(code: int, who: str) -> None:
         assert who in str(told) or "coordinator" in str(told)
         assert "{" not in str(told)
         assert "the coordinator or the coordinator" not in str(told)
+        assert not re.search("(?<!join )--", told.hint), "programs are told it too: no option of a command line"
 
 
 def test_a_full_disk_says_whose_and_what_to_do() -> None:

@@ -252,7 +252,8 @@ class Sending:
             self._manifest = self._source.manifest(self._manifest.name, self._manifest.note)
         until = self._patience if self._timeout is None else min(self._patience, self._timeout)
         if now >= until:
-            raise Interrupted(lost.message, detail=lost.detail, hint=self._again) from None
+            hint = self._again if self._only_ask else lost.hint or self._again
+            raise Interrupted(lost.message, detail=lost.detail, hint=hint) from None
         return until
 
     def _after_no(self) -> float:
@@ -301,7 +302,7 @@ class Sending:
 
     def _sleep(self, seconds: float) -> None:
         if select.select([self._bell.fd], [], [], max(seconds, 0.0))[0]:
-            raise Interrupted("the transfer was interrupted", detail="signal")
+            raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
 
     def _check_earlier(self, have: Have) -> ReceiptBody:
         """A receipt of an earlier try of this delivery: it must be one of ours, and of this very data."""
@@ -314,7 +315,7 @@ class Sending:
         this = next((tried for tried in self._tried if tried.is_of(body)), None)
         if this is None or this.finished is None or this.session.peer.fingerprint != have.fingerprint:
             raise IntegrityError(
-                f"{self._recipient} gave a receipt of something else", detail="receipt", hint=WRONG_RECEIPT
+                f"{self._recipient} returned a receipt for something else", detail="receipt", hint=WRONG_RECEIPT
             )
         check_receipt(this.session, body, this.manifest, *this.finished)
         return body

@@ -29,7 +29,9 @@ class FileSource:
             # Non-blocking, so that a FIFO without a writer does not hang the open; regular files do not care.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise LocalIOError(f"cannot read {path}: {error.strerror}", detail="unreadable") from None
+            raise LocalIOError(
+                f"cannot read {path}: {error.strerror}", detail="unreadable", hint="check path and permissions"
+            ) from None
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise UsageError(f"{path} is no regular file", detail="not-a-file", hint="pipe it in instead")
@@ -61,7 +63,10 @@ class FileSource:
         try:
             return os.pread(self._fd, n, position)
         except OSError as error:
-            raise LocalIOError(f"cannot read {self._path}: {error.strerror}", detail="unreadable") from None
+            raise LocalIOError(
+                f"cannot read {self._path}: {error.strerror}", detail="unreadable",
+                hint="the system gives no more of it: check the disk, or send a copy",
+            ) from None
 
     def check(self) -> None:
         now = os.fstat(self._fd)
@@ -96,7 +101,9 @@ class PipeSource:
         try:
             data = os.read(self._stream.fileno(), n)
         except OSError as error:
-            raise LocalIOError(f"cannot read the piped data: {error.strerror}", detail="unreadable") from None
+            raise LocalIOError(
+                f"cannot read the piped data: {error.strerror}", detail="unreadable", hint="run the whole pipe again"
+            ) from None
         self._consumed = True
         return data
 

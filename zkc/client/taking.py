@@ -58,7 +58,7 @@ def take(
             if left <= 0:
                 raise NobodyThere(
                     "nothing that matches is in the inbox", detail="empty",
-                    hint="--wait (in Python: wait=) waits for it",
+                    hint="try it later, or with a longer wait",
                 )
             pause(min(PAUSE_SECONDS, left))
             if inbox.version() != version:

@@ -124,7 +124,7 @@ def read_answer(body: bytes, reply_type: Any) -> Any:
 # --- failures, the same for both clients ---------------------------------------------------------------------------
 
 
-_OTHER_USER: Final = "run it as that user, or in a --home of your own"
+_OTHER_USER: Final = "run it as that user, or in a home of your own"
 
 _START: Final = "start it: zkc daemon, or in a coordinator's home zkc coordinator run"
 

@@ -12,6 +12,7 @@ from zkc.errors import ZkcError, error_for
 
 COORDINATOR: Final = "the coordinator"
 _AGAIN: Final = "run the same command again"
+_LATER: Final = "try it later, or with a longer wait"
 _LOOK: Final = "somebody in between alters messages, or a version is defective: see zkc verify"
 
 _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
@@ -27,8 +28,8 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (12, "expired"): ("the card of this client or of {0} has expired, or a clock is wrong", "compare both dates"),
     (12, "two-names"): ("{0} has pinned this client's key under another name", "ask {0} to look at zkc peers there"),
     (20, ""): ("there is no {0} at this coordinator", "zkc peers lists who is there"),
-    (21, ""): ("{0} is offline", "--wait waits for it"),
-    (22, ""): ("nobody is present at {0}", "--wait waits for somebody"),
+    (21, ""): ("{0} is offline", _LATER),
+    (22, ""): ("nobody is present at {0}", _LATER),
     (23, ""): ("the person at {0} may not receive it", "ask {0} who may"),
     (24, ""): ("{0} refused it", "ask {0} why"),
     (25, ""): ("{either} refused it by policy", "ask its administrator"),

@@ -51,7 +51,7 @@ class Home:
         Errors: `UsageError` for an empty ``folder``.
         """
         if folder == "":
-            raise UsageError("--home is empty", hint="name a folder")
+            raise UsageError("the home has an empty name", hint="name a folder")
         chosen = folder or environ.get("ZKC_HOME")
         if chosen:
             data = Path(chosen).resolve()
@@ -179,7 +179,9 @@ class Home:
             path = folder / "control.sock"
             if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
                 return path
-        raise LocalIOError(f"{self.data}: no path for the control socket is short enough", hint="use a shorter --home")
+        raise LocalIOError(
+            f"{self.data}: no path for the control socket is short enough", hint="choose a home with a shorter path"
+        )
 
     def _socket_folders(self) -> tuple[Path, ...]:
         if len(os.fsencode(self.runtime)) + len("/control.sock") <= SOCKET_PATH_MAX:

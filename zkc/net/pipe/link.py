@@ -88,4 +88,7 @@ def given_up(peer: str, code: int, detail: str) -> ZkcError:
 def broken_rule(what: str, violation: PeerViolation) -> ZkcError:
     """A rule broken by the other end, as the user is told: above a limit, or data that did not verify."""
     kind = PolicyRefused if violation.detail == "limit" else IntegrityError
-    return kind(f"{what} ({violation})", detail=violation.detail)
+    return kind(
+        f"{what} ({violation})", detail=violation.detail,
+        hint="run it again; if that happens again, a version is defective, or somebody in between alters the data",
+    )

@@ -86,7 +86,11 @@ def send(
                     on_connected(tcp_endpoint(address, session.endpoints.data_port))
                     return sender.run(on_progress, on_receipt)
         where = ", ".join(session.endpoints.addresses) or "nowhere"
-        raise LinkLost(f"cannot reach {session.req.recipient} at {where}", detail="link")
+        raise LinkLost(
+            f"cannot reach {session.req.recipient} at {where}", detail="link",
+            hint=f"transfer.listen at {session.req.recipient} must name an address and ports that a firewall lets "
+            "this client connect to",
+        )
     finally:
         ctx.destroy(linger=0)
 
@@ -178,7 +182,9 @@ class _Sender:
                     return heard
                 more = heard
                 if gone and not more:
-                    raise self._lost("broke off")
+                    raise self._lost(
+                        f"the link to {self._session.req.recipient} broke off after {self._machine.sent} bytes"
+                    )
                 self._produce(ready)
                 flush(push, self._queue)
         except PeerViolation as violation:
@@ -216,7 +222,9 @@ class _Sender:
         if self._first_word:
             timeout = max(self._first_word - now, 0) if timeout is None else timeout
             if now >= self._first_word:
-                raise self._lost("said nothing")
+                raise self._lost(
+                    f"{self._session.req.recipient} took the connection and said nothing for {FIRST_WORD_SECONDS:g} s"
+                )
         if self._deadline is not None:
             timeout = min(max(self._deadline - now, 0), timeout if timeout is not None else 3600.0)
         return dict(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
@@ -272,21 +280,18 @@ class _Sender:
         name, sent, whole = self._session.req.recipient, self._machine.sent, self._machine.whole
         if whole is not None:
             return Interrupted(
-                f"the time was over before {name} had confirmed the transfer", detail="timeout",
+                f"the transfer to {name} timed out before {name} had confirmed it", detail="timeout",
                 hint=f"ask {name} whether it has arrived, before you send it again",
             )
-        what, hint = f"the time for the transfer to {name} was over after {sent} bytes", "give it a longer --timeout"
+        what, hint = f"the transfer to {name} timed out after {sent} bytes", "give it a longer timeout"
         return Interrupted(what, detail="timeout", hint=hint) if sent else TimedOut(what, detail="timeout", hint=hint)
 
     def _interrupted(self) -> Interrupted:
-        return Interrupted("the transfer was interrupted", detail="signal")
+        return Interrupted(f"the transfer to {self._session.req.recipient} was interrupted", detail="signal")
 
     def _lost(self, how: str) -> LinkLost:
-        return LinkLost(
-            f"the link to {self._session.req.recipient} {how} after {self._machine.sent} bytes", detail="link",
-            # What still waits here has never reached the link.
-            finished=None if self._queue else self._machine.whole,
-        )
+        # What still waits here has never reached the link.
+        return LinkLost(how, detail="link", finished=None if self._queue else self._machine.whole)
 
 
 def _is_address(text: str) -> bool:
