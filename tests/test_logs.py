@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from tests.support.env import FixedClock
 from zkc import logs
@@ -115,8 +116,29 @@ def test_repeated_warnings_are_counted_and_not_written() -> None:
     assert repeats.passes("a") is None
 
 
-def test_the_kinds_of_warnings_remembered_are_bounded() -> None:
-    repeats = logs.Repeats(FixedClock().monotonic)
-    for number in range(10_000):
-        repeats.passes(f"kind-{number}")
-    assert len(repeats._kinds) <= 256
+def test_the_kinds_of_warnings_remembered_are_bounded_and_so_are_the_warnings() -> None:
+    """Whoever can make up kinds does not get a line for each of them."""
+    clock = FixedClock()
+    repeats = logs.Repeats(clock.monotonic, 10.0)
+    passed = [repeats.passes(f"kind-{number}") for number in range(10_000)]
+    assert sum(each is not None for each in passed) <= 257
+    assert len(repeats._kinds) <= 257
+    clock.advance(10.0)
+    assert repeats.passes("kind-0") is not None
+    assert repeats.passes("another") == 0
+
+
+def test_what_a_peer_repeats_is_a_line_now_and_then_and_each_time_for_who_debugs() -> None:
+    clock = FixedClock()
+    repeats = logs.Repeats(clock.monotonic, 10.0)
+    with capture_logs() as events:
+        for number in range(3):
+            for sender in ("alice", "eve"):
+                repeats.tell(logs.get_logger(), "info", "refused", (sender, "limit"), sender=sender, number=number)
+        clock.advance(10.0)
+        repeats.tell(logs.get_logger(), "info", "refused", ("eve", "limit"), sender="eve", number=3)
+    told = [event for event in events if event["log_level"] == "info"]
+    assert [(event["sender"], event["number"], event.get("withheld")) for event in told] == [
+        ("alice", 0, None), ("eve", 0, None), ("eve", 3, 2),
+    ]
+    assert [event["number"] for event in events if event["log_level"] == "debug"] == [1, 1, 2, 2]

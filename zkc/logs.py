@@ -25,6 +25,8 @@ REDACTED: Final = "[redacted]"
 REPEAT_SECONDS: Final = 10.0
 """One warning of a kind in so many seconds; those between are counted."""
 _KINDS_MAX: Final = 256
+_OTHERS: Final = ""
+"""The kind of all that find no place."""
 _DEPTH_MAX: Final = 8
 
 _SECRET_WORDS: Final = frozenset(
@@ -126,7 +128,8 @@ class _Kind:
 
 
 class Repeats:
-    """Lets one event of a kind through in `REPEAT_SECONDS`, and then says how many it withheld. Bounded."""
+    """Lets one event of a kind through in `REPEAT_SECONDS`, and then says how many it withheld. Bounded: once there are
+    too many kinds, those that are new count as one."""
 
     def __init__(self, monotonic: Callable[[], float], seconds: float = REPEAT_SECONDS) -> None:
         self._monotonic = monotonic
@@ -136,11 +139,24 @@ class Repeats:
     def passes(self, kind: str) -> int | None:
         """None: withhold it. Else the number of events of this kind withheld since the last one that passed."""
         now = self._monotonic()
+        if kind not in self._kinds and len(self._kinds) >= _KINDS_MAX:
+            self._kinds = {name: known for name, known in self._kinds.items() if now - known.since < self._seconds}
+            if len(self._kinds) >= _KINDS_MAX:
+                kind = _OTHERS
         known = self._kinds.get(kind)
         if known is not None and now - known.since < self._seconds:
             known.withheld += 1
             return None
-        if known is None and len(self._kinds) >= _KINDS_MAX:
-            self._kinds.clear()
         self._kinds[kind] = _Kind(now)
         return known.withheld if known is not None else 0
+
+    def tell(self, log: Any, level: str, event: str, about: tuple[object, ...], **ids: object) -> None:
+        """``event`` with ``ids`` to ``log`` at ``level`` ("warning"), for what a peer can cause as often as it likes.
+
+        ``about``, with the event, is its kind; what is withheld is still written at level "debug".
+        """
+        withheld = self.passes(f"{event} {about}")
+        if withheld is None:
+            log.debug(event, **ids)
+        else:
+            getattr(log, level)(event, **ids, **({"withheld": withheld} if withheld else {}))

@@ -35,7 +35,10 @@ CHUNK = CHUNK_MIN
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """alice is honest, bob receives, mallory and eve are in evil hands."""
-    config = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "transfer.patience": "3s"}
+    config = {
+        "transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "transfer.patience": "3s",
+        "log.level": "debug",  # each ending, also where one is like another
+    }
     with Fleet("alice", "bob", client=config) as fleet:
         fleet.join("mallory")
         fleet.join("eve")

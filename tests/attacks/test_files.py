@@ -43,7 +43,8 @@ TERMINAL: Final = (
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with Fleet("bob", client={"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K"}) as fleet:
+    config = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "log.level": "debug"}
+    with Fleet("bob", client=config) as fleet:
         fleet.join("mallory")
         yield fleet
 
@@ -425,9 +426,13 @@ def _zkc() -> Sequence[str]:
     return testing._ZKC
 
 
+def received_at_bob(fleet: Fleet) -> list[dict[str, Any]]:
+    return [event for event in log_of(fleet, "bob") if event["event"] == "received"]
+
+
 @pytest.mark.attack("F07")
 def test_no_text_of_a_peer_moves_a_terminal_or_begins_a_line(fleet: Fleet, mallory: EvilSender, place: Place) -> None:
-    lines = len(log_of(fleet, "bob"))
+    lines = len(received_at_bob(fleet))
     for text in TERMINAL:
         deliver(mallory, f"n{text}", note=f"note {text}")
     listed = fleet.zkc("bob", "inbox")
@@ -448,7 +453,7 @@ def test_no_text_of_a_peer_moves_a_terminal_or_begins_a_line(fleet: Fleet, mallo
     # The log: one object for each event, however many newlines a name has.
     raw = fleet.program("bob").log.read_bytes()
     assert all(json.loads(line) for line in raw.splitlines())
-    assert len(log_of(fleet, "bob")) == lines + len(TERMINAL)
+    assert len(received_at_bob(fleet)) == lines + len(TERMINAL)
     assert not any(byte in raw for byte in (b"\x1b", b"\x07", b"\x9b"))
 
 

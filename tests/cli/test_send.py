@@ -25,7 +25,8 @@ from zkc.wire.messages import Receipt
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """alice sends, bob receives, carol is registered and offline."""
-    with Fleet("alice", "bob") as running:
+    # Each ending is logged, also where one is like another.
+    with Fleet("alice", "bob", client={"log.level": "debug"}) as running:
         running.join("carol")
         yield running
 

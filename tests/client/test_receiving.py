@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from structlog.testing import capture_logs
 
 from tests.support.env import FixedClock
 from tests.support.parties import World, world
@@ -19,6 +20,7 @@ from zkc.client import receiving
 from zkc.client.receiving import Receiver
 from zkc.config import ClientConfig
 from zkc.errors import PeerViolation
+from zkc.logs import REPEAT_SECONDS
 from zkc.net.pipe import Bulk
 from zkc.protocol import transfer_sender
 from zkc.stores.home import Home
@@ -44,6 +46,11 @@ class Bob:
             authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card
         )
         self.receiver = Receiver(self.bulk, self.store, self.inbox, ClientConfig(), self.clock)
+
+    def configure(self, **changes: object) -> None:
+        """SIGHUP with other values in ``[inbox]``."""
+        config = self.receiver.config
+        self.receiver.config = structs.replace(config, inbox=structs.replace(config.inbox, **changes))
 
     def request(self, serial: int) -> tuple[bytes, Notify]:
         """The xid and the notification of alice's ``serial``th transfer."""
@@ -139,16 +146,43 @@ def test_who_waits_in_vain_is_refused_in_time(bob: Bob, monkeypatch: pytest.Monk
 def test_the_rate_of_one_sender_is_the_configurations_also_once_it_is_read_again(bob: Bob) -> None:
     """What it asks beyond is refused as ``limit``, before anything else is looked at."""
 
-    def configure(per_second: int) -> None:
-        inbox = structs.replace(bob.receiver.config.inbox, accept="none", per_second=per_second)
-        bob.receiver.config = structs.replace(bob.receiver.config, inbox=inbox)
-
     async def scene() -> None:
         serials = iter(range(1000))
         for per_second in (5, 50, 2):
-            configure(per_second)
+            bob.configure(accept="none", per_second=per_second)
             bob.clock.advance(1.0)
             answers = [await bob.answer(next(serials)) for _ in range(per_second + 10)]
             assert answers == [("refuse", "accept")] * per_second + [("refuse", "limit")] * 10
 
     play(bob, scene())
+
+
+def test_a_sender_that_is_refused_again_and_again_is_one_line_of_the_log(bob: Bob) -> None:
+    async def scene() -> None:
+        bob.configure(accept="none", per_second=2)
+        for serial in range(20):
+            await bob.answer(serial)
+        bob.clock.advance(REPEAT_SECONDS)
+        await bob.answer(20)
+
+    with capture_logs() as events:
+        play(bob, scene())
+    told = [event for event in events if event["log_level"] != "debug"]
+    assert [(event["event"], event["sender"], event["reason"], event.get("withheld")) for event in told] == [
+        ("refused", "alice", "accept", None), ("refused", "alice", "limit", None), ("refused", "alice", "accept", 1),
+    ]
+
+
+def test_transfers_that_wait_are_one_line_of_the_log_and_so_are_their_refusals(
+    bob: Bob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "TRANSFERS_MAX", 0)
+    monkeypatch.setattr(receiving, "_TURN_SECONDS", 0.2)
+
+    async def scene() -> None:
+        await asyncio.gather(*(bob.answer(serial) for serial in range(20)))
+
+    with capture_logs() as events:
+        play(bob, scene())
+    told = [event["event"] for event in events if event["log_level"] != "debug"]
+    assert told == ["transfer-waits", "refused"]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.env import FixedClock, SeededEntropy
 from tests.support.talks import only
@@ -60,6 +61,7 @@ from zkc.wire.frames import split_control
 from zkc.wire.messages import (
     Conf,
     DeliverKey,
+    Failure,
     Heartbeat,
     Invitation,
     InviteApplication,
@@ -720,6 +722,18 @@ def test_a_refusal_once_more_is_the_same_refusal(core: Core) -> None:
     talk.say(talk.message, b"x1")
     assert talk.recipient_says("offline") == [(b"x1", (21, "offline"))]
     assert talk.say(talk.message, b"x1") == [(b"x1", (21, "offline"))]
+
+
+def test_a_sender_that_is_refused_again_and_again_is_one_line_of_the_log(core: Core) -> None:
+    with capture_logs() as events:
+        for detail in ["limit"] * 20 + ["accept"] * 20:
+            talk = Handshake(core)
+            talk.say(talk.message, b"x1")
+            talk.recipient_says(Failure(b"", 25, detail))
+    told = [event for event in events if event["log_level"] == "info"]
+    assert [(event["event"], event["sender"], event["code"], event["detail"]) for event in told] == [
+        ("transfer-refused", "alice", 25, "limit"), ("transfer-refused", "alice", 25, "accept"),
+    ]
 
 
 def test_what_is_only_repeated_wins_no_time_and_is_bounded(core: Core, clock: FixedClock) -> None:

@@ -20,7 +20,10 @@ from zkc.testing import Done, Fleet
 
 MIB: Final = 1 << 20
 CHUNK: Final = CHUNK_MIN
-CONFIG: Final = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "transfer.patience": "20s"}
+CONFIG: Final = {
+    "transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "transfer.patience": "20s",
+    "log.level": "debug",  # each ending, also where one is like another
+}
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,7 @@ class Daemon:
         self._clock = clock
         self._entropy = entropy
         self._log = structlog.get_logger("zkc.daemon")
+        self._repeats = logs.Repeats(clock.monotonic)
         self._principal = load_main(store)
         self._context = context(entropy)
         self._bulk = Bulk()
@@ -208,7 +209,9 @@ class Daemon:
             try:
                 return await self._receiver.handle(principal, link.endpoint, body)
             except (ZkcError, PeerViolation) as error:
-                log.warning("handshake-refused", step=type(body).__name__, error=str(error))
+                name = type(body).__name__
+                about = principal.name, name, type(error), error.detail
+                self._repeats.tell(log, "warning", "handshake-refused", about, step=name, error=str(error))
                 raise
 
         def state(linked: bool) -> None:
@@ -248,7 +251,9 @@ class Daemon:
         task.add_done_callback(self._closing.discard)
 
     def _refused(self, why: str, peer: Credentials) -> None:
-        self._log.warning("control-refused", why=why, uid=peer.uid, pid=peer.pid)
+        self._repeats.tell(
+            self._log, "warning", "control-refused", (why, peer.uid), why=why, uid=peer.uid, pid=peer.pid
+        )
 
     # --- applications that the coordinator no longer knows ----------------------------------------------------------
 

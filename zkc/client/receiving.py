@@ -19,6 +19,7 @@ from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock
 from zkc.errors import PeerViolation, PolicyRefused, ZkcError
+from zkc.logs import Repeats
 from zkc.net.addresses import advertised
 from zkc.net.pipe import Bell, Bulk, Listener
 from zkc.net.sockets import DescriptorsTaken, PortsTaken, split_endpoint
@@ -96,6 +97,7 @@ class Receiver:
         """Who waits for a port stands in line: first come, first served, and only one asks for it."""
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self._log = structlog.get_logger("zkc.receiving")
+        self._repeats = Repeats(clock.monotonic)
         self.received: Counter[str] = Counter()
         """Deliveries and bytes since the start, for ``zkc status``."""
 
@@ -147,7 +149,7 @@ class Receiver:
             judge_peer(card, known_about(self._store, req.sender, card.fingerprint), None)
         except KeyChanged as alarm:
             note_alarm(self._store, req.sender, alarm.seen)
-            self._log.warning("key-changed", peer=req.sender, seen=alarm.seen.hex())
+            self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=alarm.seen.hex())
             raise
         transfer = _Transfer(context, notified.state, message)
         self._transfers[req.xid] = transfer
@@ -169,7 +171,7 @@ class Receiver:
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
         refusal = decide(asked, rules, self._standing(req))
         if refusal is not None:
-            self._log.info("refused", sender=req.sender, reason=refusal.detail, xid=req.xid.hex())
+            self._tell("info", "refused", (req.sender, refusal.detail), **_ids_of(req), reason=refusal.detail)
             return machine.Decline(refusal.code, refusal.detail)
         listen = parse_port_range(self.config.transfer.listen)
         try:
@@ -194,14 +196,16 @@ class Receiver:
     async def _bind(self, transfer: _Transfer, host: str, ports: range) -> Listener:
         """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
         req = transfer.req
-        log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex())
         told = False
 
         def tell(why: str) -> None:
             nonlocal told
             if not told:
                 told = True
-                log.warning("transfer-waits", why=why, listen=self.config.transfer.listen, seconds=_TURN_SECONDS)
+                self._tell(
+                    "warning", "transfer-waits", (req.sender,), **_ids_of(req), why=why,
+                    listen=self.config.transfer.listen, seconds=_TURN_SECONDS,
+                )
 
         if self._line.locked():
             tell("others wait for a port")
@@ -220,8 +224,9 @@ class Receiver:
                     await asyncio.sleep(_TURN_PAUSE)
         except TimeoutError:
             self._check_wanted(transfer)
-            log.warning("refused", reason="limit", why="no port became free in time")
-            raise PolicyRefused("no port became free in time", detail="limit") from None
+            why = "no port became free in time"
+            self._tell("warning", "refused", (req.sender, "limit"), **_ids_of(req), reason="limit", why=why)
+            raise PolicyRefused(why, detail="limit") from None
         finally:
             transfer.turn = None
 
@@ -270,6 +275,10 @@ class Receiver:
         if transfer.listener is not None:
             transfer.listener.close()
 
+    def _tell(self, level: str, event: str, about: tuple[object, ...], **ids: object) -> None:
+        """To the log, but no oftener than it can bear: a peer causes it."""
+        self._repeats.tell(self._log, level, event, about, **ids)
+
     def _standing(self, req: Req) -> Standing:
         now = self._clock.monotonic()
         if len(self._requests) > _SENDERS_KEPT:
@@ -303,7 +312,7 @@ class Receiver:
 
     async def _receive(self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell) -> None:
         req = session.req
-        log = self._log.bind(sender=req.sender, recipient=req.recipient, xid=req.xid.hex(), tid=req.tid.hex())
+        log = self._log.bind(**_ids_of(req), tid=req.tid.hex())
         sink = InboxSink(self._inbox, session, transfer.context, self.config, self._clock)
         try:
             await asyncio.get_running_loop().run_in_executor(
@@ -313,7 +322,10 @@ class Receiver:
             self.received["bytes"] += sink.size
             log.info("received", bytes=sink.size, key_source=req.key_source, item=sink.item_id)
         except ZkcError as error:
-            log.warning("not-received", code=error.code, reason=error.reason, detail=error.detail, error=error.message)
+            self._repeats.tell(
+                log, "warning", "not-received", (req.sender, error.reason, error.detail), code=error.code,
+                reason=error.reason, detail=error.detail, error=error.message,
+            )
         except Exception:
             log.exception("defect")
         finally:
@@ -322,3 +334,8 @@ class Receiver:
             self._forget(transfer)
             if transfer.done is not None and not transfer.done.done():
                 transfer.done.set_result(None)
+
+
+def _ids_of(req: Req) -> dict[str, str]:
+    """What tells a transfer apart in the log."""
+    return {"sender": req.sender, "recipient": req.recipient, "xid": req.xid.hex()}

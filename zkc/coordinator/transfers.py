@@ -249,7 +249,8 @@ class Transfers:
                 case AnswerSender(body=body):
                     if isinstance(taken.state, Finished):
                         self._keep(handshake, body)
-                        self._log("transfer-brokered", handshake, key_source=handshake.req.key_source)
+                        source = handshake.req.key_source
+                        self._core.log.info("transfer-brokered", **_ids_of(handshake), key_source=source)
                     waiting, handshake.waiting = handshake.waiting, []
                     for session, call in waiting:
                         self._clients.answer(session, call, body)
@@ -290,7 +291,10 @@ class Transfers:
 
     def _tell_sender(self, handshake: _Handshake, code: int, detail: str) -> None:
         """As the answer to what it waits for, else as a message of its own."""
-        self._log("transfer-refused", handshake, code=code, detail=detail)
+        about = handshake.sender.name, code, detail
+        self._core.repeats.tell(
+            self._core.log, "info", "transfer-refused", about, **_ids_of(handshake), code=code, detail=detail
+        )
         waiting, handshake.waiting = handshake.waiting, []
         for session, call in waiting:
             self._clients.fail(session, call, code, detail)
@@ -306,14 +310,17 @@ class Transfers:
         if self._open.pop(handshake.xid, None) is not None:
             handshake.sender.handshakes -= 1
 
-    def _log(self, event: str, handshake: _Handshake, **more: object) -> None:
-        sender, recipient, xid = handshake.sender.name, handshake.recipient.name, handshake.xid.hex()
-        self._core.log.info(event, sender=sender, recipient=recipient, xid=xid, **more)
-
     def _use(self, uid: bytes, xid: bytes) -> None:
         self._used[uid, xid] = None
         if len(self._used) > XIDS_KEPT_MAX:
             self._used.popitem(last=False)
+
+
+def _ids_of(handshake: _Handshake) -> dict[str, str]:
+    """What tells a transfer apart in the log."""
+    return {
+        "sender": handshake.sender.name, "recipient": handshake.recipient.name, "xid": handshake.xid.hex(),
+    }
 
 
 def _told_apart(message: Said) -> bytes:
