@@ -20,8 +20,9 @@ import pytest
 
 from tests.support.program import environment
 from tests.support.waiting import DEADLINE, wait_until
+from zkc.client.principal import known_about
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
-from zkc.stores import localdb
+from zkc.stores import keystore, localdb
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore, Pin, Registration
 
@@ -243,6 +244,57 @@ def test_a_change_that_fails_changes_nothing(store: KeyStore) -> None:
     assert store.pins() == [pin()]
     assert store.update_pin("alice", lambda _: None) is None
     assert store.pins() == []
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tables of which a row was verified, one entry a row."""
+    rows: list[str] = []
+    real = keystore.verifies
+
+    def counting(key: bytes, table: str, *rest: object) -> bool:
+        rows.append(table)
+        return real(key, table, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(keystore, "verifies", counting)
+    return rows
+
+
+def test_what_a_transfer_asks_of_the_pins_does_not_grow_with_their_number(
+    home: Home, store: KeyStore, verified: list[str]
+) -> None:
+    for number in range(50):
+        set_pin(store, pin(f"peer{number}", fingerprint=bytes([number]) * 32))
+    verified.clear()
+    for number in range(50):
+        fingerprint = bytes([number]) * 32
+        known = known_about(store, f"peer{number}", fingerprint)
+        assert (known.fingerprint, known.names) == (fingerprint, (f"peer{number}",))
+        set_pin(store, dataclasses.replace(pin(f"peer{number}", fingerprint=fingerprint), last_seen=3000.0))
+    assert verified == []
+    with KeyStore.open(home) as other:
+        assert other.pins() == store.pins()
+        assert len(verified) == 50
+        set_pin(other, pin("peer7", fingerprint=b"7" * 32))
+    assert known_about(store, "peer7", b"7" * 32).names == ("peer7",)
+    assert len(verified) == 100, "another process has changed one: all of them once more"
+
+
+def test_a_pin_that_another_process_makes_anew_as_it_was_can_be_changed(home: Home, store: KeyStore) -> None:
+    for name in ("alice", "carol"):
+        set_pin(store, pin(name))
+    with KeyStore.open(home) as other:
+        other.forget("alice")
+        set_pin(other, pin("alice"))
+    set_pin(store, dataclasses.replace(pin("alice"), verified=7.5))
+    with KeyStore.open(home) as again:
+        assert again.pins() == store.pins() == [dataclasses.replace(pin("alice"), verified=7.5), pin("carol")]
+
+
+def test_a_pin_that_stays_as_it_is_waits_for_no_writer(store: KeyStore) -> None:
+    set_pin(store, pin())
+    with store._db.writing():
+        set_pin(store, pin())
 
 
 # --- who may read it --------------------------------------------------------------------------------------------------

@@ -74,13 +74,13 @@ def load_main(store: KeyStore) -> Principal:
 
 def known_about(store: KeyStore, name: str, fingerprint: bytes = b"") -> Known:
     """What is pinned that bears on ``name`` and on the ``fingerprint`` that claims it."""
-    pins = {pin.name: pin for pin in store.pins()}
+    pins = store.pinned()
     own, owner = pins.get(name), pins.get(owner_of(name) or "")
     return Known(
         fingerprint=own.fingerprint if own else b"",
         epoch=own.epoch if own else 0,
         owner_fingerprint=owner.fingerprint if owner else b"",
-        names=tuple(pin.name for pin in pins.values() if fingerprint and pin.fingerprint == fingerprint),
+        names=pins.names_of(fingerprint),
     )
 
 

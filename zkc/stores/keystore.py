@@ -92,6 +92,8 @@ class KeyStore:
     def __init__(self, db: LocalDb, mac_key: bytes) -> None:
         self._db = db
         self._key = mac_key
+        self._pins: Pins | None = None
+        """As they were last verified or written."""
 
     @classmethod
     def open(cls, home: Home, entropy: Entropy | None = None) -> Self:
@@ -217,18 +219,28 @@ class KeyStore:
 
     # --- pins -------------------------------------------------------------------------------------------------------
 
+    def pinned(self) -> Pins:
+        """The pins as they stand now. As long as nobody changes one they are verified once: a daemon asks for each
+        transfer, and there may be thousands."""
+        with self._db.reading() as connection:
+            return self._load_pins(connection)
+
     def pin(self, name: str) -> Pin | None:
-        return next((found for found in self.pins() if found.name == name), None)
+        return self.pinned().get(name)
 
     def pins(self) -> list[Pin]:
         """All, by name."""
-        return sorted((_pin(row) for row in self._rows("pins")), key=lambda found: found.name)
+        return self.pinned().all()
 
     def update_pin(self, name: str, change: Callable[[Pin | None], Pin | None]) -> Pin | None:
         """Set the pin of ``name`` to what ``change`` makes of the present one; the result (None: forgotten).
 
-        One step: no other process's alarm or verification is lost in between. What ``change`` raises changes nothing.
+        One step: no other process's alarm or verification is lost in between. What ``change`` raises changes nothing;
+        it may be asked twice. Where it changes nothing this waits for no other writer.
         """
+        known = self.pin(name)
+        if change(known) == known:
+            return known
         with self._changing("pins") as (table,):
             known = next((_pin(row) for row in table.rows() if row[0] == name), None)
             wanted = change(known)
@@ -247,21 +259,31 @@ class KeyStore:
 
     def _rows(self, table: str) -> list[Row]:
         with self._db.reading() as connection:
-            return [row for _, row, _ in self._load(connection, table)]
+            return [row for row, _ in self._load(connection, table)]
 
-    def _load(self, connection: sqlite3.Connection, table: str) -> list[_Stored]:
-        columns = ", ".join(_SEALED[table])
-        found = connection.execute(
-            f"SELECT rowid, mac, {columns} FROM {table} ORDER BY rowid"  # noqa: S608 - names of ours
-        ).fetchall()
+    def _load(self, connection: sqlite3.Connection, table: str) -> Sequence[_Stored]:
+        if table == "pins":
+            return self._load_pins(connection).stored
+        return self._verified(connection, table, self._seal_of(connection, table))
+
+    def _load_pins(self, connection: sqlite3.Connection) -> Pins:
+        known, seal = self._pins, self._seal_of(connection, "pins")
+        if known is None or known.seal != seal:
+            known = self._pins = Pins(seal, self._verified(connection, "pins", seal))
+        return known
+
+    def _seal_of(self, connection: sqlite3.Connection, table: str) -> bytes:
         seals = connection.execute("SELECT value FROM meta WHERE name = ?", (f"seal-{table}",)).fetchall()
-        stored: list[_Stored] = [(rowid, row, made) for rowid, made, *row in found]
-        whole = (
-            all(verifies(self._key, table, row, made) for _, row, made in stored)
-            and len(seals) == 1
-            and _same(seals[0][0], _seal(self._key, table, (made for _, _, made in stored)))
-        )
-        if not whole:
+        if len(seals) != 1 or not isinstance(seals[0][0], bytes):
+            raise self._db.damaged()
+        return bytes(seals[0][0])
+
+    def _verified(self, connection: sqlite3.Connection, table: str, seal: bytes) -> Sequence[_Stored]:
+        columns = ", ".join(_SEALED[table])
+        found = connection.execute(f"SELECT mac, {columns} FROM {table} ORDER BY rowid")  # noqa: S608 - names of ours
+        stored: list[_Stored] = [(row, made) for made, *row in found]
+        whole = all(verifies(self._key, table, row, made) for row, made in stored)
+        if not whole or not _same(seal, _seal(self._key, table, (made for _, made in stored))):
             raise self._db.damaged()
         return stored
 
@@ -271,51 +293,80 @@ class KeyStore:
         with self._db.writing() as connection:
             tables = tuple(_Table(name, self._load(connection, name)) for name in names)
             yield tables
-            for table in tables:
-                self._apply(connection, table)
+            written = [self._apply(connection, table) for table in tables if table.gone or table.new]
+        self._pins = next((pins for pins in written if pins is not None), self._pins)
         # What was committed leaves the log, whose damage SQLite takes for the log's end, without a word.
         self._db.checkpoint()
 
-    def _apply(self, connection: sqlite3.Connection, table: _Table) -> None:
-        marks = ", ".join("?" * (len(_SEALED[table.name]) + 1))
-        macs = [made for _, _, made in table.stored]
-        for rowid in table.gone:
-            done = connection.execute(f"DELETE FROM {table.name} WHERE rowid = ?", (rowid,))  # noqa: S608 - ours
-            if done.rowcount != 1:
+    def _apply(self, connection: sqlite3.Connection, table: _Table) -> Pins | None:
+        """Write what is new of ``table``, and its seal; how the pins stand then, if it is theirs."""
+        first, marks = _SEALED[table.name][0], ", ".join("?" * (len(_SEALED[table.name]) + 1))
+        for value, count in table.gone:
+            done = connection.execute(f"DELETE FROM {table.name} WHERE {first} = ?", (value,))  # noqa: S608 - ours
+            if done.rowcount != count:
                 raise self._db.damaged()
-        for row in table.new:
-            macs.append(mac(self._key, table.name, row))
-            connection.execute(f"INSERT INTO {table.name} VALUES ({marks})", (*row, macs[-1]))  # noqa: S608 - ours
-        if table.gone or table.new:
-            done = connection.execute(
-                "UPDATE meta SET value = ? WHERE name = ?", (_seal(self._key, table.name, macs), f"seal-{table.name}")
-            )
-            if done.rowcount != 1:
-                raise self._db.damaged()
+        new = [(row, mac(self._key, table.name, row)) for row in table.new]
+        for row, made in new:
+            connection.execute(f"INSERT INTO {table.name} VALUES ({marks})", (*row, made))  # noqa: S608 - ours
+        stored = [*table.stored, *new]
+        seal = _seal(self._key, table.name, (made for _, made in stored))
+        done = connection.execute("UPDATE meta SET value = ? WHERE name = ?", (seal, f"seal-{table.name}"))
+        if done.rowcount != 1:
+            raise self._db.damaged()
+        return Pins(seal, stored) if table.name == "pins" else None
 
 
 Row = Sequence[Field]
-_Stored = tuple[int, Row, bytes]
+_Stored = tuple[Row, bytes]
+"""A row and its MAC."""
+
+
+class Pins:
+    """All pins at one moment, verified."""
+
+    def __init__(self, seal: bytes, stored: Sequence[_Stored]) -> None:
+        self.seal: Final = seal
+        """Names what is in the table: the same seal, the same pins."""
+        self.stored: Final = stored
+        self._rows = {row[_PIN.index("name")]: row for row, _ in stored}
+        self._names: dict[Field, list[str]] = {}
+        for name, row in self._rows.items():
+            self._names.setdefault(row[_PIN.index("fingerprint")], []).append(str(name))
+
+    def get(self, name: str) -> Pin | None:
+        row = self._rows.get(name)
+        return None if row is None else _pin(row)
+
+    def names_of(self, fingerprint: bytes) -> tuple[str, ...]:
+        """Under which names this key is pinned."""
+        return tuple(sorted(self._names.get(fingerprint, ())))
+
+    def all(self) -> list[Pin]:
+        """By name."""
+        return sorted((_pin(row) for row in self._rows.values()), key=lambda found: found.name)
 
 
 class _Table:
     """A sealed table inside a transaction: what stands there, what goes, what comes."""
 
-    def __init__(self, name: str, stored: list[_Stored]) -> None:
+    def __init__(self, name: str, stored: Sequence[_Stored]) -> None:
         self.name = name
         self.stored = stored
-        self.gone: list[int] = []
+        self.gone: list[tuple[Field, int]] = []
+        """First columns, and how many rows have each."""
         self.new: list[Row] = []
 
     def rows(self) -> list[Row]:
-        return [row for _, row, _ in self.stored]
+        return [row for row, _ in self.stored]
 
     def delete(self, first: Field) -> bool:
         """The rows whose first column is ``first``. Whether there was one."""
-        found = [stored for stored in self.stored if stored[1][0] == first]
-        self.gone += [rowid for rowid, _, _ in found]
-        self.stored = [stored for stored in self.stored if stored[1][0] != first]
-        return bool(found)
+        kept = [stored for stored in self.stored if stored[0][0] != first]
+        count = len(self.stored) - len(kept)
+        if count:
+            self.gone.append((first, count))
+            self.stored = kept
+        return count > 0
 
     def insert(self, row: Row) -> None:
         self.new.append(row)

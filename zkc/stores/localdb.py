@@ -83,8 +83,10 @@ class LocalDb:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees one state."""
-        with self._reading, self._transaction(self._reader, lambda: self._reader.execute("BEGIN")):
-            yield self._reader
+        with self._reading:
+            self._check_open()
+            with self._transaction(self._reader, lambda: self._reader.execute("BEGIN")):
+                yield self._reader
 
     @contextmanager
     def writing(self, *, patient: bool = False) -> Iterator[sqlite3.Connection]:
@@ -98,8 +100,7 @@ class LocalDb:
         if not self._writing.acquire(timeout=-1 if patient else BUSY_SECONDS):
             raise sqlite.busy(self.path, self._schema.what)
         try:
-            if self._closed:
-                raise LocalIOError(f"{self._schema.what} {self.path} has been closed here")
+            self._check_open()
             with _translated(self.path, self._schema):
                 writer = self._writer = self._writer or _connect(self.path)
             # Threads that wait for another process, one after the other, do not add up their waits.
@@ -109,6 +110,10 @@ class LocalDb:
             self._wrote = self._clock.monotonic()
         finally:
             self._writing.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LocalIOError(f"{self._schema.what} {self.path} has been closed here")
 
     def _begin(self, writer: sqlite3.Connection, end: float) -> None:
         """Wait for other processes' writers until ``end``, or until somebody closes this."""
@@ -158,10 +163,10 @@ class LocalDb:
 
     def close(self) -> None:
         """Harmless when repeated."""
+        self._closed = True
         # The last one to close moves the log into the file; what fails there is done at the next opening.
         with self._reading, suppress(sqlite3.Error):
             self._reader.close()
-        self._closed = True
         with self._writing, suppress(sqlite3.Error):
             if self._writer is not None:
                 self._writer.close()
