@@ -15,6 +15,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa, x25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import (
     AEAD,
     KDF,
@@ -25,7 +26,6 @@ from cryptography.hazmat.primitives.hpke import (
 from cryptography.hazmat.primitives.hpke import Suite as Hpke
 
 from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal
-from zkc.env import SystemEntropy
 from zkc.errors import PeerViolation
 
 _MLKEM_PUBLIC: Final = 1184
@@ -210,7 +210,7 @@ def _rsa_decapsulate(key: Any, info: bytes, ciphertext: bytes) -> bytes:
 
 
 def _rsa_encrypt(key: Any, info: bytes, plaintext: bytes) -> bytes:
-    content_key = SystemEntropy().bytes(32)
+    content_key = _fresh_secret()
     return _rsa_encapsulate(key, info, content_key) + aead_seal(content_key, ZERO_NONCE, plaintext, info)
 
 
@@ -310,6 +310,9 @@ class Tally:
 
 
 TALLY: Final = Tally()
+"""The one thing here that changes. A count at the shells would miss what the machines of `zkc.protocol` seal and open
+on the way to a refusal, and that is what it is asked for (attack R05: a refused newcomer costs no operation); nothing
+here reads it, so no result depends on it."""
 
 
 def seal(key: KemPublicKey, label: str, th: bytes, plaintext: bytes) -> bytes:
@@ -326,7 +329,7 @@ def open_sealed(key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes) ->
 def kem_encapsulate(key: KemPublicKey, label: str, th: bytes) -> tuple[Secret, bytes]:
     """KemEnc(pk, label, th): a fresh 32-byte secret, and it sealed to ``key``."""
     TALLY.operations += 1
-    secret = SystemEntropy().bytes(32)
+    secret = _fresh_secret()
     return Secret(secret), _KINDS[key.kind].encapsulate(key.native, _info(label, th), secret)
 
 
@@ -336,6 +339,11 @@ def kem_decapsulate(key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes
     if len(secret) != 32:
         raise PeerViolation("forged", "an encapsulated secret is 32 bytes long")
     return Secret(secret)
+
+
+def _fresh_secret() -> bytes:
+    """32 bytes of the library that makes the key pairs and the HPKE secrets too: it takes no entropy of ours."""
+    return AESGCM.generate_key(256)
 
 
 def _info(label: str, th: bytes) -> bytes:
