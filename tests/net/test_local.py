@@ -305,10 +305,10 @@ def test_only_the_same_user_and_root_may_talk() -> None:
 @pytest.mark.attack("L01")
 def test_a_server_of_another_user_is_not_told_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    check_server(Path("s"), Credentials(1, 1000, 1000))
-    check_server(Path("s"), Credentials(1, 0, 0))
+    check_server(Path("s"), Credentials(1, 1000))
+    check_server(Path("s"), Credentials(1, 0))
     with pytest.raises(DaemonError) as caught:
-        check_server(Path("s"), Credentials(1, 1001, 1001))
+        check_server(Path("s"), Credentials(1, 1001))
     assert caught.value.detail == "permission"
 
 

@@ -64,12 +64,13 @@ class Credentials:
 
     pid: int
     uid: int
-    gid: int
 
 
 def credentials(sock: socket.socket) -> Credentials:
     """The other end of a connected AF_UNIX socket."""
-    return Credentials(*_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
+    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _gid = _CREDENTIALS.unpack(found)
+    return Credentials(pid, uid)
 
 
 def may_talk(peer_uid: int, own_uid: int) -> bool:

@@ -77,7 +77,6 @@ class Terms:
     cipher: str
     size_class: int
     fresh: bool
-    wait: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +147,7 @@ def create_request(sender: Sender, terms: Terms) -> Step:
     one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
     req = Req(
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
-        terms.key_source, terms.key_order, terms.cipher, "online", terms.wait, terms.size_class, False,
+        terms.key_source, terms.key_order, terms.cipher, "online", 0, terms.size_class, False,
         terms.fresh, sender.card.hash, one_time.public.encode() if one_time else b"",
     )
     encoded = encode(req)
