@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tests.support import evil
 from tests.support.evil_recipient import Delivering, EvilRecipient, noise
 from tests.support.evil_sender import EvilSender, Frames, Line, RawLine, damaged, foreign, login
-from tests.support.looking import ending, inbox_of, log_of, memory, payloads
+from tests.support.looking import Watch, ending, inbox_of, log_of, memory, payloads
 from zkc.client.grants import Have
 from zkc.constants import CHUNK_MIN
 from zkc.crypto.chunks import StreamSealer
@@ -392,19 +392,23 @@ def test_a_chunk_of_another_transfer_is_refused(fleet: Fleet, mallory: EvilSende
 
 @pytest.mark.attack("D08")
 def test_a_tampered_chunk_never_reaches_any_file(fleet: Fleet, mallory: EvilSender, tmp_path: Path) -> None:
+    """Not even for a moment: nothing is written to any payload after the last true chunk, and nothing cut off."""
     session = mallory.agree("bob")
     frames = Frames(session)
     true, tampered = frames.whole(), frames.whole()
-    with Line(session) as line:
+    inbox = fleet.home("bob") / "inbox"
+    with Line(session) as line, Watch(inbox / "partial", inbox / "files") as watch:
         line.send(*frames.opening(), frames.chunk(true))
         line.acknowledged(CHUNK)
         (partial,) = inbox_of(fleet.home("bob"))[1]
         witness = tmp_path / "witness"
         witness.hardlink_to(partial.path)
+        assert watch.written() >= {partial.id}
         # GCM is a stream cipher: a flipped bit of ciphertext is that bit of plaintext, all else would read as sent.
         line.send(damaged(frames.chunk(tampered), DATA_HEADER_BYTES + CHUNK - 1))
         assert isinstance(line.verdict(), Stop)
-    nothing_arrived(fleet, session, 32)
+        nothing_arrived(fleet, session, 32)
+        assert watch.written() == set()
     assert witness.read_bytes() == true
 
 

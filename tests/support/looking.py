@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.stores.home import Home
@@ -58,6 +60,53 @@ def tree(folder: Path, *, without: Path | None = None) -> dict[str, str]:
         link = os.readlink(path) if path.is_symlink() else ""
         found[str(path.relative_to(folder))] = f"{status.st_mode:o} {0 if path.is_dir() else status.st_size} {link}"
     return found
+
+
+IN_MODIFY: Final = 0x2
+IN_MOVED_TO: Final = 0x80
+IN_CREATE: Final = 0x100
+IN_Q_OVERFLOW: Final = 0x4000
+INOTIFY_EVENT: Final = struct.Struct("iIII")
+"""inotify(7): watch, mask, cookie, bytes of the name after it."""
+
+
+class Watch:
+    """What is written below some folders, by whomever: each write and each truncation, however short it lasts.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._folders = folders
+
+    def __enter__(self) -> Self:
+        self._descriptor = self._checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        for folder in self._folders:
+            mask = IN_MODIFY | IN_MOVED_TO | IN_CREATE
+            self._checked(self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), mask))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def written(self) -> set[str]:
+        """Names of the files that were made or changed since the last call."""
+        found = set()
+        with contextlib.suppress(BlockingIOError):
+            while events := os.read(self._descriptor, 1 << 16):
+                at = 0
+                while at < len(events):
+                    _, mask, _, length = INOTIFY_EVENT.unpack_from(events, at)
+                    at += INOTIFY_EVENT.size + length
+                    assert not mask & IN_Q_OVERFLOW
+                    found.add(os.fsdecode(events[at - length : at].rstrip(b"\0")))
+        return found
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            raise OSError(ctypes.get_errno(), "inotify")
+        return result
 
 
 def memory(pid: int, what: str = "VmRSS") -> int:
