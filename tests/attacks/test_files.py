@@ -17,9 +17,11 @@ from unicodedata import category
 import pyte
 import pytest
 
+from tests.support.evil_recipient import EvilRecipient
 from tests.support.evil_sender import EvilSender, Frames, Line
 from tests.support.looking import ending, inbox_of, log_of, tree
 from tests.support.waiting import DEADLINE
+from zkc.rules.names import escape
 from zkc.testing import Fleet
 from zkc.wire.codec import encode
 from zkc.wire.frames import Flag
@@ -46,7 +48,14 @@ def fleet() -> Iterator[Fleet]:
     config = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": "64K", "log.level": "debug"}
     with Fleet("bob", client=config) as fleet:
         fleet.join("mallory")
+        fleet.join("eve")
         yield fleet
+
+
+@pytest.fixture(scope="module")
+def eve(fleet: Fleet) -> Iterator[EvilRecipient]:
+    with EvilRecipient(fleet.home("eve")) as recipient:
+        yield recipient
 
 
 @pytest.fixture(scope="module")
@@ -394,8 +403,8 @@ class Terminal:
         )
 
 
-def on_terminal(fleet: Fleet, name: str, *words: str, cwd: Path) -> bytes:
-    """What ``zkc WORDS`` writes to a terminal."""
+def on_terminal(fleet: Fleet, name: str, *words: str, cwd: Path, code: int = 0) -> bytes:
+    """What ``zkc WORDS`` writes to a terminal; it ends with ``code``."""
     master, slave = pty.openpty()
     output = bytearray()
 
@@ -412,7 +421,7 @@ def on_terminal(fleet: Fleet, name: str, *words: str, cwd: Path) -> bytes:
         os.close(slave)
         reader.start()
         try:
-            assert process.wait(DEADLINE) == 0
+            assert process.wait(DEADLINE) == code
         finally:
             process.kill()
             reader.join()
@@ -455,6 +464,23 @@ def test_no_text_of_a_peer_moves_a_terminal_or_begins_a_line(fleet: Fleet, mallo
     assert all(json.loads(line) for line in raw.splitlines())
     assert len(received_at_bob(fleet)) == lines + len(TERMINAL)
     assert not any(byte in raw for byte in (b"\x1b", b"\x07", b"\x9b"))
+
+
+@pytest.mark.attack("F07")
+@pytest.mark.parametrize("texts", [TERMINAL[:5], TERMINAL[5:]], ids=["escapes", "others"])
+def test_no_reason_that_a_recipient_gives_moves_a_terminal_or_begins_a_line(
+    fleet: Fleet, eve: EvilRecipient, place: Place, texts: Sequence[str]
+) -> None:
+    reason = "".join(texts)
+    eve.behave = lambda delivering: delivering.say(Stop(33, reason))
+    shown = Terminal().show(on_terminal(fleet, "bob", "send", "eve", "-m", "x", cwd=place.folder, code=33))
+    assert escape(texts[0]) in shown
+    done = fleet.zkc("bob", "send", "eve", "-m", "x", "--json")
+    assert done.code == 33
+    assert done.events[-1]["detail"] == reason
+    assert done.out.count(b"\n") == len(done.events)
+    assert not any(byte in done.out + done.err for byte in (b"\x1b", b"\x07", b"\r"))
+    assert not eve.errors
 
 
 @pytest.mark.attack("F07")
