@@ -22,8 +22,9 @@ import pytest
 import zmq
 
 from tests.support import evil
+from tests.support.bystander import transfer_meanwhile
 from tests.support.coordinator import Member, Newcomer, NoAnswerError, Peer
-from tests.support.evil import KeyedPeer, RawPeer
+from tests.support.evil import KeyedPeer
 from tests.support.link import flipped
 from tests.support.looking import family, log_of, memory, stopped
 from tests.support.program import TOP
@@ -318,33 +319,17 @@ def test_thousands_of_connections_that_do_not_go_on_are_closed_and_bystanders_se
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-JUNK: Final = {
-    "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(range(200)),
-    "random": os.urandom(4096),
-    "zeros": bytes(4096),
-    "ZMTP 1.0": evil.greeting((1, 0)) + b"\x06\0hello",
-    "ZMTP 2.0": evil.greeting((2, 0)) + b"\0\5hello",
-    "NULL": evil.greeting() + evil.ready() + evil.frame(b"hello"),
-    "PLAIN": evil.greeting(mechanism=b"PLAIN") + evil.hello(b"u", b"p") + evil.initiate(),
-    "a NULL READY in CURVE": evil.greeting(mechanism=b"CURVE") + evil.ready() + evil.frame(b"hello"),
-    "a zero HELLO": evil.greeting(mechanism=b"CURVE") + evil.command(b"HELLO", b"\1\0" + bytes(192)),
-    "2^63 bytes": evil.greeting(mechanism=b"CURVE") + evil.raw_frame(evil.LONG | evil.COMMAND, 2**63, b""),
-}
-
-
 @pytest.mark.attack("C13")
 def test_what_speaks_no_curve_is_disconnected_and_never_heard(bystanders: Fleet) -> None:
-    address = split_endpoint(bystanders.coordinator.endpoint)
-    before = status(bystanders).counters
-    for what, junk in JUNK.items():
-        with RawPeer(*address) as stranger:
-            if stranger.send(junk):
-                stranger.finish()
-            stranger.wait_closed()
-        after = status(bystanders).counters
-        assert after["zap.admitted"] == before["zap.admitted"], what
-        assert after.get("reg.bytes", 0) == before.get("reg.bytes", 0), what
+    address, bystander = split_endpoint(bystanders.coordinator.endpoint), member(bystanders, "served")
+    with bystander.open("once") as peer, transfer_meanwhile(bystanders):
+        before = status(bystanders).counters
+        for what, junk in evil.JUNK.items():
+            evil.throw(address, junk)
+            assert peer.ask(Heartbeat()) == Ok(), what
+            after = status(bystanders).counters
+            assert after["zap.admitted"] == before["zap.admitted"], what
+            assert after.get("reg.bytes", 0) == before.get("reg.bytes", 0), what
 
 
 @pytest.mark.attack("O12")

@@ -13,6 +13,7 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from tests.support import evil
+from tests.support.bystander import transfer_meanwhile
 from tests.support.evil_recipient import Delivering, EvilRecipient, noise
 from tests.support.evil_sender import EvilSender, Frames, Line, RawLine, damaged, foreign, login
 from tests.support.looking import Watch, ending, inbox_of, log_of, memory, payloads
@@ -126,6 +127,27 @@ def test_what_a_stranger_pushes_takes_no_memory_and_a_bystander_goes_on(fleet: F
         line.send(*frames.opening(), frames.last(b"hello"))
         assert isinstance(line.verdict(), Done)
         line.send(frames.bye())
+
+
+@pytest.mark.attack("C13", "D01")
+def test_what_speaks_no_plain_is_disconnected_from_both_ports_and_never_heard(
+    fleet: Fleet, mallory: EvilSender
+) -> None:
+    session = mallory.agree("bob")
+    assert session.endpoints is not None
+    frames = Frames(session)
+    first, last = frames.whole(), frames.whole()
+    with Line(session) as line, transfer_meanwhile(fleet):
+        line.send(*frames.opening(), frames.chunk(first))
+        line.acknowledged(CHUNK)
+        for junk in evil.JUNK.values():
+            for port in (session.endpoints.data_port, session.endpoints.ack_port):
+                evil.throw((session.endpoints.addresses[0], port), junk)
+        line.send(frames.last(last))
+        assert isinstance(line.verdict(), Done)
+        line.send(frames.bye())
+    with fleet.client("bob").receive(sender="mallory") as item:
+        assert item.read() == first + last
 
 
 @pytest.mark.attack("D01", "D02")

@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.bystander import transfer_meanwhile
 from tests.support.looking import inbox_of, log_of, memory, stopped, tree
 from tests.support.nobody import NOBODY, knock
 from tests.support.waiting import DEADLINE, wait_until
@@ -252,9 +253,8 @@ def test_half_a_request_is_ended_by_its_own_clock(fleet: Fleet) -> None:
 def test_of_a_thousand_connections_few_stand_and_the_daemon_is_alive(fleet: Fleet) -> None:
     pid, path, count = fleet.program("bob").process.pid, os.fspath(control(fleet, "bob")), 1000
     descriptors, refused = descriptors_of(pid), too_many(fleet)
-    sender = slow_send(fleet, "alice", "bob", "--name", "during")
-    before, began = memory(pid), time.monotonic()
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as opened, transfer_meanwhile(fleet):
+        before, began = memory(pid), time.monotonic()
         crowd = []
         for _ in range(count):
             crowd.append(opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
@@ -266,14 +266,10 @@ def test_of_a_thousand_connections_few_stand_and_the_daemon_is_alive(fleet: Flee
         let_in = CONTROL_CONNECTIONS_MAX * (1 + int((time.monotonic() - began) / REQUEST_SECONDS))
         assert count - let_in <= too_many(fleet) - refused <= count - CONTROL_CONNECTIONS_MAX
         assert descriptors_of(pid) <= descriptors + CONTROL_CONNECTIONS_MAX + 32
-        sender.communicate(bytes(MIB), timeout=DEADLINE)
-        assert sender.returncode == 0
         assert memory(pid) - before < 16 * MIB
     wait_until(lambda: is_served(fleet, "bob"))
-    fleet.client("alice").send("bob", bytes(MIB), name="after")
-    for name in ("during", "after"):
-        with fleet.client("bob").receive(sender="alice", name=name) as item:
-            assert item.item.size >= MIB
+    with transfer_meanwhile(fleet):
+        pass
 
 
 def stands(sock: socket.socket) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 import pytest
@@ -16,47 +15,13 @@ from zkc.net.monitor import EventKind, ThreadMonitor
 from zkc.net.sockets import Context, bind_bulk
 from zkc.net.zap import ThreadZap
 
-JUNK = {
-    "http": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "tls": bytes.fromhex("16030100c8010000c40303") + bytes(range(200)),
-    "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
-    "zeros": bytes(4096),
-    "ones": b"\xff" * 4096,
-    "random": os.urandom(4096),
-    "half-greeting-then-junk": evil.greeting()[:40] + b"\xa5" * 64,
-    "zmtp1": evil.greeting((1, 0)) + b"\x06\0hello",
-    "zmtp2": evil.greeting((2, 0)) + b"\0\5hello",
-    "null": evil.greeting() + evil.ready() + evil.frame(b"hello"),
-    "null-3.0": evil.greeting((3, 0)) + evil.ready() + evil.frame(b"hello"),
-    "future": evil.greeting((255, 255)) + evil.ready() + evil.frame(b"hello"),
-    "unknown-mechanism": evil.greeting(mechanism=b"ZZZZZZZZZZZZZZZZZZZZ"),
-    "as-server": evil.greeting(mechanism=b"CURVE", as_server=True) + bytes(64),
-    "curve-then-null": evil.greeting(mechanism=b"CURVE") + evil.ready() + evil.frame(b"hello"),
-    "curve-short-hello": evil.greeting(mechanism=b"CURVE") + evil.command(b"HELLO", bytes(10)),
-    "curve-zero-hello": evil.greeting(mechanism=b"CURVE") + evil.command(b"HELLO", b"\1\0" + bytes(192)),
-    "curve-initiate-first": evil.greeting(mechanism=b"CURVE") + evil.command(b"INITIATE", bytes(400)),
-    "curve-frame-first": evil.greeting(mechanism=b"CURVE") + evil.frame(b"hello"),
-    "curve-huge-length": evil.greeting(mechanism=b"CURVE") + evil.raw_frame(evil.LONG | evil.COMMAND, 2**63, b""),
-    "plain-initiate-first": evil.greeting(mechanism=b"PLAIN") + evil.initiate(),
-    "plain-short-hello": evil.greeting(mechanism=b"PLAIN") + evil.command(b"HELLO", b"\xff"),
-    "plain-frame-first": evil.greeting(mechanism=b"PLAIN") + evil.frame(b"hello"),
-}  # fmt: skip
-
-
-def throw(address: tuple[str, int], junk: bytes) -> None:
-    """Say ``junk``, end the sentence, and wait until the other side hangs up."""
-    with RawPeer(*address) as peer:
-        if peer.send(junk):
-            peer.finish()
-        peer.wait_closed()
-
 
 @pytest.mark.attack("C13")
-@pytest.mark.parametrize("kind", JUNK)
+@pytest.mark.parametrize("kind", evil.JUNK)
 def test_junk_on_the_control_port_is_disconnected_and_disturbs_nobody(door: Door, kind: str) -> None:
     with KeyedPeer(door.endpoint, door.server.public, door.guest) as bystander:
         assert bystander.verdict() is EventKind.HANDSHAKE_SUCCEEDED
-        throw(door.address, JUNK[kind])
+        evil.throw(door.address, evil.JUNK[kind])
         bystander.send(b"still here")
         assert door.receive()[1] == b"still here"
         assert door.is_silent()
@@ -64,12 +29,12 @@ def test_junk_on_the_control_port_is_disconnected_and_disturbs_nobody(door: Door
 
 
 @pytest.mark.attack("C13")
-@pytest.mark.parametrize("kind", JUNK)
+@pytest.mark.parametrize("kind", evil.JUNK)
 def test_junk_on_both_bulk_ports_is_disconnected_and_disturbs_nobody(ctx: Context, kind: str) -> None:
     with ThreadZap(ctx, lambda request: "ok" if request.credentials == (b"u", b"p") else None):
         pull, push, data, ack = bind_bulk(ctx, "127.0.0.1")
         for port in (data, ack):
-            throw(("127.0.0.1", port), JUNK[kind])
+            evil.throw(("127.0.0.1", port), evil.JUNK[kind])
         with RawPeer("127.0.0.1", data) as sender, RawPeer("127.0.0.1", ack) as listener:
             assert sender.handshake_plain(b"u", b"p")
             sender.send(evil.frame(b"data"))

@@ -8,6 +8,7 @@ given and then sends what no client of zkc would.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
 
@@ -73,6 +74,35 @@ def hello(user: bytes, password: bytes) -> bytes:
 def initiate(socket_type: bytes = b"PUSH", routing_id: bytes = b"") -> bytes:
     """PLAIN's second command, after WELCOME."""
     return command(b"INITIATE", prop(b"Socket-Type", socket_type) + prop(b"Identity", routing_id))
+
+
+JUNK = {
+    "http": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "tls": bytes.fromhex("16030100c8010000c40303") + bytes(range(200)),
+    "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "zeros": bytes(4096),
+    "ones": b"\xff" * 4096,
+    "random": os.urandom(4096),
+    "half-greeting-then-junk": greeting()[:40] + b"\xa5" * 64,
+    "zmtp1": greeting((1, 0)) + b"\x06\0hello",
+    "zmtp2": greeting((2, 0)) + b"\0\5hello",
+    "null": greeting() + ready() + frame(b"hello"),
+    "null-3.0": greeting((3, 0)) + ready() + frame(b"hello"),
+    "future": greeting((255, 255)) + ready() + frame(b"hello"),
+    "unknown-mechanism": greeting(mechanism=b"ZZZZZZZZZZZZZZZZZZZZ"),
+    "as-server": greeting(mechanism=b"CURVE", as_server=True) + bytes(64),
+    "curve-then-null": greeting(mechanism=b"CURVE") + ready() + frame(b"hello"),
+    "curve-short-hello": greeting(mechanism=b"CURVE") + command(b"HELLO", bytes(10)),
+    "curve-zero-hello": greeting(mechanism=b"CURVE") + command(b"HELLO", b"\1\0" + bytes(192)),
+    "curve-initiate-first": greeting(mechanism=b"CURVE") + command(b"INITIATE", bytes(400)),
+    "curve-frame-first": greeting(mechanism=b"CURVE") + frame(b"hello"),
+    "curve-huge-length": greeting(mechanism=b"CURVE") + raw_frame(LONG | COMMAND, 2**63, b""),
+    "plain-stranger": greeting(mechanism=b"PLAIN") + hello(b"somebody", b"else") + initiate(),
+    "plain-initiate-first": greeting(mechanism=b"PLAIN") + initiate(),
+    "plain-short-hello": greeting(mechanism=b"PLAIN") + command(b"HELLO", b"\xff"),
+    "plain-frame-first": greeting(mechanism=b"PLAIN") + frame(b"hello"),
+}  # fmt: skip
+"""First words of what is no client of zkc."""
 
 
 class RawPeer:
@@ -160,6 +190,14 @@ class RawPeer:
         if not data:
             raise EOFError
         self.received += data
+
+
+def throw(address: tuple[str, int], junk: bytes) -> None:
+    """Say ``junk``, end the sentence, and wait until the other side hangs up."""
+    with RawPeer(*address) as peer:
+        if peer.send(junk):
+            peer.finish()
+        peer.wait_closed()
 
 
 class KeyedPeer:
