@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from blake3 import blake3
 
@@ -27,7 +29,8 @@ from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.rules.refusals import refused_by
 from zkc.stores.home import Home
-from zkc.wire.messages import Manifest
+from zkc.wire.codec import decode, encode
+from zkc.wire.messages import Card, Manifest, Receipt
 
 DATA = b"precious\n"
 DIGEST = blake3(DATA).digest()
@@ -186,6 +189,21 @@ def test_a_pipe_that_broke_off_in_the_middle_ends_with_31_at_once(bob: Bob, pipe
 def test_a_receipt_of_other_data_than_went_out_is_none(data: bytes, bob: Bob, pipe: PipeSource, run: Run) -> None:
     bob.answers = iter([lambda: bob.have(data)])
     with pytest.raises(IntegrityError) as caught:
+        run(pipe, whole)
+    assert caught.value.detail == "receipt"
+
+
+def test_a_receipt_that_comes_with_another_card_is_none(bob: Bob, pipe: PipeSource, run: Run) -> None:
+    """As at DONE: what is kept has to be checked offline against the card in it."""
+
+    def have() -> Have:
+        true = bob.have()
+        receipt = decode(true.receipt, Receipt)
+        card = msgspec.structs.replace(decode(receipt.card, Card), signature=b"none")
+        return replace(true, receipt=encode(msgspec.structs.replace(receipt, card=encode(card))))
+
+    bob.answers = iter([have])
+    with pytest.raises(IntegrityError, match="another card") as caught:
         run(pipe, whole)
     assert caught.value.detail == "receipt"
 

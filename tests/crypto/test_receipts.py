@@ -12,15 +12,15 @@ from zkc.crypto.receipts import make_receipt, manifest_digest, name_digest, veri
 from zkc.crypto.signing import IdentityKey
 from zkc.errors import PeerViolation
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
 
 BODY: Final = ReceiptBody(
     tid=b"t" * 16, xid=b"x" * 16, th=b"h" * 32, sender="alice", sender_fingerprint=b"a" * 32, recipient="bob",
-    recipient_fingerprint=b"b" * 32, name_digest=name_digest("report.pdf"), size=12345, digest=b"d" * 32,
-    manifest_digest=b"m" * 32, key_source="sender", cipher="aes-256-gcm", presence="online", presence_age=2,
-    durable=True, asker=b"", began=1_700_000_000_000, ended=1_700_000_001_000,
+    recipient_fingerprint=b"b" * 32, card_hash=digest(b"bob's card"), name_digest=name_digest("report.pdf"),
+    size=12345, digest=b"d" * 32, manifest_digest=b"m" * 32, key_source="sender", cipher="aes-256-gcm",
+    presence="online", presence_age=2, durable=True, asker=b"", began=1_700_000_000_000, ended=1_700_000_001_000,
 )
-CARD: Final = b"bob's card"
+CARD: Final = encode(Card(b"bob's card", b"", b"", b"", b""))
 MANIFEST: Final = Manifest("file", "report.pdf", "", 12345, 0o644, 0)
 
 
@@ -39,6 +39,13 @@ def test_a_receipt_says_what_its_recipient_signed(bob: IdentityKey) -> None:
 def test_a_receipt_is_the_recipient_s_alone(alice: IdentityKey, bob: IdentityKey) -> None:
     """D17 core: nobody else can acknowledge in the recipient's place."""
     assert refused(bob, make_receipt(alice, BODY, CARD)) == "forged"
+
+
+@pytest.mark.attack("D17")
+@pytest.mark.parametrize("card", [encode(Card(b"carol's card", b"", b"", b"", b"")), b""])
+def test_another_card_beside_a_receipt_is_refused(card: bytes, bob: IdentityKey) -> None:
+    """Whoever is shown a receipt sees whose it is: what the card says is under the signature too."""
+    assert refused(bob, make_receipt(bob, BODY, card)) in {"forged", "malformed"}
 
 
 @pytest.mark.parametrize("label", ["card", "app", "cert", "coordinator-card", ""])
@@ -70,8 +77,8 @@ def test_no_field_changes_under_the_signature(field: str, bob: IdentityKey) -> N
 
 
 def test_a_flip_in_any_region_of_a_receipt_is_refused(bob: IdentityKey) -> None:
-    """Every byte of structure and body, a sample of the signature; the card is judged by `verify_card`."""
-    encoded = make_receipt(bob, BODY, b"")
+    """Every byte of structure and body, a sample of the signature, the end of the card."""
+    encoded = make_receipt(bob, BODY, CARD)
     signature_at = 1 + 3 + len(encode(BODY))
     end = len(encoded)
     for at in (*range(signature_at + 8), *range(signature_at + 8, end, 53), end - 2, end - 1):

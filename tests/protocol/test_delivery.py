@@ -32,9 +32,9 @@ from zkc.protocol.delivery import Stopped
 from zkc.protocol.delivery_recipient import DeliveryRecipient, receipt_body
 from zkc.protocol.delivery_sender import DeliverySender
 from zkc.protocol.session import Session
-from zkc.wire.codec import encode
+from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DATA_HEADER_BYTES, DataHeader, Flag, Stream
-from zkc.wire.messages import Ack, Done, Manifest, Receipt, ReceiptBody, Start, Stop
+from zkc.wire.messages import Ack, Card, Done, Manifest, Receipt, ReceiptBody, Start, Stop
 
 C: Final = CHUNK_MIN
 CREDIT: Final = 1 << 30
@@ -831,7 +831,8 @@ def test_a_frame_of_the_other_direction_is_unexpected() -> None:
 
 OTHER_VALUES: Final[dict[str, Any]] = {
     "tid": b"T" * 16, "xid": b"X" * 16, "th": bytes(32), "sender": "mallory", "sender_fingerprint": bytes(32),
-    "recipient": "carol", "recipient_fingerprint": bytes(32), "name_digest": digest(b"other"), "size": 4,
+    "recipient": "carol", "recipient_fingerprint": bytes(32),
+    "name_digest": digest(b"other"), "size": 4,
     "digest": bytes(32), "manifest_digest": bytes(32), "key_source": "coordinator", "cipher": "3des",
     "presence": "authorised", "presence_age": 7, "durable": False, "asker": bytes(32),
 }  # fmt: skip
@@ -851,7 +852,8 @@ def test_a_receipt_of_something_else_in_any_field_is_no_receipt(field: str) -> N
 
 
 def test_only_the_recipients_own_times_are_not_compared() -> None:
-    assert set(ReceiptBody.__struct_fields__) - set(OTHER_VALUES) == {"began", "ended"}
+    """The card is compared itself, below."""
+    assert set(ReceiptBody.__struct_fields__) - set(OTHER_VALUES) == {"card_hash", "began", "ended"}
 
 
 @pytest.mark.attack("D17")
@@ -875,11 +877,14 @@ def _body(delivery: Delivery) -> ReceiptBody:
 
 
 def test_a_receipt_with_another_card_in_it_is_no_receipt() -> None:
-    """What is kept is checked offline against the card in it: it has to be the one of the handshake."""
-    for card in (b"", world("x25519").carol.card.encoded):
+    """What is kept is checked offline against the card in it: it has to be the handshake's, to the last byte."""
+    carol, bob = world("x25519").carol.card, world("x25519").bob.card
+    other = encode(msgspec.structs.replace(decode(bob.encoded, Card), signature=b"none"))
+    for card, changes in ((b"", {}), (carol.encoded, {}), (carol.encoded, {"card_hash": carol.hash}), (other, {})):
         delivery = Delivery.of().begin().send(b"abc")
-        with pytest.raises(IntegrityError, match="card"):
-            delivery.finish(sealed_receipt(_body(delivery), card))
+        with pytest.raises((IntegrityError, PeerViolation), match=r"card|truncated"):
+            delivery.finish(sealed_receipt(msgspec.structs.replace(_body(delivery), **changes), card))
+        assert delivery.delivered is None
 
 
 @pytest.mark.attack("D17")

@@ -205,17 +205,22 @@ def receipts() -> Vectors:
     """A receipt with its digests."""
     manifest = Manifest("file", "report.pdf", "as promised", 12345, 0o640, 1_700_000_000_000_000_000)
     alice, bob = identity("alice"), identity("bob")
+    kem = read_private(b"\2" + known("kem private"))
+    card = make_card(
+        name="bob", kind="computer", uid=known("uid", 16), identity=bob, kem_key=kem.public, epoch=1,
+        not_after=2_000_000_000,
+    )
     body = ReceiptBody(
         known("tid", 16), known("xid", 16), known("th"), "alice", alice.public.fingerprint, "bob",
-        bob.public.fingerprint, name_digest(manifest.name), 12345, known("blake3"), manifest_digest(manifest), "sender",
-        "aes-256-gcm", "online", 2, True, b"", 1_700_000_000_000, 1_700_000_001_234,
+        bob.public.fingerprint, digest(decode(card, Card).body), name_digest(manifest.name), 12345,
+        known("blake3"), manifest_digest(manifest), "sender", "aes-256-gcm", "online", 2, True,
+        b"", 1_700_000_000_000, 1_700_000_001_234,
     )
     return [
         {
             "manifest": encode(manifest).hex(), "name": manifest.name, "name_digest": body.name_digest.hex(),
             "manifest_digest": body.manifest_digest.hex(), "body": encode(body).hex(),
-            "seed": bob.secret.reveal().hex(), "receipt": make_receipt(bob, body, known("card", 60)).hex(),
-            "card": known("card", 60).hex(),
+            "seed": bob.secret.reveal().hex(), "receipt": make_receipt(bob, body, card).hex(), "card": card.hex(),
         }
     ]
 

@@ -317,8 +317,7 @@ class Sending:
             raise IntegrityError(
                 f"{self._recipient} returned a receipt for something else", detail="receipt", hint=WRONG_RECEIPT
             )
-        check_receipt(this.session, body, this.manifest, *this.finished)
-        return body
+        return check_receipt(this.session, have.receipt, this.manifest, *this.finished)
 
     def _had(self, have: Have) -> Delivery:
         """An earlier try had delivered it."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from zkc.crypto.primitives import digest
 from zkc.crypto.signing import IdentityKey, IdentityPublic
+from zkc.errors import PeerViolation
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
 
 
 def name_digest(name: str) -> bytes:
@@ -24,8 +25,14 @@ def make_receipt(identity: IdentityKey, body: ReceiptBody, card: bytes) -> bytes
 
 
 def verify_receipt(identity: IdentityPublic, encoded: bytes) -> ReceiptBody:
-    """What ``identity`` signed; `PeerViolation` (``malformed``, ``forged``). The caller compares every field."""
+    """What ``identity`` signed, its card included; `PeerViolation` (``malformed``, ``forged``).
+
+    The caller compares every field.
+    """
     receipt: Receipt = decode(encoded, Receipt)
     identity.verify_durable("receipt", digest(receipt.body), receipt.signature)
     body: ReceiptBody = decode(receipt.body, ReceiptBody)
+    card: Card = decode(receipt.card, Card)
+    if digest(card.body) != body.card_hash:
+        raise PeerViolation("forged", "the card beside a receipt is not the one that it names")
     return body

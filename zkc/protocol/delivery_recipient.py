@@ -441,7 +441,7 @@ def receipt_body(
     req, resp = session.req, session.resp
     return ReceiptBody(
         tid=req.tid, xid=req.xid, th=session.th, sender=req.sender, sender_fingerprint=session.peer.fingerprint,
-        recipient=req.recipient, recipient_fingerprint=session.own_fingerprint,
+        recipient=req.recipient, recipient_fingerprint=session.own_fingerprint, card_hash=resp.card_hash,
         name_digest=name_digest(manifest.name), size=size, digest=digest, manifest_digest=manifest_digest(manifest),
         key_source=req.key_source, cipher=req.cipher, presence=resp.presence, presence_age=resp.presence_age,
         durable=not resp.live, asker=b"", began=int(began * 1000), ended=int(ended * 1000),

@@ -249,14 +249,7 @@ def consume_done(line: Line, state: AwaitingDone, message: Done) -> Step:
 
     `PeerViolation` for a receipt that it did not sign, `IntegrityError` (``receipt``) for one of something else.
     """
-    session = line.session
-    body = verify_receipt(session.peer.identity, message.receipt)
-    check_receipt(session, body, line.manifest, state.sent, state.digest)
-    if decode(message.receipt, Receipt).card != session.peer.encoded:
-        raise IntegrityError(
-            f"the receipt of {session.req.recipient} carries another card than its answer", detail="receipt",
-            hint=WRONG_RECEIPT,
-        )
+    body = check_receipt(line.session, message.receipt, line.manifest, state.sent, state.digest)
     return Step(Finished(state.sent), (Delivered(message.receipt, body),))
 
 
@@ -363,9 +356,18 @@ class DeliverySender:
         return [effect.message for effect in result.effects]
 
 
-def check_receipt(session: Session, body: ReceiptBody, manifest: Manifest, size: int, digest: bytes) -> None:
-    """Every field of a receipt against the sender's own knowledge; `IntegrityError` (``receipt``)."""
+def check_receipt(session: Session, receipt: bytes, manifest: Manifest, size: int, digest: bytes) -> ReceiptBody:
+    """A receipt of DONE or `have`: signature, card and every field, against the sender's own knowledge.
+
+    `PeerViolation` for one that the recipient did not sign, `IntegrityError` (``receipt``) for one of something else.
+    """
     req, resp = session.req, session.resp
+    body = verify_receipt(session.peer.identity, receipt)
+    if decode(receipt, Receipt).card != session.peer.encoded:
+        raise IntegrityError(
+            f"the receipt of {req.recipient} carries another card than its answer", detail="receipt",
+            hint=WRONG_RECEIPT,
+        )
     expected = {
         "tid": req.tid, "xid": req.xid, "th": session.th, "sender": req.sender, "recipient": req.recipient,
         "sender_fingerprint": session.own_fingerprint, "recipient_fingerprint": session.peer.fingerprint,
@@ -379,3 +381,4 @@ def check_receipt(session: Session, body: ReceiptBody, manifest: Manifest, size:
                 f"the receipt of {req.recipient} does not fit what was sent ({field})", detail="receipt",
                 hint=WRONG_RECEIPT,
             )
+    return body

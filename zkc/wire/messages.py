@@ -527,6 +527,8 @@ class ReceiptBody(Message, frozen=True):
     sender_fingerprint: Hash
     recipient: Name
     recipient_fingerprint: Hash
+    card_hash: Hash
+    """H(card), of the recipient's card beside it."""
     name_digest: Hash
     size: U64
     digest: Hash
