@@ -308,9 +308,9 @@ def test_no_key_passes_before_the_level_asked_for_is_stated(
 
 @pytest.mark.claims("D4", 40)
 @each_form
-@pytest.mark.parametrize("required", ["present", "authorised"])
+@pytest.mark.parametrize(("required", "code"), [("present", 22), ("authorised", 23)])
 def test_a_sender_takes_no_grant_below_the_level_that_it_asked_for(
-    default_world: World, form: Form, required: str
+    default_world: World, form: Form, required: str, code: int
 ) -> None:
     """Whatever the coordinator passes on: a key that comes means that the level is met."""
     talk = default_world.transfer(asked(form))
@@ -324,8 +324,9 @@ def test_a_sender_takes_no_grant_below_the_level_that_it_asked_for(
     (answer,) = talk.messages(TransferResponse)
     bob = default_world.bob
     grant = TransferGrant(answer.response, answer.signature, bob.card.encoded, bob.certificate, b"", b"")
-    with pytest.raises(NobodyThere):
+    with pytest.raises(ZkcError) as caught:
         talk.feed("sender", grant)
+    assert caught.value.code == code
 
 
 def _signed_request(world: World, req: Req) -> TransferRequest:

@@ -67,6 +67,11 @@ def level_met(stated: str, required: str) -> bool:
     return LEVELS.index(stated) >= LEVELS.index(required)
 
 
+def unmet_code(required: str) -> int:
+    """The code for a level that was not reached: nobody there (22), or nobody who may (23)."""
+    return 22 if required == "present" else 23
+
+
 def refusal_code(stated: int) -> int:
     """The code that a recipient's refusal is told as: none of a defect, of an alarm or of no meaning."""
     return stated if stated in REFUSALS else 25

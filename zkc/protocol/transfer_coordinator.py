@@ -28,6 +28,7 @@ from zkc.protocol.session import (
     read_req,
     read_resp,
     refusal_code,
+    unmet_code,
     wrap_session_key,
 )
 from zkc.protocol.step import Step, Table
@@ -214,7 +215,7 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
         return Step(Finished(), (_grant(broker, message),))
     if not level_met(resp.presence, req.presence):
         k.wipe()
-        return Step(Finished(), (FailSender(22 if req.presence == "present" else 23, ""),))
+        return Step(Finished(), (FailSender(unmet_code(req.presence), ""),))
     if req.key_source == "sender":
         k.wipe()
         grant = _grant(broker, message)

@@ -31,6 +31,7 @@ from zkc.protocol.session import (
     read_resp,
     refusal_code,
     session_key,
+    unmet_code,
     unwrap_session_key,
 )
 from zkc.protocol.step import Send, Step, Table
@@ -181,7 +182,7 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     if resp.verdict == "refuse":
         raise refused_by(req.recipient, refusal_code(resp.code), resp.detail)
     if resp.verdict == "accept" and not level_met(resp.presence, req.presence):
-        raise refused_by(req.recipient, 22, "")
+        raise refused_by(req.recipient, unmet_code(req.presence), "")
     opened = open_sealed(sender.kem_key, "xfer-ep", state.th.value, resp.sealed_endpoints)
     if resp.verdict == "have":
         if state.one_time is not None:
