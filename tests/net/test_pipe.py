@@ -15,6 +15,7 @@ import pytest
 import zmq
 from blake3 import blake3
 
+from tests.support.env import FixedClock
 from tests.support.evil_sender import Frames, Line
 from tests.support.parties import identity_of, world
 from tests.support.talks import terms
@@ -34,7 +35,7 @@ from zkc.protocol.delivery_sender import Delivered
 from zkc.protocol.session import Session
 from zkc.wire.codec import encode
 from zkc.wire.frames import Flag
-from zkc.wire.messages import Done, Endpoints, Manifest, Stop
+from zkc.wire.messages import Ack, Done, Endpoints, Manifest, Stop
 
 C: Final = CHUNK_MIN
 HOST: Final = "127.0.0.1"
@@ -387,7 +388,33 @@ def test_a_sender_that_never_comes_is_not_waited_for_as_long_as_patience_goes(pa
     """A sender tries each address once: after that its two ports are free again, however long the patience is."""
     error = error_of(pair.receive(7 * 86400.0, clock=Jumping(ARRIVAL_SECONDS + 1)))
     assert isinstance(error, LinkLost)
-    assert "did not come" in error.message
+    assert "did not begin" in error.message
+
+
+def test_a_sender_that_begins_and_sends_no_manifest_does_not_hold_its_place(pair: Pair) -> None:
+    clock = FixedClock()
+    receiving = pair.receive(clock=clock)
+    with Line(pair.sender) as line:
+        assert isinstance(line.answer(), Ack)
+        line.send(Frames(pair.sender).opening()[0])
+        clock.advance(ARRIVAL_SECONDS + 1)
+        with socket.create_connection((HOST, pair.listener.data_port)):  # wakes it
+            assert "did not begin" in error_of(receiving).message
+
+
+def test_a_stream_that_has_begun_may_be_silent_for_days(pair: Pair) -> None:
+    clock = FixedClock()
+    receiving = pair.receive(clock=clock)
+    frames = Frames(pair.sender)
+    with Line(pair.sender) as line:
+        line.send(*frames.opening())
+        wait_until(lambda: hasattr(pair.sink, "manifest"))
+        clock.advance(7 * 86400.0)
+        line.send(frames.last(b"the end"))
+        assert isinstance(line.verdict(), Done)
+        line.send(frames.bye())
+        receiving.result(DEADLINE)
+    assert pair.sink.got == b"the end"
 
 
 class Refusing:

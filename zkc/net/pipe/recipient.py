@@ -28,13 +28,13 @@ from zkc.net.pipe.link import (
 from zkc.net.sockets import Context, Login, Socket, bind_bulk, context
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery import Stopped
-from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell, Started
+from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.session import Session
 from zkc.wire.messages import Manifest
 
 ARRIVAL_SECONDS: Final = 16 * CONNECT_SECONDS + 10.0
-"""How long a sender that has the key may take to come, whatever patience there is: it tries each address once, there
-are at most 16, and after that it makes a new handshake; two ports are not held for it any longer."""
+"""How long a sender that has the key may take to come and to say what it sends, whatever patience there is: it tries
+each address once, there are at most 16, and after that it makes a new handshake; its place is not held any longer."""
 FAREWELL_SECONDS: Final = 10.0
 """How long the recipient keeps a finished link open for a sender that has not said that it has the receipt."""
 FRAMES_A_TURN: Final = 16
@@ -161,7 +161,7 @@ class Listener:
     def receive(self, session: Session, sink: Sink, bell: Bell, patience: float, clock: Clock | None = None) -> None:
         """The whole delivery into ``sink``: returns once the sender has the receipt (or its time is over).
 
-        `LinkLost` where the sender vanished, or did not come within ``patience`` seconds (or `ARRIVAL_SECONDS`, if
+        `LinkLost` where the sender vanished, or sent no manifest within ``patience`` seconds (or `ARRIVAL_SECONDS`, if
         they are less); `IntegrityError`, `PolicyRefused` (``limit``) for frames that no honest sender makes;
         `Interrupted` when the bell rings; what ``sink`` raises. The sender is told.
         """
@@ -220,7 +220,7 @@ class _Receiver:
                 if gone and not more:
                     raise LinkLost(f"the link from {name} broke off at {self._machine.received} bytes", detail="link")
                 if late:
-                    raise LinkLost(f"{name} agreed to send and did not come", detail="link")
+                    raise LinkLost(f"{name} agreed to send and did not begin", detail="link")
         except PeerViolation as violation:
             error = broken_rule(f"the data of {name} did not verify", violation)
             self._tell(error)
@@ -248,6 +248,8 @@ class _Receiver:
             self._sink.write(event.data)
             self._due = True
         elif isinstance(event, Announced):
+            # From here on a stream may be silent for as long as it likes.
+            self._deadline = None
             self._sink.announced(event.manifest)
         elif isinstance(event, Complete):
             if event.data:
@@ -256,8 +258,6 @@ class _Receiver:
             self._receipt = self._sink.complete(event.size, event.digest)
             self._due = True
             self._deadline = self._clock.monotonic() + FAREWELL_SECONDS
-        elif isinstance(event, Started):
-            self._deadline = None
         elif isinstance(event, Stopped):
             if self._receipt:
                 return Farewell()  # it left without the receipt; what it sent is here all the same
