@@ -196,16 +196,33 @@ def test_each_listed_u_gives_the_same_secret_with_every_scalar(encoding: bytes) 
     assert montgomery(8 * 5, 9) != 0
 
 
-def test_the_list_has_every_encoding_of_every_u_of_small_order() -> None:
-    """u of order 1 to 8 on the curve and its twist: 0, 1, -1 and the two of order 8; each also as u + p if it fits."""
+def test_the_list_has_every_u_of_small_order() -> None:
+    """u of order 1 to 8 on the curve and its twist: 0, 1, -1 and the two of order 8."""
     one, other = (int.from_bytes(e, "little") for e in LOW_ORDER_U if len(set(e)) > 3)
     values = (0, 1, P - 1, one, other)
     assert all(pow(u, 3, P) for u in (one, other))
-    assert {u.to_bytes(32, "little") for v in values for u in (v, v + P) if u < 2**255} == _X25519_SMALL_ORDER
+    assert {u.to_bytes(32, "little") for u in values} == _X25519_SMALL_ORDER
 
 
 def points_of_small_order() -> list[bytes]:
-    return [e[:31] + bytes((e[31] | top,)) for e in LOW_ORDER_U for top in (0, 0x80)]
+    """Every encoding: canonical, above the field, with the top bit that RFC 7748 masks."""
+    values = [int.from_bytes(encoding, "little") for encoding in LOW_ORDER_U]
+    every = [u for v in values for u in (v, v + P) if u < 2**255]
+    return [(u | top).to_bytes(32, "little") for u in every for top in (0, 1 << 255)]
+
+
+@pytest.mark.parametrize("which", ["top bit", "plus p", "p", "all ones"])
+def test_an_x25519_key_has_one_encoding(which: str) -> None:
+    """Two encodings of one key would be two one-time keys, two cards, two hashes."""
+    suite = SUITES["x25519"]
+    honest = suite.generate().public.raw
+    raw = {
+        "top bit": (int.from_bytes(honest, "little") | 1 << 255).to_bytes(32, "little"),
+        "plus p": (9 + P).to_bytes(32, "little"), "p": P.to_bytes(32, "little"), "all ones": b"\xff" * 32,
+    }[which]  # fmt: skip
+    with pytest.raises(PeerViolation, match="bad-key"):
+        suite.read_public(b"\2" + raw)
+    assert suite.read_public(b"\2" + honest)
 
 
 @pytest.mark.parametrize("raw", points_of_small_order(), ids=bytes.hex)

@@ -34,8 +34,8 @@ _X25519: Final = 32
 _RSA_BITS: Final = range(3072, 4097)
 _RSA_EXPONENT: Final = 65537
 
-# Points of small order on Curve25519 (and their non-canonical encodings), top bit cleared: a shared secret with one
-# is a constant.
+_X25519_FIELD: Final = 2**255 - 19
+# Points of small order on Curve25519: a shared secret with one is a constant.
 _X25519_SMALL_ORDER: Final = frozenset(
     bytes.fromhex(encoding)
     for encoding in (
@@ -44,8 +44,6 @@ _X25519_SMALL_ORDER: Final = frozenset(
         "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
         "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
         "ec" + "ff" * 30 + "7f",
-        "ed" + "ff" * 30 + "7f",
-        "ee" + "ff" * 30 + "7f",
     )
 )
 
@@ -145,7 +143,10 @@ def _x25519_load_private(private: bytes) -> tuple[Any, bytes]:
 
 
 def _x25519_load_public(public: bytes) -> x25519.X25519PublicKey:
-    if len(public) != _X25519 or public[:31] + bytes((public[31] & 0x7F,)) in _X25519_SMALL_ORDER:
+    # RFC 7748 reads u modulo the field, top bit masked: a key has many encodings there, and one here.
+    if len(public) != _X25519 or int.from_bytes(public, "little") >= _X25519_FIELD:
+        raise ValueError("not the canonical encoding of a point")
+    if public in _X25519_SMALL_ORDER:
         raise ValueError("not a point of large order")
     return x25519.X25519PublicKey.from_public_bytes(public)
 
