@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 import typing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from scripts.lib import fields
+from zkc import constants
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 DECISIONS: Final = sorted((DOCS / "decisions").glob("*.md"))
@@ -166,3 +168,10 @@ def test_a_link_between_pages_leads_somewhere(path: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, f"{target}#{anchor}"
+
+
+def test_every_number_of_the_protocol_has_its_unit_and_reason() -> None:
+    body = ast.parse(Path(constants.__file__).read_text(encoding="utf-8")).body
+    for node, after in pairwise([*body, ast.Pass()]):
+        if isinstance(node, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), f"{ast.unparse(node.target)} says nothing of itself"

@@ -14,17 +14,23 @@ TERMS_VERSION: Final = 1
 ID_BYTES: Final = 16
 """Length of uid, xid, tid, invitation and request ids: random, so 2^64 of them before two meet."""
 MAC_BYTES: Final = 32
+"""Length of a MAC: HMAC-SHA256, not shortened."""
 TAG_BYTES: Final = 8
 """Length of a channel's tag in a record header."""
 XID_TAG_BYTES: Final = 16
+"""Length of a transfer's tag in a data header, derived from its key: 2^64 of them before two meet."""
 COMMITMENT_BYTES: Final = 32
+"""Length of the commitment to a stream's key: two keys with the same one take 2^128 tries."""
 AEAD_TAG_BYTES: Final = 16
+"""Length of an AEAD's tag: that of AES-256-GCM and of ChaCha20-Poly1305, not shortened."""
 
 CONTROL_MESSAGE_MAX: Final = 64 * 1024
 """Bytes; no control message is longer, and libzmq drops a peer that sends one (MAXMSGSIZE)."""
 CHUNK_MIN: Final = 64 * 1024
+"""Bytes of plaintext in one data chunk, at least: small enough that two for each of `TRANSFERS_MAX` transfers fit into
+`WINDOW_BUDGET`, large enough that a frame's fixed cost stays small beside its bytes'."""
 CHUNK_MAX: Final = 2 * 1024 * 1024
-"""Bytes of plaintext in one data chunk; the recipient chooses within these."""
+"""The same at most; the recipient chooses between them. Larger ones are no faster, and a frame is held whole."""
 MANIFEST_MAX: Final = 60 * 1024
 """Bytes; a manifest is one frame."""
 TRAILER_BYTES: Final = 8 + 32 + 32
@@ -34,8 +40,9 @@ ROLLOVER_BYTES: Final = 64 * 1024**3
 ROLLOVER_BYTES_64BIT_BLOCK: Final = 64 * 1024**2
 """The same for the 64-bit block ciphers 3des and idea (birthday bound)."""
 CHANNEL_RECORDS_MAX: Final = 1 << 20
+"""A channel's keys live for at most this many records, far below what their cipher bears; then a new handshake."""
 CHANNEL_SECONDS_MAX: Final = 3600.0
-"""A channel's keys live for at most this many records or seconds; then a new handshake."""
+"""The same in seconds: a key that is stolen opens an hour of records."""
 CARD_SECONDS: Final = 90 * 86400
 """A permanent client key is valid for 90 days unless it is rotated before."""
 CARD_GRACE_SECONDS: Final = 86400
@@ -54,6 +61,7 @@ REGISTRATION_SECONDS: Final = 60.0
 REQUEST_SECONDS: Final = 10.0
 """A request in the channel that nobody answers is repeated after RETRY_SECONDS until this is over."""
 RETRY_SECONDS: Final = 2.0
+"""From a request to its repetition: longer than an answer takes on a slow line, and five times in `REQUEST_SECONDS`."""
 SESSION_LINGER_SECONDS: Final = 60.0
 """How long a coordinator keeps the channel of a client whose connection broke."""
 APPLICATION_INVITE_SECONDS: Final = 600.0
@@ -65,8 +73,10 @@ KEYDB_SECONDS: Final = 2.0
 GOODBYE_SECONDS: Final = 1.0
 """How long a program that ends waits for the answer to its goodbye."""
 BACKOFF_FIRST: Final = 0.2
+"""Seconds between the first two tries to reach the coordinator, doubled each time, jittered to between a half and the
+whole."""
 BACKOFF_MAX: Final = 10.0
-"""Seconds between two tries to reach the coordinator, doubled each time, jittered to between a half and the whole."""
+"""The longest of these pauses."""
 
 CHUNK: Final = 512 * 1024
 """Bytes of plaintext in a chunk: 512 KiB to 1 MiB measured best, and it is half the memory."""
@@ -130,6 +140,7 @@ XIDS_KEPT_MAX: Final = 65_536
 HANDSHAKES_MAX: Final = 10_000
 """Transfer handshakes under way at a coordinator."""
 HANDSHAKES_PER_CLIENT_MAX: Final = 256
+"""Of those: begun by one client; as many as a recipient receives at once (`TRANSFERS_MAX`)."""
 TRANSFERS_PER_SENDER_MAX: Final = 64
 """Transfers at once from one sender, at a recipient."""
 PARTIALS_PER_SENDER_MAX: Final = 64
