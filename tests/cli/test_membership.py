@@ -444,12 +444,32 @@ def test_keys_that_others_can_read_are_refused_with_the_way_to_mend_it(fleet: Fl
         assert "chmod 600" in done.events[-1]["message"]
 
 
+def core_limits(pid: int) -> list[str]:
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    return line.split()[4:6]
+
+
 @pytest.mark.attack("K07")
 def test_a_process_with_keys_leaves_no_core_dump(fleet: Fleet) -> None:
     for name in ("alice", "coordinator"):
-        limits = Path(f"/proc/{fleet.program(name).process.pid}/limits").read_text()
-        (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
-        assert line.split()[4:6] == ["0", "0"]
+        assert core_limits(fleet.program(name).process.pid) == ["0", "0"]
+
+
+@pytest.mark.attack("K07")
+def test_every_command_that_loads_keys_leaves_no_core_dump(fleets: Fleets) -> None:
+    fleet = fleets("alice", daemons=False)
+    if core_limits(os.getpid())[1] == "0":
+        pytest.skip("nothing here leaves core dumps, and so this would show nothing")
+    with stopped(fleet.coordinator.process.pid):  # so that each of them waits
+        for words in (
+            ["send", "bob", "-m", "x"], ["peers"], ["verify", "bob"], ["leave"], ["recv", "--app", "backup"],
+            ["join", "--app", "backup"],
+        ):
+            with fleet.popen("alice", *words, stderr=subprocess.DEVNULL) as process:
+                wait_until(lambda: core_limits(process.pid) == ["0", "0"] or process.poll() is not None)
+                assert process.poll() is None, words
+                process.kill()
 
 
 def test_a_revocation_that_a_silent_coordinator_has_not_heard_of_is_one_all_the_same(fleets: Fleets) -> None:

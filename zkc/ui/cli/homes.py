@@ -30,7 +30,13 @@ def client_config(call: Invocation, home: Home, options: Mapping[str, object] | 
 
 
 def open_store(home: Home) -> KeyStore:
-    """Its keys; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made."""
+    """Its keys; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made.
+
+    Who has them is protected from here on (attack K07): no command forgets it.
+    """
+    from zkc.hardening import protect_memory
+
+    protect_memory()
     if not os.path.lexists(home.keys_db):
         raise NotRegistered(
             f"nobody is registered in {home.data}", detail="no-registration", hint="zkc join, with an invitation"

@@ -73,12 +73,10 @@ def command(
     from zkc.client.access import open_access
     from zkc.client.sending import Delivery, Options, Sending
     from zkc.env import SystemClock, SystemEntropy
-    from zkc.hardening import protect_memory
     from zkc.net.pipe import Bell
     from zkc.ui.cli.homes import client_config, client_home, open_store
     from zkc.ui.cli.signals import Signals
 
-    protect_memory()
     home = client_home(call)
     clock, entropy = SystemClock(), SystemEntropy()
     options = Options(wait, timeout, key_source, cipher, dry_run)
