@@ -91,7 +91,7 @@ def play(bob: Bob, scene: Coroutine[Any, Any, None]) -> None:
 
     async def whole() -> None:
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(5 * DEADLINE):
                 await scene
         finally:
             await bob.receiver.close()

@@ -22,7 +22,11 @@ PRIVATE_FOLDER: Final = 0o700
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_OTHER_KIND: Final = frozenset({errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP})
 _RENAME_NOREPLACE: Final = 1
+
+WHOSE: Final = "whose is it? ls -l tells"
+AGAIN: Final = "run it again; if that does not help, the disk may be failing: the system's log says more"
 
 _scratch_numbers: Final = count()
 
@@ -45,8 +49,12 @@ def local_error(error: OSError, doing: str) -> LocalIOError:
     if error.errno in NO_SPACE:
         return LocalIOError(f"{doing}: {said}", detail="no-space", hint="make room and run it again")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return LocalIOError(f"{doing}: {said}", detail="permission", hint="whose is it? ls -l tells")
-    return LocalIOError(f"{doing}: {said}", detail="missing" if error.errno == errno.ENOENT else "io")
+        return LocalIOError(f"{doing}: {said}", detail="permission", hint=WHOSE)
+    if error.errno == errno.ENOENT:
+        return LocalIOError(f"{doing}: {said}", detail="missing", hint="did something remove it, or its folder?")
+    if error.errno in _OTHER_KIND:
+        return LocalIOError(f"{doing}: {said}", detail="io", hint="something else stands there: ls -l tells")
+    return LocalIOError(f"{doing}: {said}", detail="io", hint=AGAIN)
 
 
 def refused(path: Path, why: str, mend: str) -> LocalIOError:

@@ -76,9 +76,9 @@ def error_from(error: BaseException | None, path: Path, what: str) -> ZkcError:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH if not (
             os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
         ):
-            return LocalIOError(f"{what} {path} cannot be opened for writing", detail="permission")
+            return LocalIOError(f"{what} {path} cannot be opened for writing", detail="permission", hint=files.WHOSE)
         case sqlite3.SQLITE_IOERR if code not in _DAMAGED_IO:
-            return LocalIOError(f"{what} {path}: {error}", detail="io")
+            return LocalIOError(f"{what} {path}: {error}", detail="io", hint=files.AGAIN)
         case _:
             # Also "no such table", "read-only" and text that is no UTF-8: only a file that is no longer ours says so.
             return damaged(path, what)
