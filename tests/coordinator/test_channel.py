@@ -262,6 +262,7 @@ def test_a_replayed_record_closes_its_channel_and_does_nothing(running: RunningC
 
 @pytest.mark.attack("C04")
 def test_a_record_reflected_or_damaged_is_nothing(running: RunningCoordinator) -> None:
+    """Dropped, and the channel goes on: else whoever can inject a byte could end it (docs/decisions/0001)."""
     member = join(running, "reflected")
     with member.open() as peer:
         peer.send_request(Heartbeat())
