@@ -212,7 +212,8 @@ def test_the_suite_is_in_the_transcript(default_world: World) -> None:
 
 @pytest.mark.attack("C03", "C07")
 def test_a_replayed_c1_makes_a_channel_that_nobody_can_confirm(default_world: World) -> None:
-    """The attacker holds C1 and every record of the true channel: none of them opens in the new one."""
+    """The attacker holds C1 and every record of the true channel: none of them opens in the new one, 31 years later
+    by the clock of the machine (in memory alone: no test turns a coordinator's clock)."""
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info(), 0.0)
     hello = only(sent)
