@@ -254,26 +254,6 @@ def test_a_receipt_that_cannot_be_kept_after_the_delivery_is_33_and_says_that_it
     assert taken(inbox) == b"once"
 
 
-def test_a_file_that_changes_is_33_and_nothing_is_delivered(inbox: Fleet, tmp_path: Path) -> None:
-    file = tmp_path / "growing"
-    file.write_bytes(bytes(40_000_000))
-    with file.open("ab") as growing:
-        os.posix_fallocate(growing.fileno(), 0, 40_000_000)
-        command = [sys.executable, "-m", "zkc", "send", "bob", str(file), "--json"]
-        with subprocess.Popen(command, env=inbox.environment("alice"), stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            lines = [process.stdout.readline(), process.stdout.readline()]
-            growing.write(b"more")
-            growing.flush()
-            lines += process.stdout.readlines()
-            code = process.wait(PATIENCE)
-    last = json.loads(lines[-1])
-    assert (code, last["event"]) in {(33, "error"), (0, "delivered")}
-    if code == 33:
-        assert last["detail"] == "source-changed"
-        assert inbox.zkc("bob", "inbox").out == b""
-
-
 @pytest.mark.parametrize("words", [[], ["-"]])
 def test_on_a_terminal_it_reads_what_is_typed(words: list[str], inbox: Fleet) -> None:
     ours, theirs = pty.openpty()
