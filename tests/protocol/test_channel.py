@@ -5,7 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import statistics
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -147,27 +152,71 @@ def test_a_flipped_byte_of_c2_confirms_nothing_and_the_true_one_still_opens(
     assert coordinator.open(frame) == b"the first record"
 
 
+def wrong(message: ChannelHello | ChannelAnswer) -> dict[str, Any]:
+    """Where and how -> the message with one ciphertext of it exchanged for what does not open."""
+    fields = {name: getattr(message, name) for name in message.__struct_fields__}
+    return {
+        f"{name}: {how}": type(message)(**(fields | {name: bad}))
+        for name in fields if name.startswith(("ct_", "sealed"))
+        for value in [fields[name]]
+        for how, bad in {
+            "empty": b"", "cut": value[:-1], "longer": value + b"\0", "first byte": flipped(value, 0),
+            "last byte": flipped(value, len(value) - 1), "zeros": bytes(len(value)),
+        }.items()
+    }
+
+
 @pytest.mark.attack("C01")
 def test_whatever_is_wrong_with_a_ciphertext_the_refusal_is_the_same(quick_world: World) -> None:
     """No oracle: one word for each cause, without the library's own."""
     alice = quick_world.alice
-    hello = only(ch.create_hello(alice.client_keys, hello_info(), 0.0))
-    said = set()
-    for field in ("ct_s", "sealed"):
-        value = getattr(hello, field)
-        for bad in (
-            b"",
-            value[:-1],
-            value + b"\0",
-            flipped(value, 0),
-            flipped(value, len(value) - 1),
-            bytes(len(value)),
-        ):
-            fields = {name: getattr(hello, name) for name in hello.__struct_fields__} | {field: bad}
-            said.add(
-                violation(lambda fields=fields: greeted(alice.peer_keys, ChannelHello(**fields)))
-            )
+    sent = ch.create_hello(alice.client_keys, hello_info(), 0.0)
+    hello = only(sent)
+    answer = only(greeted(alice.peer_keys, hello))
+    said = {violation(lambda bad=bad: greeted(alice.peer_keys, bad)) for bad in wrong(hello).values()}
+    said |= {
+        violation(lambda bad=bad: ch.consume_answer(alice.client_keys, sent.state, bad))
+        for bad in wrong(answer).values()
+    }
     assert said == {"forged"}
+
+
+ROUNDS = 31
+
+
+@pytest.mark.attack("C01")
+def test_whatever_is_wrong_with_a_ciphertext_the_refusal_takes_no_longer(default_world: World) -> None:
+    """No oracle by time: what is refused is refused in the time of a true message, or sooner. Medians of tries that
+    take turns, so that whatever else the machine does meets all of them."""
+    alice = default_world.alice
+    sent = ch.create_hello(alice.client_keys, hello_info(), 0.0)
+    hello = only(sent)
+    answer = only(greeted(alice.peer_keys, hello))
+    client, coordinator = open_channel(alice.client_keys, alice.peer_keys)
+    frame = client.seal(b"record")
+    tries: dict[str, dict[str, Callable[[], object]]] = {
+        "C1": {"true": lambda: greeted(alice.peer_keys, hello)} | {
+            what: partial(greeted, alice.peer_keys, bad) for what, bad in wrong(hello).items()
+        },
+        # The true S1 can be taken but once; to make it costs as much.
+        "S1": {"true": lambda: greeted(alice.peer_keys, hello)} | {
+            what: partial(ch.consume_answer, alice.client_keys, sent.state, bad) for what, bad in wrong(answer).items()
+        },
+        "C2": {"true": lambda: coordinator.open(client.seal(b"record"))} | {
+            f"byte {place}": partial(coordinator.open, flipped(frame, place))
+            for place in (0, 2, 10, RECORD_HEADER_BYTES, len(frame) - 1)
+        },
+    }
+    for message, causes in tries.items():
+        took: dict[str, list[float]] = {what: [] for what in causes}
+        for _ in range(ROUNDS):
+            for what, attempt in causes.items():
+                began = time.perf_counter()
+                with nullcontext() if what == "true" else pytest.raises(PeerViolation):
+                    attempt()
+                took[what].append(time.perf_counter() - began)
+        medians = {what: statistics.median(each) for what, each in took.items()}
+        assert max(medians.values()) < 5 * medians["true"] + 0.005, (message, medians)
 
 
 def test_a_uid_that_is_not_the_connections_is_refused(default_world: World) -> None:
