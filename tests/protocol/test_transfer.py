@@ -428,6 +428,55 @@ def test_later_messages_of_the_sender_tell_their_transfer(default_world: World) 
     assert tc.xid_of(two.messages(TransferConfirmKey)[0]) == two.sides["sender"].states[0].req.xid
 
 
+# --- fields that must be empty --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [(SENDER_MADE, "wrapped"), (SENDER_MADE, "confirmation"), (SENDER_FIRST, "confirmation")],
+)
+def test_a_grant_with_a_key_or_a_confirmation_where_none_belongs_is_refused(
+    default_world: World, form: Form, field: str
+) -> None:
+    talk = default_world.transfer(
+        asked(form),
+        tap=replacing(TransferGrant, lambda turn: msgspec.structs.replace(turn.message, **{field: b"surplus"})),
+    )
+    with pytest.raises(PeerViolation, match="unexpected"):
+        talk.run()
+    assert isinstance(talk.state("sender"), ts.Requested)
+
+
+@pytest.mark.parametrize("form", [RECIPIENT_FIRST, SENDER_FIRST])
+@pytest.mark.parametrize("field", ["wrapped", "confirmation"])
+def test_a_receipt_comes_without_a_key(default_world: World, form: Form, field: str) -> None:
+    talk = default_world.transfer(
+        asked(form), decision=tr.AlreadyHave(b"receipt"),
+        tap=replacing(TransferGrant, lambda turn: msgspec.structs.replace(turn.message, **{field: b"surplus"})),
+    )
+    with pytest.raises(PeerViolation, match="unexpected"):
+        talk.run()
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "field", "inner"),
+    [
+        (SENDER_MADE, DeliverKey, "key", Key), (RECIPIENT_FIRST, DeliverConfirmation, "confirmation", ConfS),
+        (SENDER_FIRST, DeliverSessionKey, "confirmation", ConfS),
+    ],
+)  # fmt: skip
+def test_endpoints_of_a_sender_are_refused(
+    default_world: World, form: Form, kind: type, field: str, inner: type
+) -> None:
+    """The sender does not listen in this version: nothing is ignored that it says of where it would."""
+    talk = default_world.transfer(
+        asked(form),
+        tap=replacing(kind, lambda turn: remade(turn.message, field, inner, sealed_endpoints=b"somewhere")),
+    )
+    with pytest.raises(PeerViolation, match="unexpected"):
+        talk.run()
+
+
 # --- other versions ------------------------------------------------------------------------------------------------
 
 

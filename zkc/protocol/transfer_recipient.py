@@ -182,6 +182,8 @@ def consume_key(recipient: Recipient, state: Responded, message: DeliverKey) -> 
     key: Key = decode(message.key, Key)
     if key.xid != state.req.xid:
         raise PeerViolation("identity", "a key of another transfer")
+    if key.sealed_endpoints:
+        raise PeerViolation("unexpected", "endpoints of a sender")
     at = state.th.value
     th = state.th.absorb(message.key)
     state.sender.identity.verify("xfer-key", th.value, message.signature)
@@ -265,6 +267,8 @@ def _check_sender(k: Secret, req: Req, th_c: bytes, encoded: bytes) -> None:
     conf: ConfS = decode(encoded, ConfS)
     if conf.xid != req.xid:
         raise PeerViolation("identity", "a confirmation of another transfer")
+    if conf.sealed_endpoints:
+        raise PeerViolation("unexpected", "endpoints of a sender")
     check_mac(mac(expand(k, "confS", 32), th_c, conf.sealed_endpoints), conf.mac)
 
 

@@ -183,6 +183,9 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
         raise refused_by(req.recipient, refusal_code(resp.code), resp.detail)
     if resp.verdict == "accept" and not level_met(resp.presence, req.presence):
         raise refused_by(req.recipient, unmet_code(req.presence), "")
+    made = req.key_source == "coordinator" and resp.verdict == "accept"
+    if (bool(message.wrapped), bool(message.confirmation)) != (made, made and req.key_order == "recipient-first"):
+        raise PeerViolation("unexpected", "a key or a confirmation where none belongs, or none where one does")
     opened = open_sealed(sender.kem_key, "xfer-ep", state.th.value, resp.sealed_endpoints)
     if resp.verdict == "have":
         if state.one_time is not None:
