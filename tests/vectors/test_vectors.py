@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
+from hashlib import sha3_256
 from typing import Any, Final
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.vectors import handshakes, make
 from zkc.crypto.cards import certify, verify_card, verify_certificate, verify_coordinator_card
@@ -156,6 +161,33 @@ CHECKS: Final[dict[str, Callable[[Vector], None]]] = {
 )
 def test_the_code_agrees_with_the_frozen_vectors(topic: str, number: int) -> None:
     CHECKS[topic](make.load(topic)[number])
+
+
+@pytest.mark.parametrize("use", ["permanent", "one-time"])
+def test_a_hybrid_seal_opens_by_hand_as_the_specification_says(use: str) -> None:
+    """docs/protocol.md 1: KEM id, order of the halves, combiner, then the key schedule of RFC 9180 in base mode."""
+    (vector,) = (each for each in make.load("seals") if (each["suite"], each["use"]) == ("hybrid", use))
+    private, public, sealed = of(vector, "private")[1:], of(vector, "public")[1:], of(vector, "sealed")
+    lattice, curve, ciphertext = sealed[:1088], sealed[1088:1120], sealed[1120:]
+    shared = sha3_256(
+        MLKEM768PrivateKey.from_seed_bytes(private[:64]).decapsulate(lattice)
+        + X25519PrivateKey.from_private_bytes(private[64:]).exchange(X25519PublicKey.from_public_bytes(curve))
+        + curve + public[1184:] + bytes.fromhex("5c2e2f2f5e5c")
+    ).digest()  # fmt: skip
+    suite = b"HPKE" + bytes.fromhex("647a00010002")
+
+    def extracted(salt: bytes, label: bytes, ikm: bytes) -> bytes:
+        return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + ikm, "sha256")
+
+    def expanded(prk: bytes, label: bytes, info: bytes, n: int) -> bytes:
+        labelled = n.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info
+        return hmac.digest(prk, labelled + b"\x01", "sha256")[:n]
+
+    info = b"zkc/1 " + vector["label"].encode() + b"\0" + of(vector, "th")
+    context = b"\0" + extracted(b"", b"psk_id_hash", b"") + extracted(b"", b"info_hash", info)
+    secret = extracted(shared, b"secret", b"")
+    key, nonce = expanded(secret, b"key", context, 32), expanded(secret, b"base_nonce", context, 12)
+    assert AESGCM(key).decrypt(nonce, ciphertext, b"") == of(vector, "plaintext")
 
 
 def test_every_topic_has_a_file_and_a_check_and_every_file_a_topic() -> None:
