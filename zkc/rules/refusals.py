@@ -63,7 +63,7 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "{0} has no space left for it (inbox.min_free there)", "ask {0} to make room, and send it again"
     ),
     (33, "source-changed"): ("the file changed at {0} while it was sent", "it must be sent again"),
-    (40, ""): ("{0} speaks no version that this client does", "upgrade the older of the two"),
+    (40, ""): ("{either} speaks no version that this client does", "upgrade the older of the two"),
 }
 
 
