@@ -105,6 +105,6 @@ def test_a_coordinator_without_room_is_told_from_one_that_does_not_know_us(
 
 
 def test_nothing_there_is_told_as_that() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert asyncio.run(dial(f"tcp://127.0.0.1:{port}")).detail == "refused"
+    with socket.socket() as held:  # bound, and it does not listen: nobody else gets the port meanwhile
+        held.bind(("127.0.0.1", 0))
+        assert asyncio.run(dial(f"tcp://127.0.0.1:{held.getsockname()[1]}")).detail == "refused"
