@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,21 @@ class Program:
         return code
 
 
+class HeldPort:
+    """A port of loopback that stays its program's while that is ended and started again: bound until `close`, and not
+    listening, so that no other program is given it, and who connects meanwhile is refused."""
+
+    def __init__(self) -> None:
+        self._socket: Final = socket.socket()
+        # What listens there says the same of itself: so it may bind beside this one.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.endpoint: Final = f"tcp://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class Fleet:
     """One coordinator and the clients of the given names, joined, with their daemons running and linked.
 
@@ -133,7 +149,7 @@ class Fleet:
         self._daemons = daemons
         self._programs: dict[str, Program] = {}
         self._clients: dict[str, SyncClient] = {}
-        self._endpoint = ""
+        self._port: HeldPort | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -161,6 +177,8 @@ class Fleet:
         if "coordinator" in self._programs:
             self._programs["coordinator"].terminate()
         self._programs.clear()
+        if self._port is not None:
+            self._port.close()
         if self._made:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -250,10 +268,8 @@ class Fleet:
 
     def start_coordinator(self) -> Program:
         """Start it, after the first time at the same port as before."""
-        listen = ["--listen", self._endpoint or "tcp://127.0.0.1:0"]
-        program = self._spawn("coordinator", "coordinator", "run", *listen).wait_ready()
-        self._endpoint = program.endpoint
-        return program
+        self._port = self._port or HeldPort()
+        return self._spawn("coordinator", "coordinator", "run", "--listen", self._port.endpoint).wait_ready()
 
     def configure(self, name: str, values: Mapping[str, object]) -> None:
         """Put configuration values into a home's ``config.toml``; a running program reads them on SIGHUP."""

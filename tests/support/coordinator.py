@@ -35,6 +35,7 @@ from zkc.protocol import registration_client as registration
 from zkc.protocol.registration import error_mac
 from zkc.protocol.step import Send, step
 from zkc.stores.home import Home
+from zkc.testing import HeldPort
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import (
@@ -72,19 +73,22 @@ class RunningCoordinator:
     """``zkc coordinator run`` in a home of its own. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, *, listen: str = "tcp://127.0.0.1:0", env: dict[str, str] | None = None
+        self, folder: Path, *, listen: str = "", env: dict[str, str] | None = None
     ) -> None:
         self.home = Home.resolve("coordinator", str(folder))
         self._log = folder.parent / f"{folder.name}.log"
+        self._port: HeldPort | None = None
         self._listen = listen
         self._env = env or {}
         self.start()
 
     def start(self) -> None:
         """Start it (again); returns when it is ready."""
+        self._port = self._port or HeldPort()
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", RUN, str(self.home.data), self._listen], stdout=subprocess.PIPE, stderr=log,
+                [sys.executable, "-c", RUN, str(self.home.data), self._listen or self._port.endpoint],
+                stdout=subprocess.PIPE, stderr=log,
                 env=environment(self._env),
             )
         assert self.process.stdout is not None
@@ -109,6 +113,9 @@ class RunningCoordinator:
             raise
         assert self.process.stdout is not None
         self.process.stdout.close()
+        if self._port is not None:
+            self._port.close()
+            self._port = None
         return status
 
     @property
