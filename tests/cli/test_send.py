@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,32 @@ def reason(done: Done) -> tuple[int, str, str]:
     assert error["event"] == "error"
     assert error["code"] == done.code
     return done.code, error["reason"], error["detail"]
+
+
+LATER = """
+import pathlib, sys
+from zkc.client.sending import Sending
+from zkc.env import SystemClock
+from zkc.net.pipe import sender
+later = pathlib.Path(sys.argv.pop(1))
+now, sleep = SystemClock.monotonic, Sending._sleep
+def pause(sending, seconds):
+    later.with_name("waits").touch()
+    sleep(sending, seconds)
+SystemClock.monotonic = lambda clock: now(clock) + 3600 * later.exists()
+Sending._sleep = pause
+sender.FIRST_WORD_SECONDS = 7200.0
+from zkc.ui.cli.main import main
+sys.exit(main())
+"""
+"""``zkc``, for which an hour goes by when the file that is its first word is made; beside it, ``waits`` is made when it
+first waits for its recipient. So a --timeout ends when the test says so, and not before on a machine that is busy."""
+
+
+def started(fleet: Fleet, later: Path, *words: str, **pipes: Any) -> subprocess.Popen[bytes]:
+    """``zkc WORDS`` by alice, running, with `LATER`."""
+    command = [sys.executable, "-c", LATER, str(later), *words]
+    return subprocess.Popen(command, env=fleet.environment("alice"), **pipes)
 
 
 # --- what arrives ---------------------------------------------------------------------------------------------------
@@ -163,13 +190,23 @@ def test_a_dry_run_sends_nothing(inbox: Fleet) -> None:
         (["bob", "--cipher", "3des"], (25, "policy", "cipher")),
         (["bob", "--cipher", "idea"], (25, "policy", "cipher")),
         (["carol", "--wait", "0.3s"], (21, "recipient-offline", "offline")),
-        (["carol", "--wait", "60s", "--timeout", "0.7s"], (21, "recipient-offline", "offline")),
     ],
 )  # fmt: skip
 def test_a_condition_that_is_not_met_ends_with_its_code(
     words: list[str], told: tuple[int, str, str], fleet: Fleet
 ) -> None:
     assert reason(fleet.zkc("alice", "send", *words, "-m", "x", "--json")) == told
+
+
+def test_a_timeout_while_it_waits_for_the_recipient_is_what_it_waited_for(fleet: Fleet, tmp_path: Path) -> None:
+    words = ["send", "carol", "--wait", "60m", "--timeout", "30m", "-m", "x", "--json"]
+    later = tmp_path / "later"
+    with started(fleet, later, *words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        wait_until((tmp_path / "waits").exists)
+        later.touch()
+        done = Done(process.wait(PATIENCE), process.stdout.read(), b"")
+    assert reason(done) == (21, "recipient-offline", "offline")
 
 
 def test_a_coordinator_of_another_version_is_40(fleet: Fleet) -> None:
@@ -459,24 +496,32 @@ def test_a_recipient_whose_daemon_is_started_again_gets_the_file(fleets: Fleets,
     assert (item["state"], item["bytes"]) == ("ready", 200_000_000)
 
 
-def test_a_timeout_before_data_flowed_is_30(inbox: Fleet) -> None:
-    with inbox.popen(
-        "alice", "send", "bob", "--json", "--timeout", "2s", stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+def test_a_timeout_before_data_flowed_is_30(inbox: Fleet, tmp_path: Path) -> None:
+    words, later = ["send", "bob", "--json", "--timeout", "30m"], tmp_path / "later"
+    with started(inbox, later, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        lines = [json.loads(line) for line in process.stdout.readlines()]
-        assert (process.wait(PATIENCE), lines[-1]["reason"], lines[-1]["detail"]) == (30, "timeout", "timeout")
-    assert lines[-1]["message"] == "the transfer to bob timed out after 0 bytes; give it a longer timeout"
-    assert "granted" in {line["event"] for line in lines}, "it was connected"
+        while json.loads(process.stdout.readline())["event"] != "granted":
+            pass
+        later.touch()
+        process.stdin.write(b"x")  # wakes it: it sees first how late it is
+        process.stdin.flush()
+        last = json.loads(process.stdout.readlines()[-1])
+        assert (process.wait(PATIENCE), last["reason"], last["detail"]) == (30, "timeout", "timeout")
+    assert last["message"] == "the transfer to bob timed out after 0 bytes; give it a longer timeout"
     assert inbox.zkc("bob", "inbox").out == b""
 
 
-def test_a_timeout_after_data_flowed_is_31(inbox: Fleet) -> None:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with inbox.popen("alice", "send", "bob", "--json", "--timeout", "2s", **pipes) as process:
+def test_a_timeout_after_data_flowed_is_31(inbox: Fleet, tmp_path: Path) -> None:
+    words, later = ["send", "bob", "--json", "--timeout", "30m"], tmp_path / "later"
+    with started(inbox, later, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"x" * 2_000_000)
+        process.stdin.flush()
+        wait_until(lambda: any(row["bytes"] for row in inbox.zkc("bob", "inbox", "--partial", "--json").events))
+        later.touch()
+        process.stdin.write(b"x")
         process.stdin.flush()
         last = json.loads(process.stdout.readlines()[-1])
         assert (process.wait(PATIENCE), last["reason"], last["detail"]) == (31, "interrupted", "timeout")
