@@ -17,6 +17,7 @@ from tests.support.bystander import transfer_meanwhile
 from tests.support.evil_recipient import Delivering, EvilRecipient, noise
 from tests.support.evil_sender import EvilSender, Frames, Line, RawLine, damaged, foreign, login
 from tests.support.looking import Watch, ending, inbox_of, log_of, memory, payloads
+from tests.support.waiting import DEADLINE
 from zkc.client.grants import Have
 from zkc.constants import CHUNK_MIN
 from zkc.crypto.chunks import StreamSealer
@@ -652,13 +653,15 @@ def test_an_acknowledgement_frame_above_any_limit_only_loses_the_link(fleet: Fle
 
 
 def test_credit_without_bound_buys_no_memory_of_the_sender(fleet: Fleet, eve: EvilRecipient) -> None:
-    reading = threading.Event()
+    reading, read, measured = (threading.Event() for _ in range(3))
 
     def greedy(delivering: Delivering) -> None:
         delivering.say(Ack(0, 0, (1 << 32) - 1))
-        assert reading.wait(20)
+        assert reading.wait(DEADLINE)
         complete = delivering.take(Complete)
         assert isinstance(complete, Complete)
+        read.set()
+        assert measured.wait(DEADLINE)
         delivering.say(Done(delivering.receipt(delivering.body(complete))))
 
     eve.behave = greedy
@@ -670,12 +673,13 @@ def test_credit_without_bound_buys_no_memory_of_the_sender(fleet: Fleet, eve: Ev
         assert sender.stdout is not None
         assert b"requested" in sender.stdout.readline()
         assert b"granted" in sender.stdout.readline()
-        before = memory(sender.pid)
+        before = memory(sender.pid, "VmHWM")
         reading.set()
-        while b"delivered" not in (line := sender.stdout.readline()):
-            assert line, "ended early"
-            assert memory(sender.pid) - before < 48 * MIB
-        assert sender.wait(20) == 0
+        assert read.wait(60), "it still waits for its receipt"
+        assert memory(sender.pid, "VmHWM") - before < 48 * MIB
+        measured.set()
+        out, _ = sender.communicate(timeout=60)
+        assert sender.returncode == 0, out
     finally:
         sender.kill()
         sender.communicate()
