@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 
 from tests.support.bystander import transfer_meanwhile
+from tests.support.held_send import SIZE, held_send
 from tests.support.looking import inbox_of, log_of, memory, stopped, tree
 from tests.support.nobody import NOBODY, knock
 from tests.support.waiting import DEADLINE, wait_until
@@ -390,10 +391,10 @@ def test_a_sender_ends_with_the_code_of_the_signal_in_every_phase(fleet: Fleet, 
             daemon = fleet.start_daemon("carol")
             source = fleet.folder / "source"
             with source.open("wb") as file:
-                file.truncate(256 * MIB)
+                file.truncate(SIZE)
             around.callback(source.unlink)
             known = {item.id for item in inbox_of(fleet.home("carol"))[1]}
-            process = fleet.popen("alice", "send", "carol", "--json", str(source), stdout=subprocess.PIPE)
+            process = held_send(fleet, "alice", "carol", "--json", str(source), stdout=subprocess.PIPE)
             wait_until(lambda: {item.id for item in inbox_of(fleet.home("carol"))[1] if item.size} - known)
             daemon.kill()
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.held_send import SIZE, held_send
 from tests.support.looking import stopped
 from tests.support.program import PATIENCE
 from tests.support.waiting import wait_until
@@ -291,6 +292,19 @@ def test_a_receipt_that_cannot_be_kept_after_the_delivery_is_33_and_says_that_it
     assert taken(inbox) == b"once"
 
 
+def test_a_file_that_changes_is_33_and_nothing_is_delivered(inbox: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "growing"
+    file.write_bytes(bytes(SIZE))
+    with held_send(inbox, "alice", "bob", str(file), "--json", stdout=subprocess.PIPE) as process:
+        while json.loads(process.stdout.readline())["event"] != "granted":
+            pass
+        with file.open("ab") as growing:
+            growing.write(b"more")
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert reason(Done(process.returncode, out, b"")) == (33, "local-io", "source-changed")
+    assert inbox.zkc("bob", "inbox").out == b""
+
+
 @pytest.mark.parametrize("words", [[], ["-"]])
 def test_on_a_terminal_it_reads_what_is_typed(words: list[str], inbox: Fleet) -> None:
     ours, theirs = pty.openpty()
@@ -482,18 +496,18 @@ def test_a_recipient_that_does_not_answer_is_30_and_one_that_dies_is_31(fleets: 
 def test_a_recipient_whose_daemon_is_started_again_gets_the_file(fleets: Fleets, tmp_path: Path) -> None:
     """Ended by SIGTERM, with a word of farewell: the same as killed."""
     fleet = fleets("alice", "bob")
-    (tmp_path / "big").write_bytes(bytes(200_000_000))
-    with fleet.popen("alice", "send", "bob", str(tmp_path / "big"), "--json", stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    (tmp_path / "big").write_bytes(bytes(SIZE))
+    with held_send(fleet, "alice", "bob", str(tmp_path / "big"), "--json", stdout=subprocess.PIPE) as process:
         while json.loads(process.stdout.readline())["event"] != "granted":
             pass
         assert fleet.program("bob").terminate() == 0
         fleet.start_daemon("bob")
+        process.stdin.close()
         lines = [json.loads(line) for line in process.stdout.readlines()]
         assert process.wait(PATIENCE) == 0, lines
     assert "granted" in {line["event"] for line in lines}, "it was over before bob's daemon ended"
     (item,) = fleet.zkc("bob", "inbox", "--partial", "--json").events
-    assert (item["state"], item["bytes"]) == ("ready", 200_000_000)
+    assert (item["state"], item["bytes"]) == ("ready", SIZE)
 
 
 def test_a_timeout_before_data_flowed_is_30(inbox: Fleet, tmp_path: Path) -> None:

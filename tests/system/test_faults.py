@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 from blake3 import blake3
 
+from tests.support.held_send import HELD, SIZE, held_send
 from tests.support.looking import family, inbox_of, log_of, memory, payloads, stopped
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK_MIN
@@ -69,7 +70,28 @@ def nothing(fleet: Fleet, *, partial: bool = False) -> None:
 @contextlib.contextmanager
 def sending(fleet: Fleet, *words: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
     """``zkc send bob`` by alice, running; ended and its pipes closed afterwards."""
-    process = fleet.popen("alice", "send", "bob", *words, stderr=subprocess.PIPE, **options)
+    with _ended(fleet.popen("alice", "send", "bob", *words, stderr=subprocess.PIPE, **options)) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def held(fleet: Fleet, source: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The same of a new file, which stands still before its last chunk, once bob has the others, until stdin ends."""
+    with source.open("wb") as file:
+        file.truncate(SIZE)
+    known = {item.id for item in inbox_of(fleet.home("bob"))[1]}
+    words = "bob", str(source), "--json"
+    with _ended(
+        held_send(fleet, "alice", *words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    ) as process:
+        wait_until(lambda: any(
+            item.id not in known and item.size == HELD for item in inbox_of(fleet.home("bob"))[1]
+        ))
+        yield process
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
@@ -144,17 +166,15 @@ def test_twenty_at_once_all_arrive(fleet: Fleet) -> None:
     assert partials == []
 
 
-def test_a_long_stream_takes_bounded_memory_at_both_ends(fleet: Fleet, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    with source.open("wb") as file:
-        file.truncate(300 * MIB)
-    with source.open("rb") as stdin, sending(fleet, "--json", stdin=stdin, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        peak = 0
-        while b"delivered" not in (line := process.stdout.readline()):
-            assert line, process.stderr.read() if process.stderr else b""
-            peak = memory(process.pid, "VmHWM")
-        assert process.wait(60) == 0
+def test_a_long_stream_takes_bounded_memory_at_both_ends(fleet: Fleet) -> None:
+    with sending(fleet, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        for _ in range(300):
+            process.stdin.write(bytes(MIB))
+        process.stdin.flush()
+        peak = memory(process.pid, "VmHWM")  # it has no end to send yet
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
     assert 0 < peak < 150 * MIB
     assert max(memory(pid, "VmHWM") for pid in family(fleet.program("bob").process.pid)) < 150 * MIB
     (item,) = inbox_of(fleet.home("bob"))[0]
@@ -220,13 +240,9 @@ def test_a_file_that_changes_while_it_is_sent_is_not_delivered(
     fleet: Fleet, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     source = tmp_path / "source"
-    with source.open("wb") as file:
-        file.truncate(128 * MIB)
     failures = len(failed(fleet))
-    with sending(fleet, str(source), "--json", stdout=subprocess.PIPE) as process:
-        begun(fleet, CHUNK)
-        with stopped(process.pid):
-            change(source)
+    with held(fleet, source) as process:
+        change(source)
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 33, out
     assert b'"source-changed"' in out
@@ -238,15 +254,13 @@ def test_a_file_that_changes_while_it_is_sent_is_not_delivered(
 def test_a_file_that_is_replaced_meanwhile_is_sent_as_it_was(fleet: Fleet, tmp_path: Path) -> None:
     """What was opened is one file, whatever the path names later."""
     source, other = tmp_path / "source", tmp_path / "other"
-    with source.open("wb") as file:
-        file.truncate(64 * MIB)
     other.write_bytes(b"another")
-    with sending(fleet, str(source)) as process:
-        begun(fleet, CHUNK)
+    with held(fleet, source) as process:
         other.rename(source)
-        assert process.wait(60) == 0
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
     (item,) = inbox_of(fleet.home("bob"))[0]
-    assert item.size == 64 * MIB
+    assert item.size == SIZE
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------
@@ -323,10 +337,7 @@ def test_a_recipient_that_is_killed_and_comes_back_gets_the_file_once(fleet: Fle
 
 def test_a_recipient_killed_in_the_middle_of_a_file_gets_it_when_it_is_back(fleet: Fleet, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    with source.open("wb") as file:
-        file.truncate(256 * MIB)
-    with sending(fleet, str(source), "--json", stdout=subprocess.PIPE) as process:
-        begun(fleet, MIB)
+    with held(fleet, source) as process:
         fleet.program("bob").kill()
         assert payloads(fleet.home("bob")) == []
         assert process.poll() is None, "it has patience"
@@ -334,7 +345,7 @@ def test_a_recipient_killed_in_the_middle_of_a_file_gets_it_when_it_is_back(flee
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, (out, err)
     items, partials = inbox_of(fleet.home("bob"))
-    assert [item.size for item in items] == [256 * MIB]
+    assert [item.size for item in items] == [SIZE]
     assert partials == []
 
 
@@ -384,37 +395,15 @@ def test_a_pipe_whose_recipient_is_killed_ends_with_31(fleet: Fleet) -> None:
 
 def test_a_recipient_that_stays_away_ends_the_patience_with_31(fleet: Fleet, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    with source.open("wb") as file:
-        file.truncate(256 * MIB)
-    process = fleet.popen("alice", "send", "bob", str(source), "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        begun(fleet, MIB)
-    finally:
-        process.kill()
-        process.communicate()
-    environment = fleet.environment("alice") | {"ZKC_TRANSFER_PATIENCE": "1s"}
-    known = {item.id for item in inbox_of(fleet.home("bob"))[1]}
-    with subprocess.Popen(
-        [*_zkc(), "send", "bob", str(source), "--json"], env=environment, stdout=subprocess.PIPE
-    ) as impatient:
-        try:
-            wait_until(lambda: any(
-                item.id not in known and item.size >= MIB for item in inbox_of(fleet.home("bob"))[1]
-            ))
-            fleet.program("bob").kill()
-            out, _ = impatient.communicate(timeout=60)
-        finally:
-            impatient.kill()
+    with held(fleet, source):
+        pass
+    with held(fleet, source, ZKC_TRANSFER_PATIENCE="1s") as impatient:
+        fleet.program("bob").kill()
+        out, _ = impatient.communicate(timeout=60)
         assert impatient.returncode == 31, out
     assert b'"interrupted"' in out
     fleet.start_daemon("bob")
     nothing(fleet, partial=True)
-
-
-def _zkc() -> tuple[str, ...]:
-    from zkc import testing
-
-    return testing._ZKC
 
 
 @pytest.mark.attack("D04")

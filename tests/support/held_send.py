@@ -1,0 +1,56 @@
+"""``python -m tests.support.held_send WORDS``: ``zkc WORDS``, whose file is read to `HELD` at most until stdin ends.
+
+So what a test does in the middle of a file happens there, however busy the machine is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any, Final
+
+from tests.support.program import TOP
+from zkc.client.sources import FileSource
+from zkc.testing import Fleet
+
+HELD: Final = 2 << 20
+"""Bytes that go out first, in chunks of any size: the recipient writes them all."""
+SIZE: Final = HELD + (32 << 10)
+"""Of a file that is held there: its last chunk follows, so that nothing is on its way before the last words."""
+
+
+def held_send(fleet: Fleet, name: str, *words: str, env: dict[str, str] | None = None, **pipes: Any) -> Any:
+    """``zkc send WORDS`` by a client, running; it goes on once the caller has closed its stdin."""
+    own = fleet.environment(name) | {"PYTHONPATH": str(TOP)} | (env or {})
+    command = [sys.executable, "-m", "tests.support.held_send", "send", *words]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=own, cwd=fleet.folder, **pipes)
+
+
+class _Hold:
+    """In place of `FileSource.fd`: what is polled before each read."""
+
+    released = False
+
+    def __get__(self, source: FileSource, _: object) -> int | None:
+        held = not self.released and os.lseek(source._fd, 0, os.SEEK_CUR) >= HELD
+        return sys.stdin.fileno() if held else None
+
+
+def _hold() -> None:
+    hold, read = _Hold(), FileSource.read
+
+    def read_on(source: FileSource, n: int) -> bytes:
+        # Asked to read beyond: stdin is readable.
+        hold.released = hold.released or source.fd is not None
+        return read(source, n)
+
+    setattr(FileSource, "fd", hold)  # noqa: B010  (for the program, not for mypy)
+    setattr(FileSource, "read", read_on)  # noqa: B010
+
+
+if __name__ == "__main__":
+    from zkc.ui.cli.main import main
+
+    _hold()
+    sys.exit(main(sys.argv[1:]))
