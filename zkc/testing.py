@@ -38,7 +38,7 @@ import tomli
 from zkc.client.control import AskStatus, ControlReply, StatusReply
 from zkc.config.toml import to_toml
 from zkc.env import SystemClock, SystemEntropy
-from zkc.net.local_client import LocalClient
+from zkc.net.local_client import LocalClient, NoAnswer
 from zkc.stores.files import write_private
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
@@ -260,9 +260,10 @@ class Fleet:
             Home.resolve("client", str(self.home(name))).socket_path(), ControlReply
         )
         while clock.monotonic() < end:
-            reply = client.call(AskStatus())
-            if isinstance(reply, StatusReply) and reply.linked:
-                return
+            with contextlib.suppress(NoAnswer):  # busy, and asked again
+                reply = client.call(AskStatus())
+                if isinstance(reply, StatusReply) and reply.linked:
+                    return
             threading.Event().wait(_POLL_SECONDS)
         raise RuntimeError(f"{name} did not link: {self._programs[name].log.read_text(errors='replace')[-2000:]}")
 
