@@ -120,6 +120,17 @@ def accepted(ends: Ends) -> Any:
     return taken.state
 
 
+def logged_of(running: RunningCoordinator, name: str, xid: str) -> dict[str, Any]:
+    """The one event of that name about a transfer: it is written once the answer has gone out."""
+
+    def found() -> list[dict[str, Any]]:
+        return [event for event in running.events(name) if event["xid"] == xid]
+
+    wait_until(found)
+    (event,) = found()
+    return event
+
+
 # --- whole ----------------------------------------------------------------------
 
 
@@ -144,7 +155,7 @@ def test_a_sender_made_key_reaches_the_recipient_and_its_confirmation_the_sender
     agreed = step(sending.TABLE, alice, keyed.state, confirmation)
     assert agreed.state.session.k.reveal() == held.state.session.k.reveal()
     xid = agreed.state.session.req.xid.hex()
-    (logged,) = [event for event in running.events("transfer-brokered") if event["xid"] == xid]
+    logged = logged_of(running, "transfer-brokered", xid)
     assert (logged["sender"], logged["recipient"]) == (ends.alice.name, ends.bob.name)
 
 
@@ -231,7 +242,7 @@ def test_a_transfer_id_is_good_for_one_handshake(ends: Ends, running: RunningCoo
     assert (again.code, again.detail) == (25, "replay")
     ends.recipient.refuse(request, 25, "accept")
     assert ends.sender.answer_to(call) == Failure(call, 25, "accept")
-    logged = running.events("transfer-refused")[-1]
+    logged = logged_of(running, "transfer-refused", decode(message_of(first).request, Req).xid.hex())
     assert (logged["sender"], logged["code"], logged["detail"]) == (ends.alice.name, 25, "accept")
     again = ends.sender.ask(changed)
     assert (again.code, again.detail) == (25, "replay")
