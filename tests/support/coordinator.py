@@ -146,7 +146,8 @@ class RunningCoordinator:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The events of that name in its log so far."""
-        lines = [json.loads(line) for line in self.log_text().splitlines() if line.startswith("{")]
+        *whole, _ = self.log_text().split("\n")
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
 
