@@ -44,7 +44,7 @@ def control(fleet: Fleet, name: str) -> Path:
 
 
 def is_served(fleet: Fleet, name: str) -> bool:
-    return fleet.zkc(name, "status").code == 0
+    return fleet.zkc(name, "status", "--wait", "20s").code == 0
 
 
 def connected(path: Path) -> socket.socket:

@@ -60,6 +60,14 @@ def join(fleet: Fleet, name: str, invitation: str, *words: str) -> Done:
     return fleet.zkc(name, "join", "--invite-file", "-", "--json", *words, stdin=invitation.encode())
 
 
+def served(fleet: Fleet) -> list[str]:
+    """What bob's daemon serves beside him, as it says itself."""
+    done = fleet.zkc("bob", "status", "--wait", "30s", "--json")
+    assert done.code == 0, done
+    apps: list[str] = done.events[0]["apps"]
+    return apps
+
+
 def names(fleet: Fleet) -> list[str]:
     with KeyStore.open(Home.resolve("client", str(fleet.home("alice")))) as store:
         return [pin.name for pin in store.pins()]
@@ -245,7 +253,7 @@ def test_an_application_joins_without_an_invitation_and_the_daemon_serves_it(fle
     assert reason(fleet.zkc("bob", "join", "--app", "bob/x", "--json")) == (2, "bad-name")
     assert fleet.zkc("alice", "send", "bob/backup", "--wait", "30s", "-m", "to the app").code == 0
     assert fleet.zkc("alice", "send", "bob", "-m", "to bob").code == 0
-    assert "bob/backup" in fleet.zkc("bob", "status", "--json").events[0]["apps"]
+    assert "bob/backup" in served(fleet)
     apps = [(row["app"], row["bytes"]) for row in fleet.zkc("bob", "inbox", "--json").events]
     assert apps == [("bob/backup", 10), (None, 6)]
     assert fleet.zkc("bob", "recv", "--app", "backup", "-o", "-").out == b"to the app"
@@ -265,16 +273,16 @@ def test_an_application_that_was_revoked_is_11_and_can_be_registered_anew(fleets
     assert fleet.zkc("bob", "join", "--app", "cal").code == 0
     fleet.wait_linked("bob")
     assert fleet.zkc("coordinator", "coordinator", "revoke", "bob/cal").code == 0
-    wait_until(lambda: not fleet.zkc("bob", "status", "--json").events[0]["apps"])
+    wait_until(lambda: not served(fleet))
     done = fleet.zkc("bob", "recv", "--app", "cal", "--json")
     assert reason(done) == (11, "revoked")
     assert "zkc join --app cal" in done.events[-1]["message"]
     assert fleet.zkc("bob", "join", "--app", "cal").code == 0
-    assert fleet.zkc("bob", "status", "--json").events[0]["apps"] == ["bob/cal"]
+    assert served(fleet) == ["bob/cal"]
     assert reason(fleet.zkc("bob", "recv", "--app", "cal", "--json")) == (22, "empty")
     # What stood for bob before is not there for a bob who joins after `leave`.
     assert fleet.zkc("coordinator", "coordinator", "revoke", "bob/cal").code == 0
-    wait_until(lambda: not fleet.zkc("bob", "status", "--json").events[0]["apps"])
+    wait_until(lambda: not served(fleet))
     assert fleet.zkc("bob", "leave").code == 0
     assert fleet.program("bob").process.wait(PATIENCE) == 0
     assert join(fleet, "bob", fleet.invite("bob")).code == 0
@@ -288,7 +296,7 @@ def test_an_application_that_was_revoked_meanwhile_ends_when_the_daemon_comes_ba
     assert fleet.zkc("bob", "join", "--app", "mail").code == 0
     assert fleet.zkc("coordinator", "coordinator", "revoke", "bob/cal").code == 0
     fleet.start_daemon("bob")
-    wait_until(lambda: fleet.zkc("bob", "status", "--json").events[0]["apps"] == ["bob/mail"])
+    wait_until(lambda: served(fleet) == ["bob/mail"])
     assert reason(fleet.zkc("bob", "recv", "--app", "cal", "--json")) == (11, "revoked")
 
 
@@ -354,11 +362,11 @@ def test_a_daemon_says_ready_once_and_ends_on_a_signal_with_0(number: signal.Sig
 @pytest.mark.attack("L03")
 def test_a_second_daemon_is_34_and_the_first_unaffected(fleet: Fleet) -> None:
     assert reason(fleet.zkc("alice", "daemon", "--json")) == (34, "already-running")
-    assert fleet.zkc("alice", "status").code == 0
+    assert fleet.zkc("alice", "status", "--wait", "30s").code == 0
 
 
 def test_status_has_the_keys_of_the_contract(fleet: Fleet) -> None:
-    (told,) = fleet.zkc("alice", "status", "--json").events
+    (told,) = fleet.zkc("alice", "status", "--wait", "30s", "--json").events
     assert (told["client"], told["daemon"], told["linked"], told["presence"]) == ("alice", True, True, "online")
     assert told["coordinator"] == fleet.coordinator.endpoint
     assert told["fingerprint"] == fleet.program("alice").fingerprint

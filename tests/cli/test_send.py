@@ -426,7 +426,7 @@ def test_without_a_daemon_it_links_by_itself_also_after_one_was_killed(fleets: F
     # A sender of its own is not online.
     wait_until(lambda: not fleet.zkc("bob", "peers", "--json").events[0]["online"])
     fleet.start_daemon("alice")
-    assert fleet.zkc("alice", "status").code == 0
+    assert fleet.zkc("alice", "status", "--wait", "30s").code == 0
 
 
 def test_without_a_link_it_is_10_at_once_with_and_without_a_daemon(fleets: Fleets) -> None:

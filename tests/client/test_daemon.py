@@ -75,7 +75,7 @@ def test_sighup_says_what_needs_a_restart(alice: Fleet) -> None:
     path.write_text(path.read_text().replace(json.dumps([alice.coordinator.endpoint]), '["tcp://127.0.0.1:1"]'))
     read_again(alice, "")
     assert [event["key"] for event in events(alice, "restart-needed")] == ["coordinator.endpoints"]
-    assert json.loads(alice.zkc("alice", "status", "--json").out)["linked"]
+    assert json.loads(alice.zkc("alice", "status", "--wait", "30s", "--json").out)["linked"]
 
 
 def test_sighup_with_a_configuration_that_is_wrong_changes_nothing(alice: Fleet) -> None:

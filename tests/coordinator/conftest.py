@@ -7,6 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.coordinator import RunningCoordinator, coordinator_in
+from tests.support.waiting import DEADLINE
+from zkc.coordinator import admin
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """A coordinator that is busy is waited for: for `admin` nobody is online where it does not answer in time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admin, "_ANSWER_SECONDS", DEADLINE)
+        yield
 
 
 @pytest.fixture(scope="module")
