@@ -70,16 +70,17 @@ except ZkcError as error:
 
 
 class RunningCoordinator:
-    """``zkc coordinator run`` in a home of its own. Use as a context manager."""
+    """``zkc coordinator run`` in a home of its own, whose program does ``before`` first. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, *, listen: str = "", env: dict[str, str] | None = None
+        self, folder: Path, *, listen: str = "", env: dict[str, str] | None = None, before: str = ""
     ) -> None:
         self.home = Home.resolve("coordinator", str(folder))
         self._log = folder.parent / f"{folder.name}.log"
         self._port: HeldPort | None = None
         self._listen = listen
         self._env = env or {}
+        self._program = before + RUN
         self.start()
 
     def start(self) -> None:
@@ -87,7 +88,7 @@ class RunningCoordinator:
         self._port = self._port or HeldPort()
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", RUN, str(self.home.data), self._listen or self._port.endpoint],
+                [sys.executable, "-c", self._program, str(self.home.data), self._listen or self._port.endpoint],
                 stdout=subprocess.PIPE, stderr=log,
                 env=environment(self._env),
             )
