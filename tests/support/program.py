@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).parents[2]
-PATIENCE = 30
+PATIENCE = 60
 """Seconds; a command that takes longer hangs."""
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds. Only a failing test waits this long."""
 
 
