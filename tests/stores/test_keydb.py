@@ -691,6 +691,7 @@ def test_a_migrated_schema_equals_a_fresh_one_and_the_tables_in_use(tmp_path: Pa
             for table in keydb.TABLES:
                 assert [each["name"] for each in seen.get_columns(table.name)] == table.columns.keys()
         engine.dispose()
+        engine.dispose()
     assert all(each == schemas[0] for each in schemas)
 
 
