@@ -22,6 +22,7 @@ from tests.support.program import PATIENCE
 from tests.support.waiting import sooner, wait_until
 from zkc.client.daemon import DESCRIPTORS
 from zkc.client.principal import load_main
+from zkc.env import SystemClock
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.testing import Done, Fleet
