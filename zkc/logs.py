@@ -6,6 +6,7 @@ passes `redact_secrets`, whatever the caller gave.
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Callable, MutableMapping
@@ -19,6 +20,7 @@ from zkc.crypto.primitives import Secret
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey
 from zkc.rules.names import escape
+from zkc.stores.files import write_all
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 REDACTED: Final = "[redacted]"
@@ -74,8 +76,13 @@ class _Lines:
 
     def msg(self, line: str) -> None:
         with suppress(OSError, ValueError):  # ValueError: it was closed
-            self._out.write(f"{line}\n")
-            self._out.flush()
+            try:
+                descriptor = self._out.fileno()
+            except io.UnsupportedOperation:
+                self._out.write(f"{line}\n")
+            else:
+                # Past the buffer, whose rest would make the interpreter's end a failure.
+                write_all(descriptor, f"{line}\n".encode(errors="backslashreplace"))
 
     debug = info = warning = error = critical = msg
 

@@ -373,7 +373,8 @@ def secrets_of(fleet: Fleet, names: list[str], invitations: list[str]) -> dict[s
     found["the coordinator's general key"] = identity.general_key.encode()[1:33]
     found["the database's MAC key"] = identity.mac_key
     db = KeyDb.open(f"sqlite:///{home / 'keys.db'}", identity.mac_key, create=False)
-    found |= {f"the server key for {row.name}": row.perm_server_private[1:33] for row in db.clients()}
+    live = db.clients(live=True)
+    found |= {f"the server key for {row.name}": row.perm_server_private[1:33] for row in live}
     db.close()
     return found
 

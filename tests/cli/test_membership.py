@@ -395,7 +395,7 @@ def test_status_without_a_daemon_says_who_one_is_and_what_holds_the_home(fleets:
     with Home.resolve("client", str(fleet.home("alice"))).lock():
         done = fleet.zkc("alice", "status", "--json")
         assert reason(done) == (34, "not-running")
-        assert f"process {os.getpid()} begins or ends" in done.events[-1]["message"]
+        assert f"process {os.getpid()} is starting or stopping" in done.events[-1]["message"]
 
 
 def test_a_daemon_that_cannot_link_says_once_why_and_that_it_ends(fleets: Fleets) -> None:

@@ -113,7 +113,7 @@ def test_everything_but_status_works_without_a_running_coordinator(tmp_path: Pat
         join(coordinator, "bob")
         home = coordinator.home
     home.config_file.write_text('[coordinator]\nlisten = ["tcp://127.0.0.1:0"]\n')
-    with pytest.raises(UsageError, match="no port yet"):
+    with pytest.raises(UsageError, match="no port number yet"):
         admin.invite(home, "carol")
     home.config_file.write_text('[coordinator]\nlisten = ["tcp://127.0.0.1:7671"]\n')
     assert parse_invitation(admin.invite(home, "carol").invitation).endpoints == ["tcp://127.0.0.1:7671"]

@@ -521,6 +521,9 @@ class Ask:
     def is_online(self, _uid: bytes) -> bool:
         return True
 
+    def last_seen(self, row: ClientRow) -> float:
+        return row.last_seen
+
     def ask(self, session: Session, body: Any, _within: float, on_reply: Any) -> None:
         self.asked.append((session, body, on_reply))
 

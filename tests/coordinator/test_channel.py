@@ -192,7 +192,7 @@ def test_one_key_cannot_fill_the_coordinator(tmp_path: Path) -> None:
 
 def test_a_connection_that_says_nothing_is_dropped(running: RunningCoordinator) -> None:
     """Let in or not, it holds a place that somebody else could have."""
-    mallory = running.invite("silent")
+    mallory = running.invite("says-nothing")
     secret = to_z85(invitation_curve_secret(mallory.secret).reveal())
     keys = CurveKeys(curve_public(secret), secret)
     with KeyedPeer(running.endpoint, mallory.curve_key, keys) as peer:

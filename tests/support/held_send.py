@@ -5,7 +5,6 @@ So what a test does in the middle of a file happens there, however busy the mach
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import Any, Final
@@ -33,7 +32,7 @@ class _Hold:
     released = False
 
     def __get__(self, source: FileSource, _: object) -> int | None:
-        held = not self.released and os.lseek(source._fd, 0, os.SEEK_CUR) >= HELD
+        held = not self.released and source._position >= HELD
         return sys.stdin.fileno() if held else None
 
 

@@ -17,7 +17,7 @@ _LOOK: Final = "somebody in between alters messages, or a version is defective: 
 
 _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (1, ""): ("{either} failed at this request", "the log there says why"),
-    (2, "bad-name"): ("the coordinator does not accept this name for an application", "choose another --app name"),
+    (2, "bad-name"): ("the coordinator does not accept this name for an application", "choose another name"),
     (11, ""): ("the coordinator no longer knows this client's registration", "zkc join --force, with a new invitation"),
     (11, "name-taken"): (
         "the coordinator has a registration of this name", "zkc coordinator revoke NAME, at the coordinator, ends it"
