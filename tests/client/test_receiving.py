@@ -186,3 +186,32 @@ def test_transfers_that_wait_are_one_line_of_the_log_and_so_are_their_refusals(
         play(bob, scene())
     told = [event["event"] for event in events if event["log_level"] != "debug"]
     assert told == ["transfer-waits", "refused"]
+
+
+def test_a_request_that_comes_again_gets_the_answer_that_it_got(bob: Bob) -> None:
+    """Of many transfers at once a channel keeps few answers: a lost one is no replay, and nobody's alarm."""
+
+    async def scenario() -> None:
+        _, accepted = bob.request(1)
+        first = await bob.ask(accepted)
+        assert verdict(first) == ("accept", "")
+        assert await bob.ask(accepted) is first
+        bob.configure(accept="none")
+        _, declined = bob.request(2)
+        first = await bob.ask(declined)
+        assert verdict(first) == ("refuse", "accept")
+        bob.configure(accept="all")
+        assert await bob.ask(declined) is first
+
+    play(bob, scenario())
+
+
+def test_a_handshake_that_has_ended_answers_no_more(bob: Bob) -> None:
+    async def scenario() -> None:
+        xid, asked = bob.request(1)
+        await bob.ask(asked)
+        await bob.ask(TransferEnd(xid, 30, ""))
+        with pytest.raises(PeerViolation, match="answered"):
+            await bob.ask(asked)
+
+    play(bob, scenario())

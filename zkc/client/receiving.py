@@ -17,6 +17,7 @@ from zkc.client.inbox_sink import InboxSink, deliver
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
+from zkc.crypto.primitives import digest
 from zkc.env import Clock
 from zkc.errors import PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
@@ -33,7 +34,7 @@ from zkc.rules.rates import Window
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
-from zkc.wire.codec import decode
+from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
     AnswerBody,
     ConfS,
@@ -52,6 +53,8 @@ from zkc.wire.messages import (
 
 _XIDS_KEPT: Final = 4096
 """Finished xids that are remembered, so that a replayed request is refused (attack H06)."""
+_CLOSED_KEPT: Final = 256
+"""Refusals, and receipts given in place of a transfer, that are kept for a sender whose answer was lost."""
 _JOIN_SECONDS: Final = 3.0
 _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a transfer waits for a port to become free: the sender hears of it before its own step has run out."""
@@ -67,7 +70,8 @@ class _Transfer:
     context: machine.Recipient
     state: Any
     notify: Notify
-    answer: AnswerBody | None = None
+    answers: dict[bytes, AnswerBody] = field(default_factory=dict)
+    """By the digest of what was asked: the same again, whose answer was lost, gets the same answer."""
     listener: Listener | None = None
     turn: asyncio.Timeout | None = None
     """Its wait for a port."""
@@ -92,6 +96,8 @@ class Receiver:
         self._clock = clock
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
+        self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
+        """Answers that ended their handshake, by the digest of what was asked."""
         self._requests: dict[str, Window] = {}
         self._line = asyncio.Lock()
         """Who waits for a port stands in line: first come, first served, and only one asks for it."""
@@ -102,22 +108,31 @@ class Receiver:
         """Deliveries and bytes since the start, for ``zkc status``."""
 
     async def handle(self, principal: Principal, endpoint: str, body: RequestBody) -> AnswerBody:
-        """One request of the coordinator to ``principal``, whose link leads to ``endpoint``."""
-        if isinstance(body, Notify):
-            return await self._notified(principal, endpoint, body)
-        if isinstance(body, DeliverKey):
-            key: Key = decode(body.key, Key)
-            return await self._advance(key.xid, body)
-        if isinstance(body, DeliverSessionKey):
-            wrapped: WrappedKey = decode(body.wrapped, WrappedKey)
-            return await self._advance(wrapped.xid, body)
-        if isinstance(body, DeliverConfirmation):
-            conf: ConfS = decode(body.confirmation, ConfS)
-            return await self._advance(conf.xid, body)
+        """One request of the coordinator to ``principal``, whose link leads to ``endpoint``.
+
+        One that comes again gets the answer that it got, for as long as its handshake or its transfer lives: the
+        channel keeps answers too (`zkc.protocol.calls`), but not as many as there may be transfers at once.
+        """
         if isinstance(body, TransferEnd):
             self._end_handshake(body.xid)
             return Ok()
-        raise PeerViolation("unexpected", type(body).__name__)
+        xid, asked = _xid_of(body), digest(encode(body))
+        known = self._transfers.get(xid)
+        given = self._closed.get(asked) if known is None else known.answers.get(asked)
+        if given is not None:
+            return given
+        if isinstance(body, Notify):
+            answer = await self._notified(principal, endpoint, body)
+        else:
+            answer = await self._advance(xid, body)
+        transfer = self._transfers.get(xid)
+        if transfer is not None:
+            transfer.answers[asked] = answer
+        else:
+            self._closed[asked] = answer
+            if len(self._closed) > _CLOSED_KEPT:
+                self._closed.popitem(last=False)
+        return answer
 
     async def close(self) -> None:
         """End every transfer: senders are told; what was being written stays as partial items."""
@@ -334,6 +349,23 @@ class Receiver:
             self._forget(transfer)
             if transfer.done is not None and not transfer.done.done():
                 transfer.done.set_result(None)
+
+
+def _xid_of(body: RequestBody) -> bytes:
+    """Which handshake a request belongs to. `PeerViolation` for what is no step of one."""
+    xid: bytes
+    match body:
+        case Notify():
+            xid = machine.read_request(body).xid
+        case DeliverKey():
+            xid = decode(body.key, Key).xid
+        case DeliverSessionKey():
+            xid = decode(body.wrapped, WrappedKey).xid
+        case DeliverConfirmation():
+            xid = decode(body.confirmation, ConfS).xid
+        case _:
+            raise PeerViolation("unexpected", type(body).__name__)
+    return xid
 
 
 def _ids_of(req: Req) -> dict[str, str]:
