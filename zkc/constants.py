@@ -149,8 +149,8 @@ TRANSFERS_MAX: Final = 256
 """Transfers at once to one home, each with a thread; one more waits for its turn."""
 TRANSFERS_PER_SECOND_MAX: Final = 1000
 """Requests a second from one sender, at a coordinator and at a recipient."""
-CONTROL_CONNECTIONS_MAX: Final = 64
-"""Connections to the local control socket at once."""
+CONTROL_CONNECTIONS_MAX: Final = 256
+"""Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024
 """Bytes of one request or answer on the local control socket."""
 NOTE_MAX: Final = 4096

@@ -10,7 +10,7 @@ from scripts.bench import peers
 from scripts.bench.fleet import pair
 from scripts.bench.report import table, timed
 
-AT_ONCE = (1, 4, 16, 64)
+AT_ONCE = (1, 4, 16, 32)
 
 
 def run(rounds: int, *, quick: bool) -> str:
