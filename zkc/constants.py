@@ -85,8 +85,13 @@ WINDOW_BUDGET: Final = 48 * 1024 * 1024
 WINDOW_MAX: Final = 16 * 1024 * 1024
 """Bytes of credit for one transfer, however few there are."""
 
+PIPE_BYTES: Final = 1024 * 1024
+"""What is asked of the kernel for the pipe that is read or written: as much as a process may have without privilege."""
+
 # --- bounds on what a peer can make grow ----------------------------------------------------------------------------
 
+BAD_FRAMES_MAX: Final = 16
+"""Frames of one transfer that do not open; each costs a connection, the last one the transfer."""
 CONNECTIONS_PER_PEER_MAX: Final = 128
 """Connections to a coordinator with one CURVE key: twice the processes that a client may have, since a broken one may
 be noticed later than its successor."""

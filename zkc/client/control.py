@@ -29,6 +29,7 @@ class AskGrant(Message, frozen=True, tag="grant"):
     cipher: Word
     size_class: U8
     dry_run: bool
+    fresh: bool
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
 
@@ -89,6 +90,7 @@ class HaveReply(Message, frozen=True, tag="have"):
     ed25519: bytes
     ml_dsa: bytes
     receipt: bytes
+    own_fingerprint: bytes
 
 
 class AcceptReply(Message, frozen=True, tag="would-accept"):
@@ -122,13 +124,15 @@ ControlReply = (
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, within,
+        wanted.dry_run, wanted.fresh, within,
     )
 
 
 def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
-    return Wanted(ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run)
+    return Wanted(
+        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh
+    )
 
 
 def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
@@ -136,7 +140,9 @@ def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
     if isinstance(grant, WouldAccept):
         return AcceptReply(grant.presence)
     if isinstance(grant, Have):
-        return HaveReply(grant.fingerprint, grant.ed25519, grant.ml_dsa, grant.receipt)
+        return HaveReply(
+            grant.fingerprint, grant.ed25519, grant.ml_dsa, grant.receipt, grant.own_fingerprint
+        )
     reply = GrantReply(
         grant.k.reveal(), grant.th, encode(grant.req), encode(grant.resp), suite, grant.peer.encoded,
         grant.own_fingerprint, encode(grant.endpoints or Endpoints([], 0, 0, 0)),
@@ -150,7 +156,7 @@ def grant_of(reply: ControlReply) -> Grant:
     if isinstance(reply, AcceptReply):
         return WouldAccept(reply.presence)
     if isinstance(reply, HaveReply):
-        return Have(reply.fingerprint, reply.ed25519, reply.ml_dsa, reply.receipt)
+        return Have(reply.fingerprint, reply.ed25519, reply.ml_dsa, reply.receipt, reply.own_fingerprint)
     if not isinstance(reply, GrantReply):
         raise PeerViolation("unexpected", type(reply).__name__)
     return Session(

@@ -31,7 +31,7 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
     )
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
-        wanted.size_class, True,
+        wanted.size_class, wanted.fresh,
     )
     current = machine.create_request(sender, terms)
     finished = False
@@ -45,7 +45,7 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
             if isinstance(state, machine.AlreadyDelivered):
                 finished = True
                 keys = state.card.identity
-                return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt)
+                return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt, principal.fingerprint)
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
             if wanted.dry_run:

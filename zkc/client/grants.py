@@ -19,6 +19,8 @@ class Wanted:
     cipher: str
     size_class: int
     dry_run: bool = False
+    fresh: bool = True
+    """Whether the recipient starts at the first byte, whatever it has of this delivery."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,6 +31,7 @@ class Have:
     ed25519: bytes
     ml_dsa: bytes
     receipt: bytes
+    own_fingerprint: bytes
 
 
 @dataclass(frozen=True)

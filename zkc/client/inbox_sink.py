@@ -5,10 +5,14 @@ All of it happens in the transfer's thread, and nothing on the daemon's loop.
 
 from __future__ import annotations
 
+from typing import Final
+
+from blake3 import blake3
+
 from zkc.config import ClientConfig
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
-from zkc.errors import Interrupted, PolicyRefused
+from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
 from zkc.net.pipe import Bell, LinkLost, Listener
 from zkc.protocol.delivery_recipient import receipt_body
@@ -20,13 +24,17 @@ from zkc.stores.items import NewItem
 from zkc.stores.partials import Partial
 from zkc.wire.messages import Manifest
 
+_READ: Final = 4 * 1024 * 1024
+"""Bytes of a partial item that are hashed between two looks at the bell."""
+
 
 def deliver(listener: Listener, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
-    """Receive one transfer to its end. What was cut off stays as a partial item; what was refused does not."""
+    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item; what was refused
+    does not."""
     try:
         listener.receive(session, sink, bell, patience)
     except BaseException as error:
-        sink.abandon(keep=isinstance(error, LinkLost | Interrupted))
+        sink.abandon(keep=isinstance(error, LinkLost | Interrupted | LocalIOError))
         raise
 
 
@@ -34,34 +42,56 @@ class InboxSink:
     """`zkc.net.pipe.Sink` into the inbox."""
 
     def __init__(
-        self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock
+        self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock, bell: Bell
     ) -> None:
         self._inbox = inbox
         self._session = session
         self._recipient = recipient
         self._config = config
         self._clock = clock
+        self._bell = bell
         self._began = clock.wall()
         self._manifest: Manifest | None = None
         self._partial: Partial | None = None
+        self._digest = blake3()
         self._until_check = 0
         self.size = 0
         self.item_id = ""
 
+    def resume(self) -> tuple[int, blake3]:
+        req = self._session.req
+        if not req.fresh:
+            self._partial = self._inbox.resume(self._session.peer.fingerprint, req.tid)
+        return (self._partial.position if self._partial else 0), self._digest
+
     def announced(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._check_space(manifest.size or 0)
-        req = self._session.req
-        self._partial = self._inbox.begin(
-            self._session.peer.fingerprint,
-            req.tid,
-            NewItem(
-                sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
-                note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
-                mtime_ns=manifest.mtime_ns,
-            ),
+        req, here = self._session.req, self._partial.position if self._partial else 0
+        self._check_space(max((manifest.size or 0) - here, 0))
+        entry = NewItem(
+            sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
+            note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
+            mtime_ns=manifest.mtime_ns,
         )
+        if self._partial is None:
+            self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)
+        else:
+            self._partial.announce(entry)
+            self._read_again(self._partial, here)
+        self.size = here
         self.item_id = self._partial.id
+
+    def _read_again(self, partial: Partial, end: int) -> None:
+        """The digest is of the whole: it takes what earlier attempts have written."""
+        position = 0
+        while position < end:
+            if self._bell.rung:
+                raise Interrupted("this client ends", detail="shutdown")
+            data = partial.read(position, min(_READ, end - position))
+            if not data:
+                raise LocalIOError("a partial item of the inbox became shorter while it was read", detail="io")
+            self._digest.update(data)
+            position += len(data)
 
     def write(self, data: bytes) -> None:
         if self._partial is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -311,25 +312,34 @@ class Receiver:
         pin_peer(self._store, session.peer, self._clock.wall())
         with translated("receiving"):
             bell = Bell()
+        older = []
         for other in self._transfers.values():
-            older = other is not transfer and other.bell is not None and other.req.tid == session.req.tid
-            if older and other.state.session.peer.fingerprint == session.peer.fingerprint and other.bell is not None:
+            if other is transfer or other.bell is None or other.done is None or other.req.tid != session.req.tid:
+                continue
+            if other.state.session.peer.fingerprint == session.peer.fingerprint:
                 # The sender has come back with a new handshake: the older one has no sender any more.
                 other.bell.ring(superseded=True)
+                older.append(other.done)
         transfer.listener.admit(session)
         transfer.bell = bell
         transfer.done = asyncio.get_running_loop().create_future()
         if transfer.timer is not None:
             # Not before: until here its end is what ends a handshake that goes wrong.
             transfer.timer.cancel()
-        task = asyncio.create_task(self._receive(transfer, session, transfer.listener, bell))
+        task = asyncio.create_task(self._receive(transfer, session, transfer.listener, bell, older))
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
-    async def _receive(self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell) -> None:
+    async def _receive(
+        self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell,
+        older: Sequence[asyncio.Future[None]] = (),
+    ) -> None:
         req = session.req
         log = self._log.bind(**_ids_of(req), tid=req.tid.hex())
-        sink = InboxSink(self._inbox, session, transfer.context, self.config, self._clock)
+        sink = InboxSink(self._inbox, session, transfer.context, self.config, self._clock, bell)
         try:
+            if older:
+                # Their partial item is what this one goes on with.
+                await asyncio.wait(older, timeout=_JOIN_SECONDS)
             await asyncio.get_running_loop().run_in_executor(
                 self._threads, deliver, listener, session, sink, bell, self.config.transfer.patience
             )

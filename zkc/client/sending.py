@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from zkc.client.grants import Grant, Have, Wanted, WouldAccept
-from zkc.client.sources import AnySource, FileSource
+from zkc.client.sources import AnySource
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES
-from zkc.crypto.receipts import verify_receipt
+from zkc.crypto.receipts import name_digest, verify_receipt
 from zkc.crypto.signing import read_identity
 from zkc.env import Clock, Entropy
 from zkc.errors import (
@@ -31,16 +31,21 @@ from zkc.errors import (
     ZkcError,
 )
 from zkc.ids import KeySource, check_name
-from zkc.net.pipe import Bell, LinkLost, send
-from zkc.protocol.delivery_sender import WRONG_RECEIPT, check_receipt
+from zkc.net.pipe import Attempts, Bell, LinkLost, Outgoing, Told
+from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session
 from zkc.rules.policy import Asked, Standing, decide, size_class
 from zkc.stores.home import Home
-from zkc.stores.receipts import check_receipts, save_receipt
-from zkc.wire.messages import Manifest, ReceiptBody
+from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
+from zkc.stores.under_way import UnderWay, key_of, tid_of
+from zkc.wire.codec import decode
+from zkc.wire.messages import Manifest, Receipt, ReceiptBody
 
-_PAUSE_FIRST: Final = 0.1
+_PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 2.0
+_KEY_PAUSE: Final = 0.1
+_DIRECT_SECONDS: Final = 2.0
+"""How long the recipient is looked for at the end of a handshake that has led to it, before another one is made."""
 _CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable, DaemonError)
 """What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
 
@@ -64,6 +69,10 @@ class Options:
     key_source: KeySource | None = None
     cipher: str | None = None
     dry_run: bool = False
+    key: str | None = None
+    """The same key never delivers twice to the same recipient."""
+    resume: bool = True
+    """Go on where an earlier command was cut off, if it sent the same file."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class Granted:
     key_source: KeySource
     presence: str
     path: str
+    resumed_from: int
 
 
 @dataclass(frozen=True)
@@ -105,19 +115,6 @@ class Delivery:
 Event = Requested | Granted | Progress
 
 
-@dataclass
-class _Try:
-    """One handshake that was agreed, and what went out under it."""
-
-    session: Session
-    manifest: Manifest
-    finished: tuple[int, bytes] | None = None
-    """Size and BLAKE3 of the stream, where all of it went out and only the receipt was missed."""
-
-    def is_of(self, body: ReceiptBody) -> bool:
-        return (self.session.req.xid, self.session.th) == (body.xid, body.th)
-
-
 class Sending:
     """One delivery under way."""
 
@@ -131,7 +128,9 @@ class Sending:
         self._granter = granter
         self._recipient = check_name(recipient, "recipient")
         self._source = source
+        self._outgoing = Outgoing(source)
         self._manifest = manifest
+        self._options = options
         self._clock = clock
         self._bell = bell
         self._on_event = on_event
@@ -145,13 +144,21 @@ class Sending:
         self._began = clock.monotonic()
         self._timeout = None if options.timeout is None else self._began + options.timeout
         self._wait = None if options.wait is None else self._began + options.wait
+        self._record: UnderWay | None = None
+        """What a later command finds of this delivery."""
+        self._tries: set[bytes] = set()
+        """xid || th of every handshake: a receipt of something else is none."""
+        self._session: Session | None = None
+        """The newest handshake, and its connections."""
+        self._attempts: Attempts | None = None
+        self._lost: float | None = None
+        """Since when nothing has come through; None while something does."""
         self._patience: float | None = None
         """Until when a transfer that broke off is tried again: counted from the first loss after the farthest byte that
         ever arrived, so that what always breaks off at the same place ends."""
         self._farthest = 0
-        self._tried: list[_Try] = []
-        self._only_ask = False
-        """A pipe went out whole and cannot again: only whether it has arrived is still asked."""
+        self._resumed = False
+        """Whether the recipient had some of it before this command."""
         self._path = ""
         self._receipt = Path()
         """Where it is kept, once it has come."""
@@ -166,65 +173,150 @@ class Sending:
         )
         if refusal is not None:
             raise refusal.error()
-        if not self._wanted.dry_run:
-            check_receipts(self._home)
         self._on_event(Requested(self._recipient, self._manifest.name, self._manifest.size))
+        if self._options.dry_run:
+            return self._until_done()
+        check_receipts(self._home)
+        forget = False
+        try:
+            known = self._identify()
+            done = known or self._until_done()
+            # A key is remembered: that is what it is for.
+            forget = self._options.key is None
+            return done
+        finally:
+            self._drop_session()
+            if self._record is not None:
+                self._record.close(forget=forget or not self._record.begun)
+
+    def _identify(self) -> Delivery | None:
+        """Which delivery this is: a new one, or one that an earlier command has begun; or even ended, with its key."""
+        key, wanted, same = self._options.key, self._wanted, self._source.identity
+        if key is not None:
+            tid = tid_of(self._home, key, self._recipient, self._entropy)
+            name = key_of(b"key", tid)
+        elif same:
+            tid, name = wanted.tid, key_of(b"source", self._recipient.encode(), self._manifest.name.encode(), *same)
+        else:
+            return None
+        while (record := UnderWay.open(self._home, name, tid, self._clock)) is None:
+            if key is None:
+                return None  # another command sends the same file now: each delivers it once
+            self._sleep(_KEY_PAUSE)
+            if self._left() == 0:
+                raise TimedOut(f"another command is sending with the key {key!r}", detail="timeout")
+        self._record = record
+        if key is None and not self._options.resume:
+            record.close(forget=True)
+            self._record = record = UnderWay.open(self._home, name, tid, self._clock)
+            if record is None:
+                return None
+        if key is not None and (receipt := find_receipt(self._home, tid)) is not None:
+            return self._kept(tid, receipt)
+        self._tries |= record.tries
+        goes_on = record.begun and self._source.again and self._options.resume
+        self._wanted = replace(wanted, tid=record.tid, fresh=not goes_on)
+        return None
+
+    def _kept(self, tid: bytes, receipt: bytes) -> Delivery:
+        """What a command with the same key has delivered, by its receipt."""
+        try:
+            body: ReceiptBody = decode(decode(receipt, Receipt).body, ReceiptBody)
+        except PeerViolation:
+            raise LocalIOError(
+                f"the receipt of this key, in {self._home.receipts}, is damaged", detail="damaged",
+                hint="restore it from a backup; without it the recipient is asked",
+            ) from None
+        self._receipt = receipt_path(self._home, tid)
+        return self._delivered(body)
+
+    def _until_done(self) -> Delivery | WouldAccept:
         pause = _PAUSE_FIRST
         while True:
             try:
-                done = self._ask() if self._only_ask else self._try()
-                if done is not None:
-                    return done
-                until = self._after_no()
+                return self._try()
             except LinkLost as lost:
-                until = self._after_loss(lost, lost.finished)
+                until = self._after_loss(lost)
             except Interrupted as ended:
                 if ended.detail not in _COMES_BACK:
                     raise
+                self._drop_session()
                 until = self._after_loss(ended)
+            except IntegrityError:
+                if not (self._resumed and self._source.again):
+                    raise
+                # What the recipient had of it is not what was sent: once more, from the first byte.
+                self._resumed = False
+                self._start_anew()
+                continue
             except _CONDITIONS as condition:
                 self._unmet = condition
                 until = self._may_wait(condition)
             except TimedOut as late:
                 raise self._out_of_time(late) from None
+            if self._lost is None:
+                pause = _PAUSE_FIRST
             self._sleep(min(self._entropy.jitter(pause / 2, pause), until - self._clock.monotonic()))
             pause = min(2 * pause, _PAUSE_MAX)
 
+    def _start_anew(self) -> None:
+        self._drop_session()
+        self._wanted = replace(self._wanted, fresh=True)
+        self._outgoing = Outgoing(self._source)
+
     def _try(self) -> Delivery | WouldAccept:
-        granted = self._granter.grant(self._wanted, self._left())
+        """One connection; before it a handshake, unless one stands that may still lead to the recipient."""
+        if self._attempts is None or self._is_silent():
+            done = self._shake_hands()
+            if done is not None:
+                return done
+        if self._attempts is None:
+            raise ValueError("a handshake that led to nothing")
+        told = Told(self._on_begun, self._on_flowing, self._on_progress, self._on_receipt)
+        delivered = self._attempts.next(self._bell, told, deadline=self._timeout)
+        return self._delivered(delivered.body)
+
+    def _is_silent(self) -> bool:
+        """Whether the newest handshake has led to nothing for so long that another one may do better."""
+        return self._lost is not None and self._clock.monotonic() - self._lost > _DIRECT_SECONDS
+
+    def _shake_hands(self) -> Delivery | WouldAccept | None:
+        """A new handshake in the place of the one that there was; without the coordinator that one has to do."""
+        try:
+            granted = self._granter.grant(self._wanted, self._left())
+        except _CONDITIONS:
+            if self._attempts is None:
+                raise
+            return None
         if isinstance(granted, WouldAccept):
             return granted
         if isinstance(granted, Have):
             return self._had(granted)
+        self._drop_session()
         self._unmet = None
-        this = _Try(granted, self._manifest)
-        self._tried.append(this)
-        try:
-            delivered = send(
-                granted, self._manifest, self._source, self._bell, deadline=self._timeout,
-                on_connected=lambda endpoint: self._on_connected(granted, endpoint), on_flowing=self._on_flowing,
-                on_progress=self._on_progress, on_receipt=lambda done: self._keep(done.body, done.receipt),
-                clock=self._clock,
-            )
-        except LinkLost as lost:
-            this.finished = lost.finished
-            raise
-        finally:
-            granted.k.wipe()
-        return self._delivered(delivered.body)
-
-    def _ask(self) -> Delivery | None:
-        """Whether what went out has arrived; None: not, or not yet, for the recipient may be writing it down."""
-        answer = self._granter.grant(replace(self._wanted, dry_run=True), self._left())
-        if isinstance(answer, Have):
-            return self._had(answer)
-        if isinstance(answer, Session):
-            answer.k.wipe()
+        self._lost = None
+        self._tries.add(granted.req.xid + granted.th)
+        if self._record is not None:
+            self._record.add(granted.req.xid, granted.th)
+        self._session = granted
+        self._attempts = Attempts(granted, self._manifest, self._outgoing, self._clock)
         return None
 
-    def _on_connected(self, session: Session, endpoint: str) -> None:
-        self._path = f"direct {endpoint}"
-        self._on_event(Granted(self._recipient, session.req.key_source, session.resp.presence, self._path))
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.k.wipe()
+        self._session = self._attempts = None
+
+    def _on_begun(self, endpoint: str, position: int) -> None:
+        self._lost = None
+        first = self._wanted.fresh or not self._path
+        self._resumed = self._resumed or (position > 0 and not self._flowed)
+        self._wanted = replace(self._wanted, fresh=False)
+        path = f"direct {endpoint}"
+        if self._session is not None and (first or path != self._path):
+            req, resp = self._session.req, self._session.resp
+            self._on_event(Granted(self._recipient, req.key_source, resp.presence, path, position))
+        self._path = path
 
     def _on_flowing(self) -> None:
         self._flowed = True
@@ -234,46 +326,31 @@ class Sending:
             self._farthest, self._patience = position, None
         self._on_event(Progress(position, self._manifest.size))
 
+    def _on_receipt(self, done: Delivered) -> None:
+        self._keep(done.body, done.receipt)
+
     def _left(self) -> float | None:
         return None if self._timeout is None else max(self._timeout - self._clock.monotonic(), 0.0)
 
-    def _after_loss(self, lost: Interrupted, finished: tuple[int, bytes] | None = None) -> float:
-        """Try again from the first byte, as long as there is patience and the source can be read again: until when."""
+    def _after_loss(self, lost: Interrupted) -> float:
+        """Try again, as long as there is patience: until when."""
         now = self._clock.monotonic()
+        self._lost = now if self._lost is None else self._lost
         if self._patience is None:
             self._patience = now + self._config.transfer.patience
-        if not self._source.rewind():
-            if finished is None and not self._only_ask:
-                raise Interrupted(
-                    f"{lost.message}; piped data cannot be read again", detail="pipe", hint="run the whole pipe again"
-                ) from None
-            self._only_ask = True
-        elif isinstance(self._source, FileSource):
-            self._manifest = self._source.manifest(self._manifest.name, self._manifest.note)
         until = self._patience if self._timeout is None else min(self._patience, self._timeout)
         if now >= until:
-            hint = self._again if self._only_ask else lost.hint or self._again
-            raise Interrupted(lost.message, detail=lost.detail, hint=hint) from None
-        return until
-
-    def _after_no(self) -> float:
-        """The recipient does not have what was sent whole: until when it is asked again. `Interrupted` after that."""
-        until = self._clock.monotonic() if self._patience is None else self._patience
-        if self._timeout is not None:
-            until = min(until, self._timeout)
-        if self._clock.monotonic() >= until:
-            raise Interrupted(
-                f"the link to {self._recipient} broke off, the data did not arrive, and a pipe cannot be read again",
-                detail="pipe", hint="run the whole pipe again",
-            )
+            raise Interrupted(lost.message, detail=lost.detail, hint=lost.hint or self._again) from None
         return until
 
     @property
     def _again(self) -> str:
-        """What a person can do who does not know whether it has arrived."""
-        if self._only_ask:
+        """What a person can do then."""
+        if self._source.again:
+            return "run the same command again: it goes on from there"
+        if self._outgoing.whole is not None:
             return f"ask {self._recipient} whether it has arrived, before you run the whole pipe again"
-        return "run the same command again"
+        return "run the whole pipe again"
 
     def _may_wait(self, condition: ZkcError) -> float:
         """Raises, unless somebody asked to wait for it, or the transfer had begun and its patience is not over.
@@ -312,12 +389,23 @@ class Sending:
             raise IntegrityError(
                 f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt", hint=WRONG_RECEIPT
             ) from None
-        this = next((tried for tried in self._tried if tried.is_of(body)), None)
-        if this is None or this.finished is None or this.session.peer.fingerprint != have.fingerprint:
+        whole = self._outgoing.read_through(self._pause)
+        ours = (
+            body.xid + body.th in self._tries and body.tid == self._wanted.tid
+            and body.sender_fingerprint == have.own_fingerprint and body.recipient_fingerprint == have.fingerprint
+            and body.name_digest == name_digest(self._manifest.name)
+        )
+        # Of a pipe that did not go out whole nothing is known but what a key may stand for.
+        same = (body.size, body.digest) == whole if whole is not None else self._options.key is not None
+        if not (ours and same):
             raise IntegrityError(
                 f"{self._recipient} returned a receipt for something else", detail="receipt", hint=WRONG_RECEIPT
             )
-        return check_receipt(this.session, have.receipt, this.manifest, *this.finished)
+        return body
+
+    def _pause(self) -> None:
+        if self._bell.rung:
+            raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
 
     def _had(self, have: Have) -> Delivery:
         """An earlier try had delivered it."""

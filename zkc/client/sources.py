@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from zkc.constants import NOTE_MAX
+from zkc.constants import NOTE_MAX, PIPE_BYTES
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
 from zkc.wire.messages import Manifest
@@ -42,8 +44,16 @@ class FileSource:
 
     def _look(self) -> None:
         self._stat = os.fstat(self._fd)
-        self._size = self._stat.st_size or (None if self._read_at(1, 0) else 0)
+        self._size = self._stat.st_size or (None if self._read_at(memoryview(bytearray(1)), 0) else 0)
         self._position = 0
+        self.again = self._size is not None
+
+    @property
+    def identity(self) -> tuple[bytes, ...]:
+        """What is the same when the same file is sent again by another command; empty where nothing tells."""
+        if not self.again:
+            return ()
+        return os.path.realpath(os.fsencode(self._path)), b"%d %d" % (self._stat.st_size, self._stat.st_mtime_ns)
 
     def manifest(self, name: str | None, note: str) -> Manifest:
         status = self._stat
@@ -52,21 +62,24 @@ class FileSource:
             max(status.st_mtime_ns, 0),
         )
 
-    def read(self, n: int) -> bytes:
-        data = self._read_at(n, self._position)
-        self._position += len(data)
+    def readinto(self, into: memoryview) -> int:
+        count = self._read_at(into, self._position)
+        self._position += count
         if self._size is not None and self._position > self._size:
             self.check()
-        return data
+        return count
 
-    def _read_at(self, n: int, position: int) -> bytes:
+    def _read_at(self, into: memoryview, position: int) -> int:
         try:
-            return os.pread(self._fd, n, position)
+            return os.preadv(self._fd, [into], position)
         except OSError as error:
             raise LocalIOError(
                 f"cannot read {self._path}: {error.strerror}", detail="unreadable",
                 hint="the system gives no more of it: check the disk, or send a copy",
             ) from None
+
+    def seek(self, position: int) -> None:
+        self._position = position
 
     def check(self) -> None:
         now = os.fstat(self._fd)
@@ -80,11 +93,6 @@ class FileSource:
                 hint="pipe it in instead",
             )
 
-    def rewind(self) -> bool:
-        """Whether it can be read again from its first byte; from then on it is."""
-        self._look()
-        return True
-
     def close(self) -> None:
         os.close(self._fd)
 
@@ -92,26 +100,29 @@ class FileSource:
 class PipeSource:
     """Standard input, or any stream with a descriptor; of unknown length, read once."""
 
+    again = False
+    identity: tuple[bytes, ...] = ()
+
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.fd: int | None = stream.fileno()
-        self._consumed = False
+        with suppress(OSError):
+            # Where it is a pipe: fewer and larger reads.
+            fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    def read(self, n: int) -> bytes:
+    def readinto(self, into: memoryview) -> int:
         try:
-            data = os.read(self._stream.fileno(), n)
+            return os.readv(self._stream.fileno(), [into])
         except OSError as error:
             raise LocalIOError(
                 f"cannot read the piped data: {error.strerror}", detail="unreadable", hint="run the whole pipe again"
             ) from None
-        self._consumed = True
-        return data
+
+    def seek(self, position: int) -> None:
+        raise ValueError("a pipe is read once")
 
     def check(self) -> None:
         """A pipe is whatever comes."""
-
-    def rewind(self) -> bool:
-        return not self._consumed
 
     def close(self) -> None:
         """The stream belongs to the caller."""
@@ -121,25 +132,27 @@ class BytesSource:
     """Bytes in memory."""
 
     fd: int | None = None
+    again = True
+    identity: tuple[bytes, ...] = ()
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
         self._position = 0
 
-    def read(self, n: int) -> bytes:
-        part = bytes(self._data[self._position : self._position + n])
+    def readinto(self, into: memoryview) -> int:
+        part = self._data[self._position : self._position + len(into)]
+        into[: len(part)] = part
         self._position += len(part)
-        return part
+        return len(part)
+
+    def seek(self, position: int) -> None:
+        self._position = position
 
     def check(self) -> None:
         """Memory does not change."""
 
-    def rewind(self) -> bool:
-        self._position = 0
-        return True
-
     def close(self) -> None:
-        """Nothing to close."""
+        """Nothing is open."""
 
 
 AnySource = FileSource | PipeSource | BytesSource

@@ -46,6 +46,9 @@ CONTROL_HANDSHAKE_MS: Final = 5000
 BULK_HANDSHAKE_MS: Final = 2000
 """A peer that has not finished its handshake by then is dropped (libzmq's default is 30 s)."""
 
+_BULK_BACKLOG: Final = 16
+"""Connections that wait to be accepted; a transfer has one for each socket."""
+
 CURVE_OVERHEAD: Final = 33
 """Bytes by which CURVE makes a frame longer: MAXMSGSIZE counts what is on the wire (measured)."""
 
@@ -91,10 +94,22 @@ _BULK: Final[Mapping[int, int]] = {
     # libzmq's own reconnect would present the spent token and then hang in silence.
     zmq.RECONNECT_IVL: -1,
     zmq.HANDSHAKE_IVL: BULK_HANDSHAKE_MS,
+    # A ping waits behind the chunks before it: on a slow line longer than any time-out. The acknowledgements tell
+    # whether the other end lives.
+    zmq.HEARTBEAT_IVL: 0,
 }
 _DATA_IN: Final[Mapping[int, int]] = {**_BULK, zmq.MAXMSGSIZE: BULK_FRAME_MAX, zmq.RCVHWM: 4}
 _DATA_OUT: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 4, zmq.RCVHWM: 1}
-_ACKS: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 16, zmq.RCVHWM: 16}
+_ACKS: Final[Mapping[int, int]] = {
+    **_BULK,
+    zmq.SNDHWM: 16,
+    zmq.RCVHWM: 16,
+    # libzmq's own thread answers, also while a disk or a reader holds up the process: only one that stands still, or is
+    # out of reach, is silent for so long.
+    zmq.HEARTBEAT_IVL: 3_000,
+    zmq.HEARTBEAT_TIMEOUT: 15_000,
+    zmq.HEARTBEAT_TTL: 20_000,
+}
 
 
 class PortsTaken(LocalIOError):
@@ -279,19 +294,40 @@ class Login:
     password: bytes = field(repr=False)
 
 
-def bind_bulk(
-    ctx: Context,
-    host: str,
-    ports: range | None = None,
-    zap_domain: bytes = BULK_DOMAIN,
-    *,
-    watch: Watch | None = None,
-) -> tuple[Socket, Socket, int, int]:
-    """The listening end of one transfer: ``(pull for data, push for acknowledgements, data port, ack port)``.
+class BulkPorts:
+    """The two listening sockets of one transfer, which stay while its connections come and go.
 
-    ``ports`` None lets the system choose. Start the ZAP handler first. `PortsTaken` when no two of ``ports`` are free;
-    `LocalIOError` (``address``) when ``host`` is no address of this machine. Each of the two has a ZAP domain of
-    its own, ``zap_domain`` with ``.data`` and ``.ack``: a token opens one socket alone.
+    libzmq gets copies of them (`serve_bulk`): so each connection has ZeroMQ sockets of its own, in which nothing is
+    left of the one before, and the ports are never free in between.
+    """
+
+    def __init__(self, host: str, ports: range | None = None) -> None:
+        """``ports`` None lets the system choose. `PortsTaken` when no two of ``ports`` are free; `DescriptorsTaken`;
+        `LocalIOError` (``address``) when ``host`` is no address of this machine.
+        """
+        left = iter((0, 0) if ports is None else ports)
+        self.data = _listening_of(host, left, ports)
+        try:
+            self.ack = _listening_of(host, left, ports)
+        except BaseException:
+            self.data.close()
+            raise
+        self.data_port: Final[int] = self.data.getsockname()[1]
+        self.ack_port: Final[int] = self.ack.getsockname()[1]
+
+    def close(self) -> None:
+        """Again: nothing."""
+        self.data.close()
+        self.ack.close()
+
+
+def serve_bulk(
+    ctx: Context, ports: BulkPorts, zap_domain: bytes = BULK_DOMAIN, *, watch: Watch | None = None
+) -> tuple[Socket, Socket]:
+    """The listening end of one connection: ``(pull for data, push for acknowledgements)``.
+
+    Start the ZAP handler first. Each of the two has a ZAP domain of its own, ``zap_domain`` with ``.data`` and
+    ``.ack``: a token opens one socket alone. `DescriptorsTaken`.
     """
     if not zap_domain:
         raise InternalError("PLAIN without a ZAP domain aborts the process")
@@ -299,12 +335,13 @@ def bind_bulk(
     def server(socket: bytes) -> dict[int, int | bytes]:
         return {zmq.PLAIN_SERVER: 1, zmq.ZAP_DOMAIN: zap_domain + socket}
 
-    left = iter((0, 0) if ports is None else ports)
     with (
         _made(ctx, zmq.PULL, {**_DATA_IN, **server(b".data")}, watch) as pull,
         _made(ctx, zmq.PUSH, {**_ACKS, **server(b".ack")}, watch) as push,
     ):
-        return pull, push, _bind_free(pull, host, left, ports), _bind_free(push, host, left, ports)
+        _take_over(pull, ports.data)
+        _take_over(push, ports.ack)
+        return pull, push
 
 
 def connect_bulk(
@@ -377,10 +414,14 @@ def new_socket(ctx: Context, kind: int) -> Socket:
     except zmq.ZMQError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
-        raise DescriptorsTaken(
-            f"no socket can be made: {error.strerror}", detail="descriptors",
-            hint="allow more open files: ulimit -n, or LimitNOFILE= of its service",
-        ) from None
+        raise _descriptors_taken(error.strerror) from None
+
+
+def _descriptors_taken(why: str) -> DescriptorsTaken:
+    return DescriptorsTaken(
+        f"no socket can be made: {why}", detail="descriptors",
+        hint="allow more open files: ulimit -n, or LimitNOFILE= of its service",
+    )
 
 
 @contextlib.contextmanager
@@ -418,20 +459,49 @@ def _bind(sock: Socket, endpoint: str) -> str:
     return tcp_endpoint(plain_address(host), port)
 
 
-def _bind_free(sock: Socket, host: str, left: Iterator[int], ports: range | None) -> int:
-    """Bind to the first free port of ``left``; the port."""
+def _listening_of(host: str, left: Iterator[int], ports: range | None) -> sockets.socket:
+    """A TCP socket that listens on the first free port of ``left``."""
     for port in left:
         try:
-            return split_endpoint(_bind(sock, tcp_endpoint(host, port)))[1]
-        except LocalIOError as error:
-            if error.detail != "address-in-use":
-                raise
+            return _listening(host, port)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise _descriptors_taken(str(error.strerror)) from None
+            if error.errno != errno.EADDRINUSE:
+                raise LocalIOError(
+                    f"cannot listen on {tcp_endpoint(host, port)}: {error.strerror}", detail="address",
+                    hint="name an address of this machine, or * for all of them",
+                ) from None
     span = f"{ports[0]}-{ports[-1]}" if ports else "of the range (it is empty)"
     raise PortsTaken(
         f"no two free ports for a transfer: {span} are all in use",
         detail="no-port",
         hint="each transfer takes two: widen the range, or wait for one to end",
     )
+
+
+def _listening(host: str, port: int) -> sockets.socket:
+    if host in ("*", "::"):
+        both = sockets.has_dualstack_ipv6()
+        family, where = (sockets.AF_INET6, "::") if both else (sockets.AF_INET, "0.0.0.0")  # noqa: S104 - was asked for
+        listening = sockets.create_server((where, port), family=family, backlog=_BULK_BACKLOG, dualstack_ipv6=both)
+    else:
+        (family, _, _, _, address), *_ = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
+        listening = sockets.create_server(address, family=family, backlog=_BULK_BACKLOG)
+    # Two of libzmq's sockets may see the same connection come: the second must not wait for another.
+    listening.setblocking(False)
+    return listening
+
+
+def _take_over(sock: Socket, listening: sockets.socket) -> None:
+    """Let libzmq accept on a copy of ``listening``, which it closes by itself."""
+    try:
+        copy = os.dup(listening.fileno())
+    except OSError as error:
+        raise _descriptors_taken(str(error.strerror)) from None
+    sock.setsockopt(zmq.USE_FD, copy)
+    # Where it listens is decided: the endpoint says no more than which transport that is.
+    sock.bind("tcp://*:*")
 
 
 def _connect(sock: Socket, endpoint: str) -> None:

@@ -6,6 +6,9 @@
  4. last chunk <-: total, BLAKE3 and manifest digest are compared; then the caller makes it durable
  5. DONE -> the receipt (blocks 1603-1604), then BYE <- or the time is over
 
+A connection that breaks off is followed by another, with 1 and 2 again: from the position that the recipient has come
+to; after 4 its first word is DONE.
+
 States are values; `Line` owns the nonce counters and the running digest, and is the context of every step.
 """
 
@@ -22,11 +25,11 @@ from zkc.crypto.chunks import StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
-from zkc.protocol.delivery import GiveUp, Stopped, opener_of, sealer_of
+from zkc.protocol.delivery import GiveUp, NotOpened, Stopped, open_frame, opener_of, read_header, sealer_of
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
-from zkc.wire.frames import DataHeader, Flag, Stream
+from zkc.wire.frames import Flag, Stream
 from zkc.wire.messages import Ack, Done, Manifest, Message, ReceiptBody, Start, Stop
 
 UNBOUNDED: Final = 1 << 63
@@ -184,26 +187,28 @@ _FORMS: Final[dict[tuple[Stream, Flag], type[Manifest | Start | Chunk | LastChun
 class Line:
     """What opens and seals, counter by counter: never copied, never stored."""
 
-    def __init__(self, session: Session, attempt: int) -> None:
+    def __init__(self, session: Session, attempt: int, digest: blake3, manifest: Manifest | None) -> None:
         self.session = session
         self.attempt = attempt
+        self.manifest = manifest
+        """As it was announced over an earlier connection."""
         self._manifest = opener_of(session, Stream.MANIFEST, attempt)
         self._data = opener_of(session, Stream.DATA, attempt)
         self._next: StreamOpener | None = None
         self._acks = sealer_of(session, Stream.ACK, attempt)
-        self.hash = blake3()
+        self.hash = digest
 
     def open(self, frame: Buffer) -> Manifest | Start | Chunk | LastChunk | Bye | Stop:
-        """What a frame holds, once it is authenticated; `PeerViolation`."""
-        header = DataHeader.unpack(frame)
+        """What a frame holds, once it is authenticated; `NotOpened`, `PeerViolation`."""
+        header = read_header(frame)
         form = _FORMS.get((header.stream, header.flags))
         if form is None:
-            raise PeerViolation("unexpected", "stream and flags do not go together")
+            raise NotOpened("unexpected", "stream and flags do not go together")
         opener = self._manifest if form is Manifest else self._data
         if form is Start and header.attempt == self.attempt + 1 and self._data.used_up:
             opener = self._next = opener_of(self.session, Stream.DATA, header.attempt)
         due = self._data.used_up
-        plaintext = opener.open(header, frame)
+        plaintext = open_frame(opener, header, frame)
         if due and form in (Chunk, LastChunk):
             raise PeerViolation("limit", "a chunk where a rollover is due")
         if not issubclass(form, Message):
@@ -267,20 +272,24 @@ def consume_rollover(line: Line, state: Receiving, message: Start) -> Step:
 
 
 def consume_manifest(line: Line, state: AwaitingManifest, message: Manifest) -> Step:
-    """What is coming, for the caller to judge before the first chunk (Figure 16, blocks 1601-1602)."""
+    """What is coming, for the caller to judge before the first chunk (Figure 16, blocks 1601-1602).
+
+    `PeerViolation` (``unexpected``) where it is not what was accepted before (attack F06).
+    """
+    if line.manifest is not None and message != line.manifest:
+        raise PeerViolation("unexpected", "another manifest than before")
     return Step(Receiving(state.received, state.limit, message), (Announced(message),))
 
 
 def consume_chunk(line: Line, state: Receiving, message: Chunk) -> Step:
-    """A chunk of the agreed size, within the credit (Figure 2, 210; Figure 16, blocks 1601-1602).
+    """A chunk of at most the agreed size, within the credit (Figure 2, 210; Figure 16, blocks 1601-1602).
 
     `PeerViolation`: ``limit``, ``truncated``.
     """
-    size = line.session.resp.chunk
-    if len(message.data) != size:
-        if len(message.data) > size:
-            raise PeerViolation("limit", "a chunk above the agreed size")
-        raise PeerViolation("truncated", "a short chunk before the end")
+    if len(message.data) > line.session.resp.chunk:
+        raise PeerViolation("limit", "a chunk above the agreed size")
+    if not message.data:
+        raise PeerViolation("truncated", "an empty chunk before the end")
     received = _take(line, state, message.data)
     return Step(Receiving(received, state.limit, state.manifest), (Data(message.data),))
 
@@ -295,8 +304,6 @@ def consume_last_chunk(line: Line, state: Receiving, message: LastChunk) -> Step
         raise PeerViolation("limit", "a chunk above the agreed size")
     if end < 0:
         raise PeerViolation("truncated", "the last chunk has no end")
-    if end == 0 and state.received:
-        raise PeerViolation("truncated", "an empty last chunk")
     data, trailer = message.data[:end], message.data[end:]
     received = _take(line, state, data)
     digest = line.hash.digest()
@@ -379,15 +386,25 @@ TABLE: Final[Table] = {
 
 
 class DeliveryRecipient:
-    """One delivery over one link: the machine's state and its line, and the doors to the table.
+    """One delivery over one connection: the machine's state and its line, and the doors to the table.
 
     ``credit``: bytes that may come before the first ACK is made, for a sender need not have heard it to be obeying
-    it: what the caller is about to give.
+    it: what the caller is about to give. Of what came before: ``received`` bytes, whose BLAKE3 ``digest`` has taken by
+    the time that the first chunk comes; the ``manifest``, where an earlier connection of this session brought it;
+    ``whole``, where nothing is missing but the sender's farewell.
     """
 
-    def __init__(self, session: Session, attempt: int = 0, credit: int = UNBOUNDED) -> None:
-        self._line = Line(session, attempt)
-        self.state: State = AwaitingStart(0, credit)
+    def __init__(
+        self, session: Session, attempt: int = 0, credit: int = UNBOUNDED, *, received: int = 0,
+        digest: blake3 | None = None, manifest: Manifest | None = None, whole: bool = False,
+    ) -> None:
+        self._line = Line(session, attempt, blake3() if digest is None else digest, manifest)
+        self.state: State = Whole(received) if whole else AwaitingStart(received, received + credit)
+
+    @property
+    def attempt(self) -> int:
+        """The highest one that was used."""
+        return self._line.attempt
 
     @property
     def received(self) -> int:
@@ -414,7 +431,8 @@ class DeliveryRecipient:
     def receive(self, frame: Buffer) -> Event:
         """One frame; after a violation nothing more.
 
-        `PeerViolation`: ``forged``, ``unexpected``, ``limit``, ``truncated``, ``malformed``, ``version``.
+        `NotOpened` for one that nobody with the key made, or not now; `PeerViolation`: ``unexpected``, ``limit``,
+        ``truncated``, ``malformed``.
         """
         state = self.state
         if isinstance(state, Failed | Ended):

@@ -7,8 +7,9 @@
  5. DONE <- the receipt: durable at the recipient, checked here field by field
  6. BYE  ->
 
-All chunks have the agreed size but the last. After the bytes that one key may take, the next attempt's keys take over
-on the same link (START of attempt + 1).
+No chunk is longer than agreed. After the bytes that one key may take, the next attempt's keys take over on the same
+connection (START of attempt + 1). A connection that breaks off is followed by another: 1 says from where it goes on, or
+5 comes in place of 1.
 
 States are values; `Line` owns the nonce counters and the running digest, and is the context of every step.
 """
@@ -24,11 +25,11 @@ from zkc.crypto.chunks import StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import IntegrityError, PeerViolation
-from zkc.protocol.delivery import GiveUp, Stopped, opener_of, sealer_of
+from zkc.protocol.delivery import GiveUp, NotOpened, Stopped, open_frame, opener_of, read_header, sealer_of
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
-from zkc.wire.frames import DataHeader, Flag, Stream
+from zkc.wire.frames import Flag, Stream
 from zkc.wire.messages import Ack, AckMessage, Done, Manifest, Receipt, ReceiptBody, Start, Stop
 
 WRONG_RECEIPT: Final = "the other end lies, or one of the two versions is defective: ask there what has arrived"
@@ -40,10 +41,13 @@ WRONG_RECEIPT: Final = "the other end lies, or one of the two versions is defect
 class Begin:
     """Event: START and the manifest may go out."""
 
+    digest: blake3
+    """Has taken every byte before the recipient's position."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Event: the next bytes, exactly as many as a chunk has."""
+    """Event: the next bytes, at most as many as a chunk has."""
 
     data: Buffer
 
@@ -139,10 +143,14 @@ State = AwaitingAck | Admitted | Sending | AwaitingDone | Finished | Failed | En
 class Line:
     """What seals and opens, counter by counter: never copied, never stored."""
 
-    def __init__(self, session: Session, manifest: Manifest, attempt: int) -> None:
+    def __init__(
+        self, session: Session, manifest: Manifest, attempt: int, whole: tuple[int, bytes] | None
+    ) -> None:
         self.session = session
         self.manifest = manifest
         self.attempt = attempt
+        self.whole = whole
+        """Size and BLAKE3 of the stream, where an earlier connection took all of it."""
         self.data = sealer_of(session, Stream.DATA, attempt)
         self.acks = opener_of(session, Stream.ACK, attempt)
         self._next_acks: StreamOpener | None = None
@@ -164,14 +172,14 @@ class Line:
         self._next_acks = opener_of(self.session, Stream.ACK, self.attempt)
 
     def open(self, frame: Buffer) -> Ack | Done | Stop:
-        """One frame of the acknowledgement stream; `PeerViolation`."""
-        header = DataHeader.unpack(frame)
+        """One frame of the acknowledgement stream; `NotOpened`, `PeerViolation`."""
+        header = read_header(frame)
         if header.flags:
-            raise PeerViolation("unexpected", "an acknowledgement has no flags")
+            raise NotOpened("unexpected", "an acknowledgement has no flags")
         acks = self.acks
         if self._next_acks is not None and header.attempt == self.attempt:
             acks = self._next_acks
-        message: Ack | Done | Stop = decode(acks.open(header, frame), AckMessage)
+        message: Ack | Done | Stop = decode(open_frame(acks, header, frame), AckMessage)
         if acks is self._next_acks:
             self.acks, self._next_acks = acks, None
         return message
@@ -181,7 +189,8 @@ class Line:
 
 
 def create_start(line: Line, state: Admitted, event: Begin) -> Step:
-    """START and the manifest, under the session key (Figure 2, 209; Figure 15, blocks 1506-1507)."""
+    """START at the recipient's position, and the manifest (Figure 2, 209; Figure 15, blocks 1506-1507)."""
+    line.hash = event.digest
     start = line.data.seal(encode(Start(line.attempt, state.sent)), Flag.START)
     return Step(Sending(state.sent, state.limit), (Send(start), Send(line.seal_manifest())))
 
@@ -228,8 +237,16 @@ def _rollover(line: Line, state: Sending) -> tuple[Send, ...]:
 
 
 def consume_first_ack(line: Line, state: AwaitingAck, message: Ack) -> Step:
-    """ACK, the recipient's first word: it is there, and holds K (before Figure 2, 209)."""
-    return Step(Admitted(state.sent, _limit(line, state.sent, message)), (Credited(message.position),))
+    """ACK, the recipient's first word: it is there, holds K, and says from where to go on (before Figure 2, 209)."""
+    position = message.position
+    return Step(Admitted(position, _limit(line, position, message)), (Credited(position),))
+
+
+def consume_early_done(line: Line, state: AwaitingAck, message: Done) -> Step:
+    """DONE as the first word: an earlier connection took everything (Figure 2, 211). The errors of `consume_done`."""
+    if line.whole is None:
+        raise PeerViolation("unexpected", "a receipt of what was not sent")
+    return _receipted(line, *line.whole, message)
 
 
 def consume_ack(line: Line, state: Admitted | Sending, message: Ack) -> Step:
@@ -249,13 +266,17 @@ def consume_done(line: Line, state: AwaitingDone, message: Done) -> Step:
 
     `PeerViolation` for a receipt that it did not sign, `IntegrityError` (``receipt``) for one of something else.
     """
-    body = check_receipt(line.session, message.receipt, line.manifest, state.sent, state.digest)
-    return Step(Finished(state.sent), (Delivered(message.receipt, body),))
+    return _receipted(line, state.sent, state.digest, message)
 
 
 def consume_stop(line: Line, state: AwaitingAck | Admitted | Sending | AwaitingDone, message: Stop) -> Step:
     """STOP: the recipient gives up, in place of its answer (Figure 2, 211)."""
     return Step(Ended(state.sent), (Stopped(message.code, message.detail),))
+
+
+def _receipted(line: Line, size: int, digest: bytes, message: Done) -> Step:
+    body = check_receipt(line.session, message.receipt, line.manifest, size, digest)
+    return Step(Finished(size), (Delivered(message.receipt, body),))
 
 
 def _limit(line: Line, sent: int, message: Ack) -> int:
@@ -266,6 +287,7 @@ def _limit(line: Line, sent: int, message: Ack) -> int:
 
 TABLE: Final[Table] = {
     (AwaitingAck, Ack): consume_first_ack,
+    (AwaitingAck, Done): consume_early_done,
     (AwaitingAck, Stop): consume_stop,
     (AwaitingAck, GiveUp): create_stop,
     (Admitted, Begin): create_start,
@@ -288,10 +310,15 @@ TABLE: Final[Table] = {
 
 
 class DeliverySender:
-    """One delivery over one link: the machine's state and its line, and the doors to the table."""
+    """One delivery over one connection: the machine's state and its line, and the doors to the table.
 
-    def __init__(self, session: Session, manifest: Manifest, attempt: int = 0) -> None:
-        self._line = Line(session, manifest, attempt)
+    ``whole``: size and BLAKE3 of the stream, where an earlier connection of this session took all of it.
+    """
+
+    def __init__(
+        self, session: Session, manifest: Manifest, attempt: int = 0, whole: tuple[int, bytes] | None = None
+    ) -> None:
+        self._line = Line(session, manifest, attempt, whole)
         self.state: State = AwaitingAck()
         self.chunk_size: Final = session.resp.chunk
 
@@ -301,10 +328,22 @@ class DeliverySender:
         return self.state.sent
 
     @property
+    def attempt(self) -> int:
+        """The highest one that was used."""
+        return self._line.attempt
+
+    @property
+    def digest(self) -> blake3:
+        """Has taken every byte that was sealed; the caller may copy it."""
+        return self._line.hash
+
+    @property
     def whole(self) -> tuple[int, bytes] | None:
         """Size and BLAKE3 of the stream while nothing but the receipt is missing; else None."""
         state = self.state
-        return (state.sent, state.digest) if isinstance(state, AwaitingDone) else None
+        if isinstance(state, AwaitingDone):
+            return state.sent, state.digest
+        return self._line.whole if isinstance(state, AwaitingAck) else None
 
     @property
     def ended(self) -> bool:
@@ -312,17 +351,18 @@ class DeliverySender:
         return isinstance(self.state, Ended)
 
     def has_room(self) -> bool:
-        """Whether another chunk may go: the credit admits it, and the recipient has followed the last rollover."""
+        """Whether a chunk of any size may go: credit admits it, and the recipient has followed the last rollover."""
         state = self.state
         room = isinstance(state, Sending) and state.sent + self.chunk_size <= state.limit
         return room and not self._line.awaits_rollover
 
-    def start(self) -> list[bytearray]:
-        """START and the manifest: what goes out after the recipient's first word."""
-        return self._say(Begin())
+    def start(self, digest: blake3 | None = None) -> list[bytearray]:
+        """START and the manifest, after the recipient's first word; ``digest`` has taken every byte before its
+        position."""
+        return self._say(Begin(blake3() if digest is None else digest))
 
     def chunk(self, data: Buffer, *, last: bool) -> list[bytearray]:
-        """The next chunk, exactly `chunk_size` bytes unless it is the last; before it a rollover where one is due."""
+        """The next chunk, at most `chunk_size` bytes; before it a rollover where one is due."""
         return self._say(LastChunk(data) if last else Chunk(data))
 
     def bye(self) -> bytearray:
@@ -338,7 +378,7 @@ class DeliverySender:
     def receive(self, frame: Buffer) -> Credited | Delivered | Stopped:
         """One frame of the acknowledgement stream; after an error, nothing more.
 
-        `PeerViolation`; `IntegrityError` for a receipt of something else.
+        `NotOpened`, `PeerViolation`; `IntegrityError` for a receipt of something else.
         """
         state = self.state
         if isinstance(state, Failed | Ended):

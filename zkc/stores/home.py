@@ -78,6 +78,10 @@ class Home:
         return self.data / "inbox"
 
     @property
+    def outbox(self) -> Path:
+        return self.data / "outbox"
+
+    @property
     def receipts(self) -> Path:
         return self.data / "receipts"
 

@@ -99,6 +99,13 @@ class Inbox:
         item_id = self._entropy.bytes(ID_BYTES).hex()
         return self._partials.begin(item_id, sender_fp, tid, entry, self._clock.wall())
 
+    def resume(self, sender_fp: bytes, tid: bytes) -> Partial | None:
+        """The partial item that an earlier attempt of this delivery left, at its end; None where there is none.
+
+        `LocalIOError` while another attempt writes it.
+        """
+        return self._partials.resume(sender_fp, tid)
+
     def commit(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
         """Make ``partial``, whose every byte has been verified, an item; durable when this returns.
 

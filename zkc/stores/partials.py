@@ -1,9 +1,9 @@
 """What is being received, or was until a link was lost: a file and a row each, apart from the items of the inbox.
 
-A partial item is never an item (attack D04): it is listed apart, and nothing here reads its bytes. It stays until its
-delivery comes again, its sender begins or delivers another one of that name, a person removes it, it has become too
-old, or its sender has too many. Files go before their rows: a row without a file is no partial item, and the next start
-removes it.
+A partial item is never an item (attack D04): it is listed apart, and its bytes are read by nobody but the delivery that
+goes on. It stays until that is done, its sender begins or delivers another one of that name, a person removes it, it
+has become too old, or its sender has too many. Files go before their rows: a row without a file is no partial item, and
+the next start removes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sqlite3
 import stat
 from contextlib import suppress
-from dataclasses import astuple, replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,24 +32,35 @@ class Partial:
     """A payload that is being received. One owner; its methods raise `LocalIOError`."""
 
     def __init__(
-        self, partials: Partials, folder: int, item_id: str, sender_fp: bytes, tid: bytes, entry: NewItem
+        self, partials: Partials, folder: int, item_id: str, sender_fp: bytes, tid: bytes, entry: NewItem, *,
+        new: bool = True,
     ) -> None:
         self.id = item_id
         self.sender_fp = sender_fp
         self.tid = tid
         self.entry = entry
-        self.position = 0
-        """Bytes written."""
         self._partials = partials
         self._folder = folder
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else os.O_NONBLOCK) | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor: int | None = os.open(item_id, flags, files.PRIVATE_FILE, dir_fd=folder)
+        self.position = os.lseek(self._descriptor, 0, os.SEEK_END)
+        """Bytes written. What a crash of the machine took of them, the digest of the whole will find missing."""
 
     def fileno(self) -> int:
         """The open file."""
         if self._descriptor is None:
             raise LocalIOError("this partial item is closed")
         return self._descriptor
+
+    def read(self, position: int, n: int) -> bytes:
+        """At most ``n`` bytes from ``position`` on: for the digest of the whole."""
+        with files.translated("reading a partial item of the inbox"):
+            return os.pread(self.fileno(), n, position)
+
+    def announce(self, entry: NewItem) -> None:
+        """What its delivery says of it now, which may be in other words than before."""
+        self.entry = entry
+        self._partials.describe(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append ``data``, which has been authenticated."""
@@ -69,6 +80,11 @@ class Partial:
                 files.unlink(self._folder, self.id)
             self._partials.ended(self)
         finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Only the descriptor, and with it the lock."""
+        if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -99,6 +115,31 @@ class Partials:
                 partial.close(discard=True)
             raise
         return partial
+
+    def resume(self, sender_fp: bytes, tid: bytes) -> Partial | None:
+        """See `Inbox.resume`."""
+        partial: Partial | None = None
+        try:
+            with self._db.writing(patient=True) as connection, files.translated("going on with a partial item"):
+                item = next(iter(self.select(connection, "WHERE sender_fp = ? AND tid = ?", sender_fp, tid)), None)
+                if item is None:
+                    return None
+                entry = NewItem(**{each.name: getattr(item, each.name) for each in fields(NewItem)})
+                partial = Partial(self, self._folder, item.id, sender_fp, tid, entry, new=False)
+                fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            if partial is not None:
+                partial.let_go()
+            raise
+        return partial
+
+    def describe(self, partial: Partial) -> None:
+        """Its row says what `Partial.entry` says."""
+        changes = ", ".join(f"{each.name} = ?" for each in fields(NewItem))
+        with self._db.writing(patient=True) as connection:
+            connection.execute(
+                f"UPDATE partials SET {changes} WHERE id = ?", (*astuple(partial.entry), partial.id)  # noqa: S608
+            )
 
     def ended(self, partial: Partial) -> None:
         """`Partial.close` has come to its end: let it stay for a person to see where it has a file.

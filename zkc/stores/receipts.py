@@ -22,6 +22,17 @@ def check_receipts(home: Home) -> None:
 def save_receipt(home: Home, tid: bytes, receipt: bytes) -> Path:
     """Keep the receipt of a delivery that this client sent; its path. Durable when this returns."""
     files.make_folder(home.receipts)
-    path = home.receipts / f"{tid.hex()}.receipt"
+    path = receipt_path(home, tid)
     files.write_private(path, receipt, replace=True)
     return path
+
+
+def find_receipt(home: Home, tid: bytes) -> bytes | None:
+    """The receipt of a delivery, where one is kept. `LocalIOError`."""
+    path = receipt_path(home, tid)
+    return files.read_private(path) if os.path.lexists(path) else None
+
+
+def receipt_path(home: Home, tid: bytes) -> Path:
+    """Where the receipt of a delivery is kept."""
+    return home.receipts / f"{tid.hex()}.receipt"

@@ -1,12 +1,14 @@
 """The hot path: bulk bytes from one process to another over PUSH/PULL, outside every event loop.
 
 One pair of sockets and one blocking loop, in a thread of its own, for each transfer: `Bulk.listen` and
-`Listener.receive` at the recipient, `send` at the sender. What may be said when is decided by the delivery machines;
-here are polling, sockets and backpressure. Both ends hold at most the credit window in memory, whatever the length.
+`Listener.receive` at the recipient, `Attempts.next` at the sender. A connection that breaks off is followed by
+another. What may be said when is decided by the delivery machines; here are polling, sockets and backpressure. Both
+ends hold at most the credit window in memory, whatever the length.
 """
 
 from zkc.net.pipe.link import Bell, LinkLost, login
+from zkc.net.pipe.outgoing import Outgoing, Source
 from zkc.net.pipe.recipient import Bulk, Listener, Sink
-from zkc.net.pipe.sender import Source, send
+from zkc.net.pipe.sender import Attempts, Told
 
-__all__ = ["Bell", "Bulk", "LinkLost", "Listener", "Sink", "Source", "login", "send"]
+__all__ = ["Attempts", "Bell", "Bulk", "LinkLost", "Listener", "Outgoing", "Sink", "Source", "Told", "login"]

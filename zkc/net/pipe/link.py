@@ -19,20 +19,14 @@ CONNECT_SECONDS: Final = 5.0
 """For each address of the recipient: TCP and PLAIN on both sockets."""
 TELL_SECONDS: Final = 0.5
 """How long an end that gives up tries to tell the other one so."""
+_ATTEMPT_DIGITS: Final = 9
+"""Attempts are u32 on the wire; nobody makes so many connections."""
 _STOP_CODES: Final = frozenset({22, 23, 24, 25, 30, 31, 32, 33})
 """With which an end may give a delivery up; any other code of a peer is told as an interruption."""
 
 
 class LinkLost(Interrupted):
-    """The other end vanished in the middle; a new handshake may go on."""
-
-    def __init__(
-        self, message: str, *, detail: str = "", hint: str = "", finished: tuple[int, bytes] | None = None
-    ) -> None:
-        super().__init__(message, detail=detail, hint=hint)
-        self.finished = finished
-        """At the sender: size and BLAKE3 of the stream, where every byte of it and its end were handed to the link and
-        only the receipt was missing, so that the recipient may have it all."""
+    """The other end vanished in the middle, or cannot be reached: another connection may go on."""
 
 
 class Bell:
@@ -40,13 +34,19 @@ class Bell:
 
     def __init__(self) -> None:
         self.fd, self._ring = os.pipe()
+        self.rung = False
         self.superseded = False
         """Whether it was rung because a newer handshake of the same delivery has taken over."""
 
     def ring(self, *, superseded: bool = False) -> None:
         self.superseded = self.superseded or superseded
+        self.rung = True
         with contextlib.suppress(OSError):
             os.write(self._ring, b"!")
+
+    def hush(self) -> None:
+        """For one that is rung again and again: until the next time."""
+        os.read(self.fd, 4096)
 
     def close(self) -> None:
         for fd in (self.fd, self._ring):
@@ -57,6 +57,12 @@ class Bell:
 def login(k: Secret, socket: str, attempt: int) -> Login:
     """User and password of one connection, derived at both ends."""
     return Login(f"{xid_tag(k).hex()}.{attempt}.{socket}".encode(), token(k, socket, attempt).encode())
+
+
+def attempt_of(user: bytes) -> int | None:
+    """The attempt that a user's name claims; None where it is none of ours."""
+    number = user.split(b".")[1:2]
+    return int(number[0]) if number and number[0].isdigit() and len(number[0]) <= _ATTEMPT_DIGITS else None
 
 
 def receive_frame(sock: Socket) -> zmq.Frame | None:

@@ -1,15 +1,17 @@
-"""The recipient's end: bound pairs, the tokens that open them, and the loop of one transfer."""
+"""The recipient's end: bound pairs, the tokens that open them, and the loop of one transfer over its connections."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import zmq
+from blake3 import blake3
 
-from zkc.constants import TRANSFERS_MAX
+from zkc.constants import BAD_FRAMES_MAX, TRANSFERS_MAX
 from zkc.crypto.primitives import check_mac
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, ZkcError
@@ -20,14 +22,15 @@ from zkc.net.pipe.link import (
     TELL_SECONDS,
     Bell,
     LinkLost,
+    attempt_of,
     broken_rule,
     given_up,
     login,
     receive_frame,
 )
-from zkc.net.sockets import Context, Login, Socket, bind_bulk, context
+from zkc.net.sockets import BulkPorts, Context, Socket, context, serve_bulk
 from zkc.net.zap import ThreadZap, ZapRequest
-from zkc.protocol.delivery import Stopped
+from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.session import Session
 from zkc.wire.messages import Manifest
@@ -37,12 +40,17 @@ ARRIVAL_SECONDS: Final = 16 * CONNECT_SECONDS + 10.0
 each address once, there are at most 16, and after that it makes a new handshake; its place is not held any longer."""
 FAREWELL_SECONDS: Final = 10.0
 """How long the recipient keeps a finished link open for a sender that has not said that it has the receipt."""
+PARTING_SECONDS: Final = 1.0
+"""How long the data may outlive the acknowledgements, whose connection has ended: the sender's last words are there."""
 FRAMES_A_TURN: Final = 16
 """Frames read before the bell, the clock and the acknowledgement have their turn: 8 MiB of usual chunks, 10 ms."""
 
 
 class Sink(Protocol):
     """Where the recipient's bytes go. Every method may raise a `ZkcError`, which ends the transfer and is told."""
+
+    def resume(self) -> tuple[int, blake3]:
+        """How many bytes are here from before, and the digest that takes them by the end of `announced`."""
 
     def announced(self, manifest: Manifest) -> None:
         """Judge name and size before the first byte."""
@@ -59,8 +67,8 @@ class Bulk:
 
     def __init__(self) -> None:
         self.context: Final[Context] = context()
-        # A pair is four sockets with its monitor; libzmq's own bound of 1023 would end before our places do.
-        self.context.set(zmq.MAX_SOCKETS, 4 * TRANSFERS_MAX + 64)
+        # A pair is four sockets with their monitors; libzmq's own bound of 1023 would end before our places do.
+        self.context.set(zmq.MAX_SOCKETS, 6 * TRANSFERS_MAX + 64)
         self.budget: Final = Budget()
         self._doors: dict[str, _Door] = {}
         self._numbers = iter(range(1, 1 << 62))
@@ -86,7 +94,9 @@ class Bulk:
 
     def forget(self, domain: str) -> None:
         """Nobody is admitted there any more; again: nothing."""
-        self._doors.pop(domain, None)
+        door = self._doors.pop(domain, None)
+        if door is not None:
+            door.close()
 
     def _admit(self, request: ZapRequest) -> str | None:
         domain, _, socket = request.domain.rpartition(".")
@@ -95,134 +105,173 @@ class Bulk:
 
 
 class _Door:
-    """Who may connect to one pair: each token once, at its own socket."""
+    """Who may connect to one pair: one attempt, above all before it, each of its two tokens once (attacks D01, D02).
+
+    A token of a later attempt shows that the sender has given the connection up: it is refused, and the pair made anew
+    for the next one, so that nothing of the two is ever mixed.
+    """
 
     def __init__(self) -> None:
-        self._logins: dict[str, Login] = {}
+        self._session: Session | None = None
+        self._least = 0
+        self._admitted: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.bell: Final = Bell()
+        """Rung when the owner has to look: somebody came."""
+        self.stale = False
+        """Whether the sender has come with a later attempt."""
 
-    def expect(self, socket: str, login: Login) -> None:
-        self._logins[socket] = login
+    def expect(self, session: Session) -> None:
+        self._session = session
 
     def admit(self, socket: str, credentials: Sequence[bytes]) -> str | None:
         user, password = credentials
-        expected = self._logins.get(socket)
-        if expected is None or expected.user != user:
-            return None
-        with contextlib.suppress(PeerViolation):
+        attempt = attempt_of(user)
+        with contextlib.suppress(PeerViolation), self._lock:
+            if self._session is None or attempt is None or attempt < self._least:
+                return None
+            expected = login(self._session.k, socket, attempt)
+            if expected.user != user:
+                return None
             check_mac(expected.password, password)
-            # pop and not del: of two who present it at once one gets in.
-            if self._logins.pop(socket, None) is not None:
-                return user.decode("ascii", "replace")
+            current = max(self._admitted.values(), default=attempt)
+            if attempt < current or (attempt == current and socket in self._admitted):
+                return None
+            self.stale = attempt > current
+            if not self.stale:
+                self._admitted[socket] = attempt
+            self.bell.ring()
+            return None if self.stale else user.decode("ascii", "replace")
         return None
+
+    def attempt(self) -> int | None:
+        """The attempt whose two tokens have both been shown."""
+        with self._lock:
+            return next(iter(self._admitted.values())) if len(self._admitted) == 2 else None
+
+    def renew(self, least: int) -> None:
+        """For the next connection: attempts from ``least`` on."""
+        with self._lock:
+            self._least = max(self._least, least, *(attempt + 1 for attempt in self._admitted.values()))
+            self._admitted.clear()
+            self.stale = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._session = None
+            self.bell.close()
 
 
 class Listener:
-    """One transfer's bound pair. Bind on any thread; from `receive` on it belongs to the calling thread."""
+    """One transfer's ports and the pair on them. Made on any thread; from `receive` on it belongs to the calling."""
 
     def __init__(self, bulk: Bulk, domain: str, door: _Door, host: str, ports: range | None) -> None:
         self._bulk = bulk
         self._domain = domain
-        self._door = door
+        self.door = door
+        self._ports = BulkPorts(host, ports)
+        self.data_port, self.ack_port = self._ports.data_port, self._ports.ack_port
+        try:
+            self._open()
+        except BaseException:
+            self._ports.close()
+            raise
+        self.share: Final = Share(bulk.budget)
+
+    def _open(self) -> None:
         monitors: list[ThreadMonitor] = []
 
         def watch(sock: Socket) -> None:
-            """The data alone: where the sender leaves, its last words there outlive its other connection."""
-            if sock.type == zmq.PULL:
-                monitors.append(ThreadMonitor(sock))
+            monitors.append(ThreadMonitor(sock))
 
         try:
-            self._pull, self._push, self.data_port, self.ack_port = bind_bulk(
-                bulk.context, host, ports, domain.encode(), watch=watch
+            self._pull, self._push = serve_bulk(
+                self._bulk.context, self._ports, self._domain.encode(), watch=watch
             )
         except BaseException:
             for monitor in monitors:
                 monitor.close()
             raise
-        (self._monitor,) = monitors
-        self._share = Share(bulk.budget)
+        self._monitors = monitors[0], monitors[1]  # the data's first
+
+    def _shut(self, linger: int) -> None:
+        for monitor in self._monitors:
+            monitor.close()
+        self._pull.close(linger=0)
+        self._push.close(linger=linger)
+
+    def pair(self) -> _Pair:
+        """The sockets of the connection that stands, or comes."""
+        return _Pair(self._pull, self._push, *(_Admitted(monitor) for monitor in self._monitors))
+
+    def renew(self, least: int) -> None:
+        """Drop the connections; new sockets on the same ports, for attempts from ``least`` on. `DescriptorsTaken`."""
+        self._shut(0)
+        self.door.renew(least)
+        self._open()
 
     def offer_chunk(self, wanted: int) -> int:
         """The chunk size to agree on, bytes: ``wanted``, or less where many transfers share the process's memory."""
-        return self._share.offer(wanted)
+        return self.share.offer(wanted)
 
     def admit(self, session: Session) -> None:
-        """From now on the sender of this session may connect, once."""
-        for socket in ("data", "ack"):
-            self._door.expect(socket, login(session.k, socket, 0))
+        """From now on the sender of this session may connect."""
+        self.door.expect(session)
 
     def close(self) -> None:
         """Again: nothing."""
         self._bulk.forget(self._domain)
-        self._share.close()
-        self._monitor.close()
-        self._pull.close(linger=0)
-        self._push.close(linger=500)
+        self.share.close()
+        self._shut(500)
+        self._ports.close()
 
     def receive(self, session: Session, sink: Sink, bell: Bell, patience: float, clock: Clock | None = None) -> None:
-        """The whole delivery into ``sink``: returns once the sender has the receipt (or its time is over).
+        """The whole delivery into ``sink``, over as many connections as it takes.
 
-        `LinkLost` where the sender vanished, or sent no manifest within ``patience`` seconds (or `ARRIVAL_SECONDS`, if
-        they are less); `IntegrityError`, `PolicyRefused` (``limit``) for frames that no honest sender makes;
-        `Interrupted` when the bell rings; what ``sink`` raises. The sender is told.
+        Returns once the sender has the receipt (or its time is over). `LinkLost` where the sender vanished and did not
+        come back within ``patience`` seconds, or did not begin within them (or `ARRIVAL_SECONDS`, if they are less);
+        `IntegrityError`, `PolicyRefused` (``limit``) for frames that no honest sender makes; `Interrupted` when the
+        bell rings; what ``sink`` raises. The sender is told.
         """
-        self._share.begin(session.resp.chunk)
-        sockets = self._pull, self._push, self._monitor
-        _Receiver(sockets, session, sink, bell, clock or SystemClock(), patience, self._share).run()
+        self.share.begin(session.resp.chunk)
+        _Receiver(self, session, sink, bell, clock or SystemClock(), patience).run()
 
 
 class _Receiver:
     """The recipient's loop; its state is that of one call."""
 
     def __init__(
-        self, sockets: tuple[Socket, Socket, ThreadMonitor], session: Session, sink: Sink, bell: Bell, clock: Clock,
-        patience: float, share: Share,
+        self, listener: Listener, session: Session, sink: Sink, bell: Bell, clock: Clock, patience: float
     ) -> None:
-        self._pull, self._push, monitor = sockets
-        self._connection = _Admitted(monitor)
-        self._machine = DeliveryRecipient(session, credit=share.credit(0))
+        self._listener = listener
         self._session = session
         self._sink = sink
         self._bell = bell
         self._clock = clock
-        self._share = share
+        self._patience = patience
         self._deadline: float | None = clock.monotonic() + min(patience, ARRIVAL_SECONDS)
+        # What goes on from one connection to the next.
+        self._position, self._digest = sink.resume()
+        self._manifest: Manifest | None = None
         self._receipt = b""
+        self._highest = -1
+        """Of all attempts."""
+        self._bad_frames = 0
+        # What belongs to one connection.
+        self._pair = listener.pair()
+        self._machine: DeliveryRecipient | None = None
         self._word: bytearray | None = None
         """Sealed, and not taken by the socket."""
-        self._due = True
-        """Whether there is something to acknowledge: the recipient speaks first."""
+        self._due = False
+        """Whether there is something to acknowledge."""
 
     def run(self) -> None:
-        name = self._session.req.sender
-        poller = zmq.Poller()
-        for readable in (self._pull, self._bell.fd, self._connection.socket):
-            poller.register(readable, zmq.POLLIN)
-        more: Farewell | bool = False
         try:
-            while True:
-                self._acknowledge()
-                poller.register(self._push, zmq.POLLOUT if self._due else 0)
-                ready = dict(poller.poll(0 if more else self._left()))
-                if self._bell.fd in ready:
-                    if not self._receipt:
-                        raise self._interrupted()
-                    # It is done: the sender may still hear so, for a moment.
-                    poller.unregister(self._bell.fd)
-                    self._deadline = self._clock.monotonic() + TELL_SECONDS
-                # Asked before the frames are read: what came before the end of the connection still counts.
-                gone = self._connection.is_gone()
-                more = self._read()
-                if isinstance(more, Farewell):
-                    return
-                late = self._deadline is not None and self._clock.monotonic() >= self._deadline
-                if self._receipt and (gone or late):
-                    return
-                if gone and not more:
-                    raise LinkLost(f"the link from {name} broke off at {self._machine.received} bytes", detail="link")
-                if late:
-                    raise LinkLost(f"{name} agreed to send and did not begin", detail="link")
+            while not self._connection():
+                self._listener.renew(self._highest + 1)
+                self._pair, self._machine, self._word, self._due = self._listener.pair(), None, None, False
         except PeerViolation as violation:
-            error = broken_rule(f"the data of {name} did not verify", violation)
+            error = broken_rule(f"the data of {self._session.req.sender} did not verify", violation)
             self._tell(error)
             raise error from None
         except LinkLost:
@@ -231,10 +280,79 @@ class _Receiver:
             self._tell(error)
             raise
 
+    def _connection(self) -> bool:
+        """One connection from its beginning to its end; whether that is the end of the delivery."""
+        pair, door = self._pair, self._listener.door
+        poller = zmq.Poller()
+        for readable in (pair.pull, self._bell.fd, door.bell.fd, pair.data.socket, pair.acks.socket):
+            poller.register(readable, zmq.POLLIN)
+        more: Farewell | bool = False
+        parting = math.inf
+        try:
+            while True:
+                if self._machine is None:
+                    self._welcome(door.attempt())
+                self._acknowledge()
+                poller.register(pair.push, zmq.POLLOUT if self._due else 0)
+                ready = dict(poller.poll(0 if more else self._left(parting)))
+                if door.bell.fd in ready:
+                    door.bell.hush()
+                if self._bell.fd in ready:
+                    if not self._receipt:
+                        raise self._interrupted()
+                    # It is done: the sender may still hear so, for a moment.
+                    poller.unregister(self._bell.fd)
+                    self._deadline = self._clock.monotonic() + TELL_SECONDS
+                # Asked before the frames are read: what came before the end of the connection still counts.
+                gone = pair.data.is_gone()
+                if parting == math.inf and pair.acks.is_gone():
+                    parting = self._clock.monotonic() + PARTING_SECONDS
+                more = self._machine is not None and self._read()
+                if isinstance(more, Farewell):
+                    return True
+                now = self._clock.monotonic()
+                late = self._deadline is not None and now >= self._deadline
+                if self._receipt and late:
+                    return True
+                if (gone or now >= parting or door.stale) and not more:
+                    self._break_off(now)
+                    return False
+                if late:
+                    raise LinkLost(self._absence(), detail="link")
+        except NotOpened:
+            # Whoever stands in between can make such frames: it costs a connection, and no delivery.
+            self._bad_frames += 1
+            if self._bad_frames >= BAD_FRAMES_MAX:
+                raise
+            self._break_off(self._clock.monotonic())
+            return False
+
+    def _welcome(self, attempt: int | None) -> None:
+        """The sender is here, with both tokens of one attempt: a machine for it, and the first word."""
+        if attempt is not None:
+            self._machine = DeliveryRecipient(
+                self._session, attempt, self._listener.share.credit(self._position), received=self._position,
+                digest=self._digest, manifest=self._manifest, whole=bool(self._receipt),
+            )
+            self._due = True
+
+    def _break_off(self, now: float) -> None:
+        """Keep what the next connection goes on from, and how long it may take to come."""
+        if self._machine is not None:
+            self._position, self._highest = self._machine.received, self._machine.attempt
+        if self._deadline is None:
+            self._deadline = now + self._patience
+
+    def _absence(self) -> str:
+        name = self._session.req.sender
+        if self._manifest is None:
+            return f"{name} agreed to send and did not begin"
+        return f"the link from {name} broke off at {self._position} bytes, and {name} did not come back"
+
     def _read(self) -> Farewell | bool:
         """Consume at most a turn's frames: the last one of all, or whether more may be there."""
         for _ in range(FRAMES_A_TURN):
-            frame = receive_frame(self._pull)
+            frame = receive_frame(self._pair.pull)
             if frame is None:
                 return False
             event = self._consume(frame.buffer)
@@ -243,14 +361,17 @@ class _Receiver:
         return True
 
     def _consume(self, frame: memoryview) -> Farewell | None:
-        event = self._machine.receive(frame)
+        machine = self._here()
+        event = machine.receive(frame)
         if isinstance(event, Data):
             self._sink.write(event.data)
             self._due = True
         elif isinstance(event, Announced):
             # From here on a stream may be silent for as long as it likes.
             self._deadline = None
-            self._sink.announced(event.manifest)
+            if self._manifest is None:
+                self._sink.announced(event.manifest)
+                self._manifest = event.manifest
         elif isinstance(event, Complete):
             if event.data:
                 self._sink.write(event.data)
@@ -266,28 +387,34 @@ class _Receiver:
 
     def _refuse_more(self) -> None:
         """Nothing follows the last chunk before the receipt but the sender's word that it gives up (attack D04)."""
-        frame = receive_frame(self._pull)
+        frame = receive_frame(self._pair.pull)
         if frame is not None:
-            event = self._machine.receive(frame.buffer)
+            event = self._here().receive(frame.buffer)
             if isinstance(event, Stopped):
                 raise given_up(self._session.req.sender, event.code, event.detail)
 
-    def _left(self) -> int | None:
+    def _here(self) -> DeliveryRecipient:
+        if self._machine is None:
+            raise PeerViolation("unexpected", "a frame before the connection stands")
+        return self._machine
+
+    def _left(self, parting: float) -> int | None:
         """Milliseconds for poll; while data flows only the connection's own end counts."""
-        return None if self._deadline is None else self._until(self._deadline)
+        end = min(parting, math.inf if self._deadline is None else self._deadline)
+        return None if end == math.inf else self._until(end)
 
     def _acknowledge(self) -> None:
         """Say how far it is, or that it is done, as soon as the socket takes it: sealed only then, for the newest word
         stands for all before it and a sealed frame that is not sent would leave a gap in the stream."""
-        if self._due and int(self._push.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
-            machine = self._machine
+        if self._due and int(self._pair.push.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+            machine = self._here()
             again = self._word is not None
             if self._word is None and self._receipt:
                 self._word = machine.done(self._receipt)
             elif self._word is None:
-                self._word = machine.ack(machine.received, self._share.credit(machine.received))
+                self._word = machine.ack(machine.received, self._listener.share.credit(machine.received))
             try:
-                self._push.send(self._word, zmq.DONTWAIT)
+                self._pair.push.send(self._word, zmq.DONTWAIT)
             except zmq.Again:
                 return  # the sender left meanwhile: what is sealed is kept, and the end of the connection will be seen
             self._word, self._due = None, again
@@ -302,14 +429,15 @@ class _Receiver:
 
         Then the sender is let go first: libzmq's connecting end drops what it has not read when the connection ends.
         """
-        if self._machine.ended:
+        machine, (_, push, data, _) = self._machine, self._pair
+        if machine is None or machine.ended:
             return
-        until = self._clock.monotonic() + (TELL_SECONDS if self._connection.has_come() else 0.0)
+        until = self._clock.monotonic() + (TELL_SECONDS if data.has_come() else 0.0)
         with contextlib.suppress(zmq.ZMQError):
-            if self._push.poll(self._until(until), zmq.POLLOUT):
-                self._push.send(self._machine.stop(error.code, error.detail), zmq.DONTWAIT)
-                while not self._connection.is_gone() and (left := self._until(until)):
-                    self._connection.socket.poll(left)
+            if push.poll(self._until(until), zmq.POLLOUT):
+                push.send(machine.stop(error.code, error.detail), zmq.DONTWAIT)
+                while not data.is_gone() and (left := self._until(until)):
+                    data.socket.poll(left)
 
     def _until(self, time: float) -> int:
         """Milliseconds for poll; 0 where it is over."""
@@ -347,3 +475,12 @@ class _Admitted:
                 self._open.discard(event.fd)
                 if self._candidates is not None:
                     self._candidates.discard(event.fd)
+
+
+class _Pair(NamedTuple):
+    """What one connection needs."""
+
+    pull: Socket
+    push: Socket
+    data: _Admitted
+    acks: _Admitted

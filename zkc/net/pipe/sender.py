@@ -1,4 +1,4 @@
-"""The sender's end: one connected pair, and the loop of one transfer."""
+"""The sender's end: the connections of one attempt, and the loop over them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import ipaddress
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final
 
 import zmq
 
+from zkc.constants import BAD_FRAMES_MAX
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
@@ -24,16 +26,21 @@ from zkc.net.pipe.link import (
     login,
     receive_frame,
 )
+from zkc.net.pipe.outgoing import Outgoing
 from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint
-from zkc.protocol.delivery import Stopped
+from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
 from zkc.wire.messages import Manifest
 
 FIRST_WORD_SECONDS: Final = 20.0
 """From the connection to the other end's first frame."""
+NEXT_ADDRESS_SECONDS: Final = 0.25
+"""How long one address of the recipient is tried alone before the next one is tried beside it (RFC 8305)."""
+FLUSH_MS: Final = 20
+"""How long a source may pause before what it gave leaves as a chunk of its own."""
 FRAMES_A_TURN: Final = 16
-"""Acknowledgements read before the bell, the clock and the data have their turn."""
+"""Acknowledgements read, and chunks sent, before the bell, the clock and the other direction have their turn."""
 _ENDS_OF_CONNECTING: Final = frozenset(
     {
         EventKind.HANDSHAKE_SUCCEEDED,
@@ -46,147 +53,194 @@ _ENDS_OF_CONNECTING: Final = frozenset(
 )
 
 
-class Source(Protocol):
-    """Where the sender's bytes come from."""
+@dataclass(frozen=True)
+class Told:
+    """Who hears what of a delivery on its way. Each is called in the sending thread, and may raise."""
 
-    fd: int | None
-    """Polled before each read; None: a read never waits."""
-
-    def read(self, n: int) -> bytes:
-        """At most ``n`` bytes, one read; empty at the end. `LocalIOError`."""
-
-    def check(self) -> None:
-        """At the end: `LocalIOError` (``source-changed``) where it is not what it was at the beginning."""
-
-
-def send(
-    session: Session, manifest: Manifest, source: Source, bell: Bell, *, deadline: float | None = None,
-    on_connected: Callable[[str], None] = lambda _: None, on_flowing: Callable[[], None] = lambda: None,
-    on_progress: Callable[[int], None] = lambda _: None, on_receipt: Callable[[Delivered], None] = lambda _: None,
-    clock: Clock | None = None,
-) -> Delivered:
-    """Push ``source`` to the recipient and wait for its receipt, which is held against what was sent.
-
-    ``deadline`` in monotonic seconds; ``on_flowing`` is called before the first data leaves, ``on_receipt``
-    before the recipient hears that the receipt is here: it makes it durable. `LinkLost` where no address answers or
-    the link breaks off; `TimedOut` when the deadline ends it before data flowed, `Interrupted`
-    when it does after that or the bell at any time; `IntegrityError` for a recipient that lies; what the recipient
-    told; `LocalIOError`.
-    """
-    clock = clock or SystemClock()
-    if session.endpoints is None:
-        raise ValueError("the sender's session has the recipient's endpoints")
-    ctx = context()
-    try:
-        for address in session.endpoints.addresses:
-            with contextlib.closing(
-                _Sender(ctx, session, manifest, source, bell, deadline, on_flowing, clock)
-            ) as sender:
-                if sender.connect(address):
-                    on_connected(tcp_endpoint(address, session.endpoints.data_port))
-                    return sender.run(on_progress, on_receipt)
-        where = ", ".join(session.endpoints.addresses) or "nowhere"
-        raise LinkLost(
-            f"cannot reach {session.req.recipient} at {where}", detail="link",
-            hint=f"transfer.listen at {session.req.recipient} must name an address and ports that a firewall lets "
-            "this client connect to",
-        )
-    finally:
-        ctx.destroy(linger=0)
+    on_begun: Callable[[str, int], None] = lambda _endpoint, _position: None
+    """The recipient is there, reached at ``endpoint``, and stands at ``position``."""
+    on_flowing: Callable[[], None] = lambda: None
+    """Before the first data leaves."""
+    on_progress: Callable[[int], None] = lambda _: None
+    on_receipt: Callable[[Delivered], None] = lambda _: None
+    """Before the recipient hears that the receipt is here: makes it durable."""
 
 
-class _Sender:
-    """The sender's loop over one connected pair."""
+class Attempts:
+    """One session's attempts: each is a connection of its own, under tokens and keys of its own."""
 
-    def __init__(
-        self, ctx: Context, session: Session, manifest: Manifest, source: Source, bell: Bell, deadline: float | None,
-        on_flowing: Callable[[], None], clock: Clock,
-    ) -> None:
+    def __init__(self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Clock | None = None) -> None:
+        if session.endpoints is None:
+            raise ValueError("the sender's session has the recipient's endpoints")
+        self.session: Final = session
+        self.manifest: Final = manifest
+        self.outgoing: Final = outgoing
+        self.clock: Final = clock or SystemClock()
+        self.number = 0
+        """Of the next attempt."""
+        self._bad_frames = 0
+
+    def next(self, bell: Bell, told: Told, *, deadline: float | None = None) -> Delivered:
+        """Push to the recipient, from where it stands, and wait for its receipt, which is held against what was sent.
+
+        ``deadline`` in monotonic seconds. `LinkLost` where no address answers or the connection breaks off: another
+        attempt may go on; `TimedOut` when the deadline ends it before data flowed, `Interrupted` when it does after
+        that or the bell at any time; `IntegrityError` for a recipient that lies; what the recipient told;
+        `LocalIOError`.
+        """
+        ctx = context()
+        try:
+            with contextlib.closing(_Attempt(ctx, self, bell, told, deadline)) as attempt:
+                try:
+                    attempt.connect()
+                    return attempt.run()
+                except NotOpened as bad:
+                    # Whoever stands in between can make such frames: it costs a connection, and no delivery.
+                    self._bad_frames += 1
+                    what = f"the acknowledgements of {self.session.req.recipient} did not verify"
+                    if self._bad_frames >= BAD_FRAMES_MAX:
+                        raise broken_rule(what, bad) from None
+                    raise LinkLost(f"{what} ({bad})", detail="link") from None
+                finally:
+                    self.number = attempt.highest + 1
+        finally:
+            ctx.destroy(linger=0)
+
+
+class _Attempt:
+    """The sender's loop over one pair of connections."""
+
+    def __init__(self, ctx: Context, attempts: Attempts, bell: Bell, told: Told, deadline: float | None) -> None:
         self._context = ctx
-        self._session = session
-        self._machine = DeliverySender(session, manifest)
-        self._source = source
+        self._session = attempts.session
+        self._outgoing = attempts.outgoing
+        self._number = attempts.number
+        self._machine = DeliverySender(self._session, attempts.manifest, self._number, self._outgoing.whole)
         self._bell = bell
+        self._told = told
         self._deadline = deadline
-        self._on_flowing = on_flowing
-        self._clock = clock
-        self._monitors: list[ThreadMonitor] = []
-        self._sockets: tuple[Socket, Socket] | None = None
+        self._clock = attempts.clock
+        self._monitors: dict[Socket, ThreadMonitor] = {}
+        """Of every socket that was made, those of the two that stand among them."""
+        self._push: Socket | None = None
+        self._pull: Socket | None = None
+        self._endpoint = ""
         self._queue: deque[bytearray] = deque()
-        self._buffer = bytearray()
         self._ended = False
         self._first_word = 0.0
 
-    def connect(self, address: str) -> bool:
-        """Whether both sockets stand within `CONNECT_SECONDS`; `Interrupted` as soon as the bell rings."""
-        endpoints = self._session.endpoints
-        if endpoints is None or not (_is_address(address) and endpoints.data_port and endpoints.ack_port):
-            return False
-        self._sockets = connect_bulk(
-            self._context, address, endpoints.data_port, endpoints.ack_port,
-            login(self._session.k, "data", 0), login(self._session.k, "ack", 0),
-            watch=lambda sock: self._monitors.append(ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))),
-        )
-        until = self._clock.monotonic() + CONNECT_SECONDS
+    @property
+    def highest(self) -> int:
+        """The highest attempt number that was used."""
+        return self._machine.attempt
+
+    # --- connecting -------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """One connection for each direction, to whichever address answers first; `LinkLost`, `Interrupted`."""
+        endpoints, name = self._session.endpoints, self._session.req.recipient
+        addresses = [] if endpoints is None else [each for each in endpoints.addresses if _is_address(each)]
+        waiting: dict[Socket, str] = {}
+        now = self._clock.monotonic()
+        until = now + CONNECT_SECONDS + NEXT_ADDRESS_SECONDS * max(len(addresses) - 1, 0)
         if self._deadline is not None:
             until = min(until, self._deadline)
-        waiting = {monitor.socket: monitor for monitor in self._monitors}
+        left, due = deque(addresses), now
+        while self._push is None or self._pull is None:
+            now = self._clock.monotonic()
+            if left and (now >= due or not waiting):
+                waiting.update(self._try(left.popleft()))
+                due = now + NEXT_ADDRESS_SECONDS
+            if not waiting or now >= until:
+                raise LinkLost(
+                    f"cannot reach {name} at {', '.join(addresses) or 'nowhere'}", detail="link",
+                    hint=f"transfer.listen at {name} must name an address and ports that a firewall lets this client "
+                    "connect to",
+                )
+            self._await_one(waiting, min(until, due) if left else until)
+        for sock in waiting:
+            self._drop(sock)
+
+    def _try(self, address: str) -> dict[Socket, str]:
+        endpoints = self._session.endpoints
+        if endpoints is None or not (endpoints.data_port and endpoints.ack_port):
+            return {}
+        tokens = (login(self._session.k, socket, self._number) for socket in ("data", "ack"))
+
+        def watch(sock: Socket) -> None:
+            self._monitors[sock] = ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))
+
+        pair = connect_bulk(
+            self._context, address, endpoints.data_port, endpoints.ack_port, *tokens, watch=watch
+        )
+        return dict.fromkeys(pair, tcp_endpoint(address, endpoints.data_port))
+
+    def _await_one(self, waiting: dict[Socket, str], until: float) -> None:
         poller = zmq.Poller()
-        for readable in (self._bell.fd, *waiting):
-            poller.register(readable, zmq.POLLIN)
-        while waiting:
-            left = until - self._clock.monotonic()
-            ready = dict(poller.poll(int(max(left, 0) * 1000) + 1))
-            if self._bell.fd in ready:
-                raise self._interrupted()
-            if left <= 0:
-                return False
-            for sock in [sock for sock in waiting if sock in ready]:
-                ends = [event.kind for event in waiting[sock].drain() if event.kind in _ENDS_OF_CONNECTING]
-                if any(kind is not EventKind.HANDSHAKE_SUCCEEDED for kind in ends):
-                    return False
-                if ends:
-                    poller.unregister(sock)
-                    del waiting[sock]
-        return True
+        poller.register(self._bell.fd, zmq.POLLIN)
+        for sock in waiting:
+            poller.register(self._monitors[sock].socket, zmq.POLLIN)
+        ready = dict(poller.poll(int(max(until - self._clock.monotonic(), 0) * 1000) + 1))
+        if self._bell.fd in ready:
+            raise self._interrupted()
+        for sock in [sock for sock in waiting if self._monitors[sock].socket in ready]:
+            ends = [event.kind for event in self._monitors[sock].drain() if event.kind in _ENDS_OF_CONNECTING]
+            if not ends:
+                continue
+            endpoint = waiting.pop(sock)
+            if any(kind is not EventKind.HANDSHAKE_SUCCEEDED for kind in ends):
+                self._drop(sock)
+            elif sock.type == zmq.PUSH:
+                self._push, self._endpoint = sock, endpoint
+            else:
+                self._pull = sock
+
+    def _drop(self, sock: Socket) -> None:
+        self._monitors.pop(sock).close()
+        sock.close(linger=0)
 
     def close(self) -> None:
-        for monitor in self._monitors:
+        for sock, monitor in self._monitors.items():
             monitor.close()
-        for sock in self._sockets or ():
             # The farewell is still on its way; the recipient waits for it.
             sock.close(linger=500)
 
-    def run(self, on_progress: Callable[[int], None], on_receipt: Callable[[Delivered], None]) -> Delivered:
-        if self._sockets is None:
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Delivered:
+        if self._push is None or self._pull is None:
             raise ValueError("connect first")
-        push, pull = self._sockets
+        push, pull = self._push, self._pull
+        monitors = [self._monitors[push], self._monitors[pull]]
         self._first_word = self._clock.monotonic() + FIRST_WORD_SECONDS
         gone = more = False
         try:
             while True:
-                ready = self._poll(push, pull, at_once=more)
+                ready = self._poll(push, pull, monitors, at_once=more)
                 if self._bell.fd in ready:
                     raise self._interrupted()
                 if self._deadline is not None and self._clock.monotonic() >= self._deadline:
                     raise self._out_of_time()
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = gone or any(
-                    event.kind is EventKind.DISCONNECTED for monitor in self._monitors for event in monitor.drain()
+                    event.kind is EventKind.DISCONNECTED
+                    for monitor in monitors if monitor.socket in ready for event in monitor.drain()
                 )
-                heard = self._read(pull, on_progress)
+                heard = self._read(pull)
                 if isinstance(heard, Delivered):
-                    on_receipt(heard)
+                    self._told.on_receipt(heard)
                     with contextlib.suppress(zmq.Again):
                         push.send(self._machine.bye(), zmq.DONTWAIT)
                     return heard
                 more = heard
                 if gone and not more:
-                    raise self._lost(
-                        f"the link to {self._session.req.recipient} broke off after {self._machine.sent} bytes"
+                    raise LinkLost(
+                        f"the link to {self._session.req.recipient} broke off after {self._machine.sent} bytes",
+                        detail="link",
                     )
-                self._produce(ready)
-                flush(push, self._queue)
+                self._produce(push, ready)
+        except NotOpened:
+            raise
         except PeerViolation as violation:
             what = f"the acknowledgements of {self._session.req.recipient} did not verify"
             raise broken_rule(what, violation) from None
@@ -206,30 +260,33 @@ class _Sender:
             while self._queue and push.poll(int(max(until - self._clock.monotonic(), 0) * 1000), zmq.POLLOUT):
                 flush(push, self._queue)
 
-    def _poll(self, push: Socket, pull: Socket, *, at_once: bool) -> dict[Any, int]:
+    def _poll(self, push: Socket, pull: Socket, monitors: list[ThreadMonitor], *, at_once: bool) -> dict[Any, int]:
         poller = zmq.Poller()
-        for readable in (pull, self._bell.fd, *(monitor.socket for monitor in self._monitors)):
+        for readable in (pull, self._bell.fd, *(monitor.socket for monitor in monitors)):
             poller.register(readable, zmq.POLLIN)
         timeout: float | None = 0.0 if at_once else None
         if self._queue:
             poller.register(push, zmq.POLLOUT)
         elif self._machine.has_room() and not self._ended:
-            if self._source.fd is None:
+            if self._outgoing.fd is None:
                 timeout = 0.0
             else:
-                poller.register(self._source.fd, zmq.POLLIN)
+                poller.register(self._outgoing.fd, zmq.POLLIN)
+                if self._outgoing.chunk:
+                    timeout = FLUSH_MS / 1000 if timeout is None else timeout
         now = self._clock.monotonic()
         if self._first_word:
             timeout = max(self._first_word - now, 0) if timeout is None else timeout
             if now >= self._first_word:
-                raise self._lost(
-                    f"{self._session.req.recipient} took the connection and said nothing for {FIRST_WORD_SECONDS:g} s"
+                raise LinkLost(
+                    f"{self._session.req.recipient} took the connection and said nothing for {FIRST_WORD_SECONDS:g} s",
+                    detail="link",
                 )
         if self._deadline is not None:
             timeout = min(max(self._deadline - now, 0), timeout if timeout is not None else 3600.0)
         return dict(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
 
-    def _read(self, pull: Socket, on_progress: Callable[[int], None]) -> Delivered | bool:
+    def _read(self, pull: Socket) -> Delivered | bool:
         """Consume at most a turn's acknowledgements: the receipt, or whether more may be there."""
         for _ in range(FRAMES_A_TURN):
             frame = receive_frame(pull)
@@ -238,43 +295,54 @@ class _Sender:
             event = self._consume(frame.buffer)
             if isinstance(event, Delivered):
                 return event
-            on_progress(event.position)
         return True
 
     def _consume(self, frame: memoryview) -> Credited | Delivered:
         event = self._machine.receive(frame)
         if isinstance(event, Stopped):
             raise given_up(self._session.req.recipient, event.code, event.detail)
-        if isinstance(event, Credited) and self._first_word:
-            self._first_word = 0.0
-            self._queue.extend(self._machine.start())
+        if isinstance(event, Credited):
+            if self._first_word:
+                self._first_word = 0.0
+                self._told.on_begun(self._endpoint, event.position)
+                self._queue.extend(self._machine.start(self._outgoing.go_to(event.position, self._pause)))
+            self._outgoing.taken(event.position)
+            self._told.on_progress(event.position)
         return event
 
-    def _produce(self, ready: dict[Any, int]) -> None:
-        """Read once if there is credit and something to read; seal a chunk when it is whole or the stream has ended."""
-        size = self._machine.chunk_size
-        if self._queue or not self._machine.has_room() or self._ended:
-            return
-        fd = self._source.fd
-        if fd is not None and fd not in ready:
-            return
-        # One byte beyond the chunk tells whether it is the last.
-        data = self._source.read(size + 1 - len(self._buffer))
-        self._buffer += data
-        if not data:
-            self._ended = True
-            self._source.check()
-            self._flow()
-            self._queue.extend(self._machine.chunk(self._buffer, last=True))
-            self._buffer = bytearray()
-        elif len(self._buffer) > size:
-            chunk, self._buffer = memoryview(self._buffer)[:size], self._buffer[size:]
-            self._flow()
-            self._queue.extend(self._machine.chunk(chunk, last=False))
+    def _produce(self, push: Socket, ready: dict[Any, int]) -> None:
+        """Read, seal and send, as long as there is credit, something to read, and room in the socket."""
+        outgoing, machine = self._outgoing, self._machine
+        size = machine.chunk_size
+        flush(push, self._queue)
+        for _ in range(FRAMES_A_TURN):
+            if self._queue or self._ended or not machine.has_room():
+                return
+            waits = outgoing.fd is not None
+            if waits and outgoing.fd not in ready:
+                if outgoing.chunk and not ready:
+                    self._seal(push, last=False)  # the source pauses: what it gave goes
+                return
+            self._ended = not outgoing.read(size)
+            if self._ended or len(outgoing.chunk) == size:
+                self._seal(push, last=self._ended)
+            if waits:
+                return
 
-    def _flow(self) -> None:
-        if not self._machine.sent:
-            self._on_flowing()
+    def _seal(self, push: Socket, *, last: bool) -> None:
+        machine, outgoing = self._machine, self._outgoing
+        if not machine.sent:
+            self._told.on_flowing()
+        self._queue.extend(machine.chunk(outgoing.chunk, last=last))
+        outgoing.sealed(machine.sent, machine.digest)
+        if last:
+            outgoing.whole = machine.whole
+        flush(push, self._queue)
+
+    def _pause(self) -> None:
+        """While a prefix is read again."""
+        if self._bell.rung:
+            raise self._interrupted()
 
     def _out_of_time(self) -> ZkcError:
         name, sent, whole = self._session.req.recipient, self._machine.sent, self._machine.whole
@@ -288,10 +356,6 @@ class _Sender:
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(f"the transfer to {self._session.req.recipient} was interrupted", detail="signal")
-
-    def _lost(self, how: str) -> LinkLost:
-        # What still waits here has never reached the link.
-        return LinkLost(how, detail="link", finished=None if self._queue else self._machine.whole)
 
 
 def _is_address(text: str) -> bool:

@@ -49,13 +49,14 @@ def _ciphers() -> tuple[str, ...]:
 )
 @click.option("--cipher", type=Word(_ciphers), metavar="NAME", help="Cipher of the transfer.")
 @click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
-@click.option("--no-resume", is_flag=True, expose_value=False, help="Start from the first byte.")
+@click.option("--id", "key", metavar="KEY", help="Never deliver twice under KEY: a repeat returns the first receipt.")
+@click.option("--no-resume", is_flag=True, help="Start from the first byte, whatever an earlier command has sent.")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
     call: Invocation, *, recipient: str, path: str | None, name: str | None, message: str | None, note: str,
     require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
-    receipt: str | None, dry_run: bool,
+    receipt: str | None, key: str | None, no_resume: bool, dry_run: bool,
 ) -> None:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
     from zkc.ids import check_name
@@ -79,7 +80,7 @@ def command(
 
     home = client_home(call)
     clock, entropy = SystemClock(), SystemEntropy()
-    options = Options(wait, timeout, key_source, cipher, dry_run)
+    options = Options(wait, timeout, key_source, cipher, dry_run, key, resume=not no_resume)
     with contextlib.ExitStack() as closing:
         bell = Bell()
         closing.callback(bell.close)
@@ -164,7 +165,7 @@ class _Shown:
                     "granted",
                     {
                         "recipient": event.recipient, "key_source": event.key_source, "presence": event.presence,
-                        "path": event.path, "resumed_from": 0,
+                        "path": event.path, "resumed_from": event.resumed_from,
                     },
                 )
                 self._begin()
