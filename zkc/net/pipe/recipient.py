@@ -28,6 +28,7 @@ from zkc.net.pipe.link import (
     login,
     receive_frame,
 )
+from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.sockets import BulkPorts, Context, Socket, context, serve_bulk
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery import NotOpened, Stopped
@@ -66,6 +67,7 @@ class Bulk:
     """One process's receiving half: a context, its ZAP handler, the budget that its transfers share."""
 
     def __init__(self) -> None:
+        keep_chunk_memory()
         self.context: Final[Context] = context()
         # A pair is four sockets with their monitors; libzmq's own bound of 1023 would end before our places do.
         self.context.set(zmq.MAX_SOCKETS, 6 * TRANSFERS_MAX + 64)

@@ -26,6 +26,7 @@ from zkc.net.pipe.link import (
     login,
     receive_frame,
 )
+from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
 from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint
 from zkc.protocol.delivery import NotOpened, Stopped
@@ -72,6 +73,7 @@ class Attempts:
     def __init__(self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Clock | None = None) -> None:
         if session.endpoints is None:
             raise ValueError("the sender's session has the recipient's endpoints")
+        keep_chunk_memory()
         self.session: Final = session
         self.manifest: Final = manifest
         self.outgoing: Final = outgoing
