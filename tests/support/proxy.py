@@ -45,9 +45,9 @@ class TcpProxy:
     Commands work at once on open connections and from any thread. The record outlives the connections.
     """
 
-    def __init__(self, target: tuple[str, int], *, listen: str = "127.0.0.1") -> None:
+    def __init__(self, target: tuple[str, int], *, listen: str = "127.0.0.1", port: int = 0) -> None:
         self.target = target
-        self._listener = socket.create_server((listen, 0), backlog=128)
+        self._listener = socket.create_server((listen, port), backlog=128)
         self.host, self.port = self._listener.getsockname()[:2]
         self._lock = threading.Lock()
         self._closing = threading.Event()

@@ -22,7 +22,7 @@ from zkc.crypto.primitives import digest
 from zkc.env import Clock
 from zkc.errors import PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
-from zkc.net.addresses import advertised
+from zkc.net.addresses import ADVERTISED_MAX, advertised
 from zkc.net.pipe import Bell, Bulk, Listener
 from zkc.net.sockets import DescriptorsTaken, PortsTaken, split_endpoint
 from zkc.protocol import transfer_recipient as machine
@@ -195,7 +195,9 @@ class Receiver:
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
         # In a thread: the coordinator's name may have to be looked up.
-        addresses = await asyncio.to_thread(advertised, listen.host, split_endpoint(endpoint)[0])
+        addresses = list(self.config.transfer.advertise)[:ADVERTISED_MAX] or await asyncio.to_thread(
+            advertised, listen.host, split_endpoint(endpoint)[0]
+        )
         try:
             self._check_wanted(transfer)
         except PeerViolation:
@@ -235,6 +237,7 @@ class Receiver:
                         tell(f"{TRANSFERS_MAX} transfers are under way")
                     except (PortsTaken, DescriptorsTaken) as error:
                         tell(error.message)
+                    self._make_room(transfer)
                     # Asked again and again: a port is free some time after its socket was closed, and nothing tells
                     # when.
                     await asyncio.sleep(_TURN_PAUSE)
@@ -245,6 +248,19 @@ class Receiver:
             raise PolicyRefused(why, detail="limit") from None
         finally:
             transfer.turn = None
+
+    def _make_room(self, wanted: _Transfer) -> None:
+        """Of those whose sender has gone one has to make room: that of this very delivery, else who is longest away.
+
+        What has come of it stays; its sender makes a new handshake when it is back.
+        """
+        lost = [
+            (other.req.tid != wanted.req.tid, other.listener.lost_since, other.bell)
+            for other in self._transfers.values()
+            if other.listener is not None and other.listener.lost_since is not None and other.bell is not None
+        ]
+        for _, _, bell in sorted(lost, key=lambda each: each[:2])[:1]:
+            bell.ring(superseded=True)
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
         """X5, or G1 and G4: the key (Figure 15)."""

@@ -151,6 +151,8 @@ class Sending:
         self._session: Session | None = None
         """The newest handshake, and its connections."""
         self._attempts: Attempts | None = None
+        self._announced = False
+        """Whether anybody was told of this handshake."""
         self._lost: float | None = None
         """Since when nothing has come through; None while something does."""
         self._patience: float | None = None
@@ -298,7 +300,7 @@ class Sending:
         self._tries.add(granted.req.xid + granted.th)
         if self._record is not None:
             self._record.add(granted.req.xid, granted.th)
-        self._session = granted
+        self._session, self._announced = granted, False
         self._attempts = Attempts(granted, self._manifest, self._outgoing, self._clock)
         return None
 
@@ -309,14 +311,13 @@ class Sending:
 
     def _on_begun(self, endpoint: str, position: int) -> None:
         self._lost = None
-        first = self._wanted.fresh or not self._path
         self._resumed = self._resumed or (position > 0 and not self._flowed)
         self._wanted = replace(self._wanted, fresh=False)
-        path = f"direct {endpoint}"
-        if self._session is not None and (first or path != self._path):
+        self._path = f"direct {endpoint}"
+        if self._session is not None and not self._announced:
             req, resp = self._session.req, self._session.resp
-            self._on_event(Granted(self._recipient, req.key_source, resp.presence, path, position))
-        self._path = path
+            self._on_event(Granted(self._recipient, req.key_source, resp.presence, self._path, position))
+            self._announced = True
 
     def _on_flowing(self) -> None:
         self._flowed = True

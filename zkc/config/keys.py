@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Final, Literal
@@ -37,6 +38,7 @@ _CIPHERS: Final = listed(_CIPHER, 1)
 _ENDPOINTS: Final = listed(written('"tcp://HOST:PORT"', parse_endpoint), 0)
 _LISTEN: Final = listed(written('"tcp://HOST:PORT"', lambda text: parse_endpoint(text, listen=True)), 1)
 _PORT_RANGE: Final = written('"tcp://HOST:PORT" or "tcp://HOST:PORT-PORT", two ports or more', parse_port_range)
+_ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_address), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
 _TTL: Final = duration("1s", "365d")
@@ -70,6 +72,7 @@ class ClientTransferSection(Struct, frozen=True):
     ciphers: Annotated[tuple[str, ...], _CIPHERS] = SAFE_CIPHERS
     cipher: Annotated[str, _CIPHER] = "aes-256-gcm"
     listen: Annotated[str, _PORT_RANGE] = "tcp://*:0"
+    advertise: Annotated[tuple[str, ...], _ADDRESSES] = ()
     patience: Annotated[float, _PATIENCE] = 60.0
     chunk: Annotated[int, _CHUNK] = constants.CHUNK
 

@@ -179,6 +179,8 @@ class Listener:
             self._ports.close()
             raise
         self.share: Final = Share(bulk.budget)
+        self.lost_since: float | None = None
+        """Monotonic seconds; None while the sender is here, or has not been here yet."""
 
     def _open(self) -> None:
         monitors: list[ThreadMonitor] = []
@@ -337,6 +339,7 @@ class _Receiver:
                 digest=self._digest, manifest=self._manifest, whole=bool(self._receipt),
             )
             self._due = True
+            self._listener.lost_since = None
 
     def _break_off(self, now: float) -> None:
         """Keep what the next connection goes on from, and how long it may take to come."""
@@ -344,6 +347,8 @@ class _Receiver:
             self._position, self._highest = self._machine.received, self._machine.attempt
         if self._deadline is None:
             self._deadline = now + self._patience
+        if self._listener.lost_since is None:
+            self._listener.lost_since = now
 
     def _absence(self) -> str:
         name = self._session.req.sender

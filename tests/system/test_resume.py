@@ -1,0 +1,237 @@
+"""A transfer goes on after every interruption: cut links, killed programs, coordinators that are away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from blake3 import blake3
+
+from tests.support.looking import inbox_of, payloads
+from tests.support.proxy import TcpProxy
+from tests.support.waiting import DEADLINE, wait_until
+from zkc.testing import Fleet
+
+MIB: Final = 1 << 20
+BESIDE: Final = "127.0.0.2"
+"""Where others reach bob, by way of two proxies."""
+
+
+class Wire:
+    """The two connections of bob's transfers, in the hands of the test."""
+
+    def __init__(self, ports: tuple[int, int]) -> None:
+        self.proxies = [TcpProxy(("127.0.0.1", port), listen=BESIDE, port=port) for port in ports]
+
+    def cut(self) -> int:
+        return sum(proxy.cut() for proxy in self.proxies)
+
+    def slow(self, seconds: float) -> None:
+        """How long each piece of at most 64 KiB is held."""
+        for proxy in self.proxies:
+            proxy.delay(seconds)
+
+    def close(self) -> None:
+        for proxy in self.proxies:
+            proxy.close()
+
+
+def two_ports() -> tuple[int, int]:
+    """Two free ports one after the other."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as one:
+            first = one.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError), socket.create_server(("127.0.0.1", first + 1)):
+                return first, first + 1
+
+
+@pytest.fixture(scope="module")
+def ports() -> tuple[int, int]:
+    return two_ports()
+
+
+@pytest.fixture(scope="module")
+def fleet(ports: tuple[int, int]) -> Iterator[Fleet]:
+    client = {
+        "transfer.listen": f"tcp://127.0.0.1:{ports[0]}-{ports[1]}", "transfer.advertise": [BESIDE],
+        "transfer.patience": "60s", "log.level": "debug",
+    }
+    with Fleet("alice", "bob", client=client) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def wire(ports: tuple[int, int]) -> Iterator[Wire]:
+    made = Wire(ports)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def sending(fleet: Fleet, *words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = fleet.popen(
+        "alice", "send", "bob", "--json", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: subprocess.Popen[bytes], within: float = 4 * DEADLINE) -> list[dict[str, Any]]:
+    out, err = process.communicate(timeout=within)
+    assert process.returncode == 0, (process.returncode, out, err)
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def arrived(fleet: Fleet, content: bytes) -> None:
+    """Exactly once, byte for byte, and nothing else is there."""
+    with fleet.client("bob").receive(wait=DEADLINE) as item:
+        assert item.item.digest == blake3(content).digest()
+        assert item.read() == content
+    assert inbox_of(fleet.home("bob")) == ([], [])
+    assert payloads(fleet.home("bob")) == []
+
+
+def begun(fleet: Fleet, size: int) -> None:
+    wait_until(lambda: any(item.size >= size for item in inbox_of(fleet.home("bob"))[1]))
+
+
+def a_file(folder: Path, size: int) -> tuple[Path, bytes]:
+    path, content = folder / "big.bin", os.urandom(size)
+    path.write_bytes(content)
+    return path, content
+
+
+@contextlib.contextmanager
+def feeding(path: Path | None) -> Iterator[int]:
+    """What a command reads: the file's content by a pipe, or nothing."""
+    if path is None:
+        yield subprocess.DEVNULL
+        return
+    with path.open("rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as feed:
+        assert feed.stdout is not None
+        yield feed.stdout.fileno()
+        feed.kill()
+
+
+def flowing(wire: Wire, process: subprocess.Popen[bytes], size: int = MIB) -> bool:
+    """Once the newest connection has carried so many bytes; False where the command has ended instead."""
+    def look() -> bool:
+        last = wire.proxies[0].connections[-1:]
+        return process.poll() is not None or bool(last and len(last[0].way("up")) > size and wire.proxies[0].open_connections)
+
+    wait_until(look)
+    return process.poll() is None
+
+
+@pytest.mark.attack("P05")
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
+def test_a_transfer_whose_links_are_cut_again_and_again_arrives_once(
+    fleet: Fleet, wire: Wire, tmp_path: Path, piped: bool
+) -> None:
+    """Each time from where the recipient stands, with no coordinator; a pipe from what its sender has kept."""
+    path, content = a_file(tmp_path, 128 * MIB)
+    wire.slow(0.001)
+    cuts = 0
+    with feeding(path if piped else None) as stdin, sending(fleet, *([] if piped else [str(path)]), stdin=stdin) as process:
+        assert flowing(wire, process)
+        fleet.coordinator.kill()
+        while cuts < 100 and flowing(wire, process, MIB // 4):
+            cuts += wire.cut() > 0
+        wire.slow(0)
+        events = ended(process)
+    fleet.start_coordinator()
+    for name in ("alice", "bob"):
+        fleet.wait_linked(name)
+    assert cuts >= 50
+    assert events[-1]["event"] == "delivered"
+    arrived(fleet, content)
+
+
+@pytest.mark.attack("D10")
+def test_the_same_command_goes_on_where_the_killed_one_was(fleet: Fleet, wire: Wire, tmp_path: Path) -> None:
+    path, content = a_file(tmp_path, 64 * MIB)
+    positions = [0]
+    for _ in range(3):
+        wire.slow(0.002)
+        with sending(fleet, str(path)) as process:
+            begun(fleet, positions[-1] + 8 * MIB)
+            process.kill()
+        positions.append(inbox_of(fleet.home("bob"))[1][0].size)
+    wire.slow(0)
+    with sending(fleet, str(path)) as process:
+        events = ended(process)
+    granted = next(event for event in events if event["event"] == "granted")
+    assert granted["resumed_from"] >= positions[-1] >= 24 * MIB
+    arrived(fleet, content)
+
+
+@pytest.mark.attack("D10")
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
+def test_a_running_command_goes_on_once_its_killed_recipient_is_back(
+    fleet: Fleet, wire: Wire, tmp_path: Path, piped: bool
+) -> None:
+    path, content = a_file(tmp_path, 64 * MIB)
+    wire.slow(0.002)
+    with feeding(path if piped else None) as stdin, sending(fleet, *([] if piped else [str(path)]), stdin=stdin) as process:
+        for part in (1, 2):
+            begun(fleet, part * 12 * MIB)
+            fleet.program("bob").kill()
+            fleet.start_daemon("bob")
+        wire.slow(0)
+        events = ended(process)
+    granted = [event["resumed_from"] for event in events if event["event"] == "granted"]
+    assert granted[0] == 0
+    assert granted[-1] >= 24 * MIB
+    arrived(fleet, content)
+
+
+def test_no_resume_starts_at_the_first_byte(fleet: Fleet, wire: Wire, tmp_path: Path) -> None:
+    path, content = a_file(tmp_path, 16 * MIB)
+    wire.slow(0.005)
+    with sending(fleet, str(path)) as process:
+        begun(fleet, 4 * MIB)
+        process.kill()
+    wire.slow(0)
+    with sending(fleet, "--no-resume", str(path)) as process:
+        events = ended(process)
+    assert [event["resumed_from"] for event in events if event["event"] == "granted"] == [0]
+    arrived(fleet, content)
+
+
+def test_a_source_that_has_changed_since_is_sent_anew(fleet: Fleet, wire: Wire, tmp_path: Path) -> None:
+    path, _ = a_file(tmp_path, 16 * MIB)
+    wire.slow(0.005)
+    with sending(fleet, str(path)) as process:
+        begun(fleet, 4 * MIB)
+        process.kill()
+    wire.slow(0)
+    _, content = a_file(tmp_path, 16 * MIB)
+    with sending(fleet, str(path)) as process:
+        events = ended(process)
+    assert [event["resumed_from"] for event in events if event["event"] == "granted"] == [0]
+    arrived(fleet, content)
+
+
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
+def test_a_key_never_delivers_twice(fleet: Fleet, tmp_path: Path, piped: bool) -> None:
+    """A repeat returns the first receipt, whatever else it would send."""
+    path, content = a_file(tmp_path, MIB)
+    seen = []
+    for _ in range(2):
+        with feeding(path if piped else None) as stdin, sending(
+            fleet, "--id", f"nightly-{piped}", *([] if piped else [str(path)]), stdin=stdin
+        ) as process:
+            seen.append(ended(process)[-1])
+    assert seen[0]["transfer"] == seen[1]["transfer"]
+    assert seen[0]["digest"] == seen[1]["digest"]
+    arrived(fleet, content)
