@@ -185,7 +185,7 @@ def test_closed_streams_are_no_place_for_the_next_file() -> None:
 
 def test_no_progress_where_stderr_is_no_terminal_unless_asked_for() -> None:
     assert odd("odd", "progress").err == ""
-    assert "film.mkv: 1.0K of 4.0K\n" in odd("odd", "progress", "--progress").err
+    assert "film.mkv: 1.0K of 4.0K, 512B/s, 0:06 left\n" in odd("odd", "progress", "--progress").err
     assert odd("odd", "progress", "--progress", "--quiet").err == ""
 
 
@@ -231,7 +231,7 @@ def test_no_color_is_honoured() -> None:
 
 def test_a_dumb_terminal_gets_plain_lines() -> None:
     shown, _ = on_terminal(["odd", "progress"], {"TERM": "dumb"})
-    assert "film.mkv: 1.0K of 4.0K\r\n" in shown
+    assert "film.mkv: 1.0K of 4.0K, 512B/s, 0:06 left\r\n" in shown
     assert "\x1b" not in shown
 
 

@@ -6,6 +6,7 @@ process that owns them, here. `zkc send` calls it in its main thread, the Python
 
 from __future__ import annotations
 
+import math
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from zkc.net.pipe import Attempts, Bell, LinkLost, Outgoing, Told
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session
 from zkc.rules.policy import Asked, Standing, decide, size_class
+from zkc.rules.rates import Pace
 from zkc.stores.home import Home
 from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
 from zkc.stores.under_way import UnderWay, key_of, tid_of
@@ -73,6 +75,8 @@ class Options:
     """The same key never delivers twice to the same recipient."""
     resume: bool = True
     """Go on where an earlier command was cut off, if it sent the same file."""
+    bwlimit: float = 0.0
+    """Bytes a second; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Granted:
 class Progress:
     bytes: int
     total: int | None
+    entry: str = ""
+    """Of several files: at which of them it is."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,9 @@ class Sending:
     def __init__(
         self, home: Home, config: ClientConfig, granter: Granter, recipient: str, source: AnySource,
         manifest: Manifest, options: Options, *, clock: Clock, entropy: Entropy, bell: Bell,
-        on_event: Callable[[Event], None] = lambda _: None,
+        on_event: Callable[[Event], None] = lambda _: None, pace: Pace | None = None,
     ) -> None:
+        """``pace``: shared with others, in place of one of its own."""
         self._home = home
         self._config = config
         self._granter = granter
@@ -134,6 +141,7 @@ class Sending:
         self._clock = clock
         self._bell = bell
         self._on_event = on_event
+        self._pace = pace or Pace(options.bwlimit or math.inf)
         transfer = config.transfer
         self._wanted = Wanted(
             tid=entropy.bytes(ID_BYTES), recipient=recipient, key_source=options.key_source or transfer.key_source,
@@ -301,7 +309,7 @@ class Sending:
         if self._record is not None:
             self._record.add(granted.req.xid, granted.th)
         self._session, self._announced = granted, False
-        self._attempts = Attempts(granted, self._manifest, self._outgoing, self._clock)
+        self._attempts = Attempts(granted, self._manifest, self._outgoing, self._clock, self._pace)
         return None
 
     def _drop_session(self) -> None:
@@ -325,10 +333,11 @@ class Sending:
     def _on_progress(self, position: int) -> None:
         if position > self._farthest:
             self._farthest, self._patience = position, None
-        self._on_event(Progress(position, self._manifest.size))
+        self._on_event(Progress(position, self._manifest.size, self._source.entry_at(position)))
 
     def _on_receipt(self, done: Delivered) -> None:
         self._keep(done.body, done.receipt)
+        self._on_progress(done.body.size)
 
     def _left(self) -> float | None:
         return None if self._timeout is None else max(self._timeout - self._clock.monotonic(), 0.0)

@@ -15,7 +15,15 @@ from zkc.rules.names import own_name
 from zkc.wire.messages import Manifest
 
 
-class FileSource:
+class _One:
+    """One thing, of which no part has a name."""
+
+    def entry_at(self, position: int) -> str:
+        """The file that the byte at ``position`` belongs to, as a person knows it; empty where there is only one."""
+        return ""
+
+
+class FileSource(_One):
     """A regular file, read from its beginning; noticed if it changes meanwhile.
 
     One that claims to be empty and is not, as those of /proc do, has no size and is sent like a pipe.
@@ -97,7 +105,7 @@ class FileSource:
         os.close(self._fd)
 
 
-class PipeSource:
+class PipeSource(_One):
     """Standard input, or any stream with a descriptor; of unknown length, read once."""
 
     again = False
@@ -128,7 +136,7 @@ class PipeSource:
         """The stream belongs to the caller."""
 
 
-class BytesSource:
+class BytesSource(_One):
     """Bytes in memory."""
 
     fd: int | None = None

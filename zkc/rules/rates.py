@@ -1,8 +1,15 @@
-"""How often one peer may do one thing: counted where it is asked, never by a timer."""
+"""How often one peer may do one thing, and how fast bytes may leave: counted where it is asked, never by a timer."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Final
+
+PIECE_MIN: Final = 4096
+"""Bytes that leave at once under the slowest of limits: below it a frame's own bytes would weigh."""
+_BURST_SECONDS: Final = 0.1
+"""What was not sent is made up for by at most so much at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +63,26 @@ class Window:
     def is_over(self, now: float) -> bool:
         """Whether it is worth no more than a new one."""
         return int(now) != self._second
+
+
+class Pace:
+    """A token bucket of bytes: at most ``per_second`` of them for long. ``now`` is monotonic seconds.
+
+    Whoever has waited as long as `pause` says may send one piece, whatever its size came to be, and all then wait until
+    it is paid for. So several may share one, and a frame that was made shorter counts as what it is.
+    """
+
+    def __init__(self, per_second: float = math.inf) -> None:
+        self._per_second: Final = per_second
+        self.piece: Final = max(per_second * _BURST_SECONDS, PIECE_MIN)
+        """Bytes that should leave at once, at most."""
+        self._paid = -math.inf
+        """Until when what has left takes, at this rate."""
+
+    def pause(self, now: float) -> float:
+        """Seconds until the next piece may leave."""
+        return max(self._paid - now, 0.0)
+
+    def take(self, size: int, now: float) -> None:
+        """``size`` bytes leave."""
+        self._paid = max(self._paid, now - _BURST_SECONDS) + size / self._per_second

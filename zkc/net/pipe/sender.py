@@ -32,6 +32,7 @@ from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
+from zkc.rules.rates import Pace
 from zkc.wire.messages import Manifest
 
 FIRST_WORD_SECONDS: Final = 20.0
@@ -70,7 +71,10 @@ class Told:
 class Attempts:
     """One session's attempts: each is a connection of its own, under tokens and keys of its own."""
 
-    def __init__(self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Clock | None = None) -> None:
+    def __init__(
+        self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Clock | None = None,
+        pace: Pace | None = None,
+    ) -> None:
         if session.endpoints is None:
             raise ValueError("the sender's session has the recipient's endpoints")
         keep_chunk_memory()
@@ -78,6 +82,7 @@ class Attempts:
         self.manifest: Final = manifest
         self.outgoing: Final = outgoing
         self.clock: Final = clock or SystemClock()
+        self.pace: Final = pace or Pace()
         self.number = 0
         """Of the next attempt."""
         self._bad_frames = 0
@@ -122,6 +127,7 @@ class _Attempt:
         self._told = told
         self._deadline = deadline
         self._clock = attempts.clock
+        self._pace = attempts.pace
         self._monitors: dict[Socket, ThreadMonitor] = {}
         """Of every socket that was made, those of the two that stand among them."""
         self._push: Socket | None = None
@@ -267,16 +273,17 @@ class _Attempt:
         for readable in (pull, self._bell.fd, *(monitor.socket for monitor in monitors)):
             poller.register(readable, zmq.POLLIN)
         timeout: float | None = 0.0 if at_once else None
+        now = self._clock.monotonic()
         if self._queue:
             poller.register(push, zmq.POLLOUT)
         elif self._machine.has_room() and not self._ended:
-            if self._outgoing.fd is None:
-                timeout = 0.0
+            pause = self._pace.pause(now)
+            if pause or self._outgoing.fd is None:
+                timeout = pause if timeout is None else timeout
             else:
                 poller.register(self._outgoing.fd, zmq.POLLIN)
                 if self._outgoing.chunk:
                     timeout = FLUSH_MS / 1000 if timeout is None else timeout
-        now = self._clock.monotonic()
         if self._first_word:
             timeout = max(self._first_word - now, 0) if timeout is None else timeout
             if now >= self._first_word:
@@ -315,10 +322,10 @@ class _Attempt:
     def _produce(self, push: Socket, ready: dict[Any, int]) -> None:
         """Read, seal and send, as long as there is credit, something to read, and room in the socket."""
         outgoing, machine = self._outgoing, self._machine
-        size = machine.chunk_size
+        size = int(min(machine.chunk_size, self._pace.piece))
         flush(push, self._queue)
         for _ in range(FRAMES_A_TURN):
-            if self._queue or self._ended or not machine.has_room():
+            if self._queue or self._ended or not machine.has_room() or self._pace.pause(self._clock.monotonic()):
                 return
             waits = outgoing.fd is not None
             if waits and outgoing.fd not in ready:
@@ -335,7 +342,9 @@ class _Attempt:
         machine, outgoing = self._machine, self._outgoing
         if not machine.sent:
             self._told.on_flowing()
-        self._queue.extend(machine.chunk(outgoing.chunk, last=last))
+        frames = machine.chunk(outgoing.chunk, last=last)
+        self._pace.take(sum(map(len, frames)), self._clock.monotonic())
+        self._queue.extend(frames)
         outgoing.sealed(machine.sent, machine.digest)
         if last:
             outgoing.whole = machine.whole

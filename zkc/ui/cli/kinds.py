@@ -24,6 +24,19 @@ class Duration(click.ParamType[float]):
         return parse_duration(value, _where(param, ctx))
 
 
+class Size(click.ParamType[int]):
+    """``512K``, ``20M``, ``4G``: bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        from zkc.rules.units import parse_size
+
+        return parse_size(value, _where(param, ctx))
+
+
 class Word(click.ParamType[str]):
     """One of some words; another one is told the nearest. ``words`` is asked only when there is a value."""
 

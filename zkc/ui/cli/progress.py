@@ -1,45 +1,75 @@
-"""How far a transfer is: an object a second for scripts, a bar on a terminal, now and then a line elsewhere."""
+"""How far transfers are: objects for scripts, bars on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from zkc.env import Clock, SystemClock
 from zkc.rules.units import show_size
 from zkc.ui.cli.output import Out, one_line
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
+    from rich.progress import Progress as Bars
+    from rich.progress import ProgressColumn, TaskID
 
 QUIET_SECONDS: Final = 0.5
 """What is over sooner shows nothing, and does not pay for the import of rich."""
 REDRAW_SECONDS: Final = 0.1
+OBJECT_SECONDS: Final = 0.2
+"""Between two objects of one transfer."""
 LINE_SECONDS: Final = 1.0
-"""Between two objects or lines."""
+"""The same for lines."""
+RATE_SECONDS: Final = 10.0
+"""A rate is that of so many seconds."""
+_SAMPLES: Final = 64
+_NARROW: Final = (80, 50)
+"""Columns of a terminal below which there is no bar, and below which there is neither rate nor time."""
 
 
-class Progress:
-    """The progress of one transfer, as a context manager; `update` may be called for each chunk.
+class Pulse:
+    """Rate and time left, of what goes by now: what was there before it began, or again, counts for neither."""
 
-    ``label`` is for people and is printed escaped already; ``total`` is in bytes, None while nobody knows.
-    ``fields`` are added to each object (the recipient, where there are several).
-    """
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
 
-    def __init__(
-        self, out: Out, label: str, total: int | None, *, fields: dict[str, object] | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        self._out: Final = out
-        self._label: Final = one_line(label)
-        self._total: Final = total
-        self._fields: Final = fields or {}
-        self._clock: Final = clock or SystemClock()
-        self._next = self._clock.monotonic() + (LINE_SECONDS if out.json else QUIET_SECONDS)
-        self._bar: RichProgress | None = None
-        self._told: int | None = None
+    def begin(self, now: float, done: int) -> None:
+        """It begins, again perhaps, where ``done`` bytes are there."""
+        self._seen.clear()
+        self._seen.append((now, done))
 
-    def __enter__(self) -> Progress:
+    def add(self, now: float, done: int) -> None:
+        """``done`` bytes by ``now``."""
+        if now - self._seen[-1][0] < RATE_SECONDS / _SAMPLES and len(self._seen) > 1:
+            self._seen.pop()
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second; 0 while nobody knows."""
+        (began, first), (now, done) = self._seen[0], self._seen[-1]
+        return (done - first) / (now - began) if now > began else 0.0
+
+    def left(self, total: int | None) -> float | None:
+        """Seconds to ``total`` bytes; None where nobody knows."""
+        rate = self.rate
+        return None if total is None or rate <= 0 else max(total - self._seen[-1][1], 0) / rate
+
+
+class Board:
+    """What one command shows of its transfers: a bar, or lines, for each. Any thread."""
+
+    def __init__(self, out: Out, clock: Clock | None = None) -> None:
+        self.out: Final = out
+        self.clock: Final = clock or SystemClock()
+        self.mutex: Final = threading.RLock()
+        self._bars: Bars | None = None
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -47,43 +77,155 @@ class Progress:
     ) -> None:
         self.close()
 
-    def update(self, done: int) -> None:
-        """``done`` bytes by now."""
+    def close(self) -> None:
+        """Takes the bars away; what came of the transfers is said by other lines."""
+        with self.mutex:
+            if self._bars is not None:
+                self._bars.stop()
+                self._bars = None
+
+    def say(self, text: str) -> None:
+        """A line for people, above the bars."""
+        with self.mutex:
+            if self._bars is None:
+                self.out.notice(text)
+            else:
+                self._bars.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+
+    def bars(self) -> Bars:
+        """Drawn from now on."""
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
+            from rich.table import Column
+
+            console = Console(file=self.out.stderr)
+            columns: list[ProgressColumn] = [
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+                TaskProgressColumn(),
+            ]
+            if console.width >= _NARROW[0]:
+                columns[1:1] = [BarColumn(bar_width=20)]
+            if console.width >= _NARROW[1]:
+                columns += [
+                    DownloadColumn(binary_units=True), TextColumn("{task.fields[rate]}", justify="right"),
+                    TextColumn("{task.fields[left]}", justify="right"),
+                ]
+            # No refresh thread: the bar moves when bytes do, and a signal finds one thread.
+            self._bars = Progress(
+                *columns, console=console, auto_refresh=False, transient=True, redirect_stdout=False,
+                redirect_stderr=False, expand=True,
+            )
+            self._bars.start()
+        return self._bars
+
+
+class Progress:
+    """The progress of one transfer, as a context manager; `update` may be called for each chunk.
+
+    ``label`` is for people and is printed escaped already; ``total`` is in bytes, None while nobody knows.
+    ``fields`` are added to each object. Of several transfers that share a ``board`` each has a bar.
+    """
+
+    def __init__(
+        self, out: Out, label: str, total: int | None, *, fields: dict[str, object] | None = None,
+        clock: Clock | None = None, board: Board | None = None,
+    ) -> None:
+        self._board: Final = board or Board(out, clock)
+        self._owns_board: Final = board is None
+        self._out: Final = out
+        self._label: Final = one_line(label)
+        self._total: Final = total
+        self._fields: Final = fields or {}
+        self._clock: Final = self._board.clock
+        self._pulse: Final = Pulse()
+        self._bar: TaskID | None = None
+        self._done = 0
+        self._told: int | None = None
+        self._entry = ""
         now = self._clock.monotonic()
-        if now < self._next or done == self._told:
-            return
-        self._told = done
-        if self._out.json:
-            self._next = now + LINE_SECONDS
-            self._out.event("progress", {**self._fields, "bytes": done, "total": self._total})
-        elif not self._out.shows_progress:
-            self._next = float("inf")
-        elif self._out.redraws:
-            self._next = now + REDRAW_SECONDS
-            self._draw(done)
-        else:
-            self._next = now + LINE_SECONDS
-            of = f" of {show_size(self._total)}" if self._total is not None else ""
-            self._out.notice(f"{self._label}: {show_size(done)}{of}")
+        self._pulse.begin(now, 0)
+        self._next = now + (OBJECT_SECONDS if out.json else QUIET_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def begin(self, done: int) -> None:
+        """It begins, or goes on after an interruption, where ``done`` bytes are there: they are no part of the rate."""
+        with self._board.mutex:
+            self._done = done
+            self._pulse.begin(self._clock.monotonic(), done)
+
+    def update(self, done: int, entry: str = "") -> None:
+        """``done`` bytes by now; of several files it is at ``entry``, escaped already."""
+        with self._board.mutex:
+            self._done, self._entry = done, entry
+            now = self._clock.monotonic()
+            if now < self._next or done == self._told:
+                return
+            self._pulse.add(now, done)
+            if self._out.json:
+                self._next = now + OBJECT_SECONDS
+                self._tell()
+            elif not self._out.shows_progress:
+                self._next = float("inf")
+            elif self._out.redraws:
+                self._next = now + REDRAW_SECONDS
+                self._draw()
+            else:
+                self._next = now + LINE_SECONDS
+                self._out.notice(self._line())
+            self._told = done
 
     def close(self) -> None:
-        """Takes the bar away; what came of the transfer is said by another line."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """The last object; takes the bar away. What came of the transfer is said by another line."""
+        with self._board.mutex:
+            if self._out.json and self._done not in (0, self._told):
+                self._tell()
+                self._told = self._done
+            if self._bar is not None:
+                self._board.bars().remove_task(self._bar)
+                self._bar = None
+            if self._owns_board:
+                self._board.close()
 
-    def _draw(self, done: int) -> None:
+    def _tell(self) -> None:
+        entry = {"entry": self._entry} if self._entry else {}
+        self._out.event("progress", {**self._fields, "bytes": self._done, "total": self._total, **entry})
+
+    @property
+    def _described(self) -> str:
+        return f"{self._label}: {one_line(self._entry)}" if self._entry else self._label
+
+    def _draw(self) -> None:
+        bars = self._board.bars()
+        rate, left = self._pulse.rate, self._pulse.left(self._total)
         if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+            self._bar = bars.add_task(self._described, total=self._total, rate="", left="")
+        bars.update(
+            self._bar, completed=self._done, description=self._described, refresh=True,
+            rate=f"{show_size(rate)}/s" if rate else "", left="" if left is None else show_left(left),
+        )
 
-            # No refresh thread: the bar moves when bytes do, and a signal finds one thread.
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(binary_units=True),
-                TransferSpeedColumn(),
-                console=Console(file=self._out.stderr), auto_refresh=False, transient=True, redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._bar.add_task(self._label, total=self._total)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, refresh=True)
+    def _line(self) -> str:
+        total, rate, left = self._total, self._pulse.rate, self._pulse.left(self._total)
+        return (
+            f"{self._described}: {show_size(self._done)}"
+            + (f" of {show_size(total)}" if total is not None else "")
+            + (f", {show_size(rate)}/s" if rate else "")
+            + (f", {show_left(left)} left" if left is not None else "")
+        )
+
+
+def show_left(seconds: float) -> str:
+    """Seconds, rounded, for people: ``1:05``, ``2:03:04``, ``3d``."""
+    whole = round(seconds)
+    if whole >= 2 * 86400:
+        return f"{whole // 86400}d"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.kinds import Duration, Word, word
+from zkc.ui.cli.kinds import Duration, Size, Word, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
@@ -50,13 +50,14 @@ def _ciphers() -> tuple[str, ...]:
 @click.option("--cipher", type=Word(_ciphers), metavar="NAME", help="Cipher of the transfer.")
 @click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
 @click.option("--id", "key", metavar="KEY", help="Never deliver twice under KEY: a repeat returns the first receipt.")
+@click.option("--bwlimit", type=Size(), default=0, metavar="RATE", help="Bytes a second at most, such as 512K or 2M.")
 @click.option("--no-resume", is_flag=True, help="Start from the first byte, whatever an earlier command has sent.")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
     call: Invocation, *, recipient: str, path: str | None, name: str | None, message: str | None, note: str,
     require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
-    receipt: str | None, key: str | None, no_resume: bool, dry_run: bool,
+    receipt: str | None, key: str | None, bwlimit: int, no_resume: bool, dry_run: bool,
 ) -> None:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
     from zkc.ids import check_name
@@ -80,7 +81,7 @@ def command(
 
     home = client_home(call)
     clock, entropy = SystemClock(), SystemEntropy()
-    options = Options(wait, timeout, key_source, cipher, dry_run, key, resume=not no_resume)
+    options = Options(wait, timeout, key_source, cipher, dry_run, key, resume=not no_resume, bwlimit=bwlimit)
     with contextlib.ExitStack() as closing:
         bell = Bell()
         closing.callback(bell.close)
@@ -168,19 +169,20 @@ class _Shown:
                         "path": event.path, "resumed_from": event.resumed_from,
                     },
                 )
-                self._begin()
+                self._begin(event.resumed_from)
             case Moved():
                 if self._progress is not None:
-                    self._progress.update(event.bytes)
+                    self._progress.update(event.bytes, event.entry)
 
-    def _begin(self) -> None:
+    def _begin(self, position: int) -> None:
         from zkc.rules.names import escape
         from zkc.ui.cli.progress import Progress
 
-        self.close()
-        self._progress = Progress(
-            self._out, escape(self._manifest.name), self._manifest.size, fields={"recipient": self._recipient}
-        )
+        if self._progress is None:
+            self._progress = Progress(
+                self._out, escape(self._manifest.name), self._manifest.size, fields={"recipient": self._recipient}
+            )
+        self._progress.begin(position)
 
 
 def _delivered(out: Out, done: Delivery, cipher: str) -> None:

@@ -1,0 +1,88 @@
+"""``zkc send`` and what others need beside it: the line's other users, and whoever waits for it to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.looking import inbox_of
+from tests.support.program import PATIENCE
+from tests.support.waiting import wait_until
+from zkc.rules.rates import PIECE_MIN
+from zkc.testing import Fleet
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet("alice", "bob") as running:
+        yield running
+
+
+@pytest.fixture
+def inbox(fleet: Fleet) -> Iterator[Fleet]:
+    """The fleet, with bob's inbox empty before and after."""
+    yield fleet
+    while fleet.zkc("bob", "recv", "-o", "-").code == 0:
+        pass
+
+
+def a_file(folder: Path, size: int) -> Path:
+    path = folder / "file.bin"
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+def told(process: subprocess.Popen[bytes]) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Each object of a running command, and when it came."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield time.monotonic(), json.loads(line)
+
+
+# --- --bwlimit ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rate", "size"), [(MIB, 4 * MIB), (10 * 1024, 50 * 1024)], ids=["fast", "slow"])
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
+def test_a_limit_holds_and_is_smooth(rate: int, size: int, piped: bool, inbox: Fleet, tmp_path: Path) -> None:
+    """Within a fifth, from what the recipient says that it has; and never much at once."""
+    path = a_file(tmp_path, size)
+    with path.open("rb") as file, inbox.popen(
+        "alice", "send", "bob", "--json", "--bwlimit", str(rate), *([] if piped else [str(path)]),
+        stdin=file, stdout=subprocess.PIPE,
+    ) as process:
+        events = list(told(process))
+    assert process.returncode == 0
+    at, done = zip(*((when, event["bytes"]) for when, event in events if event["event"] == "progress"), strict=True)
+    assert done[-1] == size
+    assert 0.8 * rate < (done[-1] - done[0]) / (at[-1] - at[0]) < 1.2 * rate
+    assert max(later - earlier for earlier, later in pairwise(done)) < rate + 2 * PIECE_MIN
+
+
+def test_a_signal_ends_a_command_that_waits_for_its_limit(inbox: Fleet, tmp_path: Path) -> None:
+    """At this rate the next piece would leave after an hour."""
+    with inbox.popen(
+        "alice", "send", "bob", "--json", "--bwlimit", "1", str(a_file(tmp_path, 64 * 1024)), stdout=subprocess.PIPE,
+    ) as process:
+        wait_until(lambda: any(item.size == PIECE_MIN for item in inbox_of(inbox.home("bob"))[1]))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+
+
+def test_no_rate_and_none_that_can_be_read(fleet: Fleet) -> None:
+    """0 is no limit, as for rsync."""
+    assert fleet.zkc("alice", "send", "bob", "--bwlimit", "0", "-m", "x").code == 0
+    done = fleet.zkc("alice", "send", "bob", "--bwlimit", "fast", "-m", "x")
+    assert (done.code, done.err.startswith(b"zkc: send: --bwlimit: 'fast' is not a size")) == (2, True)
