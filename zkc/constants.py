@@ -8,7 +8,7 @@ from typing import Final
 
 VERSION: Final = 1
 """Version byte of every frame; ``zkc/1`` in every derivation."""
-TERMS_VERSION: Final = 1
+TERMS_VERSION: Final = 2
 """Version of REQ and RESP, their first field: it rises when one of them gets a field more."""
 
 ID_BYTES: Final = 16

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def inbox(fleet: Fleet) -> Iterator[Fleet]:
     yield fleet
     while fleet.zkc("bob", "recv", "-o", "-").code == 0:
         pass
+
+
+@pytest.fixture
+def fleets() -> Iterator[Callable[..., Fleet]]:
+    """Makes fleets of a test's own, which end with it."""
+    with ExitStack() as running:
+        yield lambda *names, **options: running.enter_context(Fleet(*names, **options))
 
 
 def a_file(folder: Path, size: int) -> Path:
@@ -86,3 +94,74 @@ def test_no_rate_and_none_that_can_be_read(fleet: Fleet) -> None:
     assert fleet.zkc("alice", "send", "bob", "--bwlimit", "0", "-m", "x").code == 0
     done = fleet.zkc("alice", "send", "bob", "--bwlimit", "fast", "-m", "x")
     assert (done.code, done.err.startswith(b"zkc: send: --bwlimit: 'fast' is not a size")) == (2, True)
+
+
+# --- --compress -----------------------------------------------------------------------------------------------------
+
+
+def digits(folder: Path, size: int) -> Path:
+    """Half of it can be left out."""
+    path = folder / "digits.txt"
+    path.write_text(os.urandom(size // 2).hex())
+    return path
+
+
+def ended(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, (out, err)
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def begun(fleet: Fleet, size: int) -> None:
+    wait_until(lambda: any(item.size >= size for item in inbox_of(fleet.home("bob"))[1]))
+
+
+def arrived(fleet: Fleet, path: Path) -> None:
+    done = fleet.zkc("bob", "recv", "-o", "-")
+    assert (done.code, done.out == path.read_bytes()) == (0, True)
+    assert inbox_of(fleet.home("bob")) == ([], [])
+
+
+@pytest.mark.parametrize("source", ["sender", "coordinator"])
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
+def test_what_was_compressed_on_the_way_arrives_as_it_was(
+    source: str, piped: bool, fleets: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    both = {"transfer.key_sources": ["sender", "coordinator"]}
+    fleet = fleets("alice", "bob", client=both, coordinator=both)
+    path = digits(tmp_path, 5 * MIB + 1)
+    words = ["send", "bob", "--compress", "--json", "--key-source", source, *([] if piped else [str(path)])]
+    done = fleet.zkc("alice", *words, stdin=path.read_bytes() if piped else b"")
+    assert (done.code, done.events[-1]["bytes"]) == (0, path.stat().st_size)
+    arrived(fleet, path)
+
+
+def test_a_limit_counts_what_leaves(inbox: Fleet, tmp_path: Path) -> None:
+    """8 MiB of zeros would take two minutes as they are."""
+    path = tmp_path / "zeros"
+    path.write_bytes(bytes(8 * MIB))
+    words = ["--compress", "--bwlimit", "64K", "--json", str(path)]
+    with inbox.popen("alice", "send", "bob", *words, stdout=-1) as process:
+        assert ended(process)[-1]["event"] == "delivered"
+    arrived(inbox, path)
+
+
+@pytest.mark.attack("D10")
+def test_a_compressed_transfer_outlives_both_ends(inbox: Fleet, tmp_path: Path) -> None:
+    """kill -9 of the sender, whose next command need not compress; then of the recipient under a running command."""
+    path = digits(tmp_path, 16 * MIB)
+    words = ["alice", "send", "bob", "--json", str(path)]
+    with inbox.popen(*words, "--compress", "--bwlimit", "1M", stdout=-1) as process:
+        begun(inbox, 3 * MIB)
+        process.kill()
+    with inbox.popen(*words, "--bwlimit", "1M", stdout=-1) as process:
+        begun(inbox, 6 * MIB)
+        process.kill()
+    with inbox.popen(*words, "--compress", "--bwlimit", "2M", stdout=-1) as process:
+        begun(inbox, 9 * MIB)
+        inbox.program("bob").kill()
+        inbox.start_daemon("bob")
+        granted = [event["resumed_from"] for event in ended(process) if event["event"] == "granted"]
+    assert granted[0] >= 6 * MIB
+    assert granted[-1] >= 9 * MIB
+    arrived(inbox, path)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.parties import World
 from tests.support.talks import HERE, TransferTalk, Turn, is_wiped, secrets_in, snapshot, terms
-from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX, ID_BYTES
+from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX, ID_BYTES, TERMS_VERSION
 from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityPublic
 from zkc.crypto.suites import kem_decapsulate
@@ -483,9 +483,9 @@ def test_endpoints_of_a_sender_are_refused(
 def upgraded(encoded: bytes) -> bytes:
     """A REQ or RESP of the next version, which has a field more than this one."""
     assert encoded[0] == 0xDC, "an array of 16 fields or more"
-    assert encoded[3] == 1, "the version"
+    assert encoded[3] == TERMS_VERSION
     fields = int.from_bytes(encoded[1:3], "big") + 1
-    return encoded[:1] + fields.to_bytes(2, "big") + b"\x02" + encoded[4:] + b"\xc4\x05asker"
+    return encoded[:1] + fields.to_bytes(2, "big") + bytes((TERMS_VERSION + 1,)) + encoded[4:] + b"\xc4\x05asker"
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_terms_of_a_later_version_are_no_attack(default_world: World, kind: type
         return msgspec.structs.replace(turn.message, **{field: upgraded(getattr(turn.message, field))})
 
     talk = default_world.transfer(asked(SENDER_MADE), tap=replacing(kind, grown))
-    with pytest.raises(VersionMismatch, match="version 2") as caught:
+    with pytest.raises(VersionMismatch, match=f"version {TERMS_VERSION + 1}") as caught:
         talk.run()
     assert (caught.value.code, caught.value.detail) == (40, "version")
 
@@ -744,7 +744,8 @@ def test_an_answer_changed_on_its_way_is_refused(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"key_source": "other"}, {"key_order": "other"}, {"cipher": "3des"}, {"presence": "present"}, {"wait": 3600},
+        {"key_source": "other"}, {"key_order": "other"}, {"cipher": "3des"}, {"compression": "zstd"},
+        {"presence": "present"}, {"wait": 3600},
         {"size_class": 0}, {"can_listen": True}, {"fresh": True}, {"tid": bytes(16)}, {"recipient": "carol"},
         {"pin": bytes(32)}, {"card_hash": bytes(32)},
     ],

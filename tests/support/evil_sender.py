@@ -74,6 +74,10 @@ class EvilSender:
     def ask(self, recipient: str, *, tid: bytes = b"") -> Grant:
         """A handshake, whatever comes of it."""
         wanted = Wanted(tid or self._entropy.bytes(16), recipient, "sender", "recipient-first", "aes-256-gcm", 255)
+        return self.grant(wanted)
+
+    def grant(self, wanted: Wanted) -> Grant:
+        """A handshake about ``wanted``."""
         return self._access.grant(wanted, DEADLINE)
 
 

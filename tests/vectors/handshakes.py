@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tests.support.parties import coordinator_of, newcomer, world
 from tests.support.talks import RegistrationTalk, Turn, greeted, hello_info, only, terms
+from zkc.constants import TERMS_VERSION
 from zkc.crypto.invitations import format_invitation, invitation_psk, parse_invitation
 from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, check_mac, digest, expand, extract, mac
 from zkc.crypto.signing import IdentityKey
@@ -288,7 +289,7 @@ def transfer_values(vector: Vector) -> dict[str, str]:
         conf_s = decode(later[3].confirmation if first else later[1].confirmation, ConfS)
         _confirmation(out, "confR", k, decode(conf_r, Conf).mac, th.value)
         _confirmation(out, "confS", k, conf_s.mac, th.value, conf_s.sealed_endpoints)
-    if (req.version, resp.version) != (1, 1):
+    if (req.version, resp.version) != (TERMS_VERSION, TERMS_VERSION):
         raise ValueError("another version")
     if req.xid != resp.xid:
         raise ValueError("another transfer")

@@ -12,6 +12,7 @@ from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import suite_named
 from zkc.errors import PeerViolation
+from zkc.ids import Compression
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import U8, Endpoints, Id, Message, Name, Peer, PeerCard, Req, Resp, Word
@@ -30,6 +31,7 @@ class AskGrant(Message, frozen=True, tag="grant"):
     size_class: U8
     dry_run: bool
     fresh: bool
+    compression: Compression
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
 
@@ -124,14 +126,15 @@ ControlReply = (
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, wanted.fresh, within,
+        wanted.dry_run, wanted.fresh, wanted.compression, within,
     )
 
 
 def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
     return Wanted(
-        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh
+        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh,
+        ask.compression,
     )
 
 

@@ -31,7 +31,7 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
     )
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
-        wanted.size_class, wanted.fresh,
+        wanted.size_class, wanted.fresh, wanted.compression,
     )
     current = machine.create_request(sender, terms)
     finished = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zkc.ids import KeyOrder, KeySource
+from zkc.ids import Compression, KeyOrder, KeySource
 from zkc.protocol.session import Session
 
 
@@ -21,6 +21,7 @@ class Wanted:
     dry_run: bool = False
     fresh: bool = True
     """Whether the recipient starts at the first byte, whatever it has of this delivery."""
+    compression: Compression = "none"
 
 
 @dataclass(frozen=True, repr=False)

@@ -77,6 +77,7 @@ class Options:
     """Go on where an earlier command was cut off, if it sent the same file."""
     bwlimit: float = 0.0
     """Bytes a second; 0: none."""
+    compress: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Sending:
             tid=entropy.bytes(ID_BYTES), recipient=recipient, key_source=options.key_source or transfer.key_source,
             key_order=transfer.key_order, cipher=options.cipher or transfer.cipher,
             size_class=size_class(manifest.size), dry_run=options.dry_run,
+            compression="zstd" if options.compress else "none",
         )
         self._entropy = entropy
         self._began = clock.monotonic()

@@ -31,6 +31,7 @@ from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import Flag, Stream
 from zkc.wire.messages import Ack, Done, Manifest, Message, ReceiptBody, Start, Stop
+from zkc.wire.packing import unpack
 
 UNBOUNDED: Final = 1 << 63
 """More credit than a stream has bytes: for whoever reads what was recorded."""
@@ -201,8 +202,9 @@ class Line:
     def open(self, frame: Buffer) -> Manifest | Start | Chunk | LastChunk | Bye | Stop:
         """What a frame holds, once it is authenticated; `NotOpened`, `PeerViolation`."""
         header = read_header(frame)
-        form = _FORMS.get((header.stream, header.flags))
-        if form is None:
+        packed = Flag.ZSTD in header.flags
+        form = _FORMS.get((header.stream, header.flags & ~Flag.ZSTD))
+        if form is None or (packed and (self.session.req.compression != "zstd" or form not in (Chunk, LastChunk))):
             raise NotOpened("unexpected", "stream and flags do not go together")
         opener = self._manifest if form is Manifest else self._data
         if form is Start and header.attempt == self.attempt + 1 and self._data.used_up:
@@ -211,6 +213,9 @@ class Line:
         plaintext = open_frame(opener, header, frame)
         if due and form in (Chunk, LastChunk):
             raise PeerViolation("limit", "a chunk where a rollover is due")
+        if packed:
+            end = max(len(plaintext) - (TRAILER_BYTES if form is LastChunk else 0), 0)
+            plaintext = unpack(plaintext[:end], self.session.resp.chunk) + plaintext[end:]
         if not issubclass(form, Message):
             return form(plaintext)
         if len(plaintext) > MANIFEST_MAX:
@@ -343,11 +348,13 @@ def _check_place(attempt: int, received: int, message: Start) -> None:
 
 def _take(line: Line, state: Receiving, data: bytes) -> int:
     """Bytes taken with ``data``; nothing is hashed that is above a limit."""
-    received, most = state.received + len(data), line.session.resp.max_bytes
+    received, most, announced = state.received + len(data), line.session.resp.max_bytes, state.manifest.size
     if received > state.limit:
         raise PeerViolation("limit", "more bytes under way than there was credit for")
     if most and received > most:
         raise PeerViolation("limit", "more bytes than this client takes")
+    if announced is not None and received > announced:
+        raise PeerViolation("truncated", "more bytes than were announced")
     line.hash.update(data)
     return received
 

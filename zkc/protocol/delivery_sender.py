@@ -7,7 +7,8 @@
  5. DONE <- the receipt: durable at the recipient, checked here field by field
  6. BYE  ->
 
-No chunk is longer than agreed. After the bytes that one key may take, the next attempt's keys take over on the same
+No chunk is longer than agreed; one that was packed (where REQ says so) counts, everywhere but for its key, as what it
+stands for. After the bytes that one key may take, the next attempt's keys take over on the same
 connection (START of attempt + 1). A connection that breaks off is followed by another: 1 says from where it goes on, or
 5 comes in place of 1.
 
@@ -31,6 +32,7 @@ from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import Flag, Stream
 from zkc.wire.messages import Ack, AckMessage, Done, Manifest, Receipt, ReceiptBody, Start, Stop
+from zkc.wire.packing import Packer
 
 WRONG_RECEIPT: Final = "the other end lies, or one of the two versions is defective: ask there what has arrived"
 
@@ -155,11 +157,19 @@ class Line:
         self.acks = opener_of(session, Stream.ACK, attempt)
         self._next_acks: StreamOpener | None = None
         self.hash = blake3()
+        self._packer = Packer() if session.req.compression == "zstd" else None
 
     @property
     def awaits_rollover(self) -> bool:
         """Whether the key is used up while the recipient has not yet acknowledged under it: one rollover at a time."""
         return self.data.used_up and self._next_acks is not None
+
+    def seal_chunk(self, data: Buffer, trailer: bytes = b"", flags: Flag = Flag.NONE) -> bytearray:
+        """A chunk's frame, shorter where that was agreed and it can be."""
+        packed = self._packer.pack(data) if self._packer is not None else None
+        if packed is not None:
+            data, flags = packed, flags | Flag.ZSTD
+        return self.data.seal(bytes(data) + trailer if trailer else data, flags)
 
     def seal_manifest(self) -> bytearray:
         """The manifest's one frame, under a key of its own."""
@@ -199,7 +209,7 @@ def create_chunk(line: Line, state: Sending, event: Chunk) -> Step:
     """The next chunk, before it a rollover where one is due (Figure 2, 209; Figure 15, blocks 1506-1507)."""
     before = _rollover(line, state)
     line.hash.update(event.data)
-    frame = line.data.seal(event.data)
+    frame = line.seal_chunk(event.data)
     return Step(Sending(state.sent + len(event.data), state.limit), (*before, Send(frame)))
 
 
@@ -209,7 +219,7 @@ def create_last_chunk(line: Line, state: Sending, event: LastChunk) -> Step:
     line.hash.update(event.data)
     sent, digest = state.sent + len(event.data), line.hash.digest()
     trailer = sent.to_bytes(8, "big") + digest + manifest_digest(line.manifest)
-    frame = line.data.seal(bytes(event.data) + trailer, Flag.LAST)
+    frame = line.seal_chunk(event.data, trailer, Flag.LAST)
     return Step(AwaitingDone(sent, digest), (*before, Send(frame)))
 
 

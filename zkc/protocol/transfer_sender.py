@@ -23,7 +23,7 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
-from zkc.ids import KeyOrder, KeySource
+from zkc.ids import Compression, KeyOrder, KeySource
 from zkc.protocol.session import (
     Session,
     check_confirmation,
@@ -78,6 +78,7 @@ class Terms:
     cipher: str
     size_class: int
     fresh: bool
+    compression: Compression = "none"
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +149,7 @@ def create_request(sender: Sender, terms: Terms) -> Step:
     one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
     req = Req(
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
-        terms.key_source, terms.key_order, terms.cipher, "online", 0, terms.size_class, False,
+        terms.key_source, terms.key_order, terms.cipher, terms.compression, "online", 0, terms.size_class, False,
         terms.fresh, sender.card.hash, one_time.public.encode() if one_time else b"",
     )
     encoded = encode(req)

@@ -68,13 +68,14 @@ class Stream(IntEnum):
 
 
 class Flag(IntFlag, boundary=STRICT):
-    """Flags of a data frame; LAST also stands in the nonce."""
+    """Flags of a data frame; LAST also stands in the nonce, and ZSTD beside LAST or none."""
 
     NONE = 0
     LAST = 1
     START = 2
     BYE = 4
     STOP = 8
+    ZSTD = 16
 
 
 _DATA: Final = struct.Struct(f">BBBIQ{XID_TAG_BYTES}s")

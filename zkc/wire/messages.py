@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, NOTE_MAX
-from zkc.ids import KeyOrder, KeySource, Kind, Presence
+from zkc.ids import Compression, KeyOrder, KeySource, Kind, Presence
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -409,6 +409,8 @@ class Req(Message, frozen=True):
     key_source: KeySource
     key_order: KeyOrder
     cipher: Word
+    compression: Compression
+    """``zstd``: chunks may be frames of it."""
     presence: Presence
     wait: U32
     size_class: U8

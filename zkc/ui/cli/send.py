@@ -51,13 +51,15 @@ def _ciphers() -> tuple[str, ...]:
 @click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
 @click.option("--id", "key", metavar="KEY", help="Never deliver twice under KEY: a repeat returns the first receipt.")
 @click.option("--bwlimit", type=Size(), default=0, metavar="RATE", help="Bytes a second at most, such as 512K or 2M.")
+@click.option("--compress", is_flag=True, help="Compress on the way (zstd), each chunk on its own.")
 @click.option("--no-resume", is_flag=True, help="Start from the first byte, whatever an earlier command has sent.")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
     call: Invocation, *, recipient: str, path: str | None, name: str | None, message: str | None, note: str,
     require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
-    receipt: str | None, key: str | None, bwlimit: int, no_resume: bool, dry_run: bool,
+    receipt: str | None, key: str | None, bwlimit: int, compress: bool,
+    no_resume: bool, dry_run: bool,
 ) -> None:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
     from zkc.ids import check_name
@@ -81,7 +83,7 @@ def command(
 
     home = client_home(call)
     clock, entropy = SystemClock(), SystemEntropy()
-    options = Options(wait, timeout, key_source, cipher, dry_run, key, resume=not no_resume, bwlimit=bwlimit)
+    options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress)
     with contextlib.ExitStack() as closing:
         bell = Bell()
         closing.callback(bell.close)
