@@ -158,6 +158,8 @@ CONTROL_CONNECTIONS_MAX: Final = 256
 """Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024
 """Bytes of one request or answer on the local control socket."""
+RECIPIENTS_MAX: Final = 64
+"""Of one command: each takes two threads, two sockets, and of a pipe what its recipient has not taken."""
 NOTE_MAX: Final = 4096
 """Bytes of a note, UTF-8."""
 FILE_NAME_MAX: Final = 255

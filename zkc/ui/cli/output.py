@@ -149,16 +149,19 @@ class Out:
         if not self.style.quiet:
             self._on_stderr(json_line("notice", {"message": text}) if self.json else f"{one_line(text)}\n")
 
-    def error(self, error: ZkcError) -> None:
-        """The one line, or object, that a failure is. ``--quiet`` does not silence it."""
+    def error(self, error: ZkcError, *, about: str = "") -> None:
+        """The one line, or object, that a failure is. ``--quiet`` does not silence it. ``about`` a recipient among
+        several."""
         if self.json:
-            told = {"code": error.code, "reason": error.reason, "detail": error.detail, "message": one_line(str(error))}
+            told: dict[str, object] = {"recipient": about} if about else {}
+            told |= {"code": error.code, "reason": error.reason, "detail": error.detail}
+            told["message"] = one_line(str(error))
             try:
                 self.event("error", told)
             except LocalIOError:
                 self._on_stderr(json_line("error", told))
         else:
-            self._on_stderr(f"zkc: {one_line(str(error))}\n")
+            self._on_stderr(f"zkc: {about}{': ' if about else ''}{one_line(str(error))}\n")
 
     def trace(self, text: str) -> None:
         """Where an error arose, for ``--debug``."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -84,13 +86,16 @@ class Board:
                 self._bars.stop()
                 self._bars = None
 
-    def say(self, text: str) -> None:
-        """A line for people, above the bars."""
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside the block others may print: the bars are away, and drawn again below."""
         with self.mutex:
-            if self._bars is None:
-                self.out.notice(text)
-            else:
-                self._bars.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+            bars = self._bars
+            if bars is not None:
+                bars.stop()
+            yield
+            if bars is not None and bars is self._bars:
+                bars.start()
 
     def bars(self) -> Bars:
         """Drawn from now on."""

@@ -17,9 +17,9 @@ from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
     from zkc.client.grants import WouldAccept
-    from zkc.client.sending import Delivery, Event
+    from zkc.client.sending import Delivery, Event, Granted, Requested
     from zkc.client.sources import Payload
-    from zkc.ui.cli.progress import Progress
+    from zkc.ui.cli.progress import Board, Progress
     from zkc.wire.messages import Manifest
 
 
@@ -34,7 +34,7 @@ def _ciphers() -> tuple[str, ...]:
     help="Send a file, or standard input, to RECIPIENT. Ends with 0 once the recipient holds all of it, verified.",
     short_help="Send a file, piped data or a message.",
 )
-@click.argument("recipient")
+@click.argument("recipient", metavar="RECIPIENT[,RECIPIENT...]")
 @click.argument("path", required=False)
 @click.option("--name", metavar="NAME", help="What it is called there [piped data: stdin].")
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")
@@ -60,22 +60,28 @@ def command(
     require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
     receipt: str | None, key: str | None, bwlimit: int, compress: bool,
     no_resume: bool, dry_run: bool,
-) -> None:
+) -> int:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
-    from zkc.ids import check_name
+    from zkc.ui.cli.send_several import receipt_files, recipients_of, send_to_each
 
-    check_name(recipient, "recipient")
-    copy_to = _receipt_file(receipt)
+    names = recipients_of(recipient)
+    copies = {
+        name: _receipt_file(file)
+        for name, file in (receipt_files(names, receipt) if len(names) > 1 else {recipient: receipt}).items()
+    }
     if receipt == "-":
         call.out.payload_on_stdout()
     payload = _payload(call.out, path, message, dry_run=dry_run)
 
+    from zkc.client.sending import Delivery, Options, Sending
     from zkc.client.sources import source_of
 
+    options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress)
+    if len(names) > 1:
+        return send_to_each(call, names, payload, lambda: source_of(payload, name, note), options, copies)
     source, manifest = source_of(payload, name, note)
 
     from zkc.client.access import open_access
-    from zkc.client.sending import Delivery, Options, Sending
     from zkc.env import SystemClock, SystemEntropy
     from zkc.net.pipe import Bell
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -83,7 +89,6 @@ def command(
 
     home = client_home(call)
     clock, entropy = SystemClock(), SystemEntropy()
-    options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress)
     with contextlib.ExitStack() as closing:
         bell = Bell()
         closing.callback(bell.close)
@@ -92,20 +97,18 @@ def command(
         store = closing.enter_context(open_store(home))
         config = client_config(call, home)
         access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
-        shown = closing.enter_context(_Shown(call.out, recipient, manifest))
+        shown = closing.enter_context(Shown(call.out, recipient, manifest))
         done = Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,
             on_event=shown.event,
         ).run()
-        shown.close()
-        if isinstance(done, Delivery):
-            _delivered(call.out, done, cipher or config.transfer.cipher)
-            if receipt == "-":
-                call.out.payload(done.receipt.read_bytes())
-            elif copy_to is not None:
-                _copy_receipt(done, copy_to)
-        else:
-            _would_accept(call.out, recipient, done)
+        shown.done(done, cipher or config.transfer.cipher)
+        copy_to = copies[recipient]
+        if isinstance(done, Delivery) and receipt == "-":
+            call.out.payload(done.receipt.read_bytes())
+        elif isinstance(done, Delivery) and copy_to is not None:
+            copy_receipt(done, copy_to)
+    return 0
 
 
 # --- what is sent --------------------------------------------------------------------------------------------------
@@ -135,16 +138,17 @@ def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) 
 # --- what is told --------------------------------------------------------------------------------------------------
 
 
-class _Shown:
-    """The events of one delivery as objects, a bar, or nothing."""
+class Shown:
+    """The events of one delivery as objects, a bar, or nothing; several share a ``board``."""
 
-    def __init__(self, out: Out, recipient: str, manifest: Manifest) -> None:
+    def __init__(self, out: Out, recipient: str, manifest: Manifest, board: Board | None = None) -> None:
         self._out = out
         self._recipient = recipient
         self._manifest = manifest
+        self._board = board
         self._progress: Progress | None = None
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> Shown:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,9 +159,31 @@ class _Shown:
             self._progress.close()
             self._progress = None
 
+    def done(self, done: Delivery | WouldAccept, cipher: str) -> None:
+        """The result."""
+        from zkc.client.sending import Delivery
+
+        self.close()
+        with self._aside():
+            if isinstance(done, Delivery):
+                _delivered(self._out, done, cipher)
+            else:
+                _would_accept(self._out, self._recipient, done)
+
     def event(self, event: Event) -> None:
-        from zkc.client.sending import Granted, Requested
         from zkc.client.sending import Progress as Moved
+
+        if not isinstance(event, Moved):
+            with self._aside():
+                self._begun(event)
+        elif self._progress is not None:
+            self._progress.update(event.bytes, event.entry)
+
+    def _aside(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._board is None else self._board.aside()
+
+    def _begun(self, event: Requested | Granted) -> None:
+        from zkc.client.sending import Granted, Requested
 
         match event:
             case Requested():
@@ -172,17 +198,16 @@ class _Shown:
                     },
                 )
                 self._begin(event.resumed_from)
-            case Moved():
-                if self._progress is not None:
-                    self._progress.update(event.bytes, event.entry)
 
     def _begin(self, position: int) -> None:
         from zkc.rules.names import escape
         from zkc.ui.cli.progress import Progress
 
         if self._progress is None:
+            name = escape(self._manifest.name)
             self._progress = Progress(
-                self._out, escape(self._manifest.name), self._manifest.size, fields={"recipient": self._recipient}
+                self._out, name if self._board is None else f"{name} to {self._recipient}", self._manifest.size,
+                fields={"recipient": self._recipient}, board=self._board,
             )
         self._progress.begin(position)
 
@@ -231,7 +256,7 @@ def _receipt_file(receipt: str | None) -> Path | None:
     return file
 
 
-def _copy_receipt(done: Delivery, file: Path) -> None:
+def copy_receipt(done: Delivery, file: Path) -> None:
     try:
         file.write_bytes(done.receipt.read_bytes())
     except OSError as error:

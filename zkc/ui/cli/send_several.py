@@ -1,0 +1,96 @@
+"""``zkc send bob,carol``: the same to each, one result each."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zkc.errors import UsageError, ZkcError
+from zkc.ui.cli.options import Invocation
+
+if TYPE_CHECKING:
+    from zkc.client.sending import Options
+    from zkc.client.sources import AnySource, Payload
+    from zkc.net.pipe import Bell
+    from zkc.wire.messages import Manifest
+
+
+def recipients_of(text: str) -> list[str]:
+    """The names in ``bob,carol``; `UsageError` for what is no name, one named twice, or too many."""
+    from zkc.constants import RECIPIENTS_MAX
+    from zkc.ids import check_name
+
+    names = [check_name(name, "recipient") for name in text.split(",")]
+    if len(set(names)) < len(names):
+        raise UsageError(f"send: a recipient is named twice in {text[:80]!r}", hint="name each once")
+    if len(names) > RECIPIENTS_MAX:
+        raise UsageError(f"send: {len(names)} recipients", hint=f"at most {RECIPIENTS_MAX} at once")
+    return names
+
+
+def receipt_files(names: Sequence[str], receipt: str | None) -> dict[str, str | None]:
+    """Where each one's receipt is copied to: ``FILE.bob``, ``FILE.bob+backup`` for an application of bob's."""
+    if receipt == "-":
+        raise UsageError("send: --receipt - takes one recipient", hint="name a file: each one's is kept as FILE.NAME")
+    return {name: f"{receipt}.{name.replace('/', '+')}" if receipt else receipt for name in names}
+
+
+def send_to_each(
+    call: Invocation, names: Sequence[str], payload: Payload, make: Callable[[], tuple[AnySource, Manifest]],
+    options: Options, copies: dict[str, Path | None],
+) -> int:
+    """Send to all at the same time; the highest exit code. Each result is told as soon as it is there."""
+    from zkc.client.access import open_access
+    from zkc.client.fanout import Fan, SharedPace, Team
+    from zkc.client.sending import Delivery, Sending
+    from zkc.env import SystemClock, SystemEntropy
+    from zkc.ui.cli.homes import client_config, client_home, open_store
+    from zkc.ui.cli.progress import Board
+    from zkc.ui.cli.send import Shown, copy_receipt
+    from zkc.ui.cli.signals import Signals
+
+    home = client_home(call)
+    clock, entropy = SystemClock(), SystemEntropy()
+    pace = SharedPace(options.bwlimit or math.inf)
+    with contextlib.ExitStack() as closing:
+        store = closing.enter_context(open_store(home))
+        config = client_config(call, home)
+        with contextlib.ExitStack() as opened:
+            sources = {}
+            for name in names:
+                sources[name] = make()
+                opened.callback(sources[name][0].close)
+            opened.pop_all()  # each is closed by who sends it
+        if payload is sys.stdin.buffer and not options.dry_run:
+            fan = closing.enter_context(Fan(payload, len(names)))
+            sources = {name: (branch, sources[name][1]) for name, branch in zip(names, fan.branches, strict=True)}
+        access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
+        board = closing.enter_context(Board(call.out))
+
+        def one(name: str, bell: Bell) -> int:
+            source, manifest = sources[name]
+            with contextlib.closing(source), Shown(call.out, name, manifest, board) as shown:
+                try:
+                    done = Sending(
+                        home, config, access, name, source, manifest, options, clock=clock, entropy=entropy,
+                        bell=bell, on_event=shown.event, pace=pace,
+                    ).run()
+                    shown.done(done, options.cipher or config.transfer.cipher)
+                    copy_to = copies[name]
+                    if isinstance(done, Delivery) and copy_to is not None:
+                        copy_receipt(done, copy_to)
+                except ZkcError as error:
+                    shown.close()
+                    if not bell.rung:  # whoever sent the signal knows
+                        with board.aside():
+                            call.out.error(error, about=name)
+                    return error.code
+            return 0
+
+        team = closing.enter_context(Team(names, one, clock))
+        with Signals(team.ring):
+            return max(team.wait().values())
