@@ -43,6 +43,7 @@ class Out:
         self._stdout: Final = stdout or sys.stdout
         self._stderr: Final = stderr or sys.stderr
         self._payload = False
+        self._above: Callable[[str], None] | None = None
         self.style: Final = style
 
     # --- data -------------------------------------------------------------------------------------------------------
@@ -139,6 +140,10 @@ class Out:
         """Whether stderr is a terminal on which a line can be drawn again."""
         return _is_terminal(self._stderr) and os.environ.get("TERM", "") not in {"", "dumb"}
 
+    def print_above(self, printer: Callable[[str], None] | None) -> None:
+        """While something is drawn on stderr: text for people goes by ``printer``; None: by itself again."""
+        self._above = printer
+
     @property
     def stderr(self) -> TextIO | None:
         """For what draws by itself (`zkc.ui.cli.progress`)."""
@@ -182,6 +187,9 @@ class Out:
         """Nobody is left to be told when stderr fails."""
         if self._stderr is not None:
             try:
+                if self._above is not None:
+                    self._above(text)
+                    return
                 self._stderr.write(text)
                 self._stderr.flush()
             except OSError:

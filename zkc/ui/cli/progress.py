@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -44,7 +42,7 @@ class Pulse:
 
     def add(self, now: float, done: int) -> None:
         """``done`` bytes by ``now``."""
-        if now - self._seen[-1][0] < RATE_SECONDS / _SAMPLES and len(self._seen) > 1:
+        if len(self._seen) > 1 and self._seen[-1][0] - self._seen[-2][0] < RATE_SECONDS / _SAMPLES:
             self._seen.pop()
         self._seen.append((now, done))
         while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
@@ -69,6 +67,7 @@ class Board:
         self.out: Final = out
         self.clock: Final = clock or SystemClock()
         self.mutex: Final = threading.RLock()
+        """Held by whoever prints."""
         self._bars: Bars | None = None
 
     def __enter__(self) -> Self:
@@ -84,18 +83,8 @@ class Board:
         with self.mutex:
             if self._bars is not None:
                 self._bars.stop()
+                self.out.print_above(None)
                 self._bars = None
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Inside the block others may print: the bars are away, and drawn again below."""
-        with self.mutex:
-            bars = self._bars
-            if bars is not None:
-                bars.stop()
-            yield
-            if bars is not None and bars is self._bars:
-                bars.start()
 
     def bars(self) -> Bars:
         """Drawn from now on."""
@@ -122,6 +111,9 @@ class Board:
                 redirect_stderr=False, expand=True,
             )
             self._bars.start()
+            self.out.print_above(
+                lambda text: console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
+            )
         return self._bars
 
 

@@ -164,7 +164,7 @@ class Shown:
         from zkc.client.sending import Delivery
 
         self.close()
-        with self._aside():
+        with self._alone():
             if isinstance(done, Delivery):
                 _delivered(self._out, done, cipher)
             else:
@@ -174,13 +174,13 @@ class Shown:
         from zkc.client.sending import Progress as Moved
 
         if not isinstance(event, Moved):
-            with self._aside():
+            with self._alone():
                 self._begun(event)
         elif self._progress is not None:
             self._progress.update(event.bytes, event.entry)
 
-    def _aside(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._board is None else self._board.aside()
+    def _alone(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self._board is None else self._board.mutex
 
     def _begun(self, event: Requested | Granted) -> None:
         from zkc.client.sending import Granted, Requested

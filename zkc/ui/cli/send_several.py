@@ -86,7 +86,7 @@ def send_to_each(
                 except ZkcError as error:
                     shown.close()
                     if not bell.rung:  # whoever sent the signal knows
-                        with board.aside():
+                        with board.mutex:
                             call.out.error(error, about=name)
                     return error.code
             return 0
