@@ -48,6 +48,12 @@ BULK_HANDSHAKE_MS: Final = 2000
 
 CURVE_OVERHEAD: Final = 33
 """Bytes by which CURVE makes a frame longer: MAXMSGSIZE counts what is on the wire (measured)."""
+ROUTER_RCVHWM: Final = 16
+"""Whole messages that wait for a coordinator, of each peer."""
+DEALER_RCVHWM: Final = 64
+"""The same for a client."""
+DATA_RCVHWM: Final = 4
+"""Whole chunks that wait for a recipient."""
 
 _ENDPOINT: Final = "an endpoint is tcp://HOST:PORT, with an address or a name of a machine"
 
@@ -68,7 +74,7 @@ _ROUTER: Final[Mapping[int, int]] = {
     zmq.ROUTER_HANDOVER: 0,
     # Queues are per peer: 16 messages of at most 64 KiB bound each to 1 MiB.
     zmq.SNDHWM: 16,
-    zmq.RCVHWM: 16,
+    zmq.RCVHWM: ROUTER_RCVHWM,
     zmq.BACKLOG: 4096,
     zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
     zmq.SNDTIMEO: 0,
@@ -80,7 +86,7 @@ _DEALER: Final[Mapping[int, int]] = {
     # Without it, sends before the connection stands succeed and may vanish.
     zmq.IMMEDIATE: 1,
     zmq.SNDHWM: 16,
-    zmq.RCVHWM: 64,
+    zmq.RCVHWM: DEALER_RCVHWM,
     zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
     zmq.RECONNECT_IVL_MAX: 30_000,
     zmq.TCP_MAXRT: 60_000,
@@ -92,7 +98,7 @@ _BULK: Final[Mapping[int, int]] = {
     zmq.RECONNECT_IVL: -1,
     zmq.HANDSHAKE_IVL: BULK_HANDSHAKE_MS,
 }
-_DATA_IN: Final[Mapping[int, int]] = {**_BULK, zmq.MAXMSGSIZE: BULK_FRAME_MAX, zmq.RCVHWM: 4}
+_DATA_IN: Final[Mapping[int, int]] = {**_BULK, zmq.MAXMSGSIZE: BULK_FRAME_MAX, zmq.RCVHWM: DATA_RCVHWM}
 _DATA_OUT: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 4, zmq.RCVHWM: 1}
 _ACKS: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 16, zmq.RCVHWM: 16}
 
@@ -351,20 +357,29 @@ def shutdown_connection(fd: int, inode: int) -> bool:
 
     The one way to drop a single peer: libzmq has none. It sees the end of the stream and cleans up by itself.
     """
-    try:
-        mine = os.dup(fd)
-    except (OSError, OverflowError):
-        return False
-    # From here on the duplicate is ours: libzmq may close and reuse ``fd`` without harm.
-    if not inode or inode_of(mine) != inode:
-        os.close(mine)
-        return False
-    with sockets.socket(fileno=mine) as connection:
-        if connection.family not in (sockets.AF_INET, sockets.AF_INET6):
+    with own_connection(fd, inode) as connection:
+        if connection is None:
             return False
         with contextlib.suppress(OSError):
             connection.shutdown(sockets.SHUT_RDWR)
-    return True
+        return True
+
+
+@contextlib.contextmanager
+def own_connection(fd: int, inode: int) -> Iterator[sockets.socket | None]:
+    """A duplicate of the TCP connection behind ``fd`` for the length of the block; None if it is no longer the one with
+    ``inode``. libzmq may close and reuse ``fd`` meanwhile without harm."""
+    try:
+        mine = os.dup(fd)
+    except (OSError, OverflowError):
+        yield None
+        return
+    if not inode or inode_of(mine) != inode:
+        os.close(mine)
+        yield None
+        return
+    with sockets.socket(fileno=mine) as connection:
+        yield connection if connection.family in (sockets.AF_INET, sockets.AF_INET6) else None
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
