@@ -39,7 +39,7 @@ from zkc.net.sockets import (
 )
 
 LOOK_SECONDS: Final = 0.02
-"""From one look to the next while bytes arrive: a peer of this very machine brings at most 30 MiB in it (measured)."""
+"""From one look to the next while bytes arrive: a peer of this very machine brings up to 20 MiB in it (measured)."""
 LOOKED_AT_ONCE: Final = 4096
 """Connections of one look; those beyond are looked at in the next."""
 HEARTBEAT_BYTES: Final = 16
