@@ -243,6 +243,7 @@ def test_an_admitted_peer_s_endless_message_is_cut_off_at_either_bulk_socket(pai
         assert peer.handshake_plain(b"any", b"body", b"PUSH" if port == "data" else b"PULL")
         assert peer.send_endless(bytes(part), ENDLESS) < ENDLESS
     wait_until(lambda: pair.watched.cuts)
+    assert [pair.data.cut, pair.acks.cut] == [*pair.watched.cuts, None][:: 1 if port == "data" else -1]
     assert memory(os.getpid(), "VmRSS") - before < 100 * MIB
 
 

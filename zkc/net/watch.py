@@ -93,13 +93,15 @@ class Cut:
 class Progress:
     """How much of what one connection, or those of one socket, brought has reached us: set by the reader, read here."""
 
-    __slots__ = ("bound", "delivered")
+    __slots__ = ("bound", "cut", "delivered")
 
     def __init__(self, bound: int) -> None:
         self.bound = bound
         """Bytes that each of the connections may be ahead."""
         self.delivered = 0
         """Messages or bytes: it rises with each whole message."""
+        self.cut: Cut | None = None
+        """Set by the watch before the connection ends: why it did."""
 
 
 def bytes_taken(fd: int, inode: int) -> tuple[int, int] | None:
@@ -248,5 +250,6 @@ class Watch:
             self._cut(furthest, self._noticed.pop(furthest))
 
     def _cut(self, connection: Ahead, ahead: int) -> None:
+        connection.progress.cut = cut = Cut(connection.fd, connection.inode, ahead)
         if shutdown_connection(connection.fd, connection.inode):
-            self._on_cut(Cut(connection.fd, connection.inode, ahead))
+            self._on_cut(cut)
