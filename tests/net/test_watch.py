@@ -32,7 +32,7 @@ from zkc.net.watch import (
     Progress,
     Watch,
     bytes_taken,
-    queue_bytes,
+    data_bytes,
 )
 from zkc.net.zap import ThreadZap
 
@@ -211,7 +211,7 @@ class Pair:
 
     def __init__(self, ctx: Context, bounds: Bounds = BULK_BOUNDS, chunk: int = CHUNK) -> None:
         self.watched = Watched(bounds)
-        self.data, self.acks = Progress(queue_bytes(DATA_RCVHWM, chunk + 256)), Progress(UNREAD_BYTES)
+        self.data, self.acks = Progress(data_bytes(chunk)), Progress(UNREAD_BYTES)
 
         def watch(sock: Socket) -> None:
             self.watched.follow(ThreadMonitor(sock), self.data if sock.type == zmq.PULL else self.acks)

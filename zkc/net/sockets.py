@@ -38,9 +38,11 @@ CONTROL_DOMAIN: Final = b"zkc"
 """ZAP domain of control sockets (CURVE)."""
 BULK_DOMAIN: Final = b"xfer"
 """ZAP domain of bulk sockets (PLAIN)."""
-BULK_FRAME_MAX: Final = CHUNK_MAX + 256
-"""Bytes of one bulk frame: the largest chunk with header, commitment, trailer, padding and tag, and room for a chunk
+CHUNK_OVERHEAD: Final = 256
+"""Bytes of a bulk frame besides its chunk, at most: header, commitment, trailer, padding and tag, and room for a chunk
 above the agreed size to arrive and be refused by name; libzmq itself only drops the connection, and says nothing."""
+BULK_FRAME_MAX: Final = CHUNK_MAX + CHUNK_OVERHEAD
+"""Bytes of one bulk frame, with the largest chunk."""
 
 CONTROL_HANDSHAKE_MS: Final = 5000
 BULK_HANDSHAKE_MS: Final = 2000
@@ -54,6 +56,8 @@ DEALER_RCVHWM: Final = 64
 """The same for a client."""
 DATA_RCVHWM: Final = 4
 """Whole chunks that wait for a recipient."""
+ACK_RCVHWM: Final = 16
+"""Acknowledgements that wait for a sender."""
 
 _ENDPOINT: Final = "an endpoint is tcp://HOST:PORT, with an address or a name of a machine"
 
@@ -100,7 +104,7 @@ _BULK: Final[Mapping[int, int]] = {
 }
 _DATA_IN: Final[Mapping[int, int]] = {**_BULK, zmq.MAXMSGSIZE: BULK_FRAME_MAX, zmq.RCVHWM: DATA_RCVHWM}
 _DATA_OUT: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 4, zmq.RCVHWM: 1}
-_ACKS: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 16, zmq.RCVHWM: 16}
+_ACKS: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 16, zmq.RCVHWM: ACK_RCVHWM}
 
 
 class PortsTaken(LocalIOError):

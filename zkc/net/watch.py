@@ -25,11 +25,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from zkc.constants import CONTROL_MESSAGE_MAX, WINDOW_BUDGET
+from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX, WINDOW_BUDGET
 from zkc.env import Clock, SystemClock
 from zkc.net.monitor import EventKind, SocketEvent
 from zkc.net.sockets import (
-    BULK_FRAME_MAX,
+    ACK_RCVHWM,
+    CHUNK_OVERHEAD,
     CURVE_OVERHEAD,
     DATA_RCVHWM,
     DEALER_RCVHWM,
@@ -58,6 +59,11 @@ def queue_bytes(messages: int, longest: int) -> int:
     return (messages + 1) * (longest + FRAME_HEADER) + READ_AHEAD
 
 
+def data_bytes(chunk: int) -> int:
+    """For a connection that brings data in chunks of at most ``chunk`` bytes."""
+    return queue_bytes(DATA_RCVHWM, chunk + CHUNK_OVERHEAD)
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """How far bytes may be ahead of whole messages, each in bytes."""
@@ -74,8 +80,10 @@ _CONTROL_LONGEST: Final = CONTROL_MESSAGE_MAX + CURVE_OVERHEAD
 ROUTER_BOUNDS: Final = Bounds(queue_bytes(ROUTER_RCVHWM, _CONTROL_LONGEST), together=16 << 20, noticed=128 << 10)
 """Honest peers that are noticed are rare: it takes a queue that is full of answers of 8 KiB."""
 DEALER_BOUNDS: Final = Bounds(queue_bytes(DEALER_RCVHWM, _CONTROL_LONGEST), together=16 << 20)
-BULK_BOUNDS: Final = Bounds(queue_bytes(DATA_RCVHWM, BULK_FRAME_MAX), together=WINDOW_BUDGET + (16 << 20))
+BULK_BOUNDS: Final = Bounds(data_bytes(CHUNK_MAX), together=WINDOW_BUDGET + (16 << 20))
 """Together: the credit that all senders of a process have, and some for what is no payload."""
+ACK_BYTES: Final = queue_bytes(ACK_RCVHWM, _CONTROL_LONGEST)
+"""For a connection that brings acknowledgements."""
 UNREAD_BYTES: Final = 64 * 1024
 """For a connection on which nobody has anything to say to us, as on a PUSH socket: its handshake, with room."""
 
