@@ -305,8 +305,11 @@ def test_a_receipt_that_is_not_genuine_is_of_no_file(kept: Kept, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "words",
-    [["verify"], ["show"], [], ["verify", "a", "b"], ["verify", "-", "--file", "-"], ["show", "a", "--file", "b"]],
-)
+    [
+        ["verify"], ["show"], [], ["verify", "a", "b"], ["verify", "-", "--file", "-"], ["show", "a", "--file", "b"],
+        ["verify", "a", "--file", "/tmp"],
+    ],
+)  # fmt: skip
 def test_wrong_arguments_are_2(kept: Kept, words: list[str]) -> None:
     done = kept.run(*words)
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import threading
 import time
@@ -302,6 +303,24 @@ def test_a_watch_that_is_closed_leaves_neither_thread_nor_descriptor(
     assert (set(os.listdir("/proc/self/fd")), threading.active_count()) == before
     watch.opened(far.fileno(), inode_of(far.fileno()))
     assert threading.active_count() == before[1]
+
+
+def test_without_a_descriptor_to_spare_it_begins_with_a_later_connection(
+    tcp: tuple[socket.socket, socket.socket],
+) -> None:
+    """A process that has run out of them serves on; nothing fails here."""
+    _, far = tcp
+    watch, before = Watch(ROUTER_BOUNDS, lambda _: None), threading.active_count()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        watch.opened(far.fileno(), inode_of(far.fileno()))
+        assert threading.active_count() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    watch.opened(far.fileno(), inode_of(far.fileno()))
+    assert threading.active_count() == before + 1
+    watch.close()
 
 
 def test_ten_thousand_connections_that_deliver_cost_no_more_than_a_look_at_each(

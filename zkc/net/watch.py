@@ -172,11 +172,13 @@ class Watch:
         self._on_cut = on_cut
         self._clock = clock or SystemClock()
         self._connections: dict[int, Ahead] = {}
-        """By descriptor. Never walked: each operation on it is one step, for any thread."""
+        """By descriptor. Read without the lock: a look at it is one step."""
         self._again: set[Ahead] = set()
         """Of the watching thread alone: who is looked at again whether or not more arrives."""
         self._noticed: dict[Ahead, int] = {}
         """Of these: who is noticed, and how far it is ahead."""
+        self._lock = threading.Lock()
+        """Of who opens and closes; the watching thread never takes it."""
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -189,22 +191,22 @@ class Watch:
 
     def opened(self, fd: int, inode: int, progress: Progress | None = None) -> None:
         """A TCP connection stands since just now. ``progress``: of the socket that it belongs to; else its own."""
-        if not inode or self._closing.is_set():
-            return
-        if self._thread is None:
-            self._start()
-        progress = progress or Progress(self._bounds.each)
-        self._connections[fd] = Ahead(fd, inode, progress, self._clock.monotonic())
-        # Edge-triggered: each arrival is told once, whether or not libzmq has read it; and now that it can be written
-        # to, for a first look at what came before. The kernel forgets a descriptor that libzmq closes.
-        with contextlib.suppress(OSError):
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        with self._lock:
+            if not inode or self._closing.is_set() or not self._is_running():
+                return
+            progress = progress or Progress(self._bounds.each)
+            self._connections[fd] = Ahead(fd, inode, progress, self._clock.monotonic())
+            # Edge-triggered: each arrival is told once, whether or not libzmq has read it; and now that it can be
+            # written to, for a first look at what came before. The kernel forgets a descriptor that libzmq closes.
+            with contextlib.suppress(OSError):
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
 
     def closed(self, fd: int) -> None:
         """The connection has ended; again: nothing."""
-        if self._connections.pop(fd, None) is not None:
-            with contextlib.suppress(OSError):
-                self._epoll.unregister(fd)
+        with self._lock:
+            if self._connections.pop(fd, None) is not None and not self._closing.is_set():
+                with contextlib.suppress(OSError):
+                    self._epoll.unregister(fd)
 
     def delivered(self, fd: int) -> None:
         """A whole message of this connection is here."""
@@ -214,21 +216,33 @@ class Watch:
 
     def close(self) -> None:
         """Stop watching; again: nothing."""
-        self._closing.set()
-        if self._thread is not None:
-            os.write(self._ring, b"!")
-            self._thread.join()
-            self._thread = None
-            self._epoll.close()
-            for fd in (self._bell, self._ring):
-                os.close(fd)
+        with self._lock:
+            self._closing.set()
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                os.write(self._ring, b"!")
+                thread.join()
+                self._epoll.close()
+                os.close(self._bell)
+                os.close(self._ring)
 
-    def _start(self) -> None:
-        self._epoll = select.epoll()
-        self._bell, self._ring = os.pipe()
-        self._epoll.register(self._bell, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name="zkc-watch", daemon=True)
-        self._thread.start()
+    def _is_running(self) -> bool:
+        """Begins with the first connection. Where no descriptor is left for it, the next connection tries again."""
+        if self._thread is None:
+            try:
+                self._bell, self._ring = os.pipe()
+            except OSError:
+                return False
+            try:
+                self._epoll = select.epoll()
+            except OSError:
+                os.close(self._bell)
+                os.close(self._ring)
+                return False
+            self._epoll.register(self._bell, select.EPOLLIN)
+            self._thread = threading.Thread(target=self._run, name="zkc-watch", daemon=True)
+            self._thread.start()
+        return True
 
     def _run(self) -> None:
         while not self._closing.is_set():
