@@ -250,6 +250,7 @@ def test_words_of_a_recipient_are_escaped_and_its_absurd_times_left_out(kept: Ke
         assert not {letter for letter in done.out + done.err if letter != "\n" and not letter.isprintable()}
         (told,) = kept.run(command, str(odd), "--json").objects
         assert told["ended"] is None
+        assert "None" not in done.out + done.err
 
 
 @pytest.mark.attack("D17")

@@ -81,7 +81,8 @@ def _verify(call: Invocation, *, file: str, fingerprint: bytes | None, payload: 
     body = opened.body
     what = f"{body.size} bytes" if payload is None else escape(payload)
     call.out.text(f"genuine: {body.recipient} has received {what} from {escape(body.sender)}, {told['digest']}")
-    call.out.notice(f"signed on {told['ended']} with the key {by}: {opened.card.fingerprint.hex()}")
+    when = f" on {told['ended']}" if told["ended"] else ""
+    call.out.notice(f"signed{when} with the key {by}: {opened.card.fingerprint.hex()}")
 
 
 def _opened(file: str) -> OpenedReceipt:
