@@ -125,7 +125,9 @@ class EvilRecipient:
 class _EvilReceiver(Receiver):
     owner: EvilRecipient
 
-    async def _receive(self, transfer: Any, session: Session, listener: Listener, bell: Any) -> None:
+    async def _receive(
+        self, transfer: Any, session: Session, listener: Listener, bell: Any, older: Any = ()
+    ) -> None:
         context = transfer.context
         delivering = Delivering(session, listener, context.identity, context.card.encoded)
         try:

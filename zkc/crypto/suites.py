@@ -246,6 +246,11 @@ class Suite:
     _permanent: _Kind
     _one_time: _Kind
 
+    @property
+    def permanent_kind(self) -> int:
+        """The first byte of its temporary and permanent public keys."""
+        return self._permanent.number
+
     def generate(self) -> KemPrivateKey:
         """A temporary or permanent key pair (Figure 4, block 402; 5; 7, block 701; 12, block 1204)."""
         return _generate(self._permanent)
@@ -292,6 +297,14 @@ SUITES: Final = {
     suite.name: suite
     for suite in (Suite("hybrid", _HYBRID, _HYBRID), Suite("x25519", _X, _X), Suite("rsa", _RSA, _X))
 }
+
+
+def suite_of(encoded: bytes) -> Suite:
+    """The suite whose permanent keys are of the kind of ``encoded``; `PeerViolation` (``bad-key``) where none is."""
+    for suite in SUITES.values():
+        if encoded[:1] == bytes((suite.permanent_kind,)):
+            return suite
+    raise PeerViolation("bad-key", "no suite has keys of this kind")
 
 
 def suite_named(name: str) -> Suite:

@@ -30,6 +30,7 @@ from zkc.net.pipe.link import (
 )
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.sockets import BulkPorts, Context, Socket, context, serve_bulk
+from zkc.net.watch import BULK_BOUNDS, UNREAD_BYTES, Progress, Watch, data_bytes
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
@@ -72,6 +73,8 @@ class Bulk:
         # A pair is four sockets with their monitors; libzmq's own bound of 1023 would end before our places do.
         self.context.set(zmq.MAX_SOCKETS, 6 * TRANSFERS_MAX + 64)
         self.budget: Final = Budget()
+        # Whoever is cut off is told of as any connection that ends, by the loop that finds it gone.
+        self.watch: Final = Watch(BULK_BOUNDS, lambda _cut: None)
         self._doors: dict[str, _Door] = {}
         self._numbers = iter(range(1, 1 << 62))
         self._zap = ThreadZap(self.context, self._admit)
@@ -92,6 +95,7 @@ class Bulk:
     def close(self) -> None:
         """After every listener is closed."""
         self._zap.close()
+        self.watch.close()
         self.context.destroy(linger=0)
 
     def forget(self, domain: str) -> None:
@@ -204,9 +208,13 @@ class Listener:
         self._pull.close(linger=0)
         self._push.close(linger=linger)
 
-    def pair(self) -> _Pair:
-        """The sockets of the connection that stands, or comes."""
-        return _Pair(self._pull, self._push, *(_Admitted(monitor) for monitor in self._monitors))
+    def pair(self, chunk: int) -> _Pair:
+        """The sockets of the connection that stands, or comes, for chunks of at most ``chunk`` bytes."""
+        watch, (data, acks) = self._bulk.watch, self._monitors
+        return _Pair(
+            self._pull, self._push, _Admitted(data, watch, data_bytes(chunk)),
+            _Admitted(acks, watch, UNREAD_BYTES),
+        )
 
     def renew(self, least: int) -> None:
         """Drop the connections; new sockets on the same ports, for attempts from ``least`` on. `DescriptorsTaken`."""
@@ -262,7 +270,7 @@ class _Receiver:
         """Of all attempts."""
         self._bad_frames = 0
         # What belongs to one connection.
-        self._pair = listener.pair()
+        self._pair = listener.pair(session.resp.chunk)
         self._machine: DeliveryRecipient | None = None
         self._word: bytearray | None = None
         """Sealed, and not taken by the socket."""
@@ -273,7 +281,8 @@ class _Receiver:
         try:
             while not self._connection():
                 self._listener.renew(self._highest + 1)
-                self._pair, self._machine, self._word, self._due = self._listener.pair(), None, None, False
+                self._pair = self._listener.pair(self._session.resp.chunk)
+                self._machine, self._word, self._due = None, None, False
         except PeerViolation as violation:
             error = broken_rule(f"the data of {self._session.req.sender} did not verify", violation)
             self._tell(error)
@@ -312,6 +321,8 @@ class _Receiver:
                 if parting == math.inf and pair.acks.is_gone():
                     parting = self._clock.monotonic() + PARTING_SECONDS
                 more = self._machine is not None and self._read()
+                if pair.data.progress.cut or pair.acks.progress.cut:
+                    raise PeerViolation("limit", "a message without an end")
                 if isinstance(more, Farewell):
                     return True
                 now = self._clock.monotonic()
@@ -368,6 +379,7 @@ class _Receiver:
         return True
 
     def _consume(self, frame: memoryview) -> Farewell | None:
+        self._pair.data.progress.delivered += 1
         machine = self._here()
         event = machine.receive(frame)
         if isinstance(event, Data):
@@ -458,8 +470,10 @@ class _Admitted:
     of these are gone within the handshake's own limit.
     """
 
-    def __init__(self, monitor: ThreadMonitor) -> None:
+    def __init__(self, monitor: ThreadMonitor, watch: Watch, bound: int) -> None:
         self.socket = monitor.socket
+        self.progress: Final = Progress(bound)
+        self._watch = watch
         self._monitor = monitor
         self._open: set[int] = set()
         self._candidates: set[int] | None = None
@@ -474,6 +488,7 @@ class _Admitted:
 
     def _look(self) -> None:
         for event in self._monitor.drain():
+            self._watch.on_event(event, self.progress)
             if event.kind is EventKind.ACCEPTED:
                 self._open.add(event.fd)
             elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:
