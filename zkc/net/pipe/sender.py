@@ -146,7 +146,8 @@ class _Attempt:
     def connect(self) -> None:
         """One connection for each direction, to whichever address answers first; `LinkLost`, `Interrupted`."""
         endpoints, name = self._session.endpoints, self._session.req.recipient
-        addresses = [] if endpoints is None else [each for each in endpoints.addresses if _is_address(each)]
+        named = [] if endpoints is None else endpoints.addresses
+        addresses = [each for each in named if _is_address(each)]
         waiting: dict[Socket, str] = {}
         now = self._clock.monotonic()
         until = now + CONNECT_SECONDS + NEXT_ADDRESS_SECONDS * max(len(addresses) - 1, 0)
@@ -160,7 +161,7 @@ class _Attempt:
                 due = now + NEXT_ADDRESS_SECONDS
             if not waiting or now >= until:
                 raise LinkLost(
-                    f"cannot reach {name} at {', '.join(addresses) or 'nowhere'}", detail="link",
+                    f"cannot reach {name} at {', '.join(named) or 'nowhere'}", detail="link",
                     hint=f"transfer.listen at {name} must name an address and ports that a firewall lets this client "
                     "connect to",
                 )
