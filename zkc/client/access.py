@@ -17,7 +17,8 @@ from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import DaemonError, Interrupted
-from zkc.net.local_client import ANSWER_SECONDS, LocalClient, NotRunning
+from zkc.net.local_client import LocalClient
+from zkc.net.local_frames import ANSWER_SECONDS, NotRunning
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer, PeerCard

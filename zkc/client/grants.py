@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zkc.client.events import WouldAccept
 from zkc.ids import KeyOrder, KeySource
 from zkc.protocol.session import Session
 
@@ -29,13 +30,6 @@ class Have:
     ed25519: bytes
     ml_dsa: bytes
     receipt: bytes
-
-
-@dataclass(frozen=True)
-class WouldAccept:
-    """Answer to a dry run."""
-
-    presence: str
 
 
 Grant = Session | Have | WouldAccept

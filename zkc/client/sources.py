@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from zkc.client.small import Small
 from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
@@ -90,14 +91,23 @@ class FileSource:
 
 
 class PipeSource:
-    """Standard input, or any stream with a descriptor; of unknown length, read once."""
+    """Standard input, or any stream with a descriptor; of unknown length, read once.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    ``head`` is what somebody has read of it already: it comes first.
+    """
+
+    def __init__(self, stream: BinaryIO, head: bytes = b"") -> None:
         self._stream = stream
-        self.fd: int | None = stream.fileno()
+        self._head = head
+        self.fd: int | None = None if head else stream.fileno()
         self._consumed = False
 
     def read(self, n: int) -> bytes:
+        if self._head:
+            data, self._head = self._head[:n], self._head[n:]
+            self.fd = None if self._head else self._stream.fileno()
+            self._consumed = True
+            return data
         try:
             data = os.read(self._stream.fileno(), n)
         except OSError as error:
@@ -146,15 +156,13 @@ AnySource = FileSource | PipeSource | BytesSource
 Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
 
-def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource, Manifest]:
+def source_of(payload: Payload, name: str | None, note: str, head: bytes = b"") -> tuple[AnySource, Manifest]:
     """Where the bytes of ``payload`` come from, and what the recipient is told of them. The caller closes the source.
 
-    Text is a message, a path is a file, all else is a stream. `UsageError` (``payload``, ``folder``, ``not-a-file``,
-    ``bad-name``), `LocalIOError`.
+    Text is a message, a path is a file, all else is a stream, of which ``head`` was read already. `UsageError`
+    (``payload``, ``folder``, ``not-a-file``, ``bad-name``), `LocalIOError`.
     """
-    note = _encoded(note, "the note").decode(errors="replace")
-    if len(note.encode()) > NOTE_MAX:
-        raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
+    note = _note(note)
     if isinstance(payload, str):
         text = _encoded(payload, "the message")
         return BytesSource(text), Manifest("message", _named(name, "message"), note, len(text), 0o600, 0)
@@ -170,11 +178,25 @@ def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource,
             raise
     if not hasattr(payload, "fileno"):
         raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
-    return PipeSource(payload), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+    return PipeSource(payload, head), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+
+
+def small_source(small: Small, name: str | None, note: str) -> tuple[BytesSource, Manifest]:
+    """The same of a payload that is here whole: what a command has handed over. `UsageError` (``bad-name``)."""
+    size = None if small.kind == "stream" else len(small.data)
+    named = _named(name, small.name)
+    return BytesSource(small.data), Manifest(small.kind, named, _note(note), size, small.mode, small.modified_ns)
 
 
 def _named(name: str | None, otherwise: str) -> str:
     return own_name(otherwise if name is None else name)
+
+
+def _note(note: str) -> str:
+    note = _encoded(note, "the note").decode(errors="replace")
+    if len(note.encode()) > NOTE_MAX:
+        raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
+    return note
 
 
 def _encoded(text: str, what: str) -> bytes:
