@@ -19,6 +19,7 @@ from tests.support.held_send import SIZE, held_send
 from tests.support.looking import stopped
 from tests.support.program import PATIENCE
 from tests.support.waiting import wait_until
+from zkc.constants import SMALL_MAX
 from zkc.testing import Done, Fleet
 from zkc.wire.codec import decode
 from zkc.wire.messages import Receipt
@@ -200,9 +201,9 @@ def test_a_condition_that_is_not_met_ends_with_its_code(
 
 
 def test_a_timeout_while_it_waits_for_the_recipient_is_what_it_waited_for(fleet: Fleet, tmp_path: Path) -> None:
-    words = ["send", "carol", "--wait", "60m", "--timeout", "30m", "-m", "x", "--json"]
+    words = ["send", "carol", "--wait", "60m", "--timeout", "30m", "--json"]
     later = tmp_path / "later"
-    with started(fleet, later, *words, stdout=subprocess.PIPE) as process:
+    with started(fleet, later, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         wait_until((tmp_path / "waits").exists)
         later.touch()
@@ -405,15 +406,21 @@ def test_a_pipe_whose_receipt_was_lost_is_delivered_once(sender: str, inbox: Fle
 
 # --- with and without a daemon --------------------------------------------------------------------------------------
 
+HEAVY = {"zmq", "cryptography", "msgspec", "sqlite3", "tomli"}
 
-def test_with_a_daemon_it_imports_little(inbox: Fleet) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "zkc", "send", "bob", "-m", "x"]
+
+@pytest.mark.parametrize(("size", "heavy"), [(1, False), (SMALL_MAX, False), (SMALL_MAX + 1, True)])
+def test_with_a_daemon_it_imports_little(size: int, heavy: bool, inbox: Fleet, tmp_path: Path) -> None:
+    """What is small goes to the daemon whole, and the command needs nothing that encrypts or links (decision 0007)."""
+    file = tmp_path / "file"
+    file.write_bytes(bytes(size))
+    command = [sys.executable, "-X", "importtime", "-m", "zkc", "send", "bob", str(file)]
     done = subprocess.run(
         command, env=inbox.environment("alice"), capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert not imported & {"asyncio", "platformdirs", "rich", "sqlalchemy", "structlog", "segno"}
-    assert "zmq" in imported
+    assert imported & HEAVY == (HEAVY if heavy else set())
 
 
 @pytest.mark.attack("L06")
