@@ -135,6 +135,8 @@ OUTBOX_BYTES_MAX: Final = 1 << 20
 """Bytes that wait at a coordinator for one connection that reads too slowly; what is beyond is asked for again."""
 OUTBOXES_BYTES_MAX: Final = 64 << 20
 """The same for all connections together."""
+VERIFIED_KEPT_MAX: Final = 256
+"""Cards, and certificates, that a process has checked and need not check again, those used last; 15 KB each."""
 XIDS_KEPT_MAX: Final = 65_536
 """Transfer ids that a coordinator remembers as used."""
 HANDSHAKES_MAX: Final = 10_000

@@ -110,6 +110,10 @@ class EventReply(Message, frozen=True, tag="event"):
     fields: dict[str, Any]
 
 
+class WaitReply(Message, frozen=True, tag="wait"):
+    """Nothing yet; the daemon lives."""
+
+
 class PeersReply(Message, frozen=True, tag="peers"):
     peers: list[Peer]
 
@@ -130,8 +134,8 @@ class DoneReply(Message, frozen=True, tag="done"):
 
 
 ControlReply = (
-    StatusReply | GrantReply | HaveReply | AcceptReply | EventReply | PeersReply | CardReply | InvitationReply
-    | DoneReply
+    StatusReply | GrantReply | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
+    | InvitationReply | DoneReply
 )
 
 

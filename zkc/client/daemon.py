@@ -30,7 +30,7 @@ from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
 from zkc.errors import NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_frames import Credentials
+from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
 from zkc.stores.home import Home
@@ -313,8 +313,13 @@ class Daemon:
             self._left.set()
             return
         if isinstance(request, control.AskGrant):
-            granted = await self._granted(control.wanted_of(request), request.within)
-            yield control.reply_of(granted, self._principal.coordinator.suite.name)
+            granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within))
+            try:
+                while not (await asyncio.wait([granting], timeout=ALIVE_SECONDS))[0]:
+                    yield control.WaitReply()
+                yield control.reply_of(granting.result(), self._principal.coordinator.suite.name)
+            finally:
+                granting.cancel()
             return
         if isinstance(request, control.AskSend):
             async with contextlib.aclosing(self._handed.send(request.job)) as events:

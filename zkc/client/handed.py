@@ -13,12 +13,13 @@ from zkc.client.call import Call
 from zkc.client.events import Delivery, WouldAccept
 from zkc.client.grants import Grant, Wanted
 from zkc.client.sending import Sending
-from zkc.client.small import ALIVE_SECONDS, Job, Notice, Told, Waiting
+from zkc.client.small import Job, Notice, Told, Waiting
 from zkc.client.sources import small_source
 from zkc.config import load
 from zkc.constants import CONTROL_CONNECTIONS_MAX
 from zkc.env import Clock, Entropy
 from zkc.errors import Interrupted
+from zkc.net.local_frames import ALIVE_SECONDS
 from zkc.stores.home import Home
 
 Grants = Callable[[Wanted, float | None], Coroutine[Any, Any, Grant]]

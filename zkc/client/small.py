@@ -28,8 +28,6 @@ from zkc.stores.home import Home
 
 STREAM_SECONDS: Final = 0.05
 """How long a pipe may take to end that is to count as small: less than the imports that a large one costs anyway."""
-ALIVE_SECONDS: Final = 2.0
-"""A daemon says at least so often that it is at work."""
 _GRACE_SECONDS: Final = 1.0
 """What a daemon has for its answer beyond ``--timeout``, which it counts itself."""
 

@@ -30,6 +30,8 @@ from zkc.errors import DaemonError, InternalError, PeerViolation, ZkcError, erro
 
 ANSWER_SECONDS: Final = 10.0
 """How long a client waits for the next reply, unless it says otherwise."""
+ALIVE_SECONDS: Final = 2.0
+"""Where the answer takes longer the other side says at least so often that it lives, in a reply of its own."""
 PATH_MAX: Final = 107
 """Bytes of an AF_UNIX path."""
 

@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 import zmq
 from zmq.utils import z85
 
-from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX
+from zkc.constants import ASKED_MAX, CHUNK_MAX, CONTROL_MESSAGE_MAX
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.rules.endpoints import parse_endpoint
@@ -79,7 +79,8 @@ _DEALER: Final[Mapping[int, int]] = {
     **_COMMON,
     # Without it, sends before the connection stands succeed and may vanish.
     zmq.IMMEDIATE: 1,
-    zmq.SNDHWM: 16,
+    # One for each request that may be unanswered: an answer that found no room would be asked for again, 2 s later.
+    zmq.SNDHWM: ASKED_MAX,
     zmq.RCVHWM: 64,
     zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
     zmq.RECONNECT_IVL_MAX: 30_000,
@@ -237,7 +238,7 @@ def bind_router(
         zmq.ZAP_DOMAIN: zap_domain,
     }
     with _made(ctx, zmq.ROUTER, options, watch) as sock:
-        return sock, [_bind(sock, endpoint) for endpoint in endpoints]
+        return sock, [tcp_endpoint(*_bind(sock, endpoint)) for endpoint in endpoints]
 
 
 def connect_dealer(
@@ -398,7 +399,7 @@ def _made(ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Wa
         raise
 
 
-def _bind(sock: Socket, endpoint: str) -> str:
+def _bind(sock: Socket, endpoint: str) -> tuple[str, int]:
     """Bind, and say where: the port that the system chose, the address behind a wildcard."""
     try:
         sock.bind(endpoint)
@@ -415,14 +416,14 @@ def _bind(sock: Socket, endpoint: str) -> str:
             hint="name an address of this machine, or * for all of them",
         ) from None
     host, port = split_endpoint(sock.getsockopt_string(zmq.LAST_ENDPOINT))
-    return tcp_endpoint(plain_address(host), port)
+    return plain_address(host), port
 
 
 def _bind_free(sock: Socket, host: str, left: Iterator[int], ports: range | None) -> int:
     """Bind to the first free port of ``left``; the port."""
     for port in left:
         try:
-            return split_endpoint(_bind(sock, tcp_endpoint(host, port)))[1]
+            return _bind(sock, tcp_endpoint(host, port))[1]
         except LocalIOError as error:
             if error.detail != "address-in-use":
                 raise
