@@ -84,13 +84,17 @@ def _send(
     call: Invocation, recipient: str, payload: str | Path | BinaryIO, name: str | None, note: str, options: Options
 ) -> Delivery | WouldAccept:
     """What is small goes whole to the daemon, where one runs; all else leaves from this process (decision 0007)."""
-    from zkc.client.small import hand_over, read_small
+    from zkc.client.small import Small, hand_over, read_small
     from zkc.env import SystemClock
     from zkc.stores.home import Home
 
     clock = SystemClock()
     began = clock.monotonic()
-    small, head = read_small(payload, clock)
+    small: Small | None
+    if options.dry_run and not isinstance(payload, str | Path):
+        small, head = Small("stream", "stdin", b""), b""  # what stdin holds is for another command
+    else:
+        small, head = read_small(payload, clock)
     with _Shown(call.out, recipient) as shown:
         if small is not None:
             home = Home.resolve("client", call.options.home).check()
