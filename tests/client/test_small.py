@@ -173,8 +173,10 @@ def test_a_daemon_that_ends_before_anything_left_is_done_without_and_after_that_
     """It tells of the grant before a byte leaves: so nothing is sent twice."""
     with served(home, lambda connection: connection.sendall(told(REQUESTED))):
         assert hand(home, []) is None
-    with served(home, lambda connection: connection.sendall(told(REQUESTED, GRANTED))), pytest.raises(Interrupted):
+    begun = told(REQUESTED, GRANTED)
+    with served(home, lambda connection: connection.sendall(begun)), pytest.raises(Interrupted) as caught:
         hand(home, [])
+    assert caught.value.detail == "daemon"
 
 
 def test_a_daemon_that_stands_still_is_34_and_is_waited_for_by_who_waits(home: Home) -> None:

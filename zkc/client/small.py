@@ -178,7 +178,7 @@ def hand_over(
     except DaemonError as error:
         if granted:
             raise Interrupted(
-                f"the daemon that sent it to {recipient} ended: {error.message}", detail=error.detail,
+                f"the daemon that sent it to {recipient} gave no answer", detail="daemon",
                 hint=f"ask {recipient} whether it has arrived, before you send it again",
             ) from None
         # It lets no byte leave before it has told of the grant. Where it ended, or may come back, it is waited for.
