@@ -140,6 +140,8 @@ OUTBOX_BYTES_MAX: Final = 1 << 20
 """Bytes that wait at a coordinator for one connection that reads too slowly; what is beyond is asked for again."""
 OUTBOXES_BYTES_MAX: Final = 64 << 20
 """The same for all connections together."""
+VERIFIED_KEPT_MAX: Final = 256
+"""Cards, and certificates, that a process has checked and need not check again, those used last; 15 KB each."""
 XIDS_KEPT_MAX: Final = 65_536
 """Transfer ids that a coordinator remembers as used."""
 HANDSHAKES_MAX: Final = 10_000
@@ -158,6 +160,8 @@ CONTROL_CONNECTIONS_MAX: Final = 256
 """Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024
 """Bytes of one request or answer on the local control socket."""
+SMALL_MAX: Final = 64 * 1024
+"""Bytes of a payload that a command hands to the daemon: what a pipe holds, and a quarter of `CONTROL_REQUEST_MAX`."""
 NOTE_MAX: Final = 4096
 """Bytes of a note, UTF-8."""
 FILE_NAME_MAX: Final = 255

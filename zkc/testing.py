@@ -38,7 +38,8 @@ import tomli
 from zkc.client.control import AskStatus, ControlReply, StatusReply
 from zkc.config.toml import to_toml
 from zkc.env import SystemClock, SystemEntropy
-from zkc.net.local_client import LocalClient, NoAnswer
+from zkc.net.local_client import LocalClient
+from zkc.net.local_frames import NoAnswer
 from zkc.stores.files import write_private
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore

@@ -17,13 +17,14 @@ from tests.support.env import FixedClock, SeededEntropy
 from tests.support.parties import identity_of, world
 from tests.support.talks import terms
 from zkc.client import sending
-from zkc.client.grants import Grant, Have, Wanted, WouldAccept
-from zkc.client.sending import Delivery, Options, Sending
+from zkc.client.events import Delivery, Options, WouldAccept
+from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.sending import Sending
 from zkc.client.sources import AnySource, FileSource, PipeSource
 from zkc.config import ClientConfig
 from zkc.crypto.receipts import make_receipt
 from zkc.errors import IntegrityError, Interrupted, RecipientOffline
-from zkc.net.local_client import NoAnswer
+from zkc.net.local_frames import NoAnswer
 from zkc.net.pipe import Bell, LinkLost
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session

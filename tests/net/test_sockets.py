@@ -236,7 +236,7 @@ def test_every_option_stands_before_the_socket_faces_the_network(ctx: Context) -
         entropy=FixedEntropy(b""),
         watch=look(
             {
-                zmq.MAXMSGSIZE: 65536 + 33, zmq.IMMEDIATE: 1, zmq.SNDHWM: 16, zmq.RCVHWM: 64, zmq.RECONNECT_IVL: 1500,
+                zmq.MAXMSGSIZE: 65536 + 33, zmq.IMMEDIATE: 1, zmq.SNDHWM: 512, zmq.RCVHWM: 64, zmq.RECONNECT_IVL: 1500,
                 zmq.RECONNECT_IVL_MAX: 30_000, zmq.ROUTING_ID: b"", zmq.HEARTBEAT_IVL: 15_000,
             }
         ),

@@ -1,13 +1,15 @@
-"""What a command may ask the daemon of its home, over the local control socket (`zkc.net.local_client`).
+"""What a command may ask the daemon of its home, over the local control socket (`zkc.net.local`).
 
 K of a granted transfer is handed over here: the socket is the owner's alone, and the daemon keeps no copy.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from zkc.client.grants import Grant, Have, Wanted, WouldAccept
+from zkc.client.events import WouldAccept
+from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.small import Job
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import suite_named
@@ -34,6 +36,12 @@ class AskGrant(Message, frozen=True, tag="grant"):
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
 
 
+class AskSend(Message, frozen=True, tag="send"):
+    """Send what this holds; answered by an `EventReply` for each event, the last one how it ended."""
+
+    job: Job
+
+
 class AskPeers(Message, frozen=True, tag="peers"):
     pass
 
@@ -54,7 +62,7 @@ class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
 
-ControlRequest = AskStatus | AskGrant | AskPeers | AskCard | AskApplication | AskLeave | AskReload
+ControlRequest = AskStatus | AskGrant | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload
 
 
 class StatusReply(Message, frozen=True, tag="status"):
@@ -97,6 +105,17 @@ class AcceptReply(Message, frozen=True, tag="would-accept"):
     presence: str
 
 
+class EventReply(Message, frozen=True, tag="event"):
+    """One of `zkc.client.small.EVENTS`."""
+
+    name: str
+    fields: dict[str, Any]
+
+
+class WaitReply(Message, frozen=True, tag="wait"):
+    """Nothing yet; the daemon lives."""
+
+
 class PeersReply(Message, frozen=True, tag="peers"):
     peers: list[Peer]
 
@@ -117,7 +136,8 @@ class DoneReply(Message, frozen=True, tag="done"):
 
 
 ControlReply = (
-    StatusReply | GrantReply | HaveReply | AcceptReply | PeersReply | CardReply | InvitationReply | DoneReply
+    StatusReply | GrantReply | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
+    | InvitationReply | DoneReply
 )
 
 

@@ -19,15 +19,18 @@ from zkc import logs
 from zkc.client import control
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant, overdue
+from zkc.client.grants import Grant, Wanted
+from zkc.client.handed import Handed
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
+from zkc.client.small import as_told
 from zkc.config import ClientConfig
 from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
 from zkc.errors import NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_client import Credentials
+from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
 from zkc.stores.home import Home
@@ -71,7 +74,7 @@ async def run(
     loop.set_exception_handler(_Defects(clock))
     with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
         inbox.recover(clock.wall())
-        daemon = Daemon(store, inbox, read_config, clock, entropy)
+        daemon = Daemon(home, store, inbox, read_config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
@@ -108,7 +111,8 @@ class Daemon:
     """The parts of one running daemon, connected."""
 
     def __init__(
-        self, store: KeyStore, inbox: Inbox, read_config: Callable[[], ClientConfig], clock: Clock, entropy: Entropy
+        self, home: Home, store: KeyStore, inbox: Inbox, read_config: Callable[[], ClientConfig], clock: Clock,
+        entropy: Entropy,
     ) -> None:
         self._store = store
         self._read_config = read_config
@@ -121,6 +125,7 @@ class Daemon:
         self._context = context(entropy)
         self._bulk = Bulk()
         self._receiver = Receiver(self._bulk, store, inbox, config, clock)
+        self._handed = Handed(home, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -164,6 +169,7 @@ class Daemon:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
         if self._server is not None:
             await self._server.close()
+        self._handed.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -307,7 +313,18 @@ class Daemon:
             self._left.set()
             return
         if isinstance(request, control.AskGrant):
-            yield await self._grant(link, request)
+            granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within))
+            try:
+                while not (await asyncio.wait([granting], timeout=ALIVE_SECONDS))[0]:
+                    yield control.WaitReply()
+                yield control.reply_of(granting.result(), self._principal.coordinator.suite.name)
+            finally:
+                granting.cancel()
+            return
+        if isinstance(request, control.AskSend):
+            async with contextlib.aclosing(self._handed.send(request.job)) as events:
+                async for event in events:
+                    yield control.EventReply(*as_told(event))
             return
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskPeers):
@@ -333,15 +350,15 @@ class Daemon:
             self._leaving = False
             raise
 
-    async def _grant(self, link: Link, request: control.AskGrant) -> control.ControlReply:
+    async def _granted(self, wanted: Wanted, within: float | None) -> Grant:
+        link = self.main
         try:
-            async with asyncio.timeout(request.within):
+            async with asyncio.timeout(within):
                 # A command says at once that there is no link; whether it waits for one is its own affair.
                 await link.wait_linked(link.patience)
-                granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
+                return await grant(link, self._store, wanted, self._clock, self._entropy)
         except TimeoutError:
-            raise overdue(link, request.recipient) from None
-        return control.reply_of(granted, self._principal.coordinator.suite.name)
+            raise overdue(link, wanted.recipient) from None
 
     def _status(self) -> control.StatusReply:
         link = self.main

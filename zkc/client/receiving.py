@@ -60,6 +60,8 @@ _JOIN_SECONDS: Final = 3.0
 _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a transfer waits for a port to become free: the sender hears of it before its own step has run out."""
 _TURN_PAUSE: Final = 0.1
+_ADDRESSES_SECONDS: Final = 2.0
+"""How long this host's addresses are taken for the same: a sender that got one too many tries again for a minute."""
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
@@ -102,6 +104,8 @@ class Receiver:
         self._requests: dict[str, Window] = {}
         self._line = asyncio.Lock()
         """Who waits for a port stands in line: first come, first served, and only one asks for it."""
+        self._known_addresses: tuple[tuple[str, str], float, list[str]] = ("", ""), 0.0, []
+        """For whom, until when, which: see `_addresses`."""
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
@@ -194,9 +198,8 @@ class Receiver:
             transfer.listener = await self._bind(transfer, listen.host.strip("[]"), listen.ports)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
-        # In a thread: the coordinator's name may have to be looked up.
-        addresses = list(self.config.transfer.advertise)[:ADVERTISED_MAX] or await asyncio.to_thread(
-            advertised, listen.host, split_endpoint(endpoint)[0]
+        addresses = list(self.config.transfer.advertise)[:ADVERTISED_MAX] or await self._addresses(
+            listen.host, split_endpoint(endpoint)[0]
         )
         try:
             self._check_wanted(transfer)
@@ -205,6 +208,16 @@ class Receiver:
             raise
         where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
         return machine.Accept(where, transfer.listener.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
+
+    async def _addresses(self, listen_host: str, coordinator_host: str) -> list[str]:
+        """Where senders reach this host; looked up again after `_ADDRESSES_SECONDS`."""
+        asked, now = (listen_host, coordinator_host), self._clock.monotonic()
+        known, until, addresses = self._known_addresses
+        if known != asked or now >= until:
+            # In a thread: the coordinator's name may have to be looked up.
+            addresses = await asyncio.to_thread(advertised, *asked)
+            self._known_addresses = asked, now + _ADDRESSES_SECONDS, addresses
+        return addresses
 
     def _check_wanted(self, transfer: _Transfer) -> None:
         """`PeerViolation` where a transfer was ended while something was waited for."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from zkc.client.grants import Grant, Have, Wanted, WouldAccept
+from zkc.client.events import Delivery, Event, Granted, Options, Progress, Requested, WouldAccept
+from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.sources import AnySource
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES
@@ -30,7 +31,7 @@ from zkc.errors import (
     TimedOut,
     ZkcError,
 )
-from zkc.ids import KeySource, check_name
+from zkc.ids import check_name
 from zkc.net.pipe import Attempts, Bell, LinkLost, Outgoing, Told
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session
@@ -60,59 +61,6 @@ class Granter(Protocol):
         """One try, at most ``within`` seconds; raises the errors of the contract."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to send. Durations in seconds; None: not given."""
-
-    wait: float | None = None
-    timeout: float | None = None
-    key_source: KeySource | None = None
-    cipher: str | None = None
-    dry_run: bool = False
-    key: str | None = None
-    """The same key never delivers twice to the same recipient."""
-    resume: bool = True
-    """Go on where an earlier command was cut off, if it sent the same file."""
-
-
-@dataclass(frozen=True)
-class Requested:
-    recipient: str
-    name: str
-    size: int | None
-
-
-@dataclass(frozen=True)
-class Granted:
-    recipient: str
-    key_source: KeySource
-    presence: str
-    path: str
-    resumed_from: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    bytes: int
-    total: int | None
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """Delivered: the recipient holds it durably, and signed that it does."""
-
-    transfer: str
-    recipient: str
-    name: str
-    bytes: int
-    digest: str
-    seconds: float
-    receipt: Path
-    key_source: KeySource
-    path: str
-
-
-Event = Requested | Granted | Progress
 
 
 class Sending:
@@ -427,5 +375,5 @@ class Sending:
         return Delivery(
             transfer=body.xid.hex(), recipient=self._recipient, name=self._manifest.name, bytes=body.size,
             digest=f"blake3:{body.digest.hex()}", seconds=self._clock.monotonic() - self._began, receipt=self._receipt,
-            key_source=body.key_source, path=self._path,
+            key_source=body.key_source, path=self._path, cipher=self._wanted.cipher,
         )

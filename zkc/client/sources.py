@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from zkc.client.small import Small
 from zkc.constants import NOTE_MAX, PIPE_BYTES
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
@@ -53,7 +54,7 @@ class FileSource:
         """What is the same when the same file is sent again by another command; empty where nothing tells."""
         if not self.again:
             return ()
-        return os.path.realpath(os.fsencode(self._path)), b"%d %d" % (self._stat.st_size, self._stat.st_mtime_ns)
+        return _file_identity(os.path.realpath(self._path), self._stat.st_size, self._stat.st_mtime_ns)
 
     def manifest(self, name: str | None, note: str) -> Manifest:
         status = self._stat
@@ -98,19 +99,28 @@ class FileSource:
 
 
 class PipeSource:
-    """Standard input, or any stream with a descriptor; of unknown length, read once."""
+    """Standard input, or any stream with a descriptor; of unknown length, read once.
+
+    ``head`` is what somebody has read of it already: it comes first.
+    """
 
     again = False
     identity: tuple[bytes, ...] = ()
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, head: bytes = b"") -> None:
         self._stream = stream
-        self.fd: int | None = stream.fileno()
+        self._head = memoryview(head)
+        self.fd: int | None = None if head else stream.fileno()
         with suppress(OSError):
             # Where it is a pipe: fewer and larger reads.
-            fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def readinto(self, into: memoryview) -> int:
+        if self._head:
+            part, self._head = self._head[: len(into)], self._head[len(into) :]
+            self.fd = None if self._head else self._stream.fileno()
+            into[: len(part)] = part
+            return len(part)
         try:
             return os.readv(self._stream.fileno(), [into])
         except OSError as error:
@@ -133,10 +143,10 @@ class BytesSource:
 
     fd: int | None = None
     again = True
-    identity: tuple[bytes, ...] = ()
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, identity: tuple[bytes, ...] = ()) -> None:
         self._data = memoryview(data)
+        self.identity = identity
         self._position = 0
 
     def readinto(self, into: memoryview) -> int:
@@ -159,15 +169,13 @@ AnySource = FileSource | PipeSource | BytesSource
 Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
 
-def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource, Manifest]:
+def source_of(payload: Payload, name: str | None, note: str, head: bytes = b"") -> tuple[AnySource, Manifest]:
     """Where the bytes of ``payload`` come from, and what the recipient is told of them. The caller closes the source.
 
-    Text is a message, a path is a file, all else is a stream. `UsageError` (``payload``, ``folder``, ``not-a-file``,
-    ``bad-name``), `LocalIOError`.
+    Text is a message, a path is a file, all else is a stream, of which ``head`` was read already. `UsageError`
+    (``payload``, ``folder``, ``not-a-file``, ``bad-name``), `LocalIOError`.
     """
-    note = _encoded(note, "the note").decode(errors="replace")
-    if len(note.encode()) > NOTE_MAX:
-        raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
+    note = _note(note)
     if isinstance(payload, str):
         text = _encoded(payload, "the message")
         return BytesSource(text), Manifest("message", _named(name, "message"), note, len(text), 0o600, 0)
@@ -183,11 +191,30 @@ def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource,
             raise
     if not hasattr(payload, "fileno"):
         raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
-    return PipeSource(payload), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+    return PipeSource(payload, head), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+
+
+def small_source(small: Small, name: str | None, note: str) -> tuple[BytesSource, Manifest]:
+    """The same of a payload that is here whole: what a command has handed over. `UsageError` (``bad-name``)."""
+    size = None if small.kind == "stream" else len(small.data)
+    named = _named(name, small.name)
+    same = _file_identity(small.path, len(small.data), small.modified_ns) if small.path else ()
+    return BytesSource(small.data, same), Manifest(small.kind, named, _note(note), size, small.mode, small.modified_ns)
+
+
+def _file_identity(path: str, size: int, modified_ns: int) -> tuple[bytes, ...]:
+    return os.fsencode(path), b"%d %d" % (size, modified_ns)
 
 
 def _named(name: str | None, otherwise: str) -> str:
     return own_name(otherwise if name is None else name)
+
+
+def _note(note: str) -> str:
+    note = _encoded(note, "the note").decode(errors="replace")
+    if len(note.encode()) > NOTE_MAX:
+        raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
+    return note
 
 
 def _encoded(text: str, what: str) -> bytes:

@@ -36,7 +36,7 @@ from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import InternalError, PeerViolation, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_client import Credentials
+from zkc.net.local_frames import Credentials
 from zkc.net.loopsocket import Dropped, LoopSocket, Received, Sent
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
 from zkc.net.sockets import (

@@ -109,9 +109,8 @@ _HPKE_X25519: Final = Hpke(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 def _hybrid_generate() -> tuple[Any, bytes, bytes]:
     lattice, curve = mlkem.MLKEM768PrivateKey.generate(), x25519.X25519PrivateKey.generate()
-    private = lattice.private_bytes_raw() + curve.private_bytes_raw()
-    native, public = _hybrid_load_private(private)
-    return native, private, public
+    native, public = _hybrid_pair(lattice, curve)
+    return native, lattice.private_bytes_raw() + curve.private_bytes_raw(), public
 
 
 def _hybrid_load_private(private: bytes) -> tuple[Any, bytes]:
@@ -119,6 +118,11 @@ def _hybrid_load_private(private: bytes) -> tuple[Any, bytes]:
         raise ValueError("wrong length")
     lattice = mlkem.MLKEM768PrivateKey.from_seed_bytes(private[:_MLKEM_SEED])
     curve = x25519.X25519PrivateKey.from_private_bytes(private[_MLKEM_SEED:])
+    return _hybrid_pair(lattice, curve)
+
+
+def _hybrid_pair(lattice: mlkem.MLKEM768PrivateKey, curve: x25519.X25519PrivateKey) -> tuple[Any, bytes]:
+    """Native private key, public bytes."""
     public = lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
     return MLKEM768X25519PrivateKey(lattice, curve), public
 

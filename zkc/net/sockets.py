@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 import zmq
 from zmq.utils import z85
 
-from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX
+from zkc.constants import ASKED_MAX, CHUNK_MAX, CONTROL_MESSAGE_MAX
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.rules.endpoints import parse_endpoint
@@ -92,7 +92,8 @@ _DEALER: Final[Mapping[int, int]] = {
     **_COMMON,
     # Without it, sends before the connection stands succeed and may vanish.
     zmq.IMMEDIATE: 1,
-    zmq.SNDHWM: 16,
+    # One for each request that may be unanswered: an answer that found no room would be asked for again, 2 s later.
+    zmq.SNDHWM: ASKED_MAX,
     zmq.RCVHWM: DEALER_RCVHWM,
     zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
     zmq.RECONNECT_IVL_MAX: 30_000,
@@ -262,7 +263,7 @@ def bind_router(
         zmq.ZAP_DOMAIN: zap_domain,
     }
     with _made(ctx, zmq.ROUTER, options, watch) as sock:
-        return sock, [_bind(sock, endpoint) for endpoint in endpoints]
+        return sock, [tcp_endpoint(*_bind(sock, endpoint)) for endpoint in endpoints]
 
 
 def connect_dealer(
@@ -458,7 +459,7 @@ def _made(ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Wa
         raise
 
 
-def _bind(sock: Socket, endpoint: str) -> str:
+def _bind(sock: Socket, endpoint: str) -> tuple[str, int]:
     """Bind, and say where: the port that the system chose, the address behind a wildcard."""
     try:
         sock.bind(endpoint)
@@ -475,7 +476,7 @@ def _bind(sock: Socket, endpoint: str) -> str:
             hint="name an address of this machine, or * for all of them",
         ) from None
     host, port = split_endpoint(sock.getsockopt_string(zmq.LAST_ENDPOINT))
-    return tcp_endpoint(plain_address(host), port)
+    return plain_address(host), port
 
 
 def _listening_of(host: str, left: Iterator[int], ports: range | None) -> sockets.socket:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -16,11 +16,9 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
-    from zkc.client.grants import WouldAccept
-    from zkc.client.sending import Delivery, Event
-    from zkc.client.sources import Payload
+    from zkc.client.events import Delivery, Event, Options, Requested, WouldAccept
+    from zkc.client.small import Notice
     from zkc.ui.cli.progress import Progress
-    from zkc.wire.messages import Manifest
 
 
 def _ciphers() -> tuple[str, ...]:
@@ -67,12 +65,66 @@ def command(
         call.out.payload_on_stdout()
     payload = _payload(call.out, path, message, dry_run=dry_run)
 
+    from zkc.client.events import Delivery, Options
+
+    options = Options(wait, timeout, key_source, cipher, dry_run, key, resume=not no_resume)
+    done = _send(call, recipient, payload, name, note, options)
+    if isinstance(done, Delivery):
+        _delivered(call.out, done)
+        if receipt == "-":
+            call.out.payload(done.receipt.read_bytes())
+        elif copy_to is not None:
+            _copy_receipt(done, copy_to)
+    else:
+        _would_accept(call.out, recipient, done)
+
+
+# --- the two ways ---------------------------------------------------------------------------------------------------
+
+
+def _send(
+    call: Invocation, recipient: str, payload: str | Path | BinaryIO, name: str | None, note: str, options: Options
+) -> Delivery | WouldAccept:
+    """What is small goes whole to the daemon, where one runs; all else leaves from this process (decision 0007)."""
+    from zkc.client.small import Small, hand_over, read_small
+    from zkc.env import SystemClock
+    from zkc.stores.home import Home
+
+    clock = SystemClock()
+    began = clock.monotonic()
+    small: Small | None
+    if options.dry_run and not isinstance(payload, str | Path):
+        small, head = Small("stream", "stdin", b""), b""  # what stdin holds is for another command
+    else:
+        small, head = read_small(payload, clock)
+    with _Shown(call.out, recipient) as shown:
+        if small is not None:
+            home = Home.resolve("client", call.options.home).check()
+            done = hand_over(home, recipient, small, name, note, options, os.environ, shown.event)
+            if done is not None:
+                return done
+        spent = clock.monotonic() - began
+        return _send_from_here(call, recipient, payload, head, name, note, _less(options, spent), shown)
+
+
+def _less(options: Options, spent: float) -> Options:
+    """``options`` for what comes after ``spent`` seconds."""
+    from dataclasses import replace
+
+    wait, timeout = (None if given is None else max(given - spent, 0.0) for given in (options.wait, options.timeout))
+    return replace(options, wait=wait, timeout=timeout)
+
+
+def _send_from_here(
+    call: Invocation, recipient: str, payload: str | Path | BinaryIO, head: bytes, name: str | None, note: str,
+    options: Options, shown: _Shown,
+) -> Delivery | WouldAccept:
     from zkc.client.sources import source_of
 
-    source, manifest = source_of(payload, name, note)
+    source, manifest = source_of(payload, name, note, head)
 
     from zkc.client.access import open_access
-    from zkc.client.sending import Delivery, Options, Sending
+    from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
     from zkc.net.pipe import Bell
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -80,7 +132,6 @@ def command(
 
     home = client_home(call)
     clock, entropy = SystemClock(), SystemEntropy()
-    options = Options(wait, timeout, key_source, cipher, dry_run, key, resume=not no_resume)
     with contextlib.ExitStack() as closing:
         bell = Bell()
         closing.callback(bell.close)
@@ -89,26 +140,16 @@ def command(
         store = closing.enter_context(open_store(home))
         config = client_config(call, home)
         access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
-        shown = closing.enter_context(_Shown(call.out, recipient, manifest))
-        done = Sending(
+        return Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,
             on_event=shown.event,
         ).run()
-        shown.close()
-        if isinstance(done, Delivery):
-            _delivered(call.out, done, cipher or config.transfer.cipher)
-            if receipt == "-":
-                call.out.payload(done.receipt.read_bytes())
-            elif copy_to is not None:
-                _copy_receipt(done, copy_to)
-        else:
-            _would_accept(call.out, recipient, done)
 
 
 # --- what is sent --------------------------------------------------------------------------------------------------
 
 
-def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) -> Payload:
+def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) -> str | Path | BinaryIO:
     """What the words of the command name. What a person types ends with Ctrl-D, and he is told so."""
     from zkc.constants import MESSAGE_TEXT_MAX
 
@@ -135,10 +176,10 @@ def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) 
 class _Shown:
     """The events of one delivery as objects, a bar, or nothing."""
 
-    def __init__(self, out: Out, recipient: str, manifest: Manifest) -> None:
+    def __init__(self, out: Out, recipient: str) -> None:
         self._out = out
         self._recipient = recipient
-        self._manifest = manifest
+        self._requested: Requested | None = None
         self._progress: Progress | None = None
 
     def __enter__(self) -> _Shown:
@@ -152,12 +193,16 @@ class _Shown:
             self._progress.close()
             self._progress = None
 
-    def event(self, event: Event) -> None:
-        from zkc.client.sending import Granted, Requested
-        from zkc.client.sending import Progress as Moved
+    def event(self, event: Event | Notice) -> None:
+        from zkc.client.events import Granted, Requested
+        from zkc.client.events import Progress as Moved
+        from zkc.client.small import Notice
 
         match event:
             case Requested():
+                if self._requested is not None:  # told by the daemon, before it ended
+                    return
+                self._requested = event
                 told = {"recipient": event.recipient, "name": event.name, "bytes": event.size}
                 self._out.event("requested", told)
             case Granted():
@@ -172,18 +217,19 @@ class _Shown:
             case Moved():
                 if self._progress is not None:
                     self._progress.update(event.bytes)
+            case Notice():
+                self._out.notice(event.text)
 
     def _begin(self) -> None:
         from zkc.rules.names import escape
         from zkc.ui.cli.progress import Progress
 
         self.close()
-        self._progress = Progress(
-            self._out, escape(self._manifest.name), self._manifest.size, fields={"recipient": self._recipient}
-        )
+        name, size = ("", None) if self._requested is None else (self._requested.name, self._requested.size)
+        self._progress = Progress(self._out, escape(name), size, fields={"recipient": self._recipient})
 
 
-def _delivered(out: Out, done: Delivery, cipher: str) -> None:
+def _delivered(out: Out, done: Delivery) -> None:
     from zkc.ids import SAFE_CIPHERS
 
     out.event(
@@ -191,7 +237,7 @@ def _delivered(out: Out, done: Delivery, cipher: str) -> None:
         {
             "transfer": done.transfer, "recipient": done.recipient, "name": done.name, "bytes": done.bytes,
             "digest": done.digest, "seconds": round(done.seconds, 3), "receipt": str(done.receipt),
-            "key_source": done.key_source, "path": done.path, "cipher": cipher,
+            "key_source": done.key_source, "path": done.path, "cipher": done.cipher,
         },
     )
     if not out.json:
@@ -199,7 +245,7 @@ def _delivered(out: Out, done: Delivery, cipher: str) -> None:
         from zkc.rules.units import show_size
 
         rate = show_size(done.bytes / max(done.seconds, 0.001))
-        unsafe = "" if cipher in SAFE_CIPHERS else f", {cipher} is unsafe"
+        unsafe = "" if done.cipher in SAFE_CIPHERS else f", {done.cipher} is unsafe"
         out.notice(
             f"sent {escape(done.name)} to {done.recipient}: {show_size(done.bytes)} in {done.seconds:.1f} s "
             f"({rate}/s), key made by the {done.key_source}{unsafe}, {done.path or 'delivered by an earlier try'}"
