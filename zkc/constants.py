@@ -151,6 +151,8 @@ TRANSFERS_PER_SECOND_MAX: Final = 1000
 """Requests a second from one sender, at a coordinator and at a recipient."""
 CONTROL_CONNECTIONS_MAX: Final = 256
 """Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
+LIVE_READERS_MAX: Final = 64
+"""Processes of one home that wait for a live transfer or take one: each holds a control connection."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024
 """Bytes of one request or answer on the local control socket."""
 NOTE_MAX: Final = 4096

@@ -309,6 +309,19 @@ class Daemon:
         if isinstance(request, control.AskGrant):
             yield await self._grant(link, request)
             return
+        if isinstance(request, control.AskLive):
+            recipient = f"{self._principal.name}/{request.app}" if request.app else self._principal.name
+            async with contextlib.aclosing(self._receiver.readers.serve(request, recipient)) as replies:
+                async for reply in replies:
+                    yield reply
+            return
+        if isinstance(request, control.AskLiveReady):
+            self._receiver.readers.ready(request.xid)
+            yield control.DoneReply()
+            return
+        if isinstance(request, control.AskLiveReceipt):
+            yield await self._receiver.readers.receipt(request)
+            return
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskPeers):
             yield control.PeersReply(await all_peers(link.request))

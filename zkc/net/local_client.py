@@ -204,8 +204,15 @@ class LocalClient(Generic[Rep]):
 
         Closing the generator early closes the connection, which tells the other side to stop.
         """
+        with contextlib.closing(self.ask(request, within=within)) as answer:
+            while (reply := answer.next()) is not None:
+                yield reply
+
+    def ask(self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS) -> Answer[Rep]:
+        """The same as an object; `Answer.hang_up` ends it from another thread too."""
         check_path(self._path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
             sock.settimeout(within)
             try:
                 sock.connect(os.fspath(self._path))
@@ -217,16 +224,40 @@ class LocalClient(Generic[Rep]):
                 with contextlib.suppress(ConnectionError):
                     # One that closes without having read it may have said why.
                     sock.sendall(frame)
-                while True:
-                    body = _exactly(sock, length_of(_exactly(sock, LENGTH.size)))
-                    reply = read_answer(body, self._reply_type)
-                    if reply is None:
-                        return
-                    yield cast("Rep", reply)
-            except PeerViolation as violation:
-                raise bad_answer(self._path, violation) from None
-            except (OSError, EOFError):
+            except OSError:
                 raise no_answer(self._path) from None
+        except BaseException:
+            sock.close()
+            raise
+        return Answer(self._path, sock, self._reply_type)
+
+
+class Answer(Generic[Rep]):
+    """What one request is answered, reply by reply."""
+
+    def __init__(self, path: Path, sock: socket.socket, reply_type: Any) -> None:
+        self._path = path
+        self._sock = sock
+        self._reply_type = reply_type
+
+    def next(self) -> Rep | None:
+        """The next reply; None: there is no other. The errors of `LocalClient`."""
+        try:
+            body = _exactly(self._sock, length_of(_exactly(self._sock, LENGTH.size)))
+            return cast("Rep | None", read_answer(body, self._reply_type))
+        except PeerViolation as violation:
+            raise bad_answer(self._path, violation) from None
+        except (OSError, EOFError):
+            raise no_answer(self._path) from None
+
+    def hang_up(self) -> None:
+        """Tell the other side to stop; a thread that waits in `next` learns that nothing comes."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Once no thread is in `next`; again: nothing."""
+        self._sock.close()
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:

@@ -227,8 +227,9 @@ class _Receiver:
             raise error from None
         except LinkLost:
             raise
-        except ZkcError as error:
-            self._tell(error)
+        except BaseException as error:
+            # Told whatever ends it, a signal too, so that nobody waits.
+            self._tell(error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
             raise
 
     def _read(self) -> Farewell | bool:

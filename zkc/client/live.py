@@ -1,0 +1,215 @@
+"""Taking a transfer as a stream, straight from the wire: what ``zkc recv --live`` does. Nothing of it is ever on disk.
+
+This process binds the sockets, waits at the daemon for a transfer (`zkc.client.readers`), gets K, and opens each chunk
+before it hands it on. It is done when whoever reads has taken every byte; the daemon then signs the receipt.
+Imports no event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from zkc.client import control
+from zkc.config import ClientConfig
+from zkc.env import Clock
+from zkc.errors import Interrupted, PeerViolation, ZkcError
+from zkc.ids import owner_of
+from zkc.net.local_client import Answer, LocalClient, bad_answer
+from zkc.net.pipe import Bell, Bulk, Listener
+from zkc.net.sockets import DescriptorsTaken, PortsTaken
+from zkc.protocol.session import Session
+from zkc.rules.endpoints import parse_port_range
+from zkc.rules.policy import Asked, Standing, decide_size
+from zkc.stores.home import Home
+from zkc.stores.items import Item
+from zkc.wire.messages import Manifest
+
+_PAUSE_SECONDS: Final = 0.1
+"""Between two tries to get a pair of ports."""
+
+
+@dataclass(frozen=True)
+class LiveWish:
+    """Which transfers are wanted; empty: those to the home's own registration, from anybody."""
+
+    sender: str = ""
+    app: str = ""
+
+
+class LiveReader:
+    """One process that takes transfers as streams, one after the other. `close` it."""
+
+    def __init__(self, home: Home, config: ClientConfig, clock: Clock) -> None:
+        self._path: Final = home.socket_path()
+        self._config = config
+        self._clock = clock
+        self._daemon: LocalClient[control.ControlReply] = LocalClient(self._path, control.ControlReply)
+        listen = parse_port_range(config.transfer.listen)
+        self._host, self._ports = listen.host.strip("[]"), listen.ports or None
+        self._bulk = Bulk()
+
+    def close(self) -> None:
+        """After `take` has ended, whatever it ended with."""
+        self._bulk.close()
+
+    def __enter__(self) -> LiveReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check_daemon(self) -> None:
+        """`DaemonError` where none runs here, or it stands still."""
+        self._daemon.call(control.AskStatus())
+
+    def take(
+        self, wish: LiveWish, wait: float, write: Callable[[bytes], None], pause: Callable[[float], None],
+        on_waiting: Callable[[], None] = lambda: None,
+    ) -> Item:
+        """The next transfer that matches, into ``write``, which blocks for as long as its reader likes and may raise:
+        the sender is told. ``wait`` in seconds until one begins (inf: for ever); ``on_waiting``: from now on one may.
+
+        What it was, without a file. `DaemonError`; `NobodyThere` (``empty``) after ``wait``; `Interrupted` where it
+        broke off; `IntegrityError`, `PolicyRefused` (``limit``) for data that no honest sender makes; `PortsTaken`.
+        """
+        end = self._clock.monotonic() + wait
+        self.check_daemon()
+        with contextlib.closing(self._bind(end, pause)) as listener:
+            within = None if math.isinf(end) else max(end - self._clock.monotonic(), 0.0)
+            ask = control.AskLive(
+                wish.app, wish.sender, self._host, listener.data_port, listener.ack_port,
+                listener.offer_chunk(self._config.transfer.chunk), within,
+            )
+            with contextlib.closing(self._daemon.ask(ask, within=None)) as answer:
+                if not isinstance(answer.next(), control.LiveReply):
+                    raise self._unexpected()
+                on_waiting()
+                granted = answer.next()
+                session = None if granted is None else control.grant_of(granted)
+                if not isinstance(session, Session):
+                    raise self._unexpected()
+                try:
+                    return self._receive(listener, session, answer, write)
+                finally:
+                    session.k.wipe()
+
+    def _bind(self, end: float, pause: Callable[[float], None]) -> Listener:
+        """A pair of ports of `transfer.listen`; when all are taken, this waits for its turn."""
+        while True:
+            try:
+                return self._bulk.listen(self._host, self._ports)
+            except (PortsTaken, DescriptorsTaken):
+                if self._clock.monotonic() >= end:
+                    raise
+            pause(_PAUSE_SECONDS)
+
+    def _receive(
+        self, listener: Listener, session: Session, answer: Answer[control.ControlReply],
+        write: Callable[[bytes], None],
+    ) -> Item:
+        listener.admit(session)
+        self._daemon.call(control.AskLiveReady(session.req.xid))
+        sink = LiveSink(self._config, session, write, self._ask_receipt)
+        with contextlib.closing(Bell()) as bell, _watched(answer, bell) as told:
+            try:
+                listener.receive(session, sink, bell, self._config.transfer.patience, self._clock)
+            except Interrupted:
+                if not told:
+                    raise
+                raise Interrupted(
+                    f"the stream from {session.req.sender} broke off at {sink.size} bytes: {told[0].message}",
+                    detail=told[0].detail, hint="see the daemon's log",
+                ) from None
+        return sink.item(self._clock.wall())
+
+    def _ask_receipt(self, ask: control.AskLiveReceipt) -> control.LiveReceiptReply:
+        reply = self._daemon.call(ask)
+        if not isinstance(reply, control.LiveReceiptReply):
+            raise self._unexpected()
+        return reply
+
+    def _unexpected(self) -> ZkcError:
+        return bad_answer(self._path, PeerViolation("unexpected", "another reply"))
+
+
+@contextlib.contextmanager
+def _watched(answer: Answer[control.ControlReply], bell: Bell) -> Iterator[list[ZkcError]]:
+    """Rings ``bell`` when the daemon ends, or gives the transfer up: what it says is in the list. Hangs up at last."""
+    told: list[ZkcError] = []
+
+    def watch() -> None:
+        try:
+            answer.next()
+        except ZkcError as error:
+            told.append(error)
+        # Not as one who comes back: what a reader has taken is not sent again.
+        bell.ring(superseded=True)
+
+    watcher = threading.Thread(target=watch, name="zkc-live", daemon=True)
+    watcher.start()
+    try:
+        yield told
+    finally:
+        answer.hang_up()
+        watcher.join()
+
+
+class LiveSink:
+    """`zkc.net.pipe.Sink` into a stream: every byte is handed on, and none is kept."""
+
+    def __init__(
+        self, config: ClientConfig, session: Session, write: Callable[[bytes], None],
+        receipt: Callable[[control.AskLiveReceipt], control.LiveReceiptReply],
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._write = write
+        self._receipt = receipt
+        self._manifest: Manifest | None = None
+        self._done: tuple[str, bytes] | None = None
+        self.size = 0
+
+    def announced(self, manifest: Manifest) -> None:
+        req = self._session.req
+        asked = Asked(req.key_source, req.cipher, manifest.size or 0)
+        refusal = decide_size(asked, self._config.receiving_rules(), Standing())
+        if refusal is not None:
+            raise refusal.error()
+        self._manifest = manifest
+
+    def resume(self) -> tuple[int, blake3]:
+        """A stream begins at its first byte."""
+        return 0, blake3()
+
+    def write(self, data: bytes) -> None:
+        self._write(data)
+        self.size += len(data)
+
+    def complete(self, size: int, digest: bytes) -> bytes:
+        """All of it was taken; the daemon's receipt."""
+        if self._manifest is None:
+            raise ValueError("an end before the beginning")
+        reply = self._receipt(control.AskLiveReceipt(self._session.req.xid, self._manifest, size, digest))
+        self._done = reply.id, digest
+        return reply.receipt
+
+    def item(self, now: float) -> Item:
+        """What was taken, as the inbox would tell of it."""
+        if self._manifest is None or self._done is None:
+            raise ValueError("nothing was taken")
+        (id, digest), manifest, session = self._done, self._manifest, self._session
+        req = session.req
+        return Item(
+            id=id, sender=req.sender, sender_fp=session.peer.fingerprint,
+            app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name, note=manifest.note,
+            size=self.size, digest=digest, key_source=req.key_source, kind=manifest.kind, received=now, xid=req.xid,
+            tid=req.tid, mode=manifest.mode, mtime_ns=manifest.mtime_ns, path=Path(),
+        )
