@@ -54,7 +54,7 @@ class LiveReader:
         self._daemon: LocalClient[control.ControlReply] = LocalClient(self._path, control.ControlReply)
         listen = parse_port_range(config.transfer.listen)
         self._host, self._ports = listen.host.strip("[]"), listen.ports or None
-        self._bulk = Bulk()
+        self._bulk = Bulk(held_chunk=config.transfer.chunk)
 
     def close(self) -> None:
         """After `take` has ended, whatever it ended with."""

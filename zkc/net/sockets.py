@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 import zmq
 from zmq.utils import z85
 
-from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX
+from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX, WINDOW_MAX
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.rules.endpoints import parse_endpoint
@@ -286,13 +286,19 @@ def bind_bulk(
     zap_domain: bytes = BULK_DOMAIN,
     *,
     watch: Watch | None = None,
+    held_chunk: int = 0,
 ) -> tuple[Socket, Socket, int, int]:
     """The listening end of one transfer: ``(pull for data, push for acknowledgements, data port, ack port)``.
 
     ``ports`` None lets the system choose. Start the ZAP handler first. `PortsTaken` when no two of ``ports`` are free;
     `LocalIOError` (``address``) when ``host`` is no address of this machine. Each of the two has a ZAP domain of
     its own, ``zap_domain`` with ``.data`` and ``.ack``: a token opens one socket alone.
+
+    Where the process does not read, libzmq stops to read too once `RCVHWM` frames wait, and with that to answer
+    heartbeats: after a minute the link is taken for dead. ``held_chunk``, bytes: the data socket holds the whole window
+    in chunks of this size, so that an honest sender never brings it there; frames twice as long are not for it.
     """
+    held = {zmq.RCVHWM: WINDOW_MAX // held_chunk + 8, zmq.MAXMSGSIZE: 2 * held_chunk + 256} if held_chunk else {}
     if not zap_domain:
         raise InternalError("PLAIN without a ZAP domain aborts the process")
 
@@ -301,7 +307,7 @@ def bind_bulk(
 
     left = iter((0, 0) if ports is None else ports)
     with (
-        _made(ctx, zmq.PULL, {**_DATA_IN, **server(b".data")}, watch) as pull,
+        _made(ctx, zmq.PULL, {**_DATA_IN, **held, **server(b".data")}, watch) as pull,
         _made(ctx, zmq.PUSH, {**_ACKS, **server(b".ack")}, watch) as push,
     ):
         return pull, push, _bind_free(pull, host, left, ports), _bind_free(push, host, left, ports)

@@ -55,9 +55,13 @@ class Sink(Protocol):
 
 
 class Bulk:
-    """One process's receiving half: a context, its ZAP handler, the budget that its transfers share."""
+    """One process's receiving half: a context, its ZAP handler, the budget that its transfers share.
 
-    def __init__(self) -> None:
+    ``held_chunk``: see `bind_bulk`; for sinks that may stand still for as long as they like.
+    """
+
+    def __init__(self, held_chunk: int = 0) -> None:
+        self.held_chunk: Final = held_chunk
         self.context: Final[Context] = context()
         # A pair is four sockets with its monitor; libzmq's own bound of 1023 would end before our places do.
         self.context.set(zmq.MAX_SOCKETS, 4 * TRANSFERS_MAX + 64)
@@ -132,7 +136,7 @@ class Listener:
 
         try:
             self._pull, self._push, self.data_port, self.ack_port = bind_bulk(
-                bulk.context, host, ports, domain.encode(), watch=watch
+                bulk.context, host, ports, domain.encode(), watch=watch, held_chunk=bulk.held_chunk
             )
         except BaseException:
             for monitor in monitors:
