@@ -10,6 +10,7 @@ from typing import BinaryIO
 from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
+from zkc.stores.pipes import widen_pipe
 from zkc.wire.messages import Manifest
 
 
@@ -95,6 +96,7 @@ class PipeSource:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.fd: int | None = stream.fileno()
+        widen_pipe(stream.fileno())
         self._consumed = False
 
     def read(self, n: int) -> bytes:

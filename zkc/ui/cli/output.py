@@ -6,10 +6,8 @@ who makes a line of text by himself does it himself. JSON is pure ASCII and need
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,9 +17,6 @@ from zkc.errors import LocalIOError, ZkcError
 
 VERSION: Final = 1
 """``"v"`` of every JSON object: changes when a key changes its meaning or goes."""
-
-PIPE_BYTES: Final = 1 << 20
-"""Linux lets a user's pipe have so many bytes (/proc/sys/fs/pipe-max-size)."""
 
 CELL_MAX: Final = 40
 """Characters of a name or a note in a table; `inbox show` and JSON have them whole."""
@@ -108,23 +103,18 @@ class Out:
         """From now on stdout carries the payload, by `payload` alone; JSON goes to stderr."""
         self._payload = True
 
-    def widen_stdout(self) -> None:
-        """Where stdout is a pipe: room for as much as the system lets a user have, so that reader and writer wait less
-        often for each other."""
-        import fcntl
-
-        with contextlib.suppress(OSError, ValueError):
-            if self._stdout is not None and stat.S_ISFIFO(os.fstat(self._stdout.fileno()).st_mode):
-                fcntl.fcntl(self._stdout.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    def payload_descriptor(self) -> int:
+        """Where `payload` writes; `LocalIOError` where stdout is closed."""
+        if self._stdout is None:
+            raise LocalIOError("standard output is closed", hint="give it a file or a pipe")
+        return self._stdout.fileno()
 
     def payload(self, chunk: bytes | memoryview) -> None:
         """Bytes of the payload, past every buffer: when this returns the reader's pipe has taken them."""
-        if self._stdout is None:
-            raise LocalIOError("standard output is closed", hint="give it a file or a pipe")
-        rest = memoryview(chunk)
+        descriptor, rest = self.payload_descriptor(), memoryview(chunk)
         try:
             while rest:
-                rest = rest[os.write(self._stdout.fileno(), rest) :]
+                rest = rest[os.write(descriptor, rest) :]
         except OSError as error:
             raise _stdout_failed(error) from error
 

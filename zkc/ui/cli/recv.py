@@ -151,11 +151,12 @@ def _live(
     """``recv --live``: one transfer after the other, or one."""
     from zkc.client.live import LiveReader, LiveWish
     from zkc.env import SystemClock
+    from zkc.stores.pipes import widen_pipe
     from zkc.ui.cli.homes import open_store, pause
 
     open_store(home).close()
     out = call.out
-    out.widen_stdout()
+    widen_pipe(out.payload_descriptor())
 
     def waiting() -> None:
         out.event("waiting")
