@@ -101,10 +101,10 @@ def command(
     wish, use, clock = Wish(sender, name, app), _Use(output, keep, conflict, run), SystemClock()
     if live or output == "-":
         call.out.payload_on_stdout()
+    if live:
+        _live(call, home, config, sender, app, wait, loop=loop)
+        return
     with Signals(graceful=loop):
-        if live:
-            _live(call, home, config, sender, app, wait, loop=loop)
-            return
         if app is not None:
             _register(call, home, config, app)
         with open_inbox(home) as inbox:
@@ -153,6 +153,7 @@ def _live(
     from zkc.env import SystemClock
     from zkc.stores.pipes import widen_pipe
     from zkc.ui.cli.homes import open_store, pause
+    from zkc.ui.cli.signals import Signals
 
     open_store(home).close()
     out = call.out
@@ -163,7 +164,7 @@ def _live(
         if not out.json:
             out.notice("waiting")
 
-    with LiveReader(home, config, SystemClock()) as reader:
+    with LiveReader(home, config, SystemClock()) as reader, Signals(reader.interrupt, graceful=loop):
         reader.check_daemon()
         if app is not None:
             _register(call, home, config, app)
