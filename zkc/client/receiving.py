@@ -199,11 +199,11 @@ class Receiver:
         standing = self._standing(req)
         refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
         if refusal is not None:
-            return self._decline(req, refusal.code, refusal.detail)
+            return self._decline(req, refusal.code, detail=refusal.detail)
         if transfer.reader is not None:
             return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes)
         if self.readers.broke_off(sender.fingerprint, req.tid):
-            return self._decline(req, Interrupted.code, "broken-stream")
+            return self._decline(req, Interrupted.code, detail="broken-stream")
         listen = parse_port_range(self.config.transfer.listen)
         try:
             transfer.listener = await self._bind(transfer, listen.host.strip("[]"), listen.ports)
@@ -228,7 +228,7 @@ class Receiver:
         where = Endpoints(addresses, ask.data_port, ask.ack_port, 0)
         return machine.Accept(where, ask.chunk, max_bytes, live=True)
 
-    def _decline(self, req: Req, code: int, detail: str) -> machine.Decline:
+    def _decline(self, req: Req, code: int, *, detail: str) -> machine.Decline:
         self._tell("info", "refused", (req.sender, detail), **_ids_of(req), reason=detail)
         return machine.Decline(code, detail)
 
