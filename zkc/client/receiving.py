@@ -387,7 +387,10 @@ class Receiver:
             self.received["bytes"] += reader.size
             log.info("received", bytes=reader.size, key_source=req.key_source, live=True)
         else:
-            self._repeats.tell(log, "warning", "not-received", (req.sender, "live"), reason="interrupted", live=True)
+            self._repeats.tell(
+                log, "warning", "not-received", (req.sender, "live"), reason="interrupted", live=True,
+                error="the process that took it has gone",
+            )
         self._forget(transfer)
 
     async def _receive(self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell) -> None:
