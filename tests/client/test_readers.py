@@ -80,7 +80,7 @@ class Reading:
 
     def __init__(self, bob: Bob, port: int, *, sender: str = "", within: float | None = None) -> None:
         self.bob = bob
-        ask = control.AskLive("", sender, "127.0.0.1", port, port + 1, CHUNK, within)
+        ask = control.AskLive("", sender, "", "127.0.0.1", port, port + 1, CHUNK, within)
         self.replies: AsyncGenerator[control.ControlReply, None] = bob.receiver.readers.serve(ask, "bob")
         self.next: asyncio.Task[control.ControlReply] | None = None
 

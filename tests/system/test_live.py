@@ -262,6 +262,24 @@ def test_only_what_matches_is_taken(fleet: Fleet) -> None:
     assert fleet.zkc("bob", "recv", "-o", "-").out == b"for bob"
 
 
+def test_a_name_that_does_not_match_goes_to_the_inbox_of_a_pipe_too(fleet: Fleet, tmp_path: Path) -> None:
+    """The reader judges on the manifest, before the sender of a pipe has read of it; then it waits on. ``waiting`` is
+    said once."""
+    (tmp_path / "note.txt").write_bytes(b"a file")
+    with live(fleet, "--name", "*.tar") as reader:
+        for words, payload in ((("--name", "x.zip"), os.urandom(3 * MIB)), ((str(tmp_path / "note.txt"),), b"a file")):
+            with sending(fleet, *words) as pipe:
+                pipe.feed(payload)
+                assert delivered(pipe.end(), payload).durable is True
+            assert fleet.zkc("bob", "recv", "-o", "-").out == payload
+        with sending(fleet, "--name", "x.tar") as pipe:
+            pipe.feed(b"a tar" * MIB)
+            assert reader.read() == b"a tar" * MIB
+            assert delivered(pipe.end(), b"a tar" * MIB).durable is False
+        done = reader.end()
+    assert (done.code, done.err.count(b"waiting")) == (0, 1)
+
+
 def test_a_dry_run_takes_no_reader_away(fleet: Fleet) -> None:
     with live(fleet) as reader:
         assert fleet.zkc("alice", "send", "bob", "--dry-run").code == 0
@@ -312,7 +330,7 @@ def test_without_a_daemon_it_is_34(fleet: Fleet) -> None:
     assert (done.code, done.events[-1]["detail"]) == (34, "not-running")
 
 
-@pytest.mark.parametrize("words", [["-o", "file"], ["--keep"], ["--name", "*.tar"], ["--exec", "cat"]])
+@pytest.mark.parametrize("words", [["-o", "file"], ["--keep"], ["--exec", "cat"]])
 def test_what_a_stream_cannot_do_is_a_usage_error(fleet: Fleet, words: list[str]) -> None:
     done = fleet.zkc("bob", "recv", "--live", *words)
     assert done.code == 2, done

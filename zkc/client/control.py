@@ -77,6 +77,8 @@ class AskLive(Message, frozen=True, tag="live"):
     """The application that it is sent to; empty: this home's own registration."""
     sender: str
     """Empty: anybody."""
+    name: str
+    """A glob that names must match; empty: any. It is the process itself that judges, on the manifest."""
     host: str
     data_port: U16
     ack_port: U16
@@ -87,6 +89,12 @@ class AskLive(Message, frozen=True, tag="live"):
 
 class AskLiveReady(Message, frozen=True, tag="live-ready"):
     """The sender of the transfer that was handed over may connect."""
+
+    xid: Id
+
+
+class AskLivePass(Message, frozen=True, tag="live-pass"):
+    """Its name does not match: nothing of it was taken, and its sender comes again with it, for somebody else."""
 
     xid: Id
 
@@ -102,7 +110,7 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 ControlRequest = (
     AskStatus | AskGrant | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive | AskLiveReady
-    | AskLiveReceipt
+    | AskLivePass | AskLiveReceipt
 )
 
 

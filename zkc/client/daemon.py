@@ -319,6 +319,10 @@ class Daemon:
             self._receiver.readers.ready(request.xid)
             yield control.DoneReply()
             return
+        if isinstance(request, control.AskLivePass):
+            self._receiver.readers.pass_on(request.xid)
+            yield control.DoneReply()
+            return
         if isinstance(request, control.AskLiveReceipt):
             yield await self._receiver.readers.receipt(request)
             return

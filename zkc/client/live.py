@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from zkc.client import control
 from zkc.config import ClientConfig
 from zkc.constants import CHUNK_MAX
 from zkc.env import Clock
-from zkc.errors import Interrupted, PeerViolation, ZkcError
+from zkc.errors import InternalError, Interrupted, PeerViolation, ZkcError
 from zkc.ids import owner_of
 from zkc.net.local_client import Answer, LocalClient, bad_answer
 from zkc.net.pipe import Bell, Bulk, Listener
@@ -43,6 +44,8 @@ class LiveWish:
 
     sender: str = ""
     app: str = ""
+    name: str = ""
+    """A glob."""
 
 
 class LiveReader:
@@ -92,10 +95,20 @@ class LiveReader:
         """
         end = self._clock.monotonic() + wait
         self.check_daemon()
+        item = self._take_one(wish, end, write, pause, on_waiting)
+        while item is None:
+            item = self._take_one(wish, end, write, pause, lambda: None)
+        return item
+
+    def _take_one(
+        self, wish: LiveWish, end: float, write: Callable[[bytes], None], pause: Callable[[float], None],
+        on_waiting: Callable[[], None],
+    ) -> Item | None:
+        """One handshake, and what comes of it; None where its name did not match: the sender goes elsewhere with it."""
         with contextlib.closing(self._bind(end, pause)) as listener:
             within = None if math.isinf(end) else max(end - self._clock.monotonic(), 0.0)
             ask = control.AskLive(
-                wish.app, wish.sender, self._host, listener.data_port, listener.ack_port,
+                wish.app, wish.sender, wish.name, self._host, listener.data_port, listener.ack_port,
                 listener.offer_chunk(self._chunk), within,
             )
             with contextlib.closing(self._daemon.ask(ask, within=None)) as answer:
@@ -107,7 +120,7 @@ class LiveReader:
                 if not isinstance(session, Session):
                     raise self._unexpected()
                 try:
-                    return self._receive(listener, session, answer, write)
+                    return self._receive(listener, session, answer, wish.name, write)
                 finally:
                     session.k.wipe()
 
@@ -122,17 +135,21 @@ class LiveReader:
             pause(_PAUSE_SECONDS)
 
     def _receive(
-        self, listener: Listener, session: Session, answer: Answer[control.ControlReply],
+        self, listener: Listener, session: Session, answer: Answer[control.ControlReply], glob: str,
         write: Callable[[bytes], None],
-    ) -> Item:
+    ) -> Item | None:
+        if glob:
+            listener.hold()
         listener.admit(session)
         self._daemon.call(control.AskLiveReady(session.req.xid))
         with contextlib.closing(Bell()) as bell, _watched(answer, bell) as told:
             self._under_way = _UnderWay(bell, write)
-            sink = LiveSink(self._config, session, self._under_way.write, self._ask_receipt)
+            sink = LiveSink(self._config, session, glob, self._under_way.write, self._daemon)
             try:
                 listener.receive(session, sink, bell, self._config.transfer.patience, self._clock)
             except Interrupted:
+                if sink.passed_on:
+                    return None
                 if not told:
                     raise
                 raise Interrupted(
@@ -142,12 +159,6 @@ class LiveReader:
             finally:
                 self._under_way = None
         return sink.item(self._clock.wall())
-
-    def _ask_receipt(self, ask: control.AskLiveReceipt) -> control.LiveReceiptReply:
-        reply = self._daemon.call(ask)
-        if not isinstance(reply, control.LiveReceiptReply):
-            raise self._unexpected()
-        return reply
 
     def _unexpected(self) -> ZkcError:
         return bad_answer(self._path, PeerViolation("unexpected", "another reply"))
@@ -202,16 +213,19 @@ class LiveSink:
     """`zkc.net.pipe.Sink` into a stream: every byte is handed on, and none is kept."""
 
     def __init__(
-        self, config: ClientConfig, session: Session, write: Callable[[bytes], None],
-        receipt: Callable[[control.AskLiveReceipt], control.LiveReceiptReply],
+        self, config: ClientConfig, session: Session, glob: str, write: Callable[[bytes], None],
+        daemon: LocalClient[control.ControlReply],
     ) -> None:
         self._config = config
         self._session = session
+        self._glob = glob
         self._write = write
-        self._receipt = receipt
+        self._daemon = daemon
         self._manifest: Manifest | None = None
         self._done: tuple[str, bytes] | None = None
         self.size = 0
+        self.passed_on = False
+        """Its name did not match, and nothing of it was taken."""
 
     def announced(self, manifest: Manifest) -> None:
         req = self._session.req
@@ -219,6 +233,10 @@ class LiveSink:
         refusal = decide_size(asked, self._config.receiving_rules(), Standing())
         if refusal is not None:
             raise refusal.error()
+        if self._glob and not fnmatchcase(manifest.name, self._glob):
+            self._daemon.call(control.AskLivePass(req.xid))
+            self.passed_on = True
+            raise Interrupted("this process waits for another name", detail="reader-gone")
         self._manifest = manifest
 
     def resume(self) -> tuple[int, blake3]:
@@ -233,7 +251,9 @@ class LiveSink:
         """All of it was taken; the daemon's receipt."""
         if self._manifest is None:
             raise ValueError("an end before the beginning")
-        reply = self._receipt(control.AskLiveReceipt(self._session.req.xid, self._manifest, size, digest))
+        reply = self._daemon.call(control.AskLiveReceipt(self._session.req.xid, self._manifest, size, digest))
+        if not isinstance(reply, control.LiveReceiptReply):
+            raise InternalError(f"the daemon answered with {type(reply).__name__}", detail="unexpected")
         self._done = reply.id, digest
         return reply.receipt
 

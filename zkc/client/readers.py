@@ -7,6 +7,7 @@ the token. The reader asks for the receipt when its stdout has every byte: from 
     waiting  -> taken    a request matches; a handshake that comes to nothing puts it back in its place
     taken    -> holding  K is in the reader's process alone
     holding  -> done     the receipt is signed, and recorded
+    holding  -> passed   its name does not match: the sender comes again, and this reader is not asked for it again
     any      -> gone     it hung up; what was taken and not done is broken off, and does not come to the inbox
 """
 
@@ -35,7 +36,8 @@ ENDING_SECONDS: Final = 5.0
 is seen here and there at different moments."""
 BROKEN_SECONDS: Final = 60.0
 """How long the retry of a stream that broke off is kept from the inbox: a sender's usual patience."""
-_BROKEN_KEPT: Final = 1024
+_KEPT: Final = 1024
+"""Deliveries that are remembered for their next try."""
 
 
 class Reader:
@@ -53,6 +55,8 @@ class Reader:
         self.began = 0.0
         self.size: int | None = None
         """Bytes of what is done."""
+        self.passed_on = False
+        """Nothing of it was taken: it was for somebody else."""
         self.ready: asyncio.Future[None] = loop.create_future()
         """Its door is open to the sender."""
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -62,6 +66,12 @@ class Reader:
     def wants(self, req: Req) -> bool:
         """Whether this transfer is one for it."""
         return self.waits and req.recipient == self.recipient and self.ask.sender in ("", req.sender)
+
+    def has_under_way(self, delivery: tuple[bytes, bytes]) -> bool:
+        """Whether it takes this delivery (sender's fingerprint, tid) and is not done with it."""
+        session = self.session
+        mine = session is not None and _delivery_of(session) == delivery
+        return mine and self.size is None and not self.passed_on
 
     def release(self) -> None:
         """The handshake came to nothing: it waits again."""
@@ -84,6 +94,8 @@ class Readers:
         self._readers: list[Reader] = []
         self._broken: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
         """(sender's fingerprint, tid) of streams that broke off; until when that counts."""
+        self._passed_on: OrderedDict[tuple[bytes, bytes], set[str]] = OrderedDict()
+        """The same of deliveries that did not match; which names were wanted."""
 
     async def serve(self, ask: control.AskLive, recipient: str) -> AsyncGenerator[control.ControlReply, None]:
         """One reader's connection, to its end. `DaemonError` (``too-many``), `NobodyThere` (``empty``), `Interrupted`.
@@ -129,17 +141,18 @@ class Readers:
             reader.ended.set_result(None)
         if reader.session is not None:
             reader.session.k.wipe()
-            if reader.size is None and reader.ready.done():
-                self._broken[_delivery_of(reader.session)] = self._clock.monotonic() + BROKEN_SECONDS
-                if len(self._broken) > _BROKEN_KEPT:
+            if reader.ready.done() and reader.has_under_way(delivery := _delivery_of(reader.session)):
+                self._broken[delivery] = self._clock.monotonic() + BROKEN_SECONDS
+                if len(self._broken) > _KEPT:
                     self._broken.popitem(last=False)
 
     # --- for the handshake ------------------------------------------------------------------------------------------
 
-    def take(self, req: Req) -> Reader | None:
+    def take(self, req: Req, sender_fp: bytes) -> Reader | None:
         """The reader for this transfer; it is kept for it until `Reader.release`."""
+        passed_on = self._passed_on.get((sender_fp, req.tid), ())
         for reader in self._readers:
-            if reader.wants(req):
+            if reader.wants(req) and reader.ask.name not in passed_on:
                 reader.waits = False
                 reader.changed.set()
                 return reader
@@ -158,13 +171,13 @@ class Readers:
 
     async def settle(self, sender_fp: bytes, tid: bytes) -> None:
         """Until a reader that has this delivery under way is done with it or has gone, as far as that takes no time."""
-        under_way = [reader.ended for reader in self._readers if _has(reader, sender_fp, tid) and reader.size is None]
+        under_way = [reader.ended for reader in self._readers if reader.has_under_way((sender_fp, tid))]
         if under_way:
             await asyncio.wait(under_way, timeout=ENDING_SECONDS)
 
     def broke_off(self, sender_fp: bytes, tid: bytes) -> bool:
         """Whether a stream of this delivery broke off lately, or has not ended. Told once: who runs it again may."""
-        if any(_has(reader, sender_fp, tid) and reader.size is None for reader in self._readers):
+        if any(reader.has_under_way((sender_fp, tid)) for reader in self._readers):
             return True
         until = self._broken.pop((sender_fp, tid), None)
         return until is not None and self._clock.monotonic() < until
@@ -176,6 +189,15 @@ class Readers:
         reader = self._holding(xid)
         if not reader.ready.done():
             reader.ready.set_result(None)
+
+    def pass_on(self, xid: bytes) -> None:
+        """What it got is not what it wants."""
+        reader = self._holding(xid)
+        if reader.session is not None:
+            reader.passed_on = True
+            self._passed_on.setdefault(_delivery_of(reader.session), set()).add(reader.ask.name)
+            if len(self._passed_on) > _KEPT:
+                self._passed_on.popitem(last=False)
 
     async def receipt(self, ask: control.AskLiveReceipt) -> control.LiveReceiptReply:
         """Sign, record, answer (Figure 16, blocks 1603-1604). `Interrupted` (``unknown-transfer``)."""
@@ -205,6 +227,3 @@ class Readers:
 def _delivery_of(session: Session) -> tuple[bytes, bytes]:
     return session.peer.fingerprint, session.req.tid
 
-
-def _has(reader: Reader, sender_fp: bytes, tid: bytes) -> bool:
-    return reader.session is not None and _delivery_of(reader.session) == (sender_fp, tid)

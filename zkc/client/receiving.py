@@ -195,7 +195,7 @@ class Receiver:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
-        transfer.reader = self.readers.take(req)
+        transfer.reader = self.readers.take(req, sender.fingerprint)
         standing = self._standing(req)
         refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
         if refusal is not None:
@@ -386,7 +386,7 @@ class Receiver:
             self.received["deliveries"] += 1
             self.received["bytes"] += reader.size
             log.info("received", bytes=reader.size, key_source=req.key_source, live=True)
-        else:
+        elif not reader.passed_on:
             self._repeats.tell(
                 log, "warning", "not-received", (req.sender, "live"), reason="interrupted", live=True,
                 error="the process that took it has gone",

@@ -154,6 +154,11 @@ class Listener:
         for socket in ("data", "ack"):
             self._door.expect(socket, login(session.k, socket, 0))
 
+    def hold(self) -> None:
+        """Before `receive`: no credit until the sink has judged the manifest. Until then a sender has read nothing of
+        a pipe, and can turn elsewhere with it."""
+        self._share.held = True
+
     def close(self) -> None:
         """Again: nothing."""
         self._bulk.forget(self._domain)
@@ -256,6 +261,8 @@ class _Receiver:
             # From here on a stream may be silent for as long as it likes.
             self._deadline = None
             self._sink.announced(event.manifest)
+            self._due = self._due or self._share.held
+            self._share.held = False
         elif isinstance(event, Complete):
             if event.data:
                 self._sink.write(event.data)

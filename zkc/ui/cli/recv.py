@@ -18,6 +18,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
+    from zkc.client.taking import Wish
     from zkc.config import ClientConfig
     from zkc.stores.home import Home
     from zkc.stores.inbox import Claim
@@ -95,14 +96,14 @@ def command(
     if output == "":
         raise UsageError("recv: -o is empty", hint="name a file or a folder")
     if live:
-        _check_live(output, name, run, keep=keep)
+        _check_live(output, run, keep=keep)
     home = client_home(call)
     config = client_config(call, home)
     wish, use, clock = Wish(sender, name, app), _Use(output, keep, conflict, run), SystemClock()
     if live or output == "-":
         call.out.payload_on_stdout()
     if live:
-        _live(call, home, config, sender, app, wait, loop=loop)
+        _live(call, home, config, wish, wait, loop=loop)
         return
     with Signals(graceful=loop):
         if app is not None:
@@ -131,22 +132,16 @@ def _register(call: Invocation, home: Home, config: ClientConfig, app: str) -> N
 # --- straight from the wire -----------------------------------------------------------------------------------------
 
 
-def _check_live(output: str | None, name: str | None, run: tuple[str, ...], *, keep: bool) -> None:
+def _check_live(output: str | None, run: tuple[str, ...], *, keep: bool) -> None:
     """`UsageError` for what a stream that is never on disk cannot do."""
     if output not in (None, "-"):
         raise UsageError("recv: --live writes to standard output", hint=f"write  > {output}  instead of -o")
     if run or keep:
         raise UsageError(f"recv: --live and {'--exec' if run else '--keep'} exclude each other")
-    if name is not None:
-        raise UsageError(
-            "recv: --live and --name exclude each other: what a stream is called is known once it flows",
-            hint="choose by --from or --app",
-        )
 
 
 def _live(
-    call: Invocation, home: Home, config: ClientConfig, sender: str | None, app: str | None, wait: float | None,
-    *, loop: bool,
+    call: Invocation, home: Home, config: ClientConfig, wanted: Wish, wait: float | None, *, loop: bool,
 ) -> None:
     """``recv --live``: one transfer after the other, or one."""
     from zkc.client.live import LiveReader, LiveWish
@@ -166,9 +161,10 @@ def _live(
 
     with LiveReader(home, config, SystemClock()) as reader, Signals(reader.interrupt, graceful=loop):
         reader.check_daemon()
-        if app is not None:
-            _register(call, home, config, app)
-        wish, seconds = LiveWish(sender or "", app or ""), float("inf") if wait is None else wait
+        if wanted.app is not None:
+            _register(call, home, config, wanted.app)
+        wish = LiveWish(wanted.sender or "", wanted.app or "", wanted.name or "")
+        seconds = float("inf") if wait is None else wait
         while True:
             item = reader.take(wish, seconds, out.payload, pause, waiting)
             _tell(out, item, None)
