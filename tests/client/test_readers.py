@@ -81,7 +81,8 @@ class Reading:
     def __init__(self, bob: Bob, port: int, *, sender: str = "", within: float | None = None) -> None:
         self.bob = bob
         ask = control.AskLive("", sender, "", "127.0.0.1", port, port + 1, CHUNK, within)
-        self.replies: AsyncGenerator[control.ControlReply, None] = bob.receiver.readers.serve(ask, "bob")
+        end = None if within is None else asyncio.get_running_loop().time() + within
+        self.replies: AsyncGenerator[control.ControlReply, None] = bob.receiver.readers.serve(ask, "bob", end)
         self.next: asyncio.Task[control.ControlReply] | None = None
 
     async def wait(self) -> Reading:
@@ -244,6 +245,22 @@ def test_what_broke_off_is_refused_once_and_then_comes_to_the_inbox(bob: Bob) ->
                 bob.principal, COORDINATOR, Notify(asked.request, asked.signature, card, bob.alice.certificate)
             )
             assert verdict(answer) == expected
+
+    play(bob, scene())
+
+
+def test_what_a_reader_passes_on_is_not_broken_and_comes_to_it_again_unless_it_is_unwanted(bob: Bob) -> None:
+    async def scene() -> None:
+        for serial, unwanted in enumerate((False, True)):
+            reader = await Reading(bob, 1000).wait()
+            session = await agreed(bob, reader, serial)
+            bob.receiver.readers.pass_on(session.req.xid, unwanted=unwanted)
+            await reader.hang_up()
+            fingerprint = session.peer.fingerprint
+            assert not bob.receiver.readers.broke_off(fingerprint, session.req.tid)
+            again = await Reading(bob, 1000).wait()
+            assert (bob.receiver.readers.take(session.req, fingerprint) is None) == unwanted
+            await again.hang_up()
 
     play(bob, scene())
 

@@ -325,6 +325,29 @@ def test_wait_bounds_the_wait_for_a_transfer_to_begin_and_not_the_transfer(fleet
         delivered(pipe.end(), b"x" * 3 * MIB + b"y")
 
 
+def test_it_waits_once_senders_find_it_online(tmp_path: Path) -> None:
+    """``waiting`` is not said before: not for an application that was registered a moment ago, nor while the
+    coordinator is away."""
+    with Fleet("alice", "bob", folder=tmp_path / "fleet", client=CONFIG) as fleet:
+        with live(fleet, "--app", "new") as reader:
+            done = fleet.zkc("alice", "send", "bob/new", "--json", stdin=b"at once")
+            assert delivered(done, b"at once").durable is False
+            assert reader.end().out == b"at once"
+        fleet.coordinator.terminate()
+        none = fleet.zkc("bob", "recv", "--live", "--wait", "1s", "--json")
+        assert (none.code, none.events[-1]["reason"]) == (10, "coordinator-unreachable")
+        assert b"waiting" not in none.err
+        reader_process = fleet.popen("bob", "recv", "--live", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        fleet.start_coordinator()
+        with reader_process as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stderr.readline() == b"waiting\n"
+            fleet.wait_linked("alice")
+            delivered(fleet.zkc("alice", "send", "bob", "--json", stdin=b"later"), b"later")
+            assert process.stdout.read() == b"later"
+
+
 def test_without_a_daemon_it_is_34(fleet: Fleet) -> None:
     done = fleet.zkc("mallory", "recv", "--live", "--wait", "1s", "--json")
     assert (done.code, done.events[-1]["detail"]) == (34, "not-running")
@@ -491,6 +514,21 @@ def test_a_killed_sender_is_31_for_the_reader_and_every_byte_before_was_its(flee
     assert done.code == 31
     assert Done(0, b"", done.err).events[-1]["reason"] == "interrupted"
     assert payload.startswith(first + done.out)
+
+
+def test_a_sender_that_agrees_and_does_not_come_ends_no_reader(fleet: Fleet) -> None:
+    """Nothing was taken, so the reader waits on: for anybody, that sender's next try too."""
+    with live(fleet, "--json") as reader, EvilSender(fleet.home("mallory")) as mallory:
+        session = mallory.agree("bob")
+        with Line(session) as line:
+            assert line.admitted() == (True, True)  # and gone without a word
+        wait_until(lambda: sum(
+            event.get("request") == "AskLive" and event["pid"] == reader.process.pid for event in log_of(fleet, "bob")
+        ) == 2)
+        with sending(fleet) as pipe:
+            pipe.feed(b"the next")
+            assert delivered(pipe.end(), b"the next").durable is False
+        assert reader.end().out == b"the next"
 
 
 def test_an_interrupted_sender_is_31_for_the_reader(fleet: Fleet) -> None:

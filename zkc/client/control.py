@@ -94,9 +94,11 @@ class AskLiveReady(Message, frozen=True, tag="live-ready"):
 
 
 class AskLivePass(Message, frozen=True, tag="live-pass"):
-    """Its name does not match: nothing of it was taken, and its sender comes again with it, for somebody else."""
+    """Nothing of it was taken; its sender may come again with it."""
 
     xid: Id
+    unwanted: bool
+    """Its name does not match: then it is for somebody else."""
 
 
 class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):

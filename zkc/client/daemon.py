@@ -25,7 +25,7 @@ from zkc.client.receiving import Receiver
 from zkc.config import ClientConfig
 from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
-from zkc.errors import NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
+from zkc.errors import CoordinatorUnreachable, NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_client import Credentials
 from zkc.net.pipe import Bulk
@@ -311,7 +311,9 @@ class Daemon:
             return
         if isinstance(request, control.AskLive):
             recipient = f"{self._principal.name}/{request.app}" if request.app else self._principal.name
-            async with contextlib.aclosing(self._receiver.readers.serve(request, recipient)) as replies:
+            end = None if request.within is None else asyncio.get_running_loop().time() + request.within
+            await self._until_linked(recipient, end)
+            async with contextlib.aclosing(self._receiver.readers.serve(request, recipient, end)) as replies:
                 async for reply in replies:
                     yield reply
             return
@@ -320,7 +322,7 @@ class Daemon:
             yield control.DoneReply()
             return
         if isinstance(request, control.AskLivePass):
-            self._receiver.readers.pass_on(request.xid)
+            self._receiver.readers.pass_on(request.xid, unwanted=request.unwanted)
             yield control.DoneReply()
             return
         if isinstance(request, control.AskLiveReceipt):
@@ -337,6 +339,22 @@ class Daemon:
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
                 yield control.InvitationReply(invitation.text)
+
+    async def _until_linked(self, name: str, end: float | None) -> None:
+        """Until senders find that registration online, or the loop's time is ``end``: what keeps it from linking."""
+        loop = asyncio.get_running_loop()
+        while not (link := self._link_of(name)).linked:
+            try:
+                await link.wait_linked(link.patience if end is None else min(max(end - loop.time(), 0), link.patience))
+            except CoordinatorUnreachable:
+                if link.ended.done() or (end is not None and loop.time() >= end):
+                    raise
+
+    def _link_of(self, name: str) -> Link:
+        link = self._links.get(name)
+        if link is None:
+            raise NotRegistered(f"{name} is not registered here", detail="no-registration", hint="zkc join does that")
+        return link
 
     async def _leave(self, link: Link) -> None:
         """End the registration at the coordinator; where that refuses it as nobody's, see `ByLink.leave`."""

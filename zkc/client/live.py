@@ -25,7 +25,7 @@ from zkc.env import Clock
 from zkc.errors import InternalError, Interrupted, PeerViolation, ZkcError
 from zkc.ids import owner_of
 from zkc.net.local_client import Answer, LocalClient, bad_answer
-from zkc.net.pipe import Bell, Bulk, Listener
+from zkc.net.pipe import Bell, Bulk, LinkLost, Listener
 from zkc.net.sockets import DescriptorsTaken, PortsTaken
 from zkc.protocol.session import Session
 from zkc.rules.endpoints import parse_port_range
@@ -104,7 +104,8 @@ class LiveReader:
         self, wish: LiveWish, end: float, write: Callable[[bytes], None], pause: Callable[[float], None],
         on_waiting: Callable[[], None],
     ) -> Item | None:
-        """One handshake, and what comes of it; None where its name did not match: the sender goes elsewhere with it."""
+        """One handshake, and what comes of it; None where nothing was taken: its name did not match, or the sender did
+        not come."""
         with contextlib.closing(self._bind(end, pause)) as listener:
             within = None if math.isinf(end) else max(end - self._clock.monotonic(), 0.0)
             ask = control.AskLive(
@@ -147,7 +148,9 @@ class LiveReader:
             sink = LiveSink(self._config, session, glob, self._under_way.write, self._daemon)
             try:
                 listener.receive(session, sink, bell, self._config.transfer.patience, self._clock)
-            except Interrupted:
+            except Interrupted as error:
+                if isinstance(error, LinkLost) and not sink.began:
+                    sink.pass_on(unwanted=False)
                 if sink.passed_on:
                     return None
                 if not told:
@@ -225,7 +228,7 @@ class LiveSink:
         self._done: tuple[str, bytes] | None = None
         self.size = 0
         self.passed_on = False
-        """Its name did not match, and nothing of it was taken."""
+        """Nothing of it was taken, and the daemon knows."""
 
     def announced(self, manifest: Manifest) -> None:
         req = self._session.req
@@ -234,10 +237,19 @@ class LiveSink:
         if refusal is not None:
             raise refusal.error()
         if self._glob and not fnmatchcase(manifest.name, self._glob):
-            self._daemon.call(control.AskLivePass(req.xid))
-            self.passed_on = True
+            self.pass_on(unwanted=True)
             raise Interrupted("this process waits for another name", detail="reader-gone")
         self._manifest = manifest
+
+    @property
+    def began(self) -> bool:
+        """Whether the sender has said what it sends, and that was wanted."""
+        return self._manifest is not None
+
+    def pass_on(self, *, unwanted: bool) -> None:
+        """Nothing of it was taken: the sender may come again, to somebody else where it is ``unwanted``."""
+        self._daemon.call(control.AskLivePass(self._session.req.xid, unwanted))
+        self.passed_on = True
 
     def resume(self) -> tuple[int, blake3]:
         """A stream begins at its first byte."""

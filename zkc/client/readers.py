@@ -7,7 +7,7 @@ the token. The reader asks for the receipt when its stdout has every byte: from 
     waiting  -> taken    a request matches; a handshake that comes to nothing puts it back in its place
     taken    -> holding  K is in the reader's process alone
     holding  -> done     the receipt is signed, and recorded
-    holding  -> passed   its name does not match: the sender comes again, and this reader is not asked for it again
+    holding  -> passed   nothing of it was taken: its name does not match, or its sender did not come
     any      -> gone     it hung up; what was taken and not done is broken off, and does not come to the inbox
 """
 
@@ -56,7 +56,7 @@ class Reader:
         self.size: int | None = None
         """Bytes of what is done."""
         self.passed_on = False
-        """Nothing of it was taken: it was for somebody else."""
+        """Nothing of it was taken."""
         self.ready: asyncio.Future[None] = loop.create_future()
         """Its door is open to the sender."""
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -97,8 +97,12 @@ class Readers:
         self._passed_on: OrderedDict[tuple[bytes, bytes], set[str]] = OrderedDict()
         """The same of deliveries that did not match; which names were wanted."""
 
-    async def serve(self, ask: control.AskLive, recipient: str) -> AsyncGenerator[control.ControlReply, None]:
-        """One reader's connection, to its end. `DaemonError` (``too-many``), `NobodyThere` (``empty``), `Interrupted`.
+    async def serve(
+        self, ask: control.AskLive, recipient: str, end: float | None
+    ) -> AsyncGenerator[control.ControlReply, None]:
+        """One reader's connection, to its end; ``end``: until when it waits, in the loop's time.
+
+        `DaemonError` (``too-many``), `NobodyThere` (``empty``), `Interrupted`.
         """
         if len(self._readers) >= LIVE_READERS_MAX:
             raise DaemonError(
@@ -109,7 +113,7 @@ class Readers:
         self._readers.append(reader)
         try:
             yield control.LiveReply()
-            session = await self._session_for(reader)
+            session = await self._session_for(reader, end)
             if reader.context is None:
                 raise ValueError("a session comes with whom it was made by")
             yield control.reply_of(session, reader.context.authority.suite.name)
@@ -117,9 +121,7 @@ class Readers:
         finally:
             self._gone(reader)
 
-    async def _session_for(self, reader: Reader) -> Session:
-        loop, within = asyncio.get_running_loop(), reader.ask.within
-        end = None if within is None else loop.time() + within
+    async def _session_for(self, reader: Reader, end: float | None) -> Session:
         while reader.session is None:
             try:
                 async with asyncio.timeout_at(end if reader.waits else None):
@@ -190,11 +192,11 @@ class Readers:
         if not reader.ready.done():
             reader.ready.set_result(None)
 
-    def pass_on(self, xid: bytes) -> None:
-        """What it got is not what it wants."""
+    def pass_on(self, xid: bytes, *, unwanted: bool) -> None:
+        """Nothing of what it got was taken; ``unwanted``: it is not to get it again."""
         reader = self._holding(xid)
-        if reader.session is not None:
-            reader.passed_on = True
+        reader.passed_on = True
+        if unwanted and reader.session is not None:
             self._passed_on.setdefault(_delivery_of(reader.session), set()).add(reader.ask.name)
             if len(self._passed_on) > _KEPT:
                 self._passed_on.popitem(last=False)
