@@ -179,10 +179,13 @@ class _UnderWay:
 
     def write(self, data: bytes) -> None:
         self._writes = True
-        if self._interrupted:
-            raise Interrupted("interrupted", detail="signal")
-        self._write(data)
-        self._writes = False
+        try:
+            if not self._interrupted:
+                self._write(data)
+                return
+        finally:
+            self._writes = False
+        raise Interrupted("interrupted", detail="signal")
 
     def interrupt(self) -> bool:
         self._interrupted = True
