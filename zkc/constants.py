@@ -85,9 +85,6 @@ WINDOW_BUDGET: Final = 48 * 1024 * 1024
 WINDOW_MAX: Final = 16 * 1024 * 1024
 """Bytes of credit for one transfer, however few there are."""
 
-PIPE_BYTES: Final = 1024 * 1024
-"""What is asked of the kernel for the pipe that is read or written: as much as a process may have without privilege."""
-
 # --- bounds on what a peer can make grow ----------------------------------------------------------------------------
 
 BAD_FRAMES_MAX: Final = 16
@@ -158,6 +155,8 @@ TRANSFERS_PER_SECOND_MAX: Final = 1000
 """Requests a second from one sender, at a coordinator and at a recipient."""
 CONTROL_CONNECTIONS_MAX: Final = 256
 """Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
+LIVE_READERS_MAX: Final = 64
+"""Processes of one home that wait for a live transfer or take one: each holds a control connection."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024
 """Bytes of one request or answer on the local control socket."""
 SMALL_MAX: Final = 64 * 1024

@@ -35,7 +35,6 @@ LATER = {
         ["--queue"], ["--from", "carol"], ["--bwlimit", "1M"], ["--compress"], ["--exclude", "*.o"], ["--id", "one"],
         ["--require", "present"], ["--require", "authorised"],
     ],
-    "recv": [["--live"]],
     "join": [["--accept", "ask"]],
 }
 """Options of the contract whose function is not there yet."""

@@ -115,7 +115,7 @@ def told(*events: small.Told) -> bytes:
     return b"".join(pack_reply(encode(control.EventReply(*as_told(event)))) for event in events)
 
 
-REQUESTED, GRANTED = Requested("bob", "message", 4), Granted("bob", "sender", "online", "direct")
+REQUESTED, GRANTED = Requested("bob", "message", 4), Granted("bob", "sender", "online", "direct", 0)
 
 
 def hand(home: Home, events: list[object], options: Options | None = None) -> object:

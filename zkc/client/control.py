@@ -16,7 +16,23 @@ from zkc.crypto.suites import suite_named
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import U8, Endpoints, Id, Message, Name, Peer, PeerCard, Req, Resp, Word
+from zkc.wire.messages import (
+    U8,
+    U16,
+    U32,
+    U64,
+    Endpoints,
+    Hash,
+    Id,
+    Manifest,
+    Message,
+    Name,
+    Peer,
+    PeerCard,
+    Req,
+    Resp,
+    Word,
+)
 
 
 class AskStatus(Message, frozen=True, tag="status"):
@@ -62,7 +78,51 @@ class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
 
-ControlRequest = AskStatus | AskGrant | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload
+class AskLive(Message, frozen=True, tag="live"):
+    """The next transfer that matches, for this process, which has bound a pair of sockets: `LiveReply`, then, once one
+    is agreed, `GrantReply`. The connection stays open until the process has no more use for it."""
+
+    app: str
+    """The application that it is sent to; empty: this home's own registration."""
+    sender: str
+    """Empty: anybody."""
+    name: str
+    """A glob that names must match; empty: any. It is the process itself that judges, on the manifest."""
+    host: str
+    data_port: U16
+    ack_port: U16
+    chunk: U32
+    within: float | None
+    """Seconds within which a transfer has to begin; None: as long as it takes."""
+
+
+class AskLiveReady(Message, frozen=True, tag="live-ready"):
+    """The sender of the transfer that was handed over may connect."""
+
+    xid: Id
+
+
+class AskLivePass(Message, frozen=True, tag="live-pass"):
+    """Nothing of it was taken; its sender may come again with it."""
+
+    xid: Id
+    unwanted: bool
+    """Its name does not match: then it is for somebody else."""
+
+
+class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
+    """Every byte of it was taken: it is done, and here is what the receipt has to say."""
+
+    xid: Id
+    manifest: Manifest
+    size: U64
+    digest: Hash
+
+
+ControlRequest = (
+    AskStatus | AskGrant | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
+    | AskLiveReady | AskLivePass | AskLiveReceipt
+)
 
 
 class StatusReply(Message, frozen=True, tag="status"):
@@ -135,9 +195,19 @@ class DoneReply(Message, frozen=True, tag="done"):
     pass
 
 
+class LiveReply(Message, frozen=True, tag="live"):
+    """It waits."""
+
+
+class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
+    receipt: bytes
+    id: str
+    """By which this client's outputs call what was taken."""
+
+
 ControlReply = (
     StatusReply | GrantReply | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
-    | InvitationReply | DoneReply
+    | InvitationReply | DoneReply | LiveReply | LiveReceiptReply
 )
 
 

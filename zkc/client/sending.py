@@ -50,8 +50,9 @@ _DIRECT_SECONDS: Final = 2.0
 _CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable, DaemonError)
 """What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
 
-_COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer"})
-"""A daemon or a coordinator that was ended is often one that is started again: like a lost link."""
+_COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer", "reader-gone"})
+"""A daemon or coordinator that was ended is often one that is started again, and another process may take what was for
+one that has gone: like a lost link."""
 
 
 class Granter(Protocol):

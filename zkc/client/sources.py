@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from zkc.client.small import Small
-from zkc.constants import NOTE_MAX, PIPE_BYTES
+from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
+from zkc.stores.pipes import widen_pipe
 from zkc.wire.messages import Manifest
 
 
@@ -111,9 +110,7 @@ class PipeSource:
         self._stream = stream
         self._head = memoryview(head)
         self.fd: int | None = None if head else stream.fileno()
-        with suppress(OSError):
-            # Where it is a pipe: fewer and larger reads.
-            fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        widen_pipe(stream.fileno())
 
     def readinto(self, into: memoryview) -> int:
         if self._head:

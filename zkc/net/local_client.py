@@ -6,6 +6,7 @@ Imports neither asyncio nor zmq: they would cost a short command more time than 
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
@@ -13,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from zkc.errors import PeerViolation
-from zkc.net.local_frames import ANSWER_SECONDS, bad_answer, exchange
+from zkc.net.local_frames import ANSWER_SECONDS, bad_answer, dial, next_reply
 
 Rep = TypeVar("Rep", bound=msgspec.Struct)
 
@@ -60,9 +61,38 @@ class LocalClient(Generic[Rep]):
 
         Closing the generator early closes the connection, which tells the other side to stop.
         """
-        with contextlib.closing(exchange(self._path, encode(request), within)) as bodies:
-            for body in bodies:
-                try:
-                    yield cast("Rep", decode(body, self._reply_type))
-                except PeerViolation as violation:
-                    raise bad_answer(self._path, violation) from None
+        with contextlib.closing(self.ask(request, within=within)) as answer:
+            while (reply := answer.next()) is not None:
+                yield reply
+
+    def ask(self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS) -> Answer[Rep]:
+        """The same as an object; `Answer.hang_up` ends it from another thread too."""
+        return Answer(self._path, dial(self._path, encode(request), within), self._reply_type)
+
+
+class Answer(Generic[Rep]):
+    """What one request is answered, reply by reply."""
+
+    def __init__(self, path: Path, sock: socket.socket, reply_type: Any) -> None:
+        self._path = path
+        self._sock = sock
+        self._reply_type = reply_type
+
+    def next(self) -> Rep | None:
+        """The next reply; None: there is no other. The errors of `LocalClient`."""
+        body = next_reply(self._path, self._sock)
+        if body is None:
+            return None
+        try:
+            return cast("Rep", decode(body, self._reply_type))
+        except PeerViolation as violation:
+            raise bad_answer(self._path, violation) from None
+
+    def hang_up(self) -> None:
+        """Tell the other side to stop; a thread that waits in `next` learns that nothing comes."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Once no thread is in `next`; again: nothing."""
+        self._sock.close()

@@ -194,8 +194,16 @@ def exchange(path: Path, request: bytes, within: float | None = ANSWER_SECONDS) 
     where nobody answers, else what the other side raised. Closing the generator early closes the connection, which
     tells the other side to stop.
     """
+    with dial(path, request, within) as sock:
+        while (reply := next_reply(path, sock)) is not None:
+            yield reply
+
+
+def dial(path: Path, request: bytes, within: float | None) -> socket.socket:
+    """A connection on which ``request`` has been sent; see `exchange`."""
     check_path(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         sock.settimeout(within)
         try:
             sock.connect(os.fspath(path))
@@ -207,17 +215,24 @@ def exchange(path: Path, request: bytes, within: float | None = ANSWER_SECONDS) 
             with contextlib.suppress(ConnectionError):
                 # One that closes without having read it may have said why.
                 sock.sendall(frame)
-            while True:
-                reply = read_answer(_exactly(sock, length_of(_exactly(sock, LENGTH.size))))
-                if reply is None:
-                    return
-                yield reply
-        except PeerViolation as violation:
-            raise bad_answer(path, violation) from None
-        except (ConnectionError, EOFError):
-            raise no_answer(path, HungUp) from None
         except OSError:
             raise no_answer(path) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def next_reply(path: Path, sock: socket.socket) -> bytes | None:
+    """The body of the next reply; None: there is no other. See `exchange`."""
+    try:
+        return read_answer(_exactly(sock, length_of(_exactly(sock, LENGTH.size))))
+    except PeerViolation as violation:
+        raise bad_answer(path, violation) from None
+    except (ConnectionError, EOFError):
+        raise no_answer(path, HungUp) from None
+    except OSError:
+        raise no_answer(path) from None
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:

@@ -80,11 +80,13 @@ def receive_frame(sock: Socket) -> zmq.Frame | None:
 def flush(sock: Socket, queue: deque[bytearray]) -> None:
     """As many frames as the socket takes now."""
     while queue:
+        # Out of the queue first: a signal's exception may come once the socket has it, and nothing may go twice.
+        frame = queue.popleft()
         try:
-            sock.send(queue[0], zmq.DONTWAIT, copy=False)
+            sock.send(frame, zmq.DONTWAIT, copy=False)
         except zmq.Again:
+            queue.appendleft(frame)
             return
-        queue.popleft()
 
 
 def given_up(peer: str, code: int, detail: str) -> ZkcError:

@@ -230,6 +230,11 @@ class Listener:
         """From now on the sender of this session may connect."""
         self.door.expect(session)
 
+    def hold(self) -> None:
+        """Before `receive`: no credit until the sink has judged the manifest. Until then a sender has read nothing of
+        a pipe, and can turn elsewhere with it."""
+        self.share.held = True
+
     def close(self) -> None:
         """Again: nothing."""
         self._bulk.forget(self._domain)
@@ -289,8 +294,9 @@ class _Receiver:
             raise error from None
         except LinkLost:
             raise
-        except ZkcError as error:
-            self._tell(error)
+        except BaseException as error:
+            # Told whatever ends it, a signal too, so that nobody waits.
+            self._tell(error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
             raise
 
     def _connection(self) -> bool:
@@ -391,6 +397,8 @@ class _Receiver:
             if self._manifest is None:
                 self._sink.announced(event.manifest)
                 self._manifest = event.manifest
+            self._due = self._due or self._listener.share.held
+            self._listener.share.held = False
         elif isinstance(event, Complete):
             if event.data:
                 self._sink.write(event.data)

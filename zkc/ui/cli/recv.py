@@ -18,6 +18,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
+    from zkc.client.taking import Wish
     from zkc.config import ClientConfig
     from zkc.stores.home import Home
     from zkc.stores.inbox import Claim
@@ -64,6 +65,10 @@ class _Use:
 @click.option("--loop", is_flag=True, help="Go on with the next, until SIGTERM or SIGINT.")
 @click.option("--keep", is_flag=True, help="Leave it in the inbox.")
 @click.option(
+    "--live", is_flag=True, help="Take the next transfer in place of the inbox, straight to standard output, never on "
+    "disk; says 'waiting' on stderr once it can.",
+)
+@click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
     help="What to do where such a file exists [rename].",
 )
@@ -75,7 +80,7 @@ class _Use:
 @pass_invocation
 def command(
     call: Invocation, *, output: str | None, sender: str | None, name: str | None, app: str | None,
-    wait: float | None, loop: bool, keep: bool, conflict: str, run: tuple[str, ...],
+    wait: float | None, loop: bool, keep: bool, conflict: str, run: tuple[str, ...], live: bool,
 ) -> None:
     """``recv`` with the keys of an item of the inbox; ``path`` is where it was saved."""
     from zkc.client.taking import Wish, take
@@ -90,11 +95,16 @@ def command(
         raise UsageError("recv: --exec and -o exclude each other")
     if output == "":
         raise UsageError("recv: -o is empty", hint="name a file or a folder")
+    if live:
+        _check_live(output, run, keep=keep)
     home = client_home(call)
     config = client_config(call, home)
     wish, use, clock = Wish(sender, name, app), _Use(output, keep, conflict, run), SystemClock()
-    if output == "-":
+    if live or output == "-":
         call.out.payload_on_stdout()
+    if live:
+        _live(call, home, config, wish, wait, loop=loop)
+        return
     with Signals(graceful=loop):
         if app is not None:
             _register(call, home, config, app)
@@ -117,6 +127,49 @@ def _register(call: Invocation, home: Home, config: ClientConfig, app: str) -> N
         joined = ensure_application(home, store, config, app, clock=SystemClock(), entropy=SystemEntropy())
         if joined is not None:
             call.out.notice(f"registered {joined.name}")
+
+
+# --- straight from the wire -----------------------------------------------------------------------------------------
+
+
+def _check_live(output: str | None, run: tuple[str, ...], *, keep: bool) -> None:
+    """`UsageError` for what a stream that is never on disk cannot do."""
+    if output not in (None, "-"):
+        raise UsageError("recv: --live writes to standard output", hint=f"write  > {output}  instead of -o")
+    if run or keep:
+        raise UsageError(f"recv: --live and {'--exec' if run else '--keep'} exclude each other")
+
+
+def _live(
+    call: Invocation, home: Home, config: ClientConfig, wanted: Wish, wait: float | None, *, loop: bool,
+) -> None:
+    """``recv --live``: one transfer after the other, or one."""
+    from zkc.client.live import LiveReader, LiveWish
+    from zkc.env import SystemClock
+    from zkc.stores.pipes import widen_pipe
+    from zkc.ui.cli.homes import open_store, pause
+    from zkc.ui.cli.signals import Signals
+
+    open_store(home).close()
+    out = call.out
+    widen_pipe(out.payload_descriptor())
+
+    def waiting() -> None:
+        out.event("waiting")
+        if not out.json:
+            out.notice("waiting")
+
+    with LiveReader(home, config, SystemClock()) as reader, Signals(reader.interrupt, graceful=loop):
+        reader.check_daemon()
+        if wanted.app is not None:
+            _register(call, home, config, wanted.app)
+        wish = LiveWish(wanted.sender or "", wanted.app or "", wanted.name or "")
+        seconds = float("inf") if wait is None else wait
+        while True:
+            item = reader.take(wish, seconds, out.payload, pause, waiting)
+            _tell(out, item, None)
+            if not loop:
+                return
 
 
 # --- what becomes of it ---------------------------------------------------------------------------------------------
