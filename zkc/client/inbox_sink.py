@@ -15,6 +15,7 @@ from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
 from zkc.rules.policy import Asked, Standing, decide_size
+from zkc.rules.trees import ListingReader
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import NewItem
 from zkc.stores.partials import Partial
@@ -44,12 +45,15 @@ class InboxSink:
         self._began = clock.wall()
         self._manifest: Manifest | None = None
         self._partial: Partial | None = None
+        self._listing: ListingReader | None = None
+        """Of a tree: judged before the bytes that say it are written."""
         self._until_check = 0
         self.size = 0
         self.item_id = ""
 
     def announced(self, manifest: Manifest) -> None:
         self._manifest = manifest
+        self._listing = ListingReader(manifest.size) if manifest.kind == "tree" else None
         self._check_space(manifest.size or 0)
         req = self._session.req
         self._partial = self._inbox.begin(
@@ -66,6 +70,8 @@ class InboxSink:
     def write(self, data: bytes) -> None:
         if self._partial is None:
             raise PolicyRefused("data before its manifest", detail="limit")
+        if self._listing is not None:
+            self._listing.judge(data)
         self._until_check -= len(data)
         if self._until_check < 0:
             # The bound holds within 16 MiB, without a system call for every chunk.

@@ -1,12 +1,15 @@
-"""Where the bytes of a transfer come from: a file, a pipe, or memory."""
+"""Where the bytes of a transfer come from: a file, files and folders, a pipe, or memory."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from zkc.client.trees import TreeSource
+from zkc.client.walking import Root, Skipped, is_excluded, joint_name, name_of, nothing_left, roots_of
 from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
@@ -24,8 +27,6 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            if path.is_dir():
-                raise UsageError(f"{path} is a folder", detail="folder", hint="name a file, or pipe a tar of it")
             # Non-blocking, so that a FIFO without a writer does not hang the open; regular files do not care.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -142,15 +143,20 @@ class BytesSource:
         """Nothing to close."""
 
 
-AnySource = FileSource | PipeSource | BytesSource
-Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+AnySource = FileSource | TreeSource | PipeSource | BytesSource
+Paths = Sequence[str | os.PathLike[str]]
+Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | Paths
 
 
-def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource, Manifest]:
+def source_of(
+    payload: Payload, name: str | None, note: str, *, exclude: Sequence[str] = (),
+    on_skip: Callable[[Skipped], None] = lambda _: None,
+) -> tuple[AnySource, Manifest]:
     """Where the bytes of ``payload`` come from, and what the recipient is told of them. The caller closes the source.
 
-    Text is a message, a path is a file, all else is a stream. `UsageError` (``payload``, ``folder``, ``not-a-file``,
-    ``bad-name``), `LocalIOError`.
+    Text is a message, a path is a file or a folder, a list is of such paths, all else is a stream. ``exclude`` are
+    globs of what stays behind of paths, ``on_skip`` hears of what cannot be sent. `UsageError` (``payload``,
+    ``not-a-file``, ``bad-name``, ``limit``, ``collision``, ``excluded``), `LocalIOError`.
     """
     note = _encoded(note, "the note").decode(errors="replace")
     if len(note.encode()) > NOTE_MAX:
@@ -162,15 +168,41 @@ def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource,
         data = bytes(payload)
         return BytesSource(data), Manifest("stream", _named(name, "stdin"), note, len(data), 0o600, 0)
     if isinstance(payload, os.PathLike):
-        file = FileSource(Path(payload))
+        payload = [payload]
+    if isinstance(payload, list | tuple):
+        paths = [Path(path) for path in payload]
+        if not paths:
+            raise UsageError("no path to send", detail="payload")
+        if len(paths) > 1 or paths[0].is_dir():
+            return _tree(paths, name, note, exclude, on_skip)
+        if is_excluded(name_of(paths[0]), exclude):
+            raise nothing_left()
+        file = FileSource(paths[0])
         try:
             return file, file.manifest(name, note)
         except BaseException:
             file.close()
             raise
-    if not hasattr(payload, "fileno"):
-        raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
+    if isinstance(payload, Sequence) or not hasattr(payload, "fileno"):
+        raise UsageError(
+            "a payload is bytes, text, a path, a list of paths, or a binary stream with a descriptor", detail="payload"
+        )
     return PipeSource(payload), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+
+
+def _tree(
+    paths: Sequence[Path], name: str | None, note: str, exclude: Sequence[str], on_skip: Callable[[Skipped], None]
+) -> tuple[AnySource, Manifest]:
+    """One folder is the tree itself, and has its name; several paths are at the top of it under their own."""
+    if len(paths) > 1:
+        roots, mode, mtime_ns = roots_of(paths), stat.S_IRWXU, 0
+        called = _named(name, joint_name(roots))
+    else:
+        called = _named(name, name_of(paths[0]))
+        status = paths[0].stat()
+        roots, mode, mtime_ns = [Root(paths[0], b"")], stat.S_IMODE(status.st_mode), max(status.st_mtime_ns, 0)
+    source = TreeSource(roots, exclude, on_skip)
+    return source, Manifest("tree", called, note, source.size, mode, mtime_ns)
 
 
 def _named(name: str | None, otherwise: str) -> str:

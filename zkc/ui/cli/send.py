@@ -1,10 +1,11 @@
-"""``zkc send``: a file, piped data or a message to another client, with a receipt."""
+"""``zkc send``: files, folders, piped data or a message to another client, with a receipt."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from zkc.client.grants import WouldAccept
     from zkc.client.sending import Delivery, Event
     from zkc.client.sources import Payload
+    from zkc.client.walking import Skipped
     from zkc.ui.cli.progress import Progress
     from zkc.wire.messages import Manifest
 
@@ -30,12 +32,14 @@ def _ciphers() -> tuple[str, ...]:
 
 
 @click.command(
-    "send", cls=Command, example="zkc send bob report.pdf\ntar c photos | zkc send bob --name photos.tar",
-    help="Send a file, or standard input, to RECIPIENT. Ends with 0 once the recipient holds all of it, verified.",
-    short_help="Send a file, piped data or a message.",
+    "send", cls=Command,
+    example="zkc send bob report.pdf photos/\npg_dump shop | zkc send bob --name shop.sql",
+    help="Send files and folders, or standard input, to RECIPIENT, as one item. Ends with 0 once the recipient holds "
+    "all of it, verified.",
+    short_help="Send files, folders, piped data or a message.",
 )
 @click.argument("recipient")
-@click.argument("path", required=False)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--name", metavar="NAME", help="What it is called there [piped data: stdin].")
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")
 @click.option("--note", metavar="TEXT", default="", help="A note beside it, end-to-end encrypted too.")
@@ -49,13 +53,17 @@ def _ciphers() -> tuple[str, ...]:
 )
 @click.option("--cipher", type=Word(_ciphers), metavar="NAME", help="Cipher of the transfer.")
 @click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
+@click.option(
+    "--exclude", metavar="GLOB", multiple=True,
+    help="Leave out what has such a name, or with a '/' such a path in the folder; may be repeated.",
+)
 @click.option("--no-resume", is_flag=True, expose_value=False, help="Start from the first byte.")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
-    call: Invocation, *, recipient: str, path: str | None, name: str | None, message: str | None, note: str,
+    call: Invocation, *, recipient: str, paths: tuple[str, ...], name: str | None, message: str | None, note: str,
     require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
-    receipt: str | None, dry_run: bool,
+    receipt: str | None, exclude: tuple[str, ...], dry_run: bool,
 ) -> None:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
     from zkc.ids import check_name
@@ -64,11 +72,11 @@ def command(
     copy_to = _receipt_file(receipt)
     if receipt == "-":
         call.out.payload_on_stdout()
-    payload = _payload(call.out, path, message, dry_run=dry_run)
+    payload = _payload(call.out, paths, message, dry_run=dry_run)
 
     from zkc.client.sources import source_of
 
-    source, manifest = source_of(payload, name, note)
+    source, manifest = source_of(payload, name, note, exclude=exclude, on_skip=partial(_tell_skipped, call.out))
 
     from zkc.client.access import open_access
     from zkc.client.sending import Delivery, Options, Sending
@@ -107,28 +115,36 @@ def command(
 # --- what is sent --------------------------------------------------------------------------------------------------
 
 
-def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) -> Payload:
+def _payload(out: Out, paths: tuple[str, ...], message: str | None, *, dry_run: bool) -> Payload:
     """What the words of the command name. What a person types ends with Ctrl-D, and he is told so."""
     from zkc.constants import MESSAGE_TEXT_MAX
 
     if message is not None:
-        if path is not None:
+        if paths:
             raise UsageError("send: -m and a path exclude each other", hint="send the file, with --note")
         if len(os.fsencode(message)) > MESSAGE_TEXT_MAX:
             raise UsageError("send: -m is too long", hint=f"at most {MESSAGE_TEXT_MAX} bytes; pipe it in instead")
         return message
-    if path is not None and path != "-":
-        return Path(path)
+    if "-" in paths and len(paths) > 1:
+        raise UsageError("send: '-' is standard input, and goes alone", hint="a file of that name is ./-")
+    if paths and paths != ("-",):
+        return [Path(path) for path in paths]
     if sys.stdin is None:
         raise LocalIOError("standard input is closed", detail="unreadable", hint="name a file, or pipe something in")
     if not dry_run and sys.stdin.isatty():
-        if path is None and out.style.batch:
+        if not paths and out.style.batch:
             raise UsageError("send: nothing to send", hint="name a file, pipe data in, or say '-' to type it")
         out.notice("reading from the terminal; end with Ctrl-D")
     return sys.stdin.buffer
 
 
 # --- what is told --------------------------------------------------------------------------------------------------
+
+
+def _tell_skipped(out: Out, skipped: Skipped) -> None:
+    from zkc.rules.names import escape
+
+    out.notice(f"skipped {escape(skipped.path)}: a {skipped.kind} cannot be sent")
 
 
 class _Shown:
