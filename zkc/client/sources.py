@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zkc.client.trees import TreeSource
-from zkc.client.walking import Root, Skipped, is_excluded, joint_name, name_of, nothing_left, roots_of
+from zkc.client.walking import Root, Skipped, is_excluded, is_sparse, joint_name, name_of, nothing_left, roots_of
 from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
@@ -175,8 +175,10 @@ def source_of(
             raise UsageError("no path to send", detail="payload")
         if len(paths) > 1 or paths[0].is_dir():
             return _tree(paths, name, note, exclude, on_skip)
-        if is_excluded(name_of(paths[0]), exclude):
+        if exclude and is_excluded(name_of(paths[0]), exclude):
             raise nothing_left()
+        if is_sparse(paths[0]):
+            return _tree(paths, name, note, (), on_skip)
         file = FileSource(paths[0])
         try:
             return file, file.manifest(name, note)
@@ -193,7 +195,8 @@ def source_of(
 def _tree(
     paths: Sequence[Path], name: str | None, note: str, exclude: Sequence[str], on_skip: Callable[[Skipped], None]
 ) -> tuple[AnySource, Manifest]:
-    """One folder is the tree itself, and has its name; several paths are at the top of it under their own."""
+    """One folder, or sparse file, is the tree itself, and has its name; several paths are at the top of it under their
+    own."""
     if len(paths) > 1:
         roots, mode, mtime_ns = roots_of(paths), stat.S_IRWXU, 0
         called = _named(name, joint_name(roots))

@@ -17,7 +17,7 @@ from zkc.client.walking import FILE, FOLDER, Root, Skipped, Walk, nothing_left, 
 from zkc.constants import LISTING_HEADER_BYTES
 from zkc.errors import LocalIOError
 from zkc.rules.names import folded
-from zkc.wire.listing import data_bytes, header, own_entries, runs_of
+from zkc.wire.listing import data_bytes, entries_of, header, runs_of
 from zkc.wire.messages import TreeEntry, TreeFile
 
 
@@ -44,7 +44,7 @@ class TreeSource:
         self._contents = self._fresh()
 
     def _fresh(self) -> _Contents:
-        return _Contents(self._roots, own_entries(self._head), self._inodes)
+        return _Contents(self._roots, entries_of(memoryview(self._head)[LISTING_HEADER_BYTES:]), self._inodes)
 
     def read(self, n: int) -> bytes:
         """As much of ``n`` bytes as there is: many small files are one read."""
@@ -97,16 +97,17 @@ class _Contents:
         """As much of ``n`` bytes as the files have. `LocalIOError` (``source-changed``, ``unreadable``)."""
         parts: list[bytes] = []
         while n:
-            if not self._left and not self._next_run():
+            if self._left or self._next_run():
+                data = self._part(min(n, self._left))
+            elif (entry := self._next_file()) is None:
                 break
-            data = self._read(min(n, self._left))
+            elif entry.runs is None and entry.size <= n:
+                data = self._whole(entry)
+            else:
+                self._open(entry)
+                continue
             parts.append(data)
             n -= len(data)
-            self._at += len(data)
-            self._left -= len(data)
-            if not self._left:
-                # At once, while it is fresh: what was read is what was listed.
-                self._next_run_of_file()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def skip(self, bytes_of_content: int) -> None:
@@ -136,25 +137,50 @@ class _Contents:
             os.close(self._folders.pop())
 
     def _next_run(self) -> bool:
-        """Whether there is more, of this file or of the next that has some."""
-        while not self._next_run_of_file():
-            entry = self._next_file()
-            if entry is None:
-                return False
-            self._open(entry)
-        return True
-
-    def _next_run_of_file(self) -> bool:
+        """Whether there is more of the open file; where there is not, it must still be what was listed."""
         if self._file is None:
             return False
         run = next(self._runs, None)
         if run is not None:
             self._at, self._left = run
             return True
-        self._check(self._file)
-        os.close(self._file)
-        self._file = None
+        file, self._file = self._file, None
+        try:
+            self._check(file)
+        finally:
+            os.close(file)
         return False
+
+    def _part(self, n: int) -> bytes:
+        """At most ``n`` bytes of the open file, and not none."""
+        if self._file is None:
+            raise ValueError("no file is open")
+        try:
+            data = os.pread(self._file, n, self._at)
+        except OSError as error:
+            raise unreadable(self._shown(), error) from None
+        if not data:
+            raise _changed(self._shown())
+        self._at += len(data)
+        self._left -= len(data)
+        if not self._left:
+            self._next_run()  # at once, while it is fresh
+        return data
+
+    def _whole(self, entry: TreeFile) -> bytes:
+        """A small file: the checks of a large one, with one look at it."""
+        self._entry = entry
+        file = self._opened(entry)
+        try:
+            data = os.read(file, entry.size) if entry.size else b""
+            self._check(file)
+        except OSError:
+            raise _changed(self._shown()) from None
+        finally:
+            os.close(file)
+        if len(data) != entry.size:
+            raise _changed(self._shown())
+        return data
 
     def _next_file(self) -> TreeFile | None:
         for entry in self._entries:
@@ -172,16 +198,19 @@ class _Contents:
 
     def _open(self, entry: TreeFile) -> None:
         self._entry, self._runs, self._left = entry, runs_of(entry), 0
+        self._file = self._opened(entry)
+        self._check(self._file)
+
+    def _opened(self, entry: TreeFile) -> int:
         try:
             if entry.depth == 0:
-                self._file = os.open(self._top, FILE)  # the user's own path: his links are his
-            else:
-                self._file = os.open(entry.name, FILE | os.O_NOFOLLOW, dir_fd=self._folder(entry.depth))
+                return os.open(self._top, FILE)  # the user's own path: his links are his
+            folder = self._folders[-1] if len(self._folders) == entry.depth else self._folder(entry.depth)
+            return os.open(entry.name, FILE | os.O_NOFOLLOW, dir_fd=folder)
         except PermissionError as error:
             raise unreadable(self._shown(), error) from None
         except OSError:
             raise _changed(self._shown()) from None
-        self._check(self._file)
 
     def _folder(self, depth: int) -> int:
         """The folder of the entry at ``depth``, each opened by the one above it."""
@@ -193,17 +222,6 @@ class _Contents:
                 opened = os.open(self._names[level], FOLDER | os.O_NOFOLLOW, dir_fd=self._folders[-1])
                 self._folders.append(opened)
         return self._folders[-1]
-
-    def _read(self, n: int) -> bytes:
-        if self._file is None:
-            raise ValueError("no file is open")
-        try:
-            data = os.pread(self._file, n, self._at)
-        except OSError as error:
-            raise unreadable(self._shown(), error) from None
-        if not data:
-            raise _changed(self._shown())
-        return data
 
     def _check(self, descriptor: int) -> None:
         """That the open file is the one that was listed, as it was then."""

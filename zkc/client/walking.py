@@ -34,6 +34,8 @@ FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _SPARSE_FROM: Final = 64 * 1024
 """Bytes: a smaller file is sent whole, without a look for its holes."""
+HOLES_MIN: Final = 64 * 1024 * 1024
+"""Bytes of holes from which on a file that is sent alone travels as a tree of one, without them."""
 _KINDS: Final = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
@@ -50,7 +52,7 @@ class Skipped:
 class Root:
     """A path that the user named, whose links are his, and its name at the top of the tree.
 
-    Empty: the tree is this folder, and has the name of its manifest.
+    Empty: the tree is this folder, or this file, and has the name of its manifest.
     """
 
     path: Path
@@ -86,7 +88,7 @@ class Walk:
             raise unreadable(str(path), error) from None
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{path} is neither a file nor a folder", detail="not-a-file", hint="pipe it in instead")
-        if not self._is_excluded(root.name, b"", b"", is_folder=False):
+        if not root.name or not self._is_excluded(root.name, b"", b"", is_folder=False):
             self._put_root(root)
             self._file(None, str(path), root.name, 0, status, str(path))
 
@@ -229,6 +231,22 @@ class _Pattern:
 
 def _key(name: str) -> bytes:
     return folded(os.fsencode(name))
+
+
+def is_sparse(path: Path) -> bool:
+    """Whether a file has so much of holes that they are worth more than a digest of the file's own bytes."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size - status.st_blocks * 512 < HOLES_MIN:
+            return False
+        descriptor = os.open(path, FILE)
+    except OSError:
+        return False  # whoever opens it in earnest will say so
+    try:
+        runs = _runs(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
+    return runs is not None and status.st_size - sum(runs[1::2]) >= HOLES_MIN
 
 
 def _runs(descriptor: int, size: int) -> list[int] | None:

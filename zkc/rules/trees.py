@@ -20,7 +20,7 @@ from zkc.errors import PeerViolation, PolicyRefused
 from zkc.rules.names import escape, folded, is_component
 from zkc.wire.codec import decode
 from zkc.wire.listing import LENGTH_BYTES, data_bytes
-from zkc.wire.messages import TreeEntry, TreeFile, TreeFolder
+from zkc.wire.messages import TreeEntry, TreeFile, TreeFolder, TreeLink
 
 _EMPTY: Final = b""
 _PART: Final = 64 * 1024
@@ -129,17 +129,23 @@ class ListingReader:
         if isinstance(entry, TreeFolder):
             self._path.append(length + 1)
         elif isinstance(entry, TreeFile):
-            _judge_runs(entry)
-            self._data += data_bytes(entry)
-            if self._data > self._size:
-                raise PeerViolation("malformed", "a listing of more than the stream has")
+            self._add_file(entry)
+
+    def _add_file(self, file: TreeFile) -> None:
+        _judge_runs(file)
+        self._data += data_bytes(file)
+        if self._data > self._size:
+            raise PeerViolation("malformed", "a listing of more than the stream has")
 
     def _judge_root(self, entry: TreeEntry) -> None:
-        if self._entries > 1 or entry.depth or not isinstance(entry, TreeFolder):
+        if self._entries > 1 or entry.depth or isinstance(entry, TreeLink):
             raise PeerViolation("malformed", "an entry without a name")
         self._is_rooted = True
         self._keys.append(_EMPTY)
-        self._path.append(0)
+        if isinstance(entry, TreeFolder):
+            self._path.append(0)
+        else:
+            self._add_file(entry)
 
 
 def _judge_runs(file: TreeFile) -> None:

@@ -1,4 +1,4 @@
-"""A tree of the inbox as a tar, made as it is read: for ``-o -`` and ``--exec``. Nothing here reads a tar.
+"""A tree of the inbox as bytes, made as it is read: for ``-o -`` and ``--exec``. Nothing here reads a tar.
 
 POSIX (pax) format: any name, times to the nanosecond; a sparse file as GNU tar writes them (format 1.0).
 """
@@ -20,16 +20,34 @@ _WHOLE: Final = 1 << 20
 _NANO: Final = 10**9
 
 
-def tar_of(tree: StoredTree) -> Iterator[bytes]:
-    """Its bytes, in pieces of some MiB at most. `LocalIOError`."""
+def bytes_of(tree: StoredTree) -> Iterator[bytes]:
+    """A tar, or the bytes of the one file that the tree is, in pieces of some MiB at most. `LocalIOError`."""
     gathered = bytearray()
-    for piece in _pieces(tree):
+    for piece in _pieces(tree) if tree.file is None else _plain(tree):
         gathered += piece
         if len(gathered) >= _WHOLE:
             yield bytes(gathered)
             gathered.clear()
-    gathered += bytes(2 * _RECORD)
-    yield bytes(gathered)
+    if gathered:
+        yield bytes(gathered)
+
+
+def _plain(tree: StoredTree) -> Iterator[bytes]:
+    """One file, its holes as zeros."""
+    after = 0
+    for entry, position in tree.entries():
+        if isinstance(entry, TreeFile):
+            for at, data in tree.content(entry, position):
+                yield from _zeros(at - after)
+                yield data
+                after = at + len(data)
+            yield from _zeros(entry.size - after)
+
+
+def _zeros(n: int) -> Iterator[bytes]:
+    block = bytes(min(n, _WHOLE))
+    for at in range(0, n, _WHOLE):
+        yield block[: n - at]
 
 
 def _pieces(tree: StoredTree) -> Iterator[bytes]:
@@ -46,13 +64,9 @@ def _pieces(tree: StoredTree) -> Iterator[bytes]:
         yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         if isinstance(entry, TreeFile):
             yield head
-            end = position + data_bytes(entry)
-            at = position
-            while at < end:
-                data = tree.read(at, end - at)
-                at += len(data)
-                yield data
+            yield from (data for _, data in tree.content(entry, position))
             yield bytes(-info.size % _RECORD)
+    yield bytes(2 * _RECORD)
 
 
 def _info(parts: list[str], entry: TreeEntry) -> tarfile.TarInfo:

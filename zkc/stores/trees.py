@@ -12,7 +12,7 @@ from zkc.rules.names import folded, numbered, safe_name
 from zkc.rules.trees import ListingReader
 from zkc.stores import files
 from zkc.stores.items import Item
-from zkc.wire.listing import data_bytes
+from zkc.wire.listing import data_bytes, runs_of
 from zkc.wire.messages import TreeEntry, TreeFile
 
 _BLOCK: Final = 64 * 1024
@@ -30,7 +30,9 @@ class StoredTree:
         self._descriptor = descriptor
         first = next(self.entries(), None)
         self.is_rooted: Final = first is not None and not first[0].name
-        """Whether it is one folder; else several files and folders that were sent together."""
+        """Whether it is one folder, or one file; else several that were sent together."""
+        self.file: Final = first[0] if first is not None and self.is_rooted and isinstance(first[0], TreeFile) else None
+        """Where it is one file, and no folder."""
 
     @classmethod
     @contextmanager
@@ -66,6 +68,16 @@ class StoredTree:
             del parts[entry.depth :]
             parts.append(os.fsdecode(entry.name) if entry.name else self.item.name)
             yield "/".join(parts), entry
+
+    def content(self, file: TreeFile, position: int) -> Iterator[tuple[int, bytes]]:
+        """The data of a file whose first byte in the payload is at ``position``: where in the file, and the bytes."""
+        for begin, length in runs_of(file):
+            at, end = begin, begin + length
+            while at < end:
+                data = self.read(position, end - at)
+                yield at, data
+                at += len(data)
+                position += len(data)
 
     def read(self, position: int, n: int) -> bytes:
         """At most ``n`` bytes from ``position`` on, and not none."""

@@ -2,7 +2,8 @@
 
 It grows in a folder of its own beside the destination, private, and locked by the process that works on it; then one
 rename puts it in its place. Everything is made by the descriptor of the folder that it belongs in, and must not exist
-before; no name of a peer is ever joined to a path, and no link is followed. Links are made when all else is there.
+before; no name of a peer is ever joined to a path, and no link is followed. The links of a folder are made when all
+else of it is there: from then on nothing is made in it.
 """
 
 from __future__ import annotations
@@ -13,31 +14,40 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
-from zkc.errors import LocalIOError
+from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import numbered
 from zkc.stores import files
 from zkc.stores.items import Item
 from zkc.stores.trees import StoredTree, TopNames
-from zkc.wire.listing import runs_of
+from zkc.wire.listing import entries_of, packed
 from zkc.wire.messages import TreeEntry, TreeFile, TreeFolder, TreeLink
 
 NUMBERS_MAX: Final = 9999
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ALL: Final = 0o777
+_ONLY: Final = "file"
+"""Name in the scratch folder of a tree that is one file."""
 
 
 def save_tree(item: Item, folder: int, name: str, conflict: str) -> str | None:
-    """The whole tree as one folder ``name`` in the open ``folder``: the name that it got; None: skipped."""
+    """The whole tree as one folder (or the one file that it is) ``name`` in the open ``folder``: the name that it got.
+
+    None: skipped. `UsageError` where a file would replace a folder.
+    """
     if conflict == "skip" and exists(folder, name):
         return None
     with StoredTree.opened(item) as tree, _scratch(folder, item.id) as scratch:
+        if tree.file is not None and conflict == "overwrite" and is_folder(folder, name):
+            raise UsageError(f"{name} is a folder", hint="name a file, or add a slash to save into the folder")
         _Unpacking(tree, scratch.descriptor).run(whole=scratch.granted)
         files.sync_all(scratch.descriptor)
-        placed = _place(folder, scratch.name, folder, name, conflict)
+        source = (folder, scratch.name) if tree.file is None else (scratch.descriptor, _ONLY)
+        placed = _place(*source, folder, name, conflict)
         os.fsync(folder)
     return None if placed is None else placed[0]
 
@@ -69,6 +79,11 @@ def exists(folder: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def is_folder(folder: int, name: str) -> bool:
+    """Whether a folder has that name, and not a link to one."""
+    return exists(folder, name) and stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
 def _tops(tree: StoredTree) -> Iterator[str]:
@@ -170,33 +185,46 @@ class _Unpacking:
 
     def run(self, whole: int | None) -> None:
         """``whole``: the tree is one folder, this one, whose permissions the system would let be these."""
-        self._make()
-        self._finish(whole)
-
-    def _make(self) -> None:
-        """Folders and files, with their bytes; folders are ours alone for now."""
         names = TopNames()
-        folders = [self._scratch]
         rooted = self._tree.is_rooted
+        opened = [_Opened(self._scratch, None)]
         try:
             for entry, position in self._tree.entries():
                 level = entry.depth - rooted
                 if level < 0:
+                    self._begin_root(opened[0], entry, position)
                     continue
-                while len(folders) > level + 1:
-                    os.close(folders.pop())
+                while len(opened) > level + 1:
+                    self._end_folder(opened.pop())
                 name = entry.name
                 if level == 0 and not rooted:
                     safe = names.safe(name)
                     self.tops[safe] = None
                     name = os.fsencode(safe)
-                if isinstance(entry, TreeFolder):
-                    folders.append(self._new_folder(folders[-1], name))
-                elif isinstance(entry, TreeFile):
-                    self._new_file(folders[-1], name, entry, position)
+                if isinstance(entry, TreeFile):
+                    self._new_file(opened[-1].descriptor, name, entry, position)
+                elif isinstance(entry, TreeFolder):
+                    opened.append(_Opened(self._new_folder(opened[-1].descriptor, name), entry, name))
+                else:
+                    opened[-1].later += packed(TreeLink(entry.depth, name, entry.mtime_ns, entry.target))
+            while len(opened) > 1:
+                self._end_folder(opened.pop())
         finally:
-            for folder in folders[1:]:
-                os.close(folder)
+            for folder in opened[1:]:
+                os.close(folder.descriptor)
+        self._end_root(opened[0], whole)
+
+    def _begin_root(self, folder: _Opened, entry: TreeEntry, position: int) -> None:
+        if isinstance(entry, TreeFolder):
+            folder.entry = entry
+        elif isinstance(entry, TreeFile):
+            self._new_file(self._scratch, os.fsencode(_ONLY), entry, position)
+
+    def _end_root(self, folder: _Opened, whole: int | None) -> None:
+        _make_links(folder)
+        if whole is not None and folder.entry is not None:
+            os.fchmod(self._scratch, _allowed(whole, folder.entry.mode & stat.S_IRWXU))
+            _set_time(self._scratch, folder.entry.mtime_ns)
 
     def _new_folder(self, parent: int, name: bytes) -> int:
         os.mkdir(name, _ALL, dir_fd=parent)
@@ -208,12 +236,8 @@ class _Unpacking:
         owner = entry.mode & stat.S_IRWXU
         target = os.open(name, _NEW_FILE, _for_all(owner), dir_fd=parent)
         try:
-            for begin, length in runs_of(entry):
-                at, left = begin, length
-                while left:
-                    data = self._tree.read(position, left)
-                    _write_at(target, data, at)
-                    position, at, left = position + len(data), at + len(data), left - len(data)
+            for at, data in self._tree.content(entry, position):
+                _write_at(target, data, at)
             if entry.runs is not None:
                 os.ftruncate(target, entry.size)
             if not self._umask_spares_owner:
@@ -222,57 +246,41 @@ class _Unpacking:
         finally:
             os.close(target)
 
-    def _finish(self, whole: int | None) -> None:
-        """Links; then permissions and times of folders, each when all that is in it has its own."""
-        names = TopNames()
-        rooted = self._tree.is_rooted
-        root: TreeFolder | None = None
-        folders: list[tuple[int, TreeFolder]] = []
+    def _end_folder(self, folder: _Opened) -> None:
+        """All that is in it is there: its links, then what they would have changed."""
+        entry = folder.entry
         try:
-            for entry, _ in self._tree.entries():
-                level = entry.depth - rooted
-                if level < 0:
-                    root = entry if isinstance(entry, TreeFolder) else None
-                    continue
-                while len(folders) > level:
-                    self._finish_folder(*folders.pop())
-                parent = folders[-1][0] if folders else self._scratch
-                name = entry.name
-                if level == 0 and not rooted:
-                    name = os.fsencode(names.safe(name))
-                self._finish_entry(parent, name, entry, folders)
-            while folders:
-                self._finish_folder(*folders.pop())
-        finally:
-            for folder, _ in folders:
-                os.close(folder)
-        if whole is not None:
-            mode = stat.S_IRWXU if root is None else root.mode & stat.S_IRWXU
-            os.fchmod(self._scratch, _allowed(whole, mode))
-            if root is not None:
-                _set_time(self._scratch, root.mtime_ns)
-
-    def _finish_entry(
-        self, parent: int, name: bytes, entry: TreeEntry, folders: list[tuple[int, TreeFolder]]
-    ) -> None:
-        if isinstance(entry, TreeFolder):
-            folders.append((os.open(name, _FOLDER, dir_fd=parent), entry))
-            if not entry.mode & stat.S_IWUSR and entry.depth == 0 and not self._tree.is_rooted:
-                self.tops[os.fsdecode(name)] = entry.mode & stat.S_IRWXU
-        elif isinstance(entry, TreeLink):
-            os.symlink(entry.target, name, dir_fd=parent)
-            with suppress(OSError, OverflowError):  # a time that this file system cannot hold
-                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
-
-    def _finish_folder(self, folder: int, entry: TreeFolder) -> None:
-        try:
+            _make_links(folder)
+            if entry is None:
+                return
             owner = entry.mode & stat.S_IRWXU
-            moves = entry.depth == 0 and not self._tree.is_rooted
-            if owner != stat.S_IRWXU and not (moves and not owner & stat.S_IWUSR):
-                os.fchmod(folder, _allowed(os.fstat(folder).st_mode, owner))
-            _set_time(folder, entry.mtime_ns)
+            if entry.depth == 0 and not owner & stat.S_IWUSR:
+                self.tops[os.fsdecode(folder.name)] = owner
+            elif owner != stat.S_IRWXU:
+                os.fchmod(folder.descriptor, _allowed(os.fstat(folder.descriptor).st_mode, owner))
+            _set_time(folder.descriptor, entry.mtime_ns)
         finally:
-            os.close(folder)
+            os.close(folder.descriptor)
+
+
+@dataclass
+class _Opened:
+    """A folder that is being filled."""
+
+    descriptor: int
+    entry: TreeFolder | None
+    name: bytes = b""
+    later: bytearray = field(default_factory=bytearray)
+    """Its links, as a listing; of all folders together no longer than the tree's."""
+
+
+def _make_links(folder: _Opened) -> None:
+    for entry in entries_of(folder.later):
+        if isinstance(entry, TreeLink):
+            os.symlink(entry.target, entry.name, dir_fd=folder.descriptor)
+            with suppress(OSError, OverflowError):  # a time that this file system cannot hold
+                times = entry.mtime_ns, entry.mtime_ns
+                os.utime(entry.name, ns=times, dir_fd=folder.descriptor, follow_symlinks=False)
 
 
 def _for_all(owner: int) -> int:

@@ -35,9 +35,9 @@ def header(length: int) -> bytes:
     return length.to_bytes(LISTING_HEADER_BYTES, "big")
 
 
-def own_entries(stream: bytes | bytearray) -> Iterator[TreeEntry]:
-    """The entries of header and listing that we made ourselves; a peer's goes through `zkc.rules.trees`."""
-    view, at = memoryview(stream), LISTING_HEADER_BYTES
+def entries_of(listing: bytes | bytearray | memoryview) -> Iterator[TreeEntry]:
+    """The entries of a listing that we made ourselves; a peer's goes through `zkc.rules.trees`."""
+    view, at = memoryview(listing), 0
     while at < len(view):
         begin = at + LENGTH_BYTES
         at = begin + int.from_bytes(view[at:begin], "big")

@@ -511,6 +511,7 @@ class TreeFolder(Message, frozen=True, tag="d"):
 class TreeFile(Message, frozen=True, tag="f"):
     depth: U16
     name: Component
+    """Empty: the tree is this file alone, which has the manifest's name; so a sparse file travels."""
     mode: Rwx
     mtime_ns: I64
     size: U64

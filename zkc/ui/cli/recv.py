@@ -148,11 +148,11 @@ def _handle(out: Out, claim: Claim, use: _Use) -> None:
 def _bytes(claim: Claim) -> Iterator[bytes]:
     """The payload; of a tree a tar."""
     if claim.item.kind == "tree":
-        from zkc.stores.tars import tar_of
+        from zkc.stores.tars import bytes_of
         from zkc.stores.trees import StoredTree
 
         with StoredTree.opened(claim.item) as tree:
-            yield from tar_of(tree)
+            yield from bytes_of(tree)
         return
     with claim.open() as payload:
         while chunk := payload.read(_CHUNK):
