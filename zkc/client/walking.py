@@ -115,11 +115,7 @@ class Walk:
         """All that is in an open folder. ``inner``: its path from the folder at the top, with a slash behind it."""
         if depth > TREE_DEPTH_MAX:
             raise _too_much(f"more than {TREE_DEPTH_MAX} folders in folders: {shown}")
-        try:
-            names = os.listdir(folder)
-        except OSError as error:
-            raise unreadable(shown, error) from None
-        names.sort(key=_key)
+        names = _names(folder, shown)
         before: tuple[bytes, str] | None = None
         for name in names:
             path = f"{shown}/{name}"
@@ -229,8 +225,19 @@ class _Pattern:
         return fnmatchcase(path, self.glob) or fnmatchcase(whole, self.glob)
 
 
-def _key(name: str) -> bytes:
-    return folded(os.fsencode(name))
+def _names(folder: int, shown: str) -> list[str]:
+    """What is in an open folder, in the order of a listing."""
+    names = []
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                names.append(entry.name)
+                if len(names) > TREE_ENTRIES_MAX:
+                    raise _too_much(f"more than {TREE_ENTRIES_MAX} files and folders in {shown}")
+    except OSError as error:
+        raise unreadable(shown, error) from None
+    names.sort(key=lambda name: folded(os.fsencode(name)))
+    return names
 
 
 def is_sparse(path: Path) -> bool:

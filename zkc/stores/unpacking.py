@@ -44,7 +44,7 @@ def save_tree(item: Item, folder: int, name: str, conflict: str) -> str | None:
     with StoredTree.opened(item) as tree, _scratch(folder, item.id) as scratch:
         if tree.file is not None and conflict == "overwrite" and is_folder(folder, name):
             raise UsageError(f"{name} is a folder", hint="name a file, or add a slash to save into the folder")
-        _Unpacking(tree, scratch.descriptor).run(whole=scratch.granted)
+        _Unpacking(tree, scratch).run(is_whole=True)
         files.sync_all(scratch.descriptor)
         source = (folder, scratch.name) if tree.file is None else (scratch.descriptor, _ONLY)
         placed = _place(*source, folder, name, conflict)
@@ -62,8 +62,8 @@ def save_parts(item: Item, folder: int, conflict: str) -> list[str] | None:
         if conflict == "skip" and any(exists(folder, name) for name in _tops(tree)):
             return None
         with _scratch(folder, item.id) as scratch:
-            work = _Unpacking(tree, scratch.descriptor)
-            work.run(whole=None)
+            work = _Unpacking(tree, scratch)
+            work.run(is_whole=False)
             files.sync_all(scratch.descriptor)
             names = _place_all(scratch.descriptor, work.tops, folder, conflict)
             for name, mode in zip(names, work.tops.values(), strict=True) if names is not None else ():
@@ -175,16 +175,17 @@ def _place_all(scratch: int, tops: dict[str, int | None], folder: int, conflict:
 class _Unpacking:
     """One tree into one open folder."""
 
-    def __init__(self, tree: StoredTree, scratch: int) -> None:
+    def __init__(self, tree: StoredTree, scratch: _Scratch) -> None:
         self._tree = tree
-        self._scratch = scratch
-        self._umask_spares_owner = os.fstat(scratch).st_mode & stat.S_IRWXU == stat.S_IRWXU
+        self._scratch = scratch.descriptor
+        self._granted = scratch.granted
+        self._umask_spares_owner = scratch.granted & stat.S_IRWXU == stat.S_IRWXU
         self.tops: dict[str, int | None] = {}
         """Of a tree of several: what stands at the top, and the owner's bits that a folder gets in its place: one that
         its owner may not write to cannot be moved into another."""
 
-    def run(self, whole: int | None) -> None:
-        """``whole``: the tree is one folder, this one, whose permissions the system would let be these."""
+    def run(self, *, is_whole: bool) -> None:
+        """``is_whole``: the scratch folder becomes the tree; else what is in it moves to its place."""
         names = TopNames()
         rooted = self._tree.is_rooted
         opened = [_Opened(self._scratch, None)]
@@ -212,7 +213,7 @@ class _Unpacking:
         finally:
             for folder in opened[1:]:
                 os.close(folder.descriptor)
-        self._end_root(opened[0], whole)
+        self._end_root(opened[0], is_whole=is_whole)
 
     def _begin_root(self, folder: _Opened, entry: TreeEntry, position: int) -> None:
         if isinstance(entry, TreeFolder):
@@ -220,10 +221,12 @@ class _Unpacking:
         elif isinstance(entry, TreeFile):
             self._new_file(self._scratch, os.fsencode(_ONLY), entry, position)
 
-    def _end_root(self, folder: _Opened, whole: int | None) -> None:
+    def _end_root(self, folder: _Opened, *, is_whole: bool) -> None:
         _make_links(folder)
-        if whole is not None and folder.entry is not None:
-            os.fchmod(self._scratch, _allowed(whole, folder.entry.mode & stat.S_IRWXU))
+        if is_whole:
+            owner = stat.S_IRWXU if folder.entry is None else folder.entry.mode & stat.S_IRWXU
+            os.fchmod(self._scratch, _allowed(self._granted, owner))
+        if folder.entry is not None:
             _set_time(self._scratch, folder.entry.mtime_ns)
 
     def _new_folder(self, parent: int, name: bytes) -> int:
