@@ -36,7 +36,7 @@ def _ciphers() -> tuple[str, ...]:
     example="zkc send bob report.pdf photos/\npg_dump shop | zkc send bob --name shop.sql",
     help="Send files and folders, or standard input, to RECIPIENT, as one item. Ends with 0 once the recipient holds "
     "all of it, verified.",
-    short_help="Send files, folders, piped data or a message.",
+    short_help="Send files, folders, pipes or a message.",
 )
 @click.argument("recipient")
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
