@@ -60,6 +60,7 @@ def _list(call: Invocation, *, partial: bool) -> None:
 @click.command(
     "show", cls=Command, example="zkc inbox show 3f9a",
     help="Show all that is known of an item, the text of a message, and what is in a folder.",
+    short_help="Show all that is known of an item.",
 )
 @click.argument("id")
 @pass_invocation
