@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.support.looking import memory
-from tests.support.program import TOP
+from tests.support.program import PATIENCE, TOP
 from tests.support.trees import looks, make_folder
+from tests.support.waiting import wait_until
 from zkc.api import ReceivedItem
 from zkc.client.walking import Skipped
 from zkc.constants import CHUNK
@@ -212,6 +214,37 @@ def test_a_file_that_changes_under_way_ends_it_and_nothing_arrives(inbox: Fleet,
     assert inbox.client("bob").items() == []
 
 
+HELD = """
+import signal, sys
+from pathlib import Path
+from zkc.stores import unpacking
+ready = Path(sys.argv.pop(1))
+def held(*_):
+    ready.touch()
+    signal.pause()
+unpacking._write_at = held
+from zkc.ui.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_it_is_saved_leaves_nothing_there_and_the_item_in_the_inbox(
+    inbox: Fleet, place: Path, out: Path, number: signal.Signals, code: int
+) -> None:
+    send(inbox, place)
+    ready = place.parent / "ready"
+    command = [sys.executable, "-c", HELD, str(ready), "recv", "-o", str(out)]
+    with subprocess.Popen(command, env=inbox.environment("bob"), stderr=subprocess.PIPE) as running:
+        wait_until(ready.exists)
+        assert os.listdir(out) != []
+        running.send_signal(number)
+        running.communicate(timeout=PATIENCE)
+    assert running.returncode == code
+    assert os.listdir(out) == []
+    assert len(inbox.client("bob").items()) == 1
+
+
 # --- sizes ----------------------------------------------------------------------------------------------------------
 
 
@@ -243,7 +276,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from tests.support.looking import memory
-from tests.support.program import TOP
+from tests.support.program import PATIENCE, TOP
 from zkc.ui.cli.main import main
 where = Path(sys.argv.pop(1))
 code = main()
@@ -251,6 +284,22 @@ import os
 where.write_text(str(memory(os.getpid(), "VmHWM")))
 sys.exit(code)
 """
+
+
+@pytest.mark.attack("F10", "F13")
+def test_holes_count_for_the_bound_of_a_recipient(tmp_path: Path) -> None:
+    """What would be 70 MiB where it is read is refused where 1 MiB is the bound, though it is 4 bytes on the way."""
+    with (tmp_path / "disk.img").open("wb") as image:
+        image.truncate(70 * MIB)
+        image.write(b"data")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "disk.img").rename(tmp_path / "in" / "disk.img")
+    with Fleet("alice", "bob", client={"inbox.max_bytes": "1M"}) as fleet:
+        for path in ("in", "in/disk.img"):
+            error = send(fleet, tmp_path / path, code=25)
+            assert error["detail"] == "limit"
+        (tmp_path / "in" / "disk.img").unlink()
+        send(fleet, tmp_path / "in")
 
 
 def peak(fleet: Fleet, name: str, where: Path, *words: str) -> int:

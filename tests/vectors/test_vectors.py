@@ -73,8 +73,10 @@ def trees(vector: Vector) -> None:
     stream, contents = of(vector, "stream"), of(vector, "contents")
     reader = ListingReader(len(stream))
     found = [msgspec.structs.asdict(entry) for entry in reader.feed(stream)]
-    shown = [{name: value.hex() if isinstance(value, bytes) else value for name, value in each.items()} for each in found]
-    assert shown == [{name: value for name, value in entry.items() if name != "tag"} for entry in vector["entries"]]
+    told = [{name: value for name, value in entry.items() if name != "tag"} for entry in vector["entries"]]
+    for each in found + told:
+        each.update({name: bytes.fromhex(each[name]) for name in ("name", "target") if isinstance(each.get(name), str)})
+    assert found == told
     assert reader.complete
     assert stream[reader.length :] == contents
 

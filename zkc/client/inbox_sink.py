@@ -70,8 +70,10 @@ class InboxSink:
     def write(self, data: bytes) -> None:
         if self._partial is None:
             raise PolicyRefused("data before its manifest", detail="limit")
-        if self._listing is not None:
+        if self._listing is not None and not self._listing.complete:
             self._listing.judge(data)
+            # Holes take no room here, and may where they are read: they count for the bound that a person has set.
+            self._check_space(self._listing.file_bytes, Standing())
         self._until_check -= len(data)
         if self._until_check < 0:
             # The bound holds within 16 MiB, without a system call for every chunk.
@@ -97,8 +99,9 @@ class InboxSink:
             self._partial.close(discard=not keep)
             self._partial = None
 
-    def _check_space(self, coming: int) -> None:
+    def _check_space(self, coming: int, standing: Standing | None = None) -> None:
         asked = Asked(self._session.req.key_source, self._session.req.cipher, coming)
-        refusal = decide_size(asked, self._config.receiving_rules(), Standing(free_bytes=self._inbox.free_bytes()))
+        standing = standing or Standing(free_bytes=self._inbox.free_bytes())
+        refusal = decide_size(asked, self._config.receiving_rules(), standing)
         if refusal is not None:
             raise refusal.error()

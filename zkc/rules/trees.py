@@ -41,6 +41,8 @@ class ListingReader:
         self._left: int | None = None
         self._entries = 0
         self._data = 0
+        self.file_bytes = 0
+        """Sum of the files' sizes, their holes included."""
         self._keys: list[bytes] = []
         """Folded names: of the open folders from the top down, and behind them of the last entry."""
         self._path = [0]
@@ -134,6 +136,7 @@ class ListingReader:
     def _add_file(self, file: TreeFile) -> None:
         _judge_runs(file)
         self._data += data_bytes(file)
+        self.file_bytes += file.size
         if self._data > self._size:
             raise PeerViolation("malformed", "a listing of more than the stream has")
 
