@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from zkc.errors import LocalIOError, UsageError
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
-from zkc.stores.saving import Conflict, save_item, save_together
+from zkc.stores.saving import save_item, save_together
 
 _tids = count()
 
@@ -289,49 +288,71 @@ def test_what_another_process_saves_at_the_moment_is_left_to_it(inbox: Inbox, ho
 # --- F04 -----------------------------------------------------------------------------------------------------------
 
 
+SWAPPER = """
+import os, sys
+target, outside, names, rounds = sys.argv[1], sys.argv[2], [f"{n:03}" for n in range(50)], 0
+end = int(sys.argv[3])
+def quietly(call, *words):
+    try:
+        call(*words)
+    except OSError:
+        pass
+print("ready", flush=True)
+while rounds < end:
+    for scratch in [name for name in os.listdir(target) if name.startswith(".zkc-")]:
+        for name in names:
+            at = f"{target}/{scratch}/{name}"
+            quietly(os.rename, at, f"{target}/{scratch}/aside{rounds}")
+            quietly(os.symlink, outside, at)
+            quietly(os.unlink, at)
+            rounds += 1
+"""
+
+
 @pytest.mark.attack("F03", "F04")
+@pytest.mark.parametrize("rounds", [10_000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 def test_no_byte_goes_outside_however_often_folders_are_swapped_for_links(
-    inbox: Inbox, target: Path, tmp_path: Path
+    inbox: Inbox, target: Path, tmp_path: Path, rounds: int
 ) -> None:
-    """100,000 swaps of a folder that is being filled for a link out of it, while trees are saved: nothing outside."""
+    """Rounds of another process that swaps folders that are being filled for links out of the tree."""
     outside = tmp_path / "outside"
     outside.mkdir()
     names = [f"{number:03}" for number in range(50)]
-    item = arrived(
-        inbox, stream(folder(0, ""), *(each for name in names for each in (folder(1, name), file(2, "f", 1))),
-                      contents=b"x" * len(names)),
-    )
-    stop = threading.Event()
-    swaps = 0
-
-    def swap() -> None:
-        nonlocal swaps
-        for number in count():
-            if stop.is_set() and swaps >= 100_000:
-                return
-            for scratch in [name for name in os.listdir(target) if name.startswith(".zkc-")] or ["many"]:
-                at = f"{target}/{scratch}/{names[number % 50]}"
-                with suppress(OSError):
-                    os.rename(at, f"{target}/{scratch}/aside{number}")
-                with suppress(OSError):
-                    os.symlink(outside, at)
-                swaps += 1
-                with suppress(OSError):
-                    os.unlink(at)
-
-    swapper = threading.Thread(target=swap)
-    swapper.start()
+    entries = [each for name in names for each in (folder(1, name), file(2, "f", 1))]
+    item = arrived(inbox, stream(folder(0, ""), *entries, contents=b"x" * len(names)))
     failed = saved = 0
-    conflicts: tuple[Conflict, ...] = ("overwrite", "rename")
-    try:
-        for number in range(200):
+    command = [sys.executable, "-c", SWAPPER, target, outside, str(rounds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as swapper:
+        assert swapper.stdout is not None
+        assert swapper.stdout.readline() == b"ready\n"
+        while swapper.poll() is None:
             try:
-                saved += save_item(item, target / f"many{number % 5}", conflicts[number % 2]) is not None
+                saved += save_item(item, target / "many", "overwrite") is not None
             except LocalIOError:
                 failed += 1
-    finally:
-        stop.set()
-        swapper.join()
-    assert swaps >= 100_000
-    assert saved + failed == 200
+    assert swapper.returncode == 0
+    assert failed, "it was in the way"
     assert os.listdir(outside) == []
+
+
+@pytest.mark.attack("F03", "F04")
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_folder_that_becomes_a_link_the_moment_it_is_made_is_not_entered(
+    inbox: Inbox, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    """The race of the test above, won by the attacker every time."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    item = arrived(inbox, stream(folder(0, ""), folder(1, "a"), folder(2, "b"), file(3, "f", 1), contents=b"x"))
+    make, made = os.mkdir, count()
+
+    def swapped(path: str | bytes, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        make(path, mode, dir_fd=dir_fd)
+        if next(made) == depth:
+            os.rmdir(path, dir_fd=dir_fd)
+            os.symlink(outside, os.fsdecode(path), dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with pytest.raises(LocalIOError):
+        save_item(item, target / "many")
+    assert os.listdir(outside) == os.listdir(target) == []
