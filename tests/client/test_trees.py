@@ -99,6 +99,21 @@ def test_it_can_be_read_from_any_byte_on_in_parts_of_any_size(tmp_path: Path, n:
         assert whole(source) == data
 
 
+def test_its_identity_is_that_of_the_files_and_not_of_the_command(tmp_path: Path) -> None:
+    """The same for the same files, wherever the command runs; another one as soon as one of them differs."""
+    place = make_folder(tmp_path / "many")
+    identities = []
+    for change in (None, None, "tool.sh", "new"):
+        if change:
+            (place / change).touch()
+        source, _ = tree_of(place)
+        identities.append(source.identity)
+        source.close()
+    first, again, touched, more = identities
+    assert first == again
+    assert len({first, touched, more}) == 3
+
+
 def test_small_files_are_read_together_and_few_descriptors_are_open(tmp_path: Path) -> None:
     """One read of half a MiB for a hundred files, and no descriptor for each."""
     place = tmp_path / "many"

@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from blake3 import blake3
+
 from zkc.client.walking import FILE, FOLDER, Root, Skipped, Walk, nothing_left, unreadable
 from zkc.constants import LISTING_HEADER_BYTES
 from zkc.errors import LocalIOError
@@ -25,6 +27,8 @@ class TreeSource:
     """`zkc.net.pipe.Source` of files and folders."""
 
     fd: int | None = None
+    again = True
+    """It can be read from any byte on."""
 
     def __init__(
         self, roots: Sequence[Root], exclude: Sequence[str] = (), on_skip: Callable[[Skipped], None] = lambda _: None
@@ -46,13 +50,26 @@ class TreeSource:
     def _fresh(self) -> _Contents:
         return _Contents(self._roots, entries_of(memoryview(self._head)[LISTING_HEADER_BYTES:]), self._inodes)
 
+    @property
+    def identity(self) -> tuple[bytes, ...]:
+        """What is the same when the same files are sent again by another command: where they are, and the listing with
+        their sizes and times."""
+        return *(os.path.realpath(os.fsencode(root.path)) for root in self._roots), blake3(self._head).digest()
+
     def read(self, n: int) -> bytes:
-        """As much of ``n`` bytes as there is: many small files are one read."""
-        data = bytes(self._head[self._position : self._position + n])
-        if len(data) < n:
-            data += self._contents.read(n - len(data))
-        self._position += len(data)
-        return data
+        """At most ``n`` bytes. `LocalIOError` (``source-changed``, ``unreadable``)."""
+        buffer = memoryview(bytearray(n))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def readinto(self, into: memoryview) -> int:
+        """Fill ``into`` as far as there is something: many small files are one read."""
+        head = memoryview(self._head)[self._position : self._position + len(into)]
+        count = len(head)
+        into[:count] = head
+        if count < len(into):
+            count += self._contents.readinto(into[count:])
+        self._position += count
+        return count
 
     def seek(self, offset: int) -> None:
         """The next byte read is this one of the stream. `LocalIOError` as of `read`."""
@@ -93,22 +110,20 @@ class _Contents:
         self._at = self._left = 0
         """Of the run that is being read."""
 
-    def read(self, n: int) -> bytes:
-        """As much of ``n`` bytes as the files have. `LocalIOError` (``source-changed``, ``unreadable``)."""
-        parts: list[bytes] = []
-        while n:
+    def readinto(self, into: memoryview) -> int:
+        """Fill ``into`` as far as the files go. `LocalIOError` (``source-changed``, ``unreadable``)."""
+        done, end = 0, len(into)
+        while done < end:
             if self._left or self._next_run():
-                data = self._part(min(n, self._left))
+                done += self._part(into[done : done + self._left])
             elif (entry := self._next_file()) is None:
                 break
-            elif entry.runs is None and entry.size <= n:
-                data = self._whole(entry)
+            elif entry.runs is None and entry.size <= end - done:
+                self._whole(entry, into[done : done + entry.size])
+                done += entry.size
             else:
                 self._open(entry)
-                continue
-            parts.append(data)
-            n -= len(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return done
 
     def skip(self, bytes_of_content: int) -> None:
         """Pass over so many bytes, without opening what lies before them."""
@@ -151,36 +166,35 @@ class _Contents:
             os.close(file)
         return False
 
-    def _part(self, n: int) -> bytes:
-        """At most ``n`` bytes of the open file, and not none."""
+    def _part(self, into: memoryview) -> int:
+        """Bytes read of the open file, at least one."""
         if self._file is None:
             raise ValueError("no file is open")
         try:
-            data = os.pread(self._file, n, self._at)
+            count = os.preadv(self._file, [into], self._at)
         except OSError as error:
             raise unreadable(self._shown(), error) from None
-        if not data:
+        if not count:
             raise _changed(self._shown())
-        self._at += len(data)
-        self._left -= len(data)
+        self._at += count
+        self._left -= count
         if not self._left:
             self._next_run()  # at once, while it is fresh
-        return data
+        return count
 
-    def _whole(self, entry: TreeFile) -> bytes:
+    def _whole(self, entry: TreeFile, into: memoryview) -> None:
         """A small file: the checks of a large one, with one look at it."""
         self._entry = entry
         file = self._opened(entry)
         try:
-            data = os.read(file, entry.size) if entry.size else b""
+            count = os.readv(file, [into]) if entry.size else 0
             self._check(file)
         except OSError:
             raise _changed(self._shown()) from None
         finally:
             os.close(file)
-        if len(data) != entry.size:
+        if count != entry.size:
             raise _changed(self._shown())
-        return data
 
     def _next_file(self) -> TreeFile | None:
         for entry in self._entries:
