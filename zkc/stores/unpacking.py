@@ -127,7 +127,10 @@ def _scratch(folder: int, item_id: str) -> Iterator[_Scratch]:
 def _sweep(folder: int, item_id: str) -> None:
     """Remove what a process left that was killed while it saved this item here."""
     ours = re.compile(rf"\.zkc-{item_id}\.\d+\.\d+", re.ASCII)
-    for name in filter(ours.fullmatch, os.listdir(folder)):
+    names: list[str] = []
+    with suppress(OSError):  # a folder that its owner may write to and not read
+        names = os.listdir(folder)
+    for name in filter(ours.fullmatch, names):
         with suppress(OSError):
             descriptor = os.open(name, _FOLDER, dir_fd=folder)
             try:

@@ -73,6 +73,8 @@ def command(
     if receipt == "-":
         call.out.payload_on_stdout()
     payload = _payload(call.out, paths, message, dry_run=dry_run)
+    if exclude and not isinstance(payload, list):
+        raise UsageError("send: --exclude is for paths", hint="leave it out, or name a folder")
 
     from zkc.client.sources import source_of
 
