@@ -163,6 +163,8 @@ LISTING_MAX: Final = 32 * 1024 * 1024
 """Bytes of a tree's listing: a sender holds it in memory, a recipient never does."""
 TREE_ENTRIES_MAX: Final = 500_000
 """Files, folders and links of one tree; a listing of that many is some 25 MB."""
+TREE_TOPS_MAX: Final = 50_000
+"""Of those: at the top, side by side; whoever saves them holds their names."""
 TREE_DEPTH_MAX: Final = 255
 """Folders in folders: each is an open descriptor while a tree is read or saved."""
 TREE_PATH_MAX: Final = 4096

@@ -82,8 +82,9 @@ def test_a_listing_beyond_its_bounds_is_a_limit_before_memory(fleet: Fleet, mall
     """4 GiB of it, 10,000 folders deep, 600,000 entries: 25, and the daemon is no larger than before."""
     pid = fleet.program("bob").process.pid
     before = memory(pid, "VmHWM")
-    million = stream(*(file(0, f"{number:07}") for number in range(600_000)))
-    for data in (header(1 << 32) + bytes(1 << 20), nested(10_000), million):
+    million = stream(folder(0, ""), *(file(1, f"{number:07}") for number in range(600_000)))
+    side_by_side = stream(*(file(0, f"{number:07}") for number in range(100_000)))
+    for data in (header(1 << 32) + bytes(1 << 20), nested(10_000), side_by_side, million):
         word, xid = deliver(mallory, data, size=max(len(data), 1 << 33) if data[:4] == b"\0\0\0\1" else len(data))
         assert isinstance(word, Stop)
         assert (word.code, word.detail) == (25, "limit")

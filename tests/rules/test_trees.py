@@ -137,10 +137,14 @@ def test_too_much_is_a_limit_and_told_before_it_is_held() -> None:
 def test_a_million_entries_are_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, whatever they are; the bound itself is let pass."""
     monkeypatch.setattr(trees, "TREE_ENTRIES_MAX", 1000)
+    monkeypatch.setattr(trees, "TREE_TOPS_MAX", 500)
     assert TREE_ENTRIES_MAX >= 100_000
     names = [f"{number:07}" for number in range(1001)]
-    assert len(read(stream(*(file(0, name) for name in names[:1000])))) == 1000
+    assert len(read(stream(folder(0, ""), *(file(1, name) for name in names[:999])))) == 1000
     with pytest.raises(PolicyRefused, match="more than 1000 files"):
+        read(stream(folder(0, ""), *(file(1, name) for name in names)))
+    assert len(read(stream(*(file(0, name) for name in names[:500])))) == 500
+    with pytest.raises(PolicyRefused, match="more than 500 files and folders side by side"):
         read(stream(*(file(0, name) for name in names)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from tests.support.trees import TIME, file, folder, link, looks, make_folder, st
 from tests.support.waiting import wait_until
 from zkc.client.sources import source_of
 from zkc.errors import LocalIOError, UsageError
+from zkc.stores import files
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
@@ -169,6 +171,24 @@ def test_several_paths_are_saved_all_or_none(inbox: Inbox, target: Path, monkeyp
         save_together(item, target)
     before.pop("a")
     assert tree(target) == before, "a was placed, b could not be, so a went back"
+
+
+def test_a_file_system_without_renameat2_serves_too(
+    inbox: Inbox, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS and others: names are taken and exchanged in steps, and what stands there is kept all the same."""
+
+    def unknown(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(files, "_renameat2", unknown)
+    item = arrived(inbox, stream(folder(0, ""), file(1, "new")))
+    for conflict, wanted in (("rename", "many"), ("rename", "many (2)"), ("overwrite", "many")):
+        assert save_item(item, target / "many", conflict) == target / wanted  # type: ignore[arg-type]
+    both = arrived(inbox, stream(file(0, "a"), folder(0, "many")))
+    assert save_together(both, target) == [target / "a", target / "many (3)"]
+    assert save_together(both, target, "overwrite") == [target / "a", target / "many"]
+    assert sorted(tree(target)) == ["a", "many", "many (2)", "many (2)/new", "many (3)"]
 
 
 @pytest.mark.attack("F01", "F05", "F08")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from zkc.client.walking import FILE, FOLDER, Root, Skipped, Walk, nothing_left, unreadable
-from zkc.constants import LISTING_HEADER_BYTES
+from zkc.client.walking import FILE, FOLDER, Root, Skipped, Walk, nothing_left, too_much, unreadable
+from zkc.constants import LISTING_HEADER_BYTES, TREE_TOPS_MAX
 from zkc.errors import LocalIOError
 from zkc.rules.names import folded
 from zkc.wire.listing import data_bytes, entries_of, header, runs_of
@@ -34,6 +34,8 @@ class TreeSource:
         self, roots: Sequence[Root], exclude: Sequence[str] = (), on_skip: Callable[[Skipped], None] = lambda _: None
     ) -> None:
         """Walks. `UsageError` (``limit``, ``collision``, ``excluded``), `LocalIOError` (``unreadable``)."""
+        if len(roots) > TREE_TOPS_MAX:
+            raise too_much(f"more than {TREE_TOPS_MAX} paths")
         walk = Walk(exclude, on_skip)
         for root in sorted(roots, key=lambda root: folded(root.name)):
             walk.root(root)

@@ -114,7 +114,7 @@ class Walk:
     def _inside(self, folder: int, depth: int, shown: str, inner: bytes, length: int) -> None:
         """All that is in an open folder. ``inner``: its path from the folder at the top, with a slash behind it."""
         if depth > TREE_DEPTH_MAX:
-            raise _too_much(f"more than {TREE_DEPTH_MAX} folders in folders: {shown}")
+            raise too_much(f"more than {TREE_DEPTH_MAX} folders in folders: {shown}")
         names = _names(folder, shown)
         before: tuple[bytes, str] | None = None
         for name in names:
@@ -133,7 +133,7 @@ class Walk:
             if before is not None and before[0] == key:
                 raise _collision(f"{shown}/{before[1]}", path)
             if length + len(encoded) > TREE_PATH_MAX:
-                raise _too_much(f"a path of more than {TREE_PATH_MAX} bytes: {path[:100]}...")
+                raise too_much(f"a path of more than {TREE_PATH_MAX} bytes: {path[:100]}...")
             if is_folder:
                 self._folder(folder, name, depth, status, path, inner + encoded + b"/", length + len(encoded) + 1)
             elif stat.S_ISREG(status.st_mode):
@@ -191,9 +191,9 @@ class Walk:
         self.entries += 1
         self.listing += packed(entry)
         if self.entries > TREE_ENTRIES_MAX:
-            raise _too_much(f"more than {TREE_ENTRIES_MAX} files and folders")
+            raise too_much(f"more than {TREE_ENTRIES_MAX} files and folders")
         if len(self.listing) > LISTING_MAX:
-            raise _too_much(f"a listing of more than {LISTING_MAX} bytes")
+            raise too_much(f"a listing of more than {LISTING_MAX} bytes")
 
     def _is_excluded(self, name: bytes, inner: bytes, top: bytes, *, is_folder: bool) -> bool:
         path = os.fsdecode(inner + name)
@@ -233,7 +233,7 @@ def _names(folder: int, shown: str) -> list[str]:
             for entry in found:
                 names.append(entry.name)
                 if len(names) > TREE_ENTRIES_MAX:
-                    raise _too_much(f"more than {TREE_ENTRIES_MAX} files and folders in {shown}")
+                    raise too_much(f"more than {TREE_ENTRIES_MAX} files and folders in {shown}")
     except OSError as error:
         raise unreadable(shown, error) from None
     names.sort(key=lambda name: folded(os.fsencode(name)))
@@ -347,5 +347,5 @@ def _collision(one: str, other: str) -> UsageError:
     )
 
 
-def _too_much(what: str) -> UsageError:
+def too_much(what: str) -> UsageError:
     return UsageError(f"too much for one transfer: {what}", detail="limit", hint="send it in parts, or pipe a tar")

@@ -15,6 +15,7 @@ from zkc.constants import (
     TREE_DEPTH_MAX,
     TREE_ENTRIES_MAX,
     TREE_PATH_MAX,
+    TREE_TOPS_MAX,
 )
 from zkc.errors import PeerViolation, PolicyRefused
 from zkc.rules.names import escape, folded, is_component
@@ -40,6 +41,7 @@ class ListingReader:
         self._pending = bytearray()
         self._left: int | None = None
         self._entries = 0
+        self._tops = 0
         self._data = 0
         self.file_bytes = 0
         """Sum of the files' sizes, their holes included."""
@@ -110,6 +112,9 @@ class ListingReader:
         self._entries += 1
         if self._entries > TREE_ENTRIES_MAX:
             raise _too_much(f"more than {TREE_ENTRIES_MAX} files and folders")
+        self._tops += entry.depth == 0
+        if self._tops > TREE_TOPS_MAX:
+            raise _too_much(f"more than {TREE_TOPS_MAX} files and folders side by side")
         if entry.depth > TREE_DEPTH_MAX:
             raise _too_much(f"more than {TREE_DEPTH_MAX} folders in folders")
         if entry.name == _EMPTY:
