@@ -132,7 +132,7 @@ class Walk:
             key = folded(encoded)
             if before is not None and before[0] == key:
                 raise _collision(f"{shown}/{before[1]}", path)
-            if length + len(encoded) > TREE_PATH_MAX:
+            if length + len(encoded) > TREE_PATH_MAX or len(encoded) > FILE_NAME_MAX:
                 raise too_much(f"a path of more than {TREE_PATH_MAX} bytes: {path[:100]}...")
             if is_folder:
                 self._folder(folder, name, depth, status, path, inner + encoded + b"/", length + len(encoded) + 1)
@@ -333,8 +333,10 @@ def nothing_left() -> UsageError:
 
 
 def unreadable(path: str, error: OSError) -> LocalIOError:
+    is_missing = error.errno == errno.ENOENT
     return LocalIOError(
-        f"cannot read {path}: {error.strerror}", detail="unreadable", hint="check its permissions, or --exclude it"
+        f"cannot read {path}: {error.strerror}", detail="unreadable",
+        hint="check the path" if is_missing else "check its permissions, or --exclude it",
     )
 
 
