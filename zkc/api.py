@@ -17,9 +17,10 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
 
@@ -29,6 +30,7 @@ from zkc.client.events import Delivery, Event, Options, WouldAccept
 from zkc.client.sending import Sending
 from zkc.client.sources import Payload, source_of
 from zkc.client.taking import Wish, take
+from zkc.client.walking import Skipped
 from zkc.config import load
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import InternalError, Interrupted, UsageError
@@ -37,6 +39,7 @@ from zkc.stores.home import Home
 from zkc.stores.inbox import Claim, Inbox
 from zkc.stores.items import Item
 from zkc.stores.keystore import KeyStore
+from zkc.stores.saving import Conflict, save_item
 from zkc.wire.messages import Peer
 
 T = TypeVar("T")
@@ -55,8 +58,14 @@ class ReceivedItem:
         self.item: Final[Item] = claim.item
 
     def open(self) -> BinaryIO:
-        """The payload from its first byte."""
+        """The payload from its first byte. `UsageError` (``folder``) for what was sent as files and folders."""
+        if self.item.kind == "tree":
+            raise UsageError(f"item {self.item.id} has files and folders", detail="folder", hint="save it")
         return self._claim.open()
+
+    def save(self, destination: str | os.PathLike[str], conflict: Conflict = "rename") -> Path | None:
+        """Write it to ``destination``, a folder as a folder; the path that it got, or None where it was skipped."""
+        return save_item(self.item, Path(destination), conflict)
 
     def read(self) -> bytes:
         """The whole payload."""
@@ -92,14 +101,16 @@ class SyncClient:
     def send(
         self, recipient: str, payload: Payload, *, name: str | None = None, note: str = "",
         wait: float | None = None, timeout: float | None = None, key_source: KeySource | None = None,
-        cipher: str | None = None, on_event: Callable[[Event], None] = lambda _: None,
+        cipher: str | None = None, exclude: Sequence[str] = (),
+        on_event: Callable[[Event | Skipped], None] = lambda _: None,
     ) -> Delivery:
-        """Deliver ``payload`` (bytes, text, the path of a file, an open binary stream with a descriptor) and return
-        the proof: the recipient holds it durably, verified. ``wait`` and ``timeout`` in seconds, as for ``zkc send``.
+        """Deliver ``payload`` (bytes, text, the path of a file or folder, a list of such paths, an open binary stream
+        with a descriptor) and return the proof: the recipient holds it durably, verified. ``wait`` and ``timeout`` in
+        seconds, ``exclude`` globs, as for ``zkc send``.
         """
         return self.send_in(
             Call(), recipient, payload, name=name, note=note, wait=wait, timeout=timeout, key_source=key_source,
-            cipher=cipher, on_event=on_event,
+            cipher=cipher, exclude=exclude, on_event=on_event,
         )
 
     @contextlib.contextmanager
@@ -148,10 +159,11 @@ class SyncClient:
     def send_in(
         self, call: Call, recipient: str, payload: Payload, *, name: str | None = None, note: str = "",
         wait: float | None = None, timeout: float | None = None, key_source: KeySource | None = None,
-        cipher: str | None = None, on_event: Callable[[Event], None] = lambda _: None,
+        cipher: str | None = None, exclude: Sequence[str] = (),
+        on_event: Callable[[Event | Skipped], None] = lambda _: None,
     ) -> Delivery:
         """`send`, as long as ``call`` is not told to end."""
-        source, manifest = source_of(payload, name, note)
+        source, manifest = source_of(payload, name, note, exclude=exclude, on_skip=on_event)
         with contextlib.closing(source), self._under_way(call), call.bell() as bell:
             done = Sending(
                 self._home, self._config, self._reach(), recipient, source, manifest,
@@ -275,9 +287,14 @@ class AsyncReceivedItem:
         self._run = run
 
     async def read(self) -> bytes:
-        """The whole payload."""
+        """See `ReceivedItem.read`."""
         data: bytes = await self._run(self._received.read)
         return data
+
+    async def save(self, destination: str | os.PathLike[str], conflict: Conflict = "rename") -> Path | None:
+        """See `ReceivedItem.save`."""
+        path: Path | None = await self._run(partial(self._received.save, destination, conflict))
+        return path
 
 
 def _let_go(taking: Future[Claim]) -> None:

@@ -33,6 +33,8 @@ CHUNK_MAX: Final = 2 * 1024 * 1024
 """The same at most; the recipient chooses between them. Larger ones are no faster, and a frame is held whole."""
 MANIFEST_MAX: Final = 60 * 1024
 """Bytes; a manifest is one frame."""
+LISTING_HEADER_BYTES: Final = 8
+"""u64, the length of the listing that follows: the first bytes of a tree's stream."""
 TRAILER_BYTES: Final = 8 + 32 + 32
 """Total bytes u64, BLAKE3 of the stream, digest of the manifest: the end of the last chunk."""
 ROLLOVER_BYTES: Final = 64 * 1024**3
@@ -165,5 +167,19 @@ NOTE_MAX: Final = 4096
 """Bytes of a note, UTF-8."""
 FILE_NAME_MAX: Final = 255
 """Bytes of a file name, UTF-8: the limit of the file systems in use."""
+LISTING_MAX: Final = 32 * 1024 * 1024
+"""Bytes of a tree's listing: a sender holds it in memory, a recipient never does."""
+TREE_ENTRIES_MAX: Final = 500_000
+"""Files, folders and links of one tree; a listing of that many is some 25 MB."""
+TREE_TOPS_MAX: Final = 50_000
+"""Of those: at the top, side by side; whoever saves them holds their names."""
+TREE_DEPTH_MAX: Final = 255
+"""Folders in folders: each is an open descriptor while a tree is read or saved."""
+TREE_PATH_MAX: Final = 4096
+"""Bytes of a path inside a tree, the limit of Linux for one that is given whole."""
+LINK_TARGET_MAX: Final = 4095
+"""Bytes of a symbolic link's target: the limit of Linux."""
+RUNS_MAX: Final = 2048
+"""Runs of data of one sparse file; where it has more, the smallest holes are sent as zeros."""
 MESSAGE_TEXT_MAX: Final = 64 * 1024
 """Bytes of `send -m`."""

@@ -32,6 +32,10 @@ class Pair:
         self._remember("bob's daemon", self.fleet.program("bob").process.pid)
         return took
 
+    def save(self, folder: Path) -> float:
+        """Seconds of ``zkc recv -o FOLDER/``."""
+        return timed(lambda: self._run("bob", "recv", "-o", f"{folder}/"))
+
     def pipe(self, feed: Sequence[str | Path], drain: Sequence[str | Path], *, live: bool = False) -> float:
         """Seconds from one command's output to another's input, by way of the inbox or ``live``."""
         with (

@@ -83,7 +83,8 @@ class Frames:
 
     def __init__(
         self, session: Session, *, name: str = "evil.bin", note: str = "", size: int | None = None,
-        kind: Literal["file", "stream", "message"] = "file", mode: int = 0o600, mtime_ns: int = 0, attempt: int = 0,
+        kind: Literal["file", "stream", "message", "tree"] = "file", mode: int = 0o600, mtime_ns: int = 0,
+        attempt: int = 0,
     ) -> None:
         self.attempt = attempt
         self.chunk_bytes = session.resp.chunk

@@ -126,9 +126,11 @@ def feeding(path: Path | None) -> Iterator[int]:
 @contextlib.contextmanager
 def fed(fleet: Fleet, path: Path, *words: str, piped: bool) -> Iterator[subprocess.Popen[bytes]]:
     """`sending` of a file, or of its content by a pipe."""
-    with feeding(path if piped else None) as stdin:
-        with sending(fleet, *words, *([] if piped else [str(path)]), stdin=stdin) as process:
-            yield process
+    with (
+        feeding(path if piped else None) as stdin,
+        sending(fleet, *words, *([] if piped else [str(path)]), stdin=stdin) as process,
+    ):
+        yield process
 
 
 def flowing(wire: Wire, process: subprocess.Popen[bytes], size: int = MIB) -> bool:

@@ -1,13 +1,16 @@
-"""Where the bytes of a transfer come from: a file, a pipe, or memory."""
+"""Where the bytes of a transfer come from: a file, files and folders, a pipe, or memory."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from zkc.client.small import Small
+from zkc.client.trees import TreeSource
+from zkc.client.walking import Root, Skipped, is_excluded, is_sparse, joint_name, name_of, nothing_left, roots_of
 from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
@@ -26,8 +29,6 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            if path.is_dir():
-                raise UsageError(f"{path} is a folder", detail="folder", hint="name a file, or pipe a tar of it")
             # Non-blocking, so that a FIFO without a writer does not hang the open; regular files do not care.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -162,15 +163,20 @@ class BytesSource:
         """Nothing is open."""
 
 
-AnySource = FileSource | PipeSource | BytesSource
-Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+AnySource = FileSource | TreeSource | PipeSource | BytesSource
+Paths = Sequence[str | os.PathLike[str]]
+Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | Paths
 
 
-def source_of(payload: Payload, name: str | None, note: str, head: bytes = b"") -> tuple[AnySource, Manifest]:
+def source_of(
+    payload: Payload, name: str | None, note: str, head: bytes = b"", *, exclude: Sequence[str] = (),
+    on_skip: Callable[[Skipped], None] = lambda _: None,
+) -> tuple[AnySource, Manifest]:
     """Where the bytes of ``payload`` come from, and what the recipient is told of them. The caller closes the source.
 
-    Text is a message, a path is a file, all else is a stream, of which ``head`` was read already. `UsageError`
-    (``payload``, ``folder``, ``not-a-file``, ``bad-name``), `LocalIOError`.
+    Text is a message, a path is a file or a folder, a list is of such paths, all else is a stream, of which ``head``
+    was read already. ``exclude`` are globs of what stays behind of paths, ``on_skip`` hears of what cannot be sent.
+    `UsageError` (``payload``, ``not-a-file``, ``bad-name``, ``limit``, ``collision``, ``excluded``), `LocalIOError`.
     """
     note = _note(note)
     if isinstance(payload, str):
@@ -180,14 +186,27 @@ def source_of(payload: Payload, name: str | None, note: str, head: bytes = b"") 
         data = bytes(payload)
         return BytesSource(data), Manifest("stream", _named(name, "stdin"), note, len(data), 0o600, 0)
     if isinstance(payload, os.PathLike):
-        file = FileSource(Path(payload))
+        payload = [payload]
+    if isinstance(payload, list | tuple):
+        paths = [Path(path) for path in payload]
+        if not paths:
+            raise UsageError("no path to send", detail="payload")
+        if len(paths) > 1 or paths[0].is_dir():
+            return _tree(paths, name, note, exclude, on_skip)
+        if exclude and is_excluded(name_of(paths[0]), exclude):
+            raise nothing_left()
+        if is_sparse(paths[0]):
+            return _tree(paths, name, note, (), on_skip)
+        file = FileSource(paths[0])
         try:
             return file, file.manifest(name, note)
         except BaseException:
             file.close()
             raise
-    if not hasattr(payload, "fileno"):
-        raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
+    if isinstance(payload, Sequence) or not hasattr(payload, "fileno"):
+        raise UsageError(
+            "a payload is bytes, text, a path, a list of paths, or a binary stream with a descriptor", detail="payload"
+        )
     return PipeSource(payload, head), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
 
 
@@ -201,6 +220,22 @@ def small_source(small: Small, name: str | None, note: str) -> tuple[BytesSource
 
 def _file_identity(path: str, size: int, modified_ns: int) -> tuple[bytes, ...]:
     return os.fsencode(path), b"%d %d" % (size, modified_ns)
+
+
+def _tree(
+    paths: Sequence[Path], name: str | None, note: str, exclude: Sequence[str], on_skip: Callable[[Skipped], None]
+) -> tuple[AnySource, Manifest]:
+    """One folder, or sparse file, is the tree itself, and has its name; several paths are at the top of it under their
+    own."""
+    if len(paths) > 1:
+        roots, mode, mtime_ns = roots_of(paths), stat.S_IRWXU, 0
+        called = _named(name, joint_name(roots))
+    else:
+        called = _named(name, name_of(paths[0]))
+        status = paths[0].stat()
+        roots, mode, mtime_ns = [Root(paths[0], b"")], stat.S_IMODE(status.st_mode), max(status.st_mtime_ns, 0)
+    source = TreeSource(roots, exclude, on_skip)
+    return source, Manifest("tree", called, note, source.size, mode, mtime_ns)
 
 
 def _named(name: str | None, otherwise: str) -> str:

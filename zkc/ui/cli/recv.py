@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.items import CONFLICTS, destination, item_fields
+from zkc.ui.cli.items import CONFLICTS, Saved, item_fields, save
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
@@ -55,7 +55,7 @@ class _Use:
     help="Take the oldest waiting item that matches out of the inbox, into the current folder under its own name.",
     short_help="Take an item out of the inbox.",
 )
-@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output.")
+@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output, a folder as tar.")
 @click.option("--from", "sender", metavar="NAME", help="Only from NAME.")
 @click.option("--name", metavar="GLOB", help="Only what has such a name.")
 @click.option(
@@ -70,7 +70,7 @@ class _Use:
 )
 @click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
-    help="What to do where such a file exists [rename].",
+    help="What to do where such a file or folder exists [rename].",
 )
 @click.option(
     "--exec", "run", multiple=True, metavar="CMD ARG...",
@@ -181,33 +181,46 @@ def _handle(out: Out, claim: Claim, use: _Use) -> None:
     if use.run:
         _run(claim, use.run)
     elif use.output == "-":
-        with claim.open() as payload:
-            while chunk := payload.read(_CHUNK):
-                out.payload(chunk)
+        for chunk in _bytes(claim):
+            out.payload(chunk)
     else:
         from zkc.rules.names import escape
-        from zkc.stores.saving import save_item
 
-        path = destination(item, use.output)
-        saved = save_item(item, path, use.conflict)
-        if saved is None:
+        done = save(item, use.output, use.conflict)
+        if not isinstance(done, Saved):
             out.event("recv", item_fields(item, None))
-            out.notice(f"{escape(str(path))} exists: skipped, and item {item.id} stays in the inbox")
+            what = escape(str(done)) if item.kind != "tree" else f"a part of {escape(item.name)}"
+            out.notice(f"{what} exists: skipped, and item {item.id} stays in the inbox")
             return
+        saved = done
     if not use.keep:
         claim.finish()
     _tell(out, item, saved)
 
 
-def _tell(out: Out, item: Item, saved: Any) -> None:
-    out.event("recv", item_fields(item, saved))
+def _bytes(claim: Claim) -> Iterator[bytes]:
+    """The payload; of a tree a tar."""
+    if claim.item.kind == "tree":
+        from zkc.stores.tars import bytes_of
+        from zkc.stores.trees import StoredTree
+
+        with StoredTree.opened(claim.item) as tree:
+            yield from bytes_of(tree)
+        return
+    with claim.open() as payload:
+        while chunk := payload.read(_CHUNK):
+            yield chunk
+
+
+def _tell(out: Out, item: Item, saved: Saved | None) -> None:
+    out.event("recv", item_fields(item, None) if saved is None else item_fields(item, saved.path, saved.together))
     if out.json:
         return
     from zkc.rules.names import escape
     from zkc.rules.units import show_size
 
-    if saved is not None:
-        out.text(escape(str(saved)))
+    for path in () if saved is None else saved.lines:
+        out.text(escape(str(path)))
     note = f", note: {escape(item.note)}" if item.note else ""
     out.notice(
         f"received {escape(item.name)} from {item.sender}: {show_size(item.size)}, key made by the "
@@ -217,13 +230,18 @@ def _tell(out: Out, item: Item, saved: Any) -> None:
 
 def _run(claim: Claim, words: tuple[str, ...]) -> None:
     """``--exec``: `LocalIOError` where the command does not end with 0; the item stays."""
+    is_tree = claim.item.kind == "tree"
     with claim.open() as payload:
         try:
-            child = subprocess.Popen(words, stdin=payload, env=_environment(claim.item, os.environ))
+            child = subprocess.Popen(
+                words, stdin=subprocess.PIPE if is_tree else payload, env=_environment(claim.item, os.environ)
+            )
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise LocalIOError(f"cannot run {words[0]}: {why}", detail="command", hint="the item stays") from None
     try:
+        if is_tree:
+            _feed(child, claim)
         status = child.wait()
     except BaseException:
         child.terminate()
@@ -235,6 +253,16 @@ def _run(claim: Claim, words: tuple[str, ...]) -> None:
     if status != 0:
         how = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
         raise LocalIOError(f"{words[0]} {how}", detail="command", hint=f"item {claim.item.id} stays in the inbox")
+
+
+def _feed(child: subprocess.Popen[bytes], claim: Claim) -> None:
+    """The tar to its stdin, as much as it takes: what it does not read is its own affair."""
+    stdin = child.stdin
+    if stdin is None:
+        raise ValueError("its stdin is not ours")
+    with contextlib.suppress(BrokenPipeError), stdin:
+        for chunk in _bytes(claim):
+            stdin.write(chunk)
 
 
 def _environment(item: Item, own: Mapping[str, str]) -> dict[str, str]:

@@ -1,10 +1,12 @@
-"""``zkc send``: a file, piped data or a message to another client, with a receipt."""
+"""``zkc send``: files, folders, piped data or a message to another client, with a receipt."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,6 +20,7 @@ from zkc.ui.cli.output import Out
 if TYPE_CHECKING:
     from zkc.client.events import Delivery, Event, Options, Requested, WouldAccept
     from zkc.client.small import Notice
+    from zkc.client.walking import Skipped
     from zkc.ui.cli.progress import Progress
 
 
@@ -28,12 +31,14 @@ def _ciphers() -> tuple[str, ...]:
 
 
 @click.command(
-    "send", cls=Command, example="zkc send bob report.pdf\ntar c photos | zkc send bob --name photos.tar",
-    help="Send a file, or standard input, to RECIPIENT. Ends with 0 once the recipient holds all of it, verified.",
-    short_help="Send a file, piped data or a message.",
+    "send", cls=Command,
+    example="zkc send bob report.pdf photos/\npg_dump shop | zkc send bob --name shop.sql",
+    help="Send files and folders, or standard input, to RECIPIENT, as one item. Ends with 0 once the recipient holds "
+    "all of it, verified.",
+    short_help="Send files, folders, pipes or a message.",
 )
 @click.argument("recipient")
-@click.argument("path", required=False)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--name", metavar="NAME", help="What it is called there [piped data: stdin].")
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")
 @click.option("--note", metavar="TEXT", default="", help="A note beside it, end-to-end encrypted too.")
@@ -47,14 +52,18 @@ def _ciphers() -> tuple[str, ...]:
 )
 @click.option("--cipher", type=Word(_ciphers), metavar="NAME", help="Cipher of the transfer.")
 @click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
+@click.option(
+    "--exclude", metavar="GLOB", multiple=True,
+    help="Leave out what has such a name, or with a '/' such a path in the folder; may be repeated.",
+)
 @click.option("--id", "key", metavar="KEY", help="Never deliver twice under KEY: a repeat returns the first receipt.")
 @click.option("--no-resume", is_flag=True, help="Start from the first byte, whatever an earlier command has sent.")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
-    call: Invocation, *, recipient: str, path: str | None, name: str | None, message: str | None, note: str,
+    call: Invocation, *, recipient: str, paths: tuple[str, ...], name: str | None, message: str | None, note: str,
     require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
-    receipt: str | None, key: str | None, no_resume: bool, dry_run: bool,
+    receipt: str | None, exclude: tuple[str, ...], key: str | None, no_resume: bool, dry_run: bool,
 ) -> None:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
     from zkc.ids import check_name
@@ -63,12 +72,14 @@ def command(
     copy_to = _receipt_file(receipt)
     if receipt == "-":
         call.out.payload_on_stdout()
-    payload = _payload(call.out, path, message, dry_run=dry_run)
+    payload = _payload(call.out, paths, message, dry_run=dry_run)
+    if exclude and not isinstance(payload, list):
+        raise UsageError("send: --exclude is for paths", hint="leave it out, or name a folder")
 
     from zkc.client.events import Delivery, Options
 
     options = Options(wait, timeout, key_source, cipher, dry_run, key, resume=not no_resume)
-    done = _send(call, recipient, payload, name, note, options)
+    done = _send(call, recipient, _What(payload, name, note, exclude), options)
     if isinstance(done, Delivery):
         _delivered(call.out, done)
         if receipt == "-":
@@ -82,9 +93,24 @@ def command(
 # --- the two ways ---------------------------------------------------------------------------------------------------
 
 
-def _send(
-    call: Invocation, recipient: str, payload: str | Path | BinaryIO, name: str | None, note: str, options: Options
-) -> Delivery | WouldAccept:
+@dataclass(frozen=True)
+class _What:
+    """The words of the command that say what is sent."""
+
+    payload: str | list[Path] | BinaryIO
+    name: str | None
+    note: str
+    exclude: tuple[str, ...]
+
+    @property
+    def maybe_small(self) -> str | Path | BinaryIO | None:
+        """What may be small, as far as the words tell: a message, one path, a stream."""
+        if not isinstance(self.payload, list):
+            return self.payload
+        return self.payload[0] if len(self.payload) == 1 and not self.exclude else None
+
+
+def _send(call: Invocation, recipient: str, what: _What, options: Options) -> Delivery | WouldAccept:
     """What is small goes whole to the daemon, where one runs; all else leaves from this process (decision 0007)."""
     from zkc.client.small import Small, hand_over, read_small
     from zkc.env import SystemClock
@@ -93,18 +119,21 @@ def _send(
     clock = SystemClock()
     began = clock.monotonic()
     small: Small | None
-    if options.dry_run and not isinstance(payload, str | Path):
+    payload = what.maybe_small
+    if payload is None:
+        small, head = None, b""
+    elif options.dry_run and not isinstance(payload, str | Path):
         small, head = Small("stream", "stdin", b""), b""  # what stdin holds is for another command
     else:
         small, head = read_small(payload, clock)
     with _Shown(call.out, recipient) as shown:
         if small is not None:
             home = Home.resolve("client", call.options.home).check()
-            done = hand_over(home, recipient, small, name, note, options, os.environ, shown.event)
+            done = hand_over(home, recipient, small, what.name, what.note, options, os.environ, shown.event)
             if done is not None:
                 return done
         spent = clock.monotonic() - began
-        return _send_from_here(call, recipient, payload, head, name, note, _less(options, spent), shown)
+        return _send_from_here(call, recipient, what, head, _less(options, spent), shown)
 
 
 def _less(options: Options, spent: float) -> Options:
@@ -116,12 +145,13 @@ def _less(options: Options, spent: float) -> Options:
 
 
 def _send_from_here(
-    call: Invocation, recipient: str, payload: str | Path | BinaryIO, head: bytes, name: str | None, note: str,
-    options: Options, shown: _Shown,
+    call: Invocation, recipient: str, what: _What, head: bytes, options: Options, shown: _Shown
 ) -> Delivery | WouldAccept:
     from zkc.client.sources import source_of
 
-    source, manifest = source_of(payload, name, note, head)
+    source, manifest = source_of(
+        what.payload, what.name, what.note, head, exclude=what.exclude, on_skip=partial(_tell_skipped, call.out)
+    )
 
     from zkc.client.access import open_access
     from zkc.client.sending import Sending
@@ -149,28 +179,38 @@ def _send_from_here(
 # --- what is sent --------------------------------------------------------------------------------------------------
 
 
-def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) -> str | Path | BinaryIO:
+def _payload(
+    out: Out, paths: tuple[str, ...], message: str | None, *, dry_run: bool
+) -> str | list[Path] | BinaryIO:
     """What the words of the command name. What a person types ends with Ctrl-D, and he is told so."""
     from zkc.constants import MESSAGE_TEXT_MAX
 
     if message is not None:
-        if path is not None:
+        if paths:
             raise UsageError("send: -m and a path exclude each other", hint="send the file, with --note")
         if len(os.fsencode(message)) > MESSAGE_TEXT_MAX:
             raise UsageError("send: -m is too long", hint=f"at most {MESSAGE_TEXT_MAX} bytes; pipe it in instead")
         return message
-    if path is not None and path != "-":
-        return Path(path)
+    if "-" in paths and len(paths) > 1:
+        raise UsageError("send: '-' is standard input, and goes alone", hint="a file of that name is ./-")
+    if paths and paths != ("-",):
+        return [Path(path) for path in paths]
     if sys.stdin is None:
         raise LocalIOError("standard input is closed", detail="unreadable", hint="name a file, or pipe something in")
     if not dry_run and sys.stdin.isatty():
-        if path is None and out.style.batch:
+        if not paths and out.style.batch:
             raise UsageError("send: nothing to send", hint="name a file, pipe data in, or say '-' to type it")
         out.notice("reading from the terminal; end with Ctrl-D")
     return sys.stdin.buffer
 
 
 # --- what is told --------------------------------------------------------------------------------------------------
+
+
+def _tell_skipped(out: Out, skipped: Skipped) -> None:
+    from zkc.rules.names import escape
+
+    out.notice(f"skipped {escape(skipped.path)}: a {skipped.kind} cannot be sent")
 
 
 class _Shown:
