@@ -216,9 +216,12 @@ class Fleet:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def popen(self, name: str, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+    def popen(
+        self, name: str, *words: str, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
         """``zkc WORDS`` in that home, running; the caller ends it."""
-        return subprocess.Popen([*_ZKC, *words], env=self.environment(name), cwd=self.folder, **options)
+        own = self.environment(name) | dict(env or {})
+        return subprocess.Popen([*_ZKC, *words], env=own, cwd=self.folder, **options)
 
     def environment(self, name: str) -> dict[str, str]:
         """That of a process of this client: ours without any ``ZKC_`` variable, and its home."""

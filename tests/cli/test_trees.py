@@ -196,12 +196,12 @@ def test_what_is_excluded_or_cannot_be_sent_stays_behind(inbox: Fleet, tmp_path:
 CHANGE = """
 import os, sys
 from zkc.client.trees import TreeSource
-read, path = TreeSource.read, sys.argv.pop(1)
-def late(source, n):
+read, path = TreeSource.readinto, sys.argv.pop(1)
+def late(source, into):
     with open(path, "ab") as file:
         file.write(b"more")
-    return read(source, n)
-TreeSource.read = late
+    return read(source, into)
+TreeSource.readinto = late
 from zkc.ui.cli.main import main
 sys.exit(main())
 """

@@ -43,7 +43,8 @@ def test_a_small_file_is_read_whole_with_its_mode_and_time(tmp_path: Path, size:
     file.write_bytes(b"x" * size)
     file.chmod(0o750)
     os.utime(file, ns=(5, 7_000_000_001))
-    assert read_small(file, CLOCK) == (Small("file", "tool", b"x" * size, 0o750, 7_000_000_001), b"")
+    small = Small("file", "tool", b"x" * size, 0o750, 7_000_000_001, str(file.resolve()))
+    assert read_small(file, CLOCK) == (small, b"")
 
 
 def test_what_is_no_small_file_is_left_to_whoever_says_what_it_is(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sources import read, read_on
 from tests.support.trees import make_folder
 from zkc.client.sources import TreeSource, source_of
 from zkc.client.walking import Skipped
@@ -27,11 +28,9 @@ def tree_of(*paths: Path, name: str | None = None, exclude: tuple[str, ...] = ()
 
 
 def whole(source: TreeSource, n: int = 100_000) -> bytes:
-    parts = []
-    while part := source.read(n):
-        parts.append(part)
+    data = read_on(source, n)
     source.check()
-    return b"".join(parts)
+    return data
 
 
 def listed(data: bytes) -> list[TreeEntry]:
@@ -95,7 +94,7 @@ def test_it_can_be_read_from_any_byte_on_in_parts_of_any_size(tmp_path: Path, n:
         for offset in [at for at in offsets if at < 400 or len(data) - at < 40 or at % 997 == 0]:
             source.seek(offset)
             assert whole(source, n) == data[offset:], offset
-        assert source.rewind()
+        source.seek(0)
         assert whole(source) == data
 
 
@@ -124,7 +123,7 @@ def test_small_files_are_read_together_and_few_descriptors_are_open(tmp_path: Pa
     before = len(os.listdir("/proc/self/fd"))
     source, _ = tree_of(place)
     with closing(source):
-        assert len(source.read(100_000)) == 100_000
+        assert len(read(source, 100_000)) == 100_000
         assert len(os.listdir("/proc/self/fd")) - before <= 4
         whole(source)
     assert len(os.listdir("/proc/self/fd")) == before
@@ -212,7 +211,7 @@ def test_a_file_that_is_not_as_it_was_listed_ends_it(
     source, _ = tree_of(tmp_path / "many")
     with closing(source):
         if late:
-            source.read(1_000_000)
+            read(source, 1_000_000)
         change(path)
         with pytest.raises(LocalIOError) as told:
             whole(source)

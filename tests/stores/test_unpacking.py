@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.items import entry, receive
 from tests.support.looking import tree
+from tests.support.sources import read_on
 from tests.support.trees import TIME, file, folder, link, looks, make_folder, stream
 from tests.support.waiting import wait_until
 from zkc.client.sources import source_of
@@ -37,7 +38,7 @@ def arrived(inbox: Inbox, data: bytes, name: str = "many") -> Item:
 def sent(inbox: Inbox, *paths: Path, name: str | None = None) -> Item:
     source, manifest = source_of(list(paths), name, "")
     with closing(source):
-        return arrived(inbox, b"".join(iter(lambda: source.read(1 << 20), b"")), manifest.name)
+        return arrived(inbox, read_on(source), manifest.name)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from zkc.stores.home import Home
 from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
 from zkc.stores.under_way import UnderWay, key_of, tid_of
 from zkc.wire.codec import decode
-from zkc.wire.messages import Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
 
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 2.0
@@ -108,6 +108,8 @@ class Sending:
         """Until when a transfer that broke off is tried again: counted from the first loss after the farthest byte that
         ever arrived, so that what always breaks off at the same place ends."""
         self._farthest = 0
+        self._next_pause = _PAUSE_FIRST
+        """Before the next try: longer each time, until something arrives that never had before."""
         self._resumed = False
         """Whether the recipient had some of it before this command."""
         self._path = ""
@@ -182,7 +184,6 @@ class Sending:
         return self._delivered(body)
 
     def _until_done(self) -> Delivery | WouldAccept:
-        pause = _PAUSE_FIRST
         while True:
             try:
                 return self._try()
@@ -205,10 +206,9 @@ class Sending:
                 until = self._may_wait(condition)
             except TimedOut as late:
                 raise self._out_of_time(late) from None
-            if self._lost is None:
-                pause = _PAUSE_FIRST
+            pause = self._next_pause
+            self._next_pause = min(2 * pause, _PAUSE_MAX)
             self._sleep(min(self._entropy.jitter(pause / 2, pause), until - self._clock.monotonic()))
-            pause = min(2 * pause, _PAUSE_MAX)
 
     def _start_anew(self) -> None:
         self._drop_session()
@@ -273,7 +273,7 @@ class Sending:
 
     def _on_progress(self, position: int) -> None:
         if position > self._farthest:
-            self._farthest, self._patience = position, None
+            self._farthest, self._patience, self._next_pause = position, None, _PAUSE_FIRST
         self._on_event(Progress(position, self._manifest.size))
 
     def _on_receipt(self, done: Delivered) -> None:
@@ -334,7 +334,11 @@ class Sending:
     def _check_earlier(self, have: Have) -> ReceiptBody:
         """A receipt of an earlier try of this delivery: it must be one of ours, and of this very data."""
         try:
-            body = verify_receipt(read_identity(have.ed25519, have.ml_dsa), have.receipt)
+            identity = read_identity(have.ed25519, have.ml_dsa)
+            body = verify_receipt(identity, have.receipt)
+            # What is kept is checked offline against the card in it, which at DONE is the one that was verified.
+            card: Card = decode(decode(have.receipt, Receipt).card, Card)
+            identity.verify_durable("card", body.card_hash, card.signature)
         except PeerViolation as violation:
             raise IntegrityError(
                 f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt", hint=WRONG_RECEIPT
