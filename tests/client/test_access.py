@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
+import zkc
 from tests.support.looking import log_of
 from tests.support.waiting import DEADLINE
 from zkc.testing import Fleet, Program
@@ -47,3 +49,17 @@ def test_a_program_uses_the_daemon_whenever_one_runs_and_a_link_of_its_own_whene
     for text in 2 * (b"by the daemon", b"by itself"):
         with alice.client("bob").receive(wait=DEADLINE) as item:
             assert item.read() == text
+
+
+def test_of_many_sends_of_one_program_none_is_refused(alice: Fleet) -> None:
+    """They take their turns in the program, and not at the recipient, which takes so many at once."""
+    count = 200
+
+    async def scenario() -> None:
+        async with zkc.Client(alice.home("alice")) as client:
+            await asyncio.gather(*(client.send("bob", b"x") for _ in range(count)))
+
+    asyncio.run(scenario())
+    for _ in range(count):
+        with alice.client("bob").receive(wait=DEADLINE):
+            pass
