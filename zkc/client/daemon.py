@@ -328,7 +328,8 @@ class Daemon:
             return
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskPeers):
-            yield control.PeersReply(await all_peers(link.request))
+            for reply in control.replies_of(await all_peers(link.request)):
+                yield reply
         elif isinstance(request, control.AskCard):
             card = await link.request(LookUp(request.name))
             if isinstance(card, PeerCard):
