@@ -43,8 +43,9 @@ from zkc.stores.saving import Conflict, save_item
 from zkc.wire.messages import Peer
 
 T = TypeVar("T")
-_THREADS: Final = 64
-"""Transfers at once of one `Client`; more wait for their turn."""
+_THREADS: Final = 48
+"""Transfers at once of one `Client`; more wait for their turn. Fewer than a recipient takes from one sender
+(`TRANSFERS_PER_SENDER_MAX`): it lets go of one a moment after its sender has, and would refuse the next."""
 _END_SECONDS: Final = 5.0
 """How long what was told to end may take for it: a sender tells its recipient. Then nobody waits any longer."""
 

@@ -130,8 +130,14 @@ class ByDaemon:
         raise _bad_answer(None)
 
     def peers(self) -> list[Peer]:
-        reply = self._call(control.AskPeers())
-        return reply.peers if isinstance(reply, control.PeersReply) else _unexpected(reply)
+        self._check_alive()
+        peers: list[Peer] = []
+        with contextlib.closing(self._client.stream(control.AskPeers(), within=_LINK_SECONDS)) as replies:
+            for reply in replies:
+                if not isinstance(reply, control.PeersReply):
+                    raise _bad_answer(reply)
+                peers += reply.peers
+        return peers
 
     def card(self, name: str) -> PeerCard:
         reply = self._call(control.AskCard(name))
@@ -148,9 +154,12 @@ class ByDaemon:
         """Nothing is open between calls."""
 
     def _call(self, request: control.ControlRequest) -> control.ControlReply:
-        # `NoAnswer`: a daemon that stands still is not waited for as long as the coordinator is.
-        self._client.call(control.AskStatus())
+        self._check_alive()
         return self._client.call(request, within=_LINK_SECONDS)
+
+    def _check_alive(self) -> None:
+        """`NoAnswer`: a daemon that stands still is not waited for as long as the coordinator is."""
+        self._client.call(control.AskStatus())
 
 
 def _unexpected(reply: object) -> Any:

@@ -5,7 +5,8 @@ K of a granted transfer is handed over here: the socket is the owner's alone, an
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Final, Literal
 
 from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
@@ -176,7 +177,13 @@ class WaitReply(Message, frozen=True, tag="wait"):
     """Nothing yet; the daemon lives."""
 
 
+_PEERS_PER_REPLY: Final = 256
+"""80 KB at most: a list of any length goes below the bound of one reply."""
+
+
 class PeersReply(Message, frozen=True, tag="peers"):
+    """A part of the list."""
+
     peers: list[Peer]
 
 
@@ -223,6 +230,12 @@ def wanted_of(ask: AskGrant) -> Wanted:
     return Wanted(
         ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh
     )
+
+
+def replies_of(peers: list[Peer]) -> Iterator[PeersReply]:
+    """All of ``peers``, in as many replies as it takes."""
+    for at in range(0, len(peers), _PEERS_PER_REPLY):
+        yield PeersReply(peers[at : at + _PEERS_PER_REPLY])
 
 
 def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:

@@ -309,6 +309,7 @@ class Daemon:
         self._log.debug("command", request=type(request).__name__, pid=peer.pid)
         streams: dict[type, Callable[[Any], AsyncGenerator[control.ControlReply, None]]] = {
             control.AskGrant: self._grant, control.AskSend: self._send, control.AskLive: self._live,
+            control.AskPeers: self._peers,
         }
         stream = streams.get(type(request))
         if stream is None:
@@ -341,8 +342,6 @@ class Daemon:
     async def _of_coordinator(self, request: control.ControlRequest) -> control.ControlReply:
         link = self.main
         await link.wait_linked(link.patience)
-        if isinstance(request, control.AskPeers):
-            return control.PeersReply(await all_peers(link.request))
         if isinstance(request, control.AskCard):
             card = await link.request(LookUp(request.name))
             if isinstance(card, PeerCard):
@@ -352,6 +351,12 @@ class Daemon:
             if isinstance(invitation, Invitation):
                 return control.InvitationReply(invitation.text)
         raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+
+    async def _peers(self, _request: control.AskPeers) -> AsyncGenerator[control.ControlReply, None]:
+        link = self.main
+        await link.wait_linked(link.patience)
+        for reply in control.replies_of(await all_peers(link.request)):
+            yield reply
 
     async def _grant(self, request: control.AskGrant) -> AsyncGenerator[control.ControlReply, None]:
         granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within))

@@ -41,7 +41,7 @@ class Handed:
         """The events of one delivery, the last one how it ended. Closed early, it is told to end, and nobody waits."""
         call, talk = Call(), _Talk()
         running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job, call, talk)
-        running.add_done_callback(talk.over)
+        running.add_done_callback(lambda _: talk.over())
         try:
             async for event in talk.events():
                 yield event
@@ -49,6 +49,8 @@ class Handed:
         finally:
             call.end()
             talk.close()
+            # Where nobody listens any more, whatever it ends with is nobody's.
+            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     def close(self) -> None:
         """After the commands were let go: what still ends does so by itself, in bounded time."""
@@ -120,11 +122,9 @@ class _Talk:
             finally:
                 taken.set_result(sent)
 
-    def over(self, running: asyncio.Future[Delivery | WouldAccept]) -> None:
-        """The thread has ended; where nobody listens any more, whatever it ended with is nobody's."""
+    def over(self) -> None:
+        """Nothing more is told."""
         self._told.put_nowait(None)
-        if self._closed and not running.cancelled():
-            running.exception()
 
     def close(self) -> None:
         """Nobody listens any more."""
