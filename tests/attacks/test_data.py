@@ -395,9 +395,11 @@ def test_anything_after_the_end_makes_the_whole_worthless(fleet: Fleet, mallory:
     session = mallory.agree("bob")
     frames = Frames(session)
     with RawLine(session) as line:
-        opening, end = frames.opening(), frames.last(b"whole")
+        line.send(*frames.opening(), frames.chunk(b"begun"))
+        line.line.acknowledged(5)
+        end = frames.last(b"whole")
         more = frames.chunk(b"more") if extra == "a chunk" else frames.last(b"more")
-        line.send(*opening, end, more)
+        line.send(end, more)
         stop = line.verdict()
     assert isinstance(stop, Stop)
     assert stop.code == 32

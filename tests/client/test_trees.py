@@ -13,7 +13,7 @@ import pytest
 from tests.support.sources import read, read_on
 from tests.support.trees import make_folder
 from zkc.client.sources import TreeSource, source_of
-from zkc.client.walking import Skipped
+from zkc.client.walking import HOLES_MIN, Skipped
 from zkc.constants import RUNS_MAX, TREE_DEPTH_MAX
 from zkc.errors import LocalIOError, UsageError, ZkcError
 from zkc.rules.trees import ListingReader
@@ -324,7 +324,7 @@ def test_a_file_of_very_many_holes_has_a_bounded_listing(tmp_path: Path) -> None
 
 def test_a_file_that_is_mostly_holes_travels_without_them_also_alone(tmp_path: Path) -> None:
     with (tmp_path / "disk.img").open("wb") as image:
-        image.truncate(1 << 30)
+        image.truncate(HOLES_MIN + (1 << 20))
         image.seek(1 << 29)
         image.write(b"data")
     source, manifest = tree_of(tmp_path / "disk.img")
@@ -333,4 +333,4 @@ def test_a_file_that_is_mostly_holes_travels_without_them_also_alone(tmp_path: P
     (entry,) = listed(data)
     assert (manifest.name, entry.name, len(data) < 1 << 16) == ("disk.img", b"", True)
     assert isinstance(entry, TreeFile)
-    assert entry.size == 1 << 30
+    assert entry.size == HOLES_MIN + (1 << 20)

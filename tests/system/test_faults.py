@@ -184,13 +184,6 @@ def test_a_long_stream_takes_bounded_memory_at_both_ends(fleet: Fleet) -> None:
 # --- the source ------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_in_place_of_a_file_is_a_usage_error(fleet: Fleet, tmp_path: Path) -> None:
-    done = fleet.zkc("alice", "send", "bob", str(tmp_path))
-    assert done.code == 2
-    assert str(tmp_path) in one_line(done)
-    nothing(fleet)
-
-
 def test_a_missing_file_is_a_local_error(fleet: Fleet, tmp_path: Path) -> None:
     done = fleet.zkc("alice", "send", "bob", str(tmp_path / "missing"))
     assert done.code == 33

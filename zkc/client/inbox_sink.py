@@ -30,12 +30,12 @@ _READ: Final = 4 * 1024 * 1024
 
 
 def deliver(listener: Listener, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
-    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item; what was refused
-    does not."""
+    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item if its sender can go
+    on with it; what was refused does not."""
     try:
         listener.receive(session, sink, bell, patience)
     except BaseException as error:
-        sink.abandon(keep=isinstance(error, LinkLost | Interrupted | LocalIOError))
+        sink.abandon(keep=isinstance(error, LinkLost | Interrupted) or sink.found_no_room)
         raise
 
 
@@ -58,6 +58,8 @@ class InboxSink:
         self._listing: ListingReader | None = None
         """Of a tree: judged before the bytes that say it are written."""
         self._until_check = 0
+        self.found_no_room = False
+        """Whether it ended here, and a later command of the sender can go on: with a pipe none can."""
         self.size = 0
         self.item_id = ""
 
@@ -103,11 +105,15 @@ class InboxSink:
             raise PolicyRefused("data before its manifest", detail="limit")
         self._judge(data)
         self._until_check -= len(data)
-        if self._until_check < 0:
-            # The bound holds within 16 MiB, without a system call for every chunk.
-            self._check_space(len(data))
-            self._until_check = 16 * 1024 * 1024
-        self._partial.write(data)
+        try:
+            if self._until_check < 0:
+                # The bound holds within 16 MiB, without a system call for every chunk.
+                self._check_space(len(data))
+                self._until_check = 16 * 1024 * 1024
+            self._partial.write(data)
+        except LocalIOError:
+            self.found_no_room = self._manifest is not None and self._manifest.size is not None
+            raise
         self.size += len(data)
 
     def _judge(self, data: bytes) -> None:

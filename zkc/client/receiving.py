@@ -364,7 +364,10 @@ class Receiver:
         if len(self._requests) > _SENDERS_KEPT:
             self._requests = {name: seen for name, seen in self._requests.items() if not seen.is_over(now)}
         seen = self._requests.setdefault(req.sender, Window()).add(now)
-        at_once = sum(other.req.sender == req.sender for other in self._transfers.values()) - 1
+        at_once = sum(
+            other.req.sender == req.sender and not (other.listener is not None and other.listener.finished)
+            for other in self._transfers.values()
+        ) - 1
         return Standing(at_once, seen, self._inbox.free_bytes())
 
     # --- delivery ---------------------------------------------------------------------------------------------------

@@ -185,6 +185,8 @@ class Listener:
         self.share: Final = Share(bulk.budget)
         self.lost_since: float | None = None
         """Monotonic seconds; None while the sender is here, or has not been here yet."""
+        self.finished = False
+        """Whether all of it is here, durable: the sender's farewell alone is missing."""
 
     def _open(self) -> None:
         monitors: list[ThreadMonitor] = []
@@ -404,6 +406,7 @@ class _Receiver:
                 self._sink.write(event.data)
             self._refuse_more()
             self._receipt = self._sink.complete(event.size, event.digest)
+            self._listener.finished = True
             self._due = True
             self._deadline = self._clock.monotonic() + FAREWELL_SECONDS
         elif isinstance(event, Stopped):
