@@ -553,8 +553,9 @@ def test_a_recipient_that_does_not_answer_is_30_and_one_that_dies_is_31(fleets: 
     bob.send_signal(signal.SIGCONT)
     wait_until(lambda: fleet.zkc("alice", "send", "bob", "--dry-run").code == 0)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    impatient = {"ZKC_TRANSFER_PATIENCE": "1s"}
-    with fleet.popen("alice", "send", "bob", "--json", env=impatient, **pipes) as process:
+    impatient = fleet.environment("alice") | {"ZKC_TRANSFER_PATIENCE": "1s"}
+    command = [sys.executable, "-m", "zkc", "send", "bob", "--json"]
+    with subprocess.Popen(command, env=impatient, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"x" * 2_000_000)
@@ -568,7 +569,7 @@ def test_a_recipient_that_does_not_answer_is_30_and_one_that_dies_is_31(fleets: 
         last = json.loads(process.stdout.readlines()[-1])
         assert process.wait(PATIENCE) == 31
     assert last["reason"] == "interrupted"
-    assert last["hint"].endswith("run the whole pipe again") if "hint" in last else True
+    assert last["message"].startswith(("cannot reach bob", "the link to bob", "the transfer broke off"))
 
 
 def test_a_recipient_whose_daemon_is_started_again_gets_the_file(fleets: Fleets, tmp_path: Path) -> None:

@@ -676,7 +676,7 @@ def test_numbers_of_attempts_only_rise_also_over_rollovers(
         receiving.result(DEADLINE)
     assert pair.sink.got == data
     assert len(set(used)) == len(used)
-    assert max(attempt for _, _, attempt, _ in used) > 24 * C // rollover
+    assert max(attempt for _, _, attempt, _ in used) >= 24 * C // rollover
 
 
 @pytest.mark.claims("B5")

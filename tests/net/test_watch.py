@@ -20,7 +20,7 @@ from tests.support.looking import memory
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK, CONTROL_MESSAGE_MAX
 from zkc.net.monitor import ThreadMonitor
-from zkc.net.sockets import DATA_RCVHWM, Context, Socket, bind_bulk, connect_bulk, inode_of
+from zkc.net.sockets import DATA_RCVHWM, BulkPorts, Context, Socket, connect_bulk, inode_of, serve_bulk
 from zkc.net.sockets import Login as BulkLogin
 from zkc.net.watch import (
     BULK_BOUNDS,
@@ -218,12 +218,15 @@ class Pair:
             self.watched.follow(ThreadMonitor(sock), self.data if sock.type == zmq.PULL else self.acks)
 
         self.zap = ThreadZap(ctx, lambda _: "somebody")
-        self.pull, self.push, self.data_port, self.ack_port = bind_bulk(ctx, "127.0.0.1", watch=watch)
+        self.ports = BulkPorts("127.0.0.1")
+        self.data_port, self.ack_port = self.ports.data_port, self.ports.ack_port
+        self.pull, self.push = serve_bulk(ctx, self.ports, watch=watch)
 
     def close(self) -> None:
         self.watched.close()
         self.pull.close(linger=0)
         self.push.close(linger=0)
+        self.ports.close()
         self.zap.close()
 
 

@@ -14,7 +14,7 @@ from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
-from zkc.net.pipe import Bell, LinkLost, Listener
+from zkc.net.pipe import Bell, Listener
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
