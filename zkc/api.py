@@ -17,68 +17,37 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from zkc.client.access import Access, open_access
-from zkc.client.grants import WouldAccept
-from zkc.client.sending import Delivery, Event, Options, Sending
+from zkc.client.call import Call
+from zkc.client.events import Delivery, Event, Options, WouldAccept
+from zkc.client.sending import Sending
 from zkc.client.sources import Payload, source_of
 from zkc.client.taking import Wish, take
+from zkc.client.walking import Skipped
 from zkc.config import load
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import InternalError, Interrupted, UsageError
 from zkc.ids import KeySource
-from zkc.net.pipe import Bell
 from zkc.stores.home import Home
 from zkc.stores.inbox import Claim, Inbox
 from zkc.stores.items import Item
 from zkc.stores.keystore import KeyStore
+from zkc.stores.saving import Conflict, save_item
 from zkc.wire.messages import Peer
 
 T = TypeVar("T")
-_THREADS: Final = 64
-"""Transfers at once of one `Client`; more wait for their turn."""
+_THREADS: Final = 48
+"""Transfers at once of one `Client`; more wait for their turn. Fewer than a recipient takes from one sender
+(`TRANSFERS_PER_SENDER_MAX`): it lets go of one a moment after its sender has, and would refuse the next."""
 _END_SECONDS: Final = 5.0
 """How long what was told to end may take for it: a sender tells its recipient. Then nobody waits any longer."""
-
-
-class _Call:
-    """One call under way. It is told to end from any thread, also before it has begun and after it has ended."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._told = threading.Event()
-        self._bell: Bell | None = None
-
-    def end(self) -> None:
-        with self._mutex:
-            self._told.set()
-            if self._bell is not None:
-                self._bell.ring()
-
-    @contextlib.contextmanager
-    def bell(self) -> Iterator[Bell]:
-        """A bell that `end` rings; never once its descriptors may be somebody else's."""
-        bell = Bell()
-        with self._mutex:
-            self._bell = bell
-            if self._told.is_set():
-                bell.ring()
-        try:
-            yield bell
-        finally:
-            with self._mutex:
-                self._bell = None
-            bell.close()
-
-    def pause(self, seconds: float) -> None:
-        """Sleep; `Interrupted` when it is told to end."""
-        if self._told.wait(seconds):
-            raise Interrupted("waiting for an item was interrupted")
 
 
 class ReceivedItem:
@@ -90,8 +59,14 @@ class ReceivedItem:
         self.item: Final[Item] = claim.item
 
     def open(self) -> BinaryIO:
-        """The payload from its first byte."""
+        """The payload from its first byte. `UsageError` (``folder``) for what was sent as files and folders."""
+        if self.item.kind == "tree":
+            raise UsageError(f"item {self.item.id} has files and folders", detail="folder", hint="save it")
         return self._claim.open()
+
+    def save(self, destination: str | os.PathLike[str], conflict: Conflict = "rename") -> Path | None:
+        """Write it to ``destination``, a folder as a folder; the path that it got, or None where it was skipped."""
+        return save_item(self.item, Path(destination), conflict)
 
     def read(self) -> bytes:
         """The whole payload."""
@@ -111,7 +86,7 @@ class SyncClient:
         self._inbox = Inbox.open(self._home)
         self._access: Access | None = None
         self._mutex = threading.Lock()
-        self._calls: set[_Call] = set()
+        self._calls: set[Call] = set()
         self._changed = threading.Condition()
         """Guards ``_calls`` and ``_closed``."""
         self._closed = False
@@ -127,14 +102,16 @@ class SyncClient:
     def send(
         self, recipient: str, payload: Payload, *, name: str | None = None, note: str = "",
         wait: float | None = None, timeout: float | None = None, key_source: KeySource | None = None,
-        cipher: str | None = None, on_event: Callable[[Event], None] = lambda _: None,
+        cipher: str | None = None, exclude: Sequence[str] = (),
+        on_event: Callable[[Event | Skipped], None] = lambda _: None,
     ) -> Delivery:
-        """Deliver ``payload`` (bytes, text, the path of a file, an open binary stream with a descriptor) and return
-        the proof: the recipient holds it durably, verified. ``wait`` and ``timeout`` in seconds, as for ``zkc send``.
+        """Deliver ``payload`` (bytes, text, the path of a file or folder, a list of such paths, an open binary stream
+        with a descriptor) and return the proof: the recipient holds it durably, verified. ``wait`` and ``timeout`` in
+        seconds, ``exclude`` globs, as for ``zkc send``.
         """
         return self.send_in(
-            _Call(), recipient, payload, name=name, note=note, wait=wait, timeout=timeout, key_source=key_source,
-            cipher=cipher, on_event=on_event,
+            Call(), recipient, payload, name=name, note=note, wait=wait, timeout=timeout, key_source=key_source,
+            cipher=cipher, exclude=exclude, on_event=on_event,
         )
 
     @contextlib.contextmanager
@@ -145,13 +122,13 @@ class SyncClient:
 
         `NobodyThere` (``empty``) after ``wait`` seconds without one; `Interrupted` when the client is closed meanwhile.
         """
-        with self.take_in(_Call(), sender=sender, name=name, app=app, wait=wait) as claim:
+        with self.take_in(Call(), sender=sender, name=name, app=app, wait=wait) as claim:
             yield ReceivedItem(claim)
             claim.finish()
 
     def peers(self) -> list[Peer]:
         """Every client that the coordinator tells of."""
-        with self._under_way(_Call()):
+        with self._under_way(Call()):
             return self._reach().peers()
 
     def items(self) -> list[Item]:
@@ -181,12 +158,13 @@ class SyncClient:
                 call.end()
 
     def send_in(
-        self, call: _Call, recipient: str, payload: Payload, *, name: str | None = None, note: str = "",
+        self, call: Call, recipient: str, payload: Payload, *, name: str | None = None, note: str = "",
         wait: float | None = None, timeout: float | None = None, key_source: KeySource | None = None,
-        cipher: str | None = None, on_event: Callable[[Event], None] = lambda _: None,
+        cipher: str | None = None, exclude: Sequence[str] = (),
+        on_event: Callable[[Event | Skipped], None] = lambda _: None,
     ) -> Delivery:
         """`send`, as long as ``call`` is not told to end."""
-        source, manifest = source_of(payload, name, note)
+        source, manifest = source_of(payload, name, note, exclude=exclude, on_skip=on_event)
         with contextlib.closing(source), self._under_way(call), call.bell() as bell:
             done = Sending(
                 self._home, self._config, self._reach(), recipient, source, manifest,
@@ -198,7 +176,7 @@ class SyncClient:
         return done
 
     def take_in(
-        self, call: _Call, *, sender: str | None = None, name: str = "*", app: str | None = None, wait: float = 0.0
+        self, call: Call, *, sender: str | None = None, name: str = "*", app: str | None = None, wait: float = 0.0
     ) -> Claim:
         """The claim of `receive`, as long as ``call`` is not told to end."""
         # Under way until it is there: what a program does with an item takes as long as it likes.
@@ -206,7 +184,7 @@ class SyncClient:
             return take(self._inbox, Wish(sender, name, app), wait, clock=self._clock, pause=call.pause)
 
     @contextlib.contextmanager
-    def _under_way(self, call: _Call) -> Iterator[None]:
+    def _under_way(self, call: Call) -> Iterator[None]:
         with self._changed:
             if self._closed:
                 raise UsageError("this client is closed")
@@ -244,14 +222,14 @@ class Client:
 
     async def send(self, recipient: str, payload: Payload, **options: Any) -> Delivery:
         """See `SyncClient.send`; ``on_event`` is called in a worker thread. Cancelled, it sends no more."""
-        call = _Call()
+        call = Call()
         sending = self._submit(partial(self._sync.send_in, call, recipient, payload, **options))
         return await self._end_with(call, sending)
 
     @contextlib.asynccontextmanager
     async def receive(self, **options: Any) -> AsyncIterator[AsyncReceivedItem]:
         """See `SyncClient.receive`."""
-        call = _Call()
+        call = Call()
         taking = self._submit(partial(self._sync.take_in, call, **options))
         try:
             claim = await self._end_with(call, taking)
@@ -261,7 +239,7 @@ class Client:
             raise
         with claim:
             yield AsyncReceivedItem(ReceivedItem(claim), self._run)
-            await self._end_with(_Call(), self._submit(claim.finish))
+            await self._end_with(Call(), self._submit(claim.finish))
 
     async def peers(self) -> list[Peer]:
         """See `SyncClient.peers`."""
@@ -287,7 +265,7 @@ class Client:
         except RuntimeError:
             raise UsageError("this client is closed") from None
 
-    async def _end_with(self, call: _Call, job: Future[T]) -> T:
+    async def _end_with(self, call: Call, job: Future[T]) -> T:
         """What ``job`` returns or raises. Cancelled, it ends ``call``, and waits for its thread in bounded time."""
         done = asyncio.wrap_future(job)
         try:
@@ -310,9 +288,14 @@ class AsyncReceivedItem:
         self._run = run
 
     async def read(self) -> bytes:
-        """The whole payload."""
+        """See `ReceivedItem.read`."""
         data: bytes = await self._run(self._received.read)
         return data
+
+    async def save(self, destination: str | os.PathLike[str], conflict: Conflict = "rename") -> Path | None:
+        """See `ReceivedItem.save`."""
+        path: Path | None = await self._run(partial(self._received.save, destination, conflict))
+        return path
 
 
 def _let_go(taking: Future[Claim]) -> None:

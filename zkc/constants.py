@@ -33,6 +33,8 @@ CHUNK_MAX: Final = 2 * 1024 * 1024
 """The same at most; the recipient chooses between them. Larger ones are no faster, and a frame is held whole."""
 MANIFEST_MAX: Final = 60 * 1024
 """Bytes; a manifest is one frame."""
+LISTING_HEADER_BYTES: Final = 8
+"""u64, the length of the listing that follows: the first bytes of a tree's stream."""
 TRAILER_BYTES: Final = 8 + 32 + 32
 """Total bytes u64, BLAKE3 of the stream, digest of the manifest: the end of the last chunk."""
 ROLLOVER_BYTES: Final = 64 * 1024**3
@@ -84,9 +86,6 @@ WINDOW_BUDGET: Final = 48 * 1024 * 1024
 """Bytes of credit that all transfers of one receiving process share."""
 WINDOW_MAX: Final = 16 * 1024 * 1024
 """Bytes of credit for one transfer, however few there are."""
-
-PIPE_BYTES: Final = 1024 * 1024
-"""What is asked of the kernel for the pipe that is read or written: as much as a process may have without privilege."""
 
 # --- bounds on what a peer can make grow ----------------------------------------------------------------------------
 
@@ -140,6 +139,8 @@ OUTBOX_BYTES_MAX: Final = 1 << 20
 """Bytes that wait at a coordinator for one connection that reads too slowly; what is beyond is asked for again."""
 OUTBOXES_BYTES_MAX: Final = 64 << 20
 """The same for all connections together."""
+VERIFIED_KEPT_MAX: Final = 256
+"""Cards, and certificates, that a process has checked and need not check again, those used last; 15 KB each."""
 XIDS_KEPT_MAX: Final = 65_536
 """Transfer ids that a coordinator remembers as used."""
 HANDSHAKES_MAX: Final = 10_000
@@ -156,13 +157,31 @@ TRANSFERS_PER_SECOND_MAX: Final = 1000
 """Requests a second from one sender, at a coordinator and at a recipient."""
 CONTROL_CONNECTIONS_MAX: Final = 256
 """Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
+LIVE_READERS_MAX: Final = 64
+"""Processes of one home that wait for a live transfer or take one: each holds a control connection."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024
 """Bytes of one request or answer on the local control socket."""
 RECIPIENTS_MAX: Final = 64
 """Of one command: each takes two threads, two sockets, and of a pipe what its recipient has not taken."""
+SMALL_MAX: Final = 64 * 1024
+"""Bytes of a payload that a command hands to the daemon: what a pipe holds, and a quarter of `CONTROL_REQUEST_MAX`."""
 NOTE_MAX: Final = 4096
 """Bytes of a note, UTF-8."""
 FILE_NAME_MAX: Final = 255
 """Bytes of a file name, UTF-8: the limit of the file systems in use."""
+LISTING_MAX: Final = 32 * 1024 * 1024
+"""Bytes of a tree's listing: a sender holds it in memory, a recipient never does."""
+TREE_ENTRIES_MAX: Final = 500_000
+"""Files, folders and links of one tree; a listing of that many is some 25 MB."""
+TREE_TOPS_MAX: Final = 50_000
+"""Of those: at the top, side by side; whoever saves them holds their names."""
+TREE_DEPTH_MAX: Final = 255
+"""Folders in folders: each is an open descriptor while a tree is read or saved."""
+TREE_PATH_MAX: Final = 4096
+"""Bytes of a path inside a tree, the limit of Linux for one that is given whole."""
+LINK_TARGET_MAX: Final = 4095
+"""Bytes of a symbolic link's target: the limit of Linux."""
+RUNS_MAX: Final = 2048
+"""Runs of data of one sparse file; where it has more, the smallest holes are sent as zeros."""
 MESSAGE_TEXT_MAX: Final = 64 * 1024
 """Bytes of `send -m`."""

@@ -5,7 +5,7 @@ Everything below the two programs takes ``now`` and random bytes as arguments, s
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,7 +47,7 @@ class SystemEntropy:
     """The operating system's generator."""
 
     def bytes(self, n: int) -> bytes:
-        return secrets.token_bytes(n)
+        return os.urandom(n)
 
     def jitter(self, low: float, high: float) -> float:
-        return low + (high - low) * secrets.randbelow(1 << 32) / (1 << 32)
+        return low + (high - low) * int.from_bytes(os.urandom(4)) / (1 << 32)

@@ -19,6 +19,15 @@ UNSAFE_CIPHERS: Final = ("3des", "idea")
 """The document's own two: off unless coordinator, sender and recipient each name them."""
 CIPHERS: Final = (*SAFE_CIPHERS, *UNSAFE_CIPHERS)
 
+VARIABLES: Final = frozenset(
+    {
+        "ZKC_HOME", "ZKC_INVITE", "ZKC_PIN", "ZKC_PASSPHRASE_FILE",
+        # What `recv --exec` sets for the command that it runs, which may be zkc again.
+        "ZKC_SENDER", "ZKC_NAME", "ZKC_NOTE", "ZKC_DIGEST", "ZKC_TRANSFER", "ZKC_KEY_SOURCE",
+    }
+)
+"""Environment variables of zkc that are no keys of a configuration."""
+
 _LABEL: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _NAME: Final = re.compile(rf"{_LABEL}(?:/{_LABEL})?", re.ASCII)
 

@@ -38,7 +38,8 @@ import tomli
 from zkc.client.control import AskStatus, ControlReply, StatusReply
 from zkc.config.toml import to_toml
 from zkc.env import SystemClock, SystemEntropy
-from zkc.net.local_client import LocalClient, NoAnswer
+from zkc.net.local_client import LocalClient
+from zkc.net.local_frames import NoAnswer
 from zkc.stores.files import write_private
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
@@ -215,9 +216,12 @@ class Fleet:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def popen(self, name: str, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+    def popen(
+        self, name: str, *words: str, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
         """``zkc WORDS`` in that home, running; the caller ends it."""
-        return subprocess.Popen([*_ZKC, *words], env=self.environment(name), cwd=self.folder, **options)
+        own = self.environment(name) | dict(env or {})
+        return subprocess.Popen([*_ZKC, *words], env=own, cwd=self.folder, **options)
 
     def environment(self, name: str) -> dict[str, str]:
         """That of a process of this client: ours without any ``ZKC_`` variable, and its home."""

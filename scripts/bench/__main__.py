@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from scripts.bench import file, growth, pipe, rate, small
+from scripts.bench import file, folder, growth, pipe, rate, small
 from scripts.bench.report import write
 
-BENCHES: Final = {"file": file.run, "pipe": pipe.run, "small": small.run, "rate": rate.run, "growth": growth.run}
+BENCHES: Final = {
+    "file": file.run, "folder": folder.run, "pipe": pipe.run, "small": small.run, "rate": rate.run,
+    "growth": growth.run,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="scripts/bench/run")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
+from scripts.bench.peers import SECONDS
 from scripts.bench.report import timed
 from zkc.testing import Fleet
 
@@ -30,8 +32,12 @@ class Pair:
         self._remember("bob's daemon", self.fleet.program("bob").process.pid)
         return took
 
-    def pipe(self, feed: Sequence[str | Path], drain: Sequence[str | Path]) -> float:
-        """Seconds from one command's output to another's input, by way of the inbox."""
+    def save(self, folder: Path) -> float:
+        """Seconds of ``zkc recv -o FOLDER/``."""
+        return timed(lambda: self._run("bob", "recv", "-o", f"{folder}/"))
+
+    def pipe(self, feed: Sequence[str | Path], drain: Sequence[str | Path], *, live: bool = False) -> float:
+        """Seconds from one command's output to another's input, by way of the inbox or ``live``."""
         with (
             subprocess.Popen(feed, stdout=subprocess.PIPE) as source,
             subprocess.Popen(drain, stdin=subprocess.PIPE) as sink, ThreadPoolExecutor(1) as pool,
@@ -40,19 +46,29 @@ class Pair:
                 raise RuntimeError("no pipe")
             fed, drained = source.stdout.fileno(), sink.stdin.fileno()
 
+            waits = Event()
+            words = ("recv", "--live") if live else ("recv", "-o", "-", "--wait", "1h")
+            taking = pool.submit(self._run, "bob", *words, stdout=drained, on_word=waits.set)
+            if live and not waits.wait(SECONDS):
+                raise RuntimeError("nobody waits")
+
             def both() -> None:
-                taking = pool.submit(self._run, "bob", "recv", "-o", "-", "--wait", "1h", stdout=drained)
                 self._run("alice", "send", "bob", stdin=fed)
                 taking.result()
                 sink.communicate()
 
             return timed(both)
 
-    def _run(self, name: str, *words: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
+    def _run(
+        self, name: str, *words: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL,
+        on_word: Callable[[], None] = lambda: None,
+    ) -> None:
         process = self.fleet.popen(name, *words, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
         if process.stderr is None:
             raise RuntimeError("no stderr")
-        said = process.stderr.read()
+        said = process.stderr.readline()
+        on_word()
+        said += process.stderr.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

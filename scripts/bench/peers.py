@@ -85,9 +85,9 @@ class Ssh:
     port: int
     options: tuple[str, ...]
 
-    def copy(self, source: Path, target: Path) -> float:
-        """Seconds of ``scp``."""
-        return timed(lambda: run("scp", "-q", "-P", str(self.port), *self.options, source, f"{HOST}:{target}"))
+    def copy(self, source: Path, target: Path, *more: str) -> float:
+        """Seconds of ``scp``, with ``more`` options."""
+        return timed(lambda: run("scp", "-q", "-P", str(self.port), *more, *self.options, source, f"{HOST}:{target}"))
 
     def command(self, *words: str) -> list[str]:
         return ["ssh", "-p", str(self.port), *self.options, HOST, *words]

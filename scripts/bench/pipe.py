@@ -10,14 +10,18 @@ from scripts.bench import peers
 from scripts.bench.fleet import Pair, pair
 from scripts.bench.report import compared, in_turns, timed
 
-OURS = "zkc send, inbox, zkc recv -o -"
+OURS = "zkc send, zkc recv --live"
+SPOOLED = "zkc send, inbox, zkc recv -o -"
 
 
 def run(rounds: int, *, quick: bool) -> str:
     size = 1 << (26 if quick else 30)
     with peers.memory_folder() as folder, pair(folder) as ours, peers.sshd(folder) as ssh:
         source = peers.random_file(folder / "source", size)
-        contest: dict[str, Callable[[], float]] = {OURS: lambda: _through(ours, source)}
+        contest: dict[str, Callable[[], float]] = {
+            OURS: lambda: _through(ours, source, live=True),
+            SPOOLED: lambda: _through(ours, source, live=False),
+        }
         if ssh is not None:
             contest["ssh HOST cat, aes256-gcm"] = lambda: timed(lambda: _shell(
                 f"cat {source} | {' '.join(ssh.command('cat'))} | cat > /dev/null"
@@ -28,8 +32,8 @@ def run(rounds: int, *, quick: bool) -> str:
         return f"## {size >> 20} MiB from pipe to pipe\n\n{compared(times, OURS, size)}\n\n{ours.memory()}"
 
 
-def _through(ours: Pair, source: Path) -> float:
-    return ours.pipe(["cat", source], ["sh", "-c", "cat > /dev/null"])
+def _through(ours: Pair, source: Path, *, live: bool) -> float:
+    return ours.pipe(["cat", source], ["sh", "-c", "cat > /dev/null"], live=live)
 
 
 def _shell(line: str) -> None:

@@ -55,6 +55,8 @@ PY
     printf '%s\n' "$stamp" >"$venv/stamp"
   fi
   PATH=$venv/bin:$PATH
+  # As pip does with what it installs: hundreds of processes of the tests start without the compiler.
+  (cd "$top" && env -u PYTHONDONTWRITEBYTECODE python -m compileall -q zkc) </dev/null
 }
 
 # temporary_folder: sets $temporary, a folder that goes when the script ends. Short: sockets live below it.

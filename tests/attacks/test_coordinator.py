@@ -579,3 +579,60 @@ def test_a_frame_above_the_limit_ends_the_connection_of_its_sender_alone(bystand
     assert sum(memory(pid) for pid in pids) - before < 16 * MIB
     with mallory.open("once") as peer:
         assert peer.ask(Heartbeat()) == Ok()
+
+
+# --- O03, P06: messages without an end --------------------------------------------------------------------------------
+
+PROCESS_MAX: Final = 150 * 1000**2
+"""Bytes: what any process of zkc may take at most, whatever is done to it."""
+LONG: Final = 300 * MIB
+"""Bytes on the wire of one message; far more than that."""
+
+
+def cut_off(fleet: Fleet) -> int:
+    """Connections that were ended over a message of several parts: before it was whole, or because it was."""
+    counters = status(fleet).counters
+    return counters.get("violations.limit", 0) + counters.get("violations.malformed", 0)
+
+
+@pytest.mark.attack("O03", "P06")
+@pytest.mark.parametrize(("part", "connections"), [(60_000, 1), (100, 1), (60_000, 16), (0, 4)])
+def test_a_registered_client_s_message_without_end_costs_its_connection_alone(
+    bystanders: Fleet, part: int, connections: int
+) -> None:
+    """Of large parts and of small ones, which cost libzmq most; over one connection and over many of one key."""
+    mallory = member(bystanders, f"mallory-endless-{part}-{connections}")
+    before = cut_off(bystanders)
+    total = LONG if part > 1000 else LONG // 10
+    with transfer_meanwhile(bystanders), contextlib.ExitStack() as wires:
+        opened = [wires.enter_context(mallory.connect()) for _ in range(connections)]
+        for wire in opened:
+            assert wire.verdict() is EventKind.HANDSHAKE_SUCCEEDED
+            wire.send(control_frame(ControlKind.RECORD, bytes(40)))
+        for wire in opened:
+            evil.send_long(wire.socket, bytes(part), total // connections)
+        for wire in opened:
+            wire.wait_event(EventKind.DISCONNECTED)
+    wait_until(lambda: cut_off(bystanders) >= before + connections)
+    top = [memory(pid, "VmHWM") for pid in family(bystanders.coordinator.process.pid)]
+    assert max(top) < PROCESS_MAX, top
+    with mallory.open("once") as peer:
+        assert peer.ask(Heartbeat()) == Ok(), "its key is no worse than before"
+
+
+@pytest.mark.attack("O03", "P06")
+def test_the_log_says_who_sent_a_message_without_end(bystanders: Fleet) -> None:
+    """One line of its kind in ten seconds: it is tried until it is there."""
+    mallory = member(bystanders, "mallory-told")
+
+    def is_told() -> bool:
+        with mallory.open("once") as peer:
+            evil.send_long(peer.wire.socket, bytes(60_000), LONG)
+            peer.wire.wait_event(EventKind.DISCONNECTED)
+        return any(
+            event["event"] == "rule-broken" and "without an end" in event["why"]
+            and event["user"] == f"u:{mallory.uid.hex()}"
+            for event in log_of(bystanders, "coordinator")
+        )
+
+    wait_until(is_told)

@@ -24,8 +24,8 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.control import AskStatus
 from zkc.constants import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_MAX
 from zkc.net.local import REQUEST_SECONDS
+from zkc.net.local_client import encode
 from zkc.testing import Fleet
-from zkc.wire.codec import encode
 
 MIB: Final = 1 << 20
 
@@ -215,11 +215,11 @@ def frame(body: bytes, length: int | None = None) -> bytes:
 @pytest.mark.parametrize(
     "words",
     [
-        b"\0\0\0\0", frame(b"\xc1"), frame(b"", 1 << 31), frame(b"", (1 << 32) - 1), frame(b"x" * 100),
-        frame(b"\x81\xa4type\xa5other"), frame(b"\x91" * 10_000), frame(b"\xdc\xff\xff"), b"GET / HTTP/1.1\r\n\r\n",
+        b"\0\0\0\0", frame(b"\xff"), frame(b"", 1 << 31), frame(b"", (1 << 32) - 1), frame(b"x" * 100),
+        frame(b'["other"]'), frame(b"[" * 10_000), frame(b'["grant",'), b"GET / HTTP/1.1\r\n\r\n",
         frame(b"", CONTROL_REQUEST_MAX + 1) + bytes(MIB),
     ],
-    ids=["empty", "no msgpack", "2 GiB", "4 GiB", "text", "unknown request", "nested", "short list", "HTTP", "long"],
+    ids=["empty", "no JSON", "2 GiB", "4 GiB", "text", "unknown request", "nested", "short list", "HTTP", "long"],
 )
 def test_a_malformed_request_ends_its_connection_and_nothing_else(fleet: Fleet, words: bytes) -> None:
     with connected(control(fleet, "bob")) as sock:
@@ -379,7 +379,7 @@ def test_a_sender_ends_with_the_code_of_the_signal_in_every_phase(fleet: Fleet, 
         elif phase == "while it waits for the daemon":
             around.enter_context(stopped(fleet.program("alice").process.pid))
             process = fleet.popen("alice", "send", "bob", "--json", "-m", "x", stdout=subprocess.PIPE)
-            wait_until(lambda: any("keys.db" in target for target in opened(process.pid)))
+            wait_until(lambda: any("socket:" in target for target in opened(process.pid)))
         elif phase == "while it waits for the recipient":
             words = "send", "carol", "--json", "--wait", "60s", "-m", "x"
             process = fleet.popen("alice", *words, stdout=subprocess.PIPE)

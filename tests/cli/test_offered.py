@@ -32,10 +32,9 @@ def every_command() -> Iterator[tuple[str, click.Command]]:
 ALL = dict(every_command())
 LATER = {
     "send": [
-        ["--queue"], ["--from", "carol"], ["--bwlimit", "1M"], ["--compress"], ["--exclude", "*.o"], ["--id", "one"],
+        ["--queue"], ["--from", "carol"], ["--bwlimit", "1M"], ["--compress"],
         ["--require", "present"], ["--require", "authorised"],
     ],
-    "recv": [["--live"]],
     "join": [["--accept", "ask"]],
 }
 """Options of the contract whose function is not there yet."""
@@ -94,8 +93,8 @@ def test_what_does_not_work_yet_is_not_shown(words: list[str]) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["send", "bob,carol", "-m", "x"], ["send", "bob", "one", "two"], ["send", "Bob", "-m", "x"],
-        ["send", "bob", "/tmp"], ["send", "bob", "-m", "x", "file"], ["send", "bob", "--cipher", "aes", "-m", "x"],
+        ["send", "bob,carol", "-m", "x"], ["send", "bob", "-", "two"], ["send", "Bob", "-m", "x"],
+        ["send", "bob", "-m", "x", "file"], ["send", "bob", "--cipher", "aes", "-m", "x"],
         ["send", "bob", "--key-source", "me", "-m", "x"], ["send", "bob", "--wait", "soon", "-m", "x"],
         ["send", "bob", "-m", "x", "--name", "a/b"], ["send", "bob", "-m", "x" * 65537],
         ["send", "bob", "-m", "x", "--name", ""], ["send", "bob", "-m", "x", "--note", "n" * 4097],

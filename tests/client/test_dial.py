@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from collections.abc import Callable
 import pytest
 import zmq
 
-from tests.support.waiting import until
+from tests.support.evil import send_long
+from tests.support.looking import memory
+from tests.support.waiting import DEADLINE, until
 from zkc.client.dial import Connection
 from zkc.errors import UsageError, ZkcError
 from zkc.net.sockets import DescriptorsTaken, bind_router, context, generate_curve
@@ -120,3 +123,36 @@ def test_nothing_there_is_told_as_that() -> None:
     with socket.socket() as held:  # bound, and it does not listen: nobody else gets the port meanwhile
         held.bind(("127.0.0.1", 0))
         assert asyncio.run(dial(f"tcp://127.0.0.1:{held.getsockname()[1]}")).detail == "refused"
+
+
+@pytest.mark.attack("O03")
+def test_a_coordinator_s_message_without_an_end_costs_the_link_and_little_memory() -> None:
+    """Whoever has taken a coordinator over cannot fill its clients' memory."""
+
+    async def scene() -> None:
+        loop, ctx, server, client = asyncio.get_running_loop(), context(), generate_curve(), generate_curve()
+        zap = AsyncZap(ctx, loop, lambda _: "guest")
+        router, (endpoint,) = bind_router(ctx, ["tcp://127.0.0.1:0"], server.secret)
+        got: list[bytes] = []
+        connection = Connection(ctx, endpoint, server.public, client.public, client.secret, got.append)
+        try:
+            await connection.wait_up()
+            assert connection.send(b"hello")
+            await until(lambda: router.poll(0))
+            peer, _ = router.recv_multipart()
+            router.send_multipart([peer, b"hello"])
+            await until(lambda: got)
+            before = memory(os.getpid(), "VmHWM")
+            router.send(peer, zmq.SNDMORE)
+            send_long(router, bytes(60_000), 300 << 20)
+            async with asyncio.timeout(DEADLINE):
+                await connection.lost
+            assert memory(os.getpid(), "VmHWM") - before < 100 << 20
+            assert got == [b"hello"]
+        finally:
+            connection.close()
+            zap.close()
+            router.close(linger=0)
+            ctx.destroy(linger=0)
+
+    asyncio.run(scene())

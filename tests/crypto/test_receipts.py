@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zkc.crypto.cards import make_card
 from zkc.crypto.primitives import digest
-from zkc.crypto.receipts import make_receipt, manifest_digest, name_digest, verify_receipt
+from zkc.crypto.receipts import make_receipt, manifest_digest, name_digest, open_receipt, verify_receipt
 from zkc.crypto.signing import IdentityKey
+from zkc.crypto.suites import SUITES, KemPrivateKey
 from zkc.errors import PeerViolation
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
@@ -97,6 +99,75 @@ def test_a_signed_body_must_still_be_one(bob: IdentityKey) -> None:
     """A recipient that signs nonsense has made no receipt."""
     for body in (b"", b"\xc0", encode(BODY) + b"\0", encode(MANIFEST)):
         assert refused(bob, encode(Receipt(body, bob.sign_durable("receipt", digest(body)), CARD))) == "malformed"
+
+
+# --- a receipt alone, years later -------------------------------------------------------------------------------------
+
+
+def whole(signer: IdentityKey, kem_key: KemPrivateKey, owner: IdentityKey | None = None, **changes: object) -> bytes:
+    """A receipt with a true card of ``signer`` in it, as bob or bob/backup."""
+    name = "bob/backup" if owner else "bob"
+    card = make_card(
+        name=name, kind="application" if owner else "computer", uid=b"u" * 16, identity=signer,
+        kem_key=kem_key.public, epoch=1, not_after=1_800_000_000, owner=owner,
+    )
+    fields = {
+        "recipient": name, "recipient_fingerprint": signer.public.fingerprint,
+        "card_hash": digest(decode(card, Card).body),
+    }
+    return make_receipt(signer, msgspec.structs.replace(BODY, **(fields | changes)), card)
+
+
+def not_genuine(encoded: bytes) -> str:
+    with pytest.raises(PeerViolation) as caught:
+        open_receipt(encoded)
+    return caught.value.detail
+
+
+@pytest.mark.claims("B5")
+def test_a_receipt_alone_proves_who_made_it(bob: IdentityKey, private_key: KemPrivateKey) -> None:
+    """Nothing else is needed, whatever the suite."""
+    opened = open_receipt(whole(bob, private_key))
+    assert (opened.card.name, opened.card.fingerprint) == ("bob", bob.public.fingerprint)
+    assert (opened.body.size, opened.body.digest) == (BODY.size, BODY.digest)
+
+
+def test_a_receipt_of_an_application_has_its_owner_s_word_too(
+    alice: IdentityKey, bob: IdentityKey, private_key: KemPrivateKey
+) -> None:
+    opened = open_receipt(whole(alice, private_key, owner=bob))
+    assert (opened.card.name, opened.card.owner_fingerprint) == ("bob/backup", bob.public.fingerprint)
+
+
+@pytest.mark.attack("D17")
+@pytest.mark.parametrize("application", [False, True])
+def test_a_changed_byte_anywhere_in_a_receipt_is_found(
+    application: bool, alice: IdentityKey, bob: IdentityKey
+) -> None:
+    """Card, owner's signature and keys included: every byte of it, one bit each."""
+    encoded = whole(alice, SUITES["hybrid"].generate(), owner=bob if application else None)
+    open_receipt(encoded)
+    for at in range(len(encoded)):
+        damaged = bytearray(encoded)
+        damaged[at] ^= 1 << at % 8
+        assert not_genuine(bytes(damaged)) in {"forged", "malformed", "bad-key"}, at
+
+
+@pytest.mark.attack("D17")
+@pytest.mark.parametrize(
+    "changes", [{"recipient": "carol"}, {"recipient_fingerprint": b"c" * 32}, {"recipient": "bob/backup"}]
+)
+def test_a_receipt_in_the_name_of_another_is_forged(
+    changes: dict[str, object], bob: IdentityKey, private_key: KemPrivateKey
+) -> None:
+    """Who signs for somebody else with his own card and key."""
+    assert not_genuine(whole(bob, private_key, **changes)) == "forged"
+
+
+def test_what_is_no_receipt_is_malformed(bob: IdentityKey, private_key: KemPrivateKey) -> None:
+    encoded = whole(bob, private_key)
+    for wrong in (b"", b"hello\n", bytes(64 * 1024), encoded[:-1], encoded + b"\n", encode(MANIFEST)):
+        assert not_genuine(wrong) == "malformed"
 
 
 @given(st.text(max_size=50), st.text(max_size=50))

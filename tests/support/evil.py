@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ import zmq
 
 from tests.support.waiting import DEADLINE
 from zkc.net.monitor import EventKind, SocketEvent, ThreadMonitor
-from zkc.net.sockets import CurveKeys, generate_curve, to_z85
+from zkc.net.sockets import CURVE_OVERHEAD, CurveKeys, generate_curve, to_z85
 
 GREETING_BYTES = 64
 
@@ -156,9 +157,15 @@ class RawPeer:
     def send_endless(self, part: bytes, limit: int) -> int:
         """Parts of one endless message, until ``limit`` bytes are sent or the other side has closed; bytes sent."""
         piece = frame(part, more=True)
+        poller = select.poll()
+        poller.register(self._sock, select.POLLOUT | select.POLLRDHUP)
         sent = 0
-        while sent < limit and self.send(piece):
-            sent += len(piece)
+        # Who is told that the other side has closed need not wait for a window that never opens again.
+        while sent < limit and poller.poll(DEADLINE * 1000) == [(self._sock.fileno(), select.POLLOUT)]:
+            try:
+                sent += self._sock.send(piece[sent % len(piece) :], socket.MSG_DONTWAIT)
+            except (BrokenPipeError, ConnectionResetError):
+                break
         return sent
 
     def read_exactly(self, count: int) -> bytes:
@@ -258,3 +265,12 @@ class KeyedPeer:
     def receive(self, within: float = DEADLINE) -> Sequence[bytes] | None:
         """The next message; None if none comes in time."""
         return self.socket.recv_multipart() if self.socket.poll(int(within * 1000)) else None
+
+
+def send_long(sock: zmq.Socket[bytes], part: bytes, total: int) -> None:
+    """One message of ``total`` bytes on the wire. libzmq sends its first part once it has the last: it cannot be
+    endless, but nobody learns that before all of it has come. Its parts share one buffer."""
+    shared = zmq.Frame(part)
+    for _ in range(total // (len(part) + CURVE_OVERHEAD + 2)):
+        sock.send(shared, zmq.SNDMORE, copy=False)
+    sock.send(b"")

@@ -123,11 +123,22 @@ def feeding(path: Path | None) -> Iterator[int]:
         feed.kill()
 
 
+@contextlib.contextmanager
+def fed(fleet: Fleet, path: Path, *words: str, piped: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """`sending` of a file, or of its content by a pipe."""
+    with (
+        feeding(path if piped else None) as stdin,
+        sending(fleet, *words, *([] if piped else [str(path)]), stdin=stdin) as process,
+    ):
+        yield process
+
+
 def flowing(wire: Wire, process: subprocess.Popen[bytes], size: int = MIB) -> bool:
     """Once the newest connection has carried so many bytes; False where the command has ended instead."""
     def look() -> bool:
-        last = wire.proxies[0].connections[-1:]
-        return process.poll() is not None or bool(last and len(last[0].way("up")) > size and wire.proxies[0].open_connections)
+        data = wire.proxies[0]
+        last = data.connections[-1:] if data.open_connections else []
+        return process.poll() is not None or any(len(record.way("up")) > size for record in last)
 
     wait_until(look)
     return process.poll() is None
@@ -142,7 +153,7 @@ def test_a_transfer_whose_links_are_cut_again_and_again_arrives_once(
     path, content = a_file(tmp_path, 128 * MIB)
     wire.slow(0.001)
     cuts = 0
-    with feeding(path if piped else None) as stdin, sending(fleet, *([] if piped else [str(path)]), stdin=stdin) as process:
+    with fed(fleet, path, piped=piped) as process:
         assert flowing(wire, process)
         fleet.coordinator.kill()
         while cuts < 100 and flowing(wire, process, MIB // 4):
@@ -182,7 +193,7 @@ def test_a_running_command_goes_on_once_its_killed_recipient_is_back(
 ) -> None:
     path, content = a_file(tmp_path, 64 * MIB)
     wire.slow(0.002)
-    with feeding(path if piped else None) as stdin, sending(fleet, *([] if piped else [str(path)]), stdin=stdin) as process:
+    with fed(fleet, path, piped=piped) as process:
         for part in (1, 2):
             begun(fleet, part * 12 * MIB)
             fleet.program("bob").kill()
@@ -228,9 +239,7 @@ def test_a_key_never_delivers_twice(fleet: Fleet, tmp_path: Path, piped: bool) -
     path, content = a_file(tmp_path, MIB)
     seen = []
     for _ in range(2):
-        with feeding(path if piped else None) as stdin, sending(
-            fleet, "--id", f"nightly-{piped}", *([] if piped else [str(path)]), stdin=stdin
-        ) as process:
+        with fed(fleet, path, "--id", f"nightly-{piped}", piped=piped) as process:
             seen.append(ended(process)[-1])
     assert seen[0]["transfer"] == seen[1]["transfer"]
     assert seen[0]["digest"] == seen[1]["digest"]

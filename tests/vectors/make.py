@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import asdict
 
 from tests.vectors import handshakes
 from zkc.crypto.cards import (
@@ -34,7 +35,8 @@ from zkc.crypto.transcript import Transcript
 from zkc.ids import CIPHERS
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import Flag, Stream
-from zkc.wire.messages import Card, InvitationText, Manifest, ReceiptBody
+from zkc.wire.listing import header, packed
+from zkc.wire.messages import Card, InvitationText, Manifest, ReceiptBody, TreeFile, TreeFolder, TreeLink
 
 FOLDER: Final = Path(__file__).resolve().parent
 Vectors = list[dict[str, Any]]
@@ -104,6 +106,29 @@ def streams() -> Vectors:
                 }
             )
     return vectors
+
+
+def trees() -> Vectors:
+    """Streams of kind ``tree``: their entries, and their bytes."""
+    time = 1_700_000_000_123_456_789
+    folder = [
+        TreeFolder(0, b"", 0o755, time), TreeFile(1, b".a", 0o644, time, 3, None), TreeFolder(1, b"B", 0o700, -1),
+        TreeFile(2, b"c", 0o755, time, 1 << 33, [1 << 32, 2, 10, 1]), TreeLink(1, b"\xff", time, b"../x"),
+    ]
+    several = [TreeFile(0, "\u00e9".encode(), 0, 0, 0, None), TreeFolder(0, b"f", 0o777, 0)]
+    alone = [TreeFile(0, b"", 0o600, time, 1 << 40, [])]
+    made = []
+    for entries, contents in ((folder, b"abc" + b"xyz"), (several, b""), (alone, b"")):
+        listing = b"".join(packed(entry) for entry in entries)
+        made.append({
+            "entries": [
+                {name: value.hex() if isinstance(value, bytes) else value
+                 for name, value in ({"tag": type(entry).__struct_config__.tag} | asdict(entry)).items()}
+                for entry in entries
+            ],
+            "contents": contents.hex(), "stream": (header(len(listing)) + listing + contents).hex(),
+        })
+    return made
 
 
 def seals() -> Vectors:
@@ -228,8 +253,8 @@ def receipts() -> Vectors:
 TOPICS: Final[dict[str, Callable[[], Vectors]]] = {
     topic.__name__: topic
     for topic in (
-        transcript, hkdf, tokens, streams, seals, identities, safety_numbers, cards, coordinator_cards, invitations,
-        receipts, handshakes.registrations, handshakes.channels, handshakes.transfers,
+        transcript, hkdf, tokens, streams, trees, seals, identities, safety_numbers, cards, coordinator_cards,
+        invitations, receipts, handshakes.registrations, handshakes.channels, handshakes.transfers,
     )
 }
 

@@ -27,6 +27,7 @@ from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.signing import IdentityKey, read_identity, safety_number
 from zkc.crypto.suites import kem_decapsulate, open_sealed, read_private, suite_named
 from zkc.crypto.transcript import Transcript
+from zkc.rules.trees import ListingReader
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DataHeader, Flag, Stream
 from zkc.wire.messages import Manifest, Receipt, ReceiptBody
@@ -66,6 +67,18 @@ def streams(vector: Vector) -> None:
         flags = Flag.LAST if number == len(vector["frames"]) else Flag.NONE
         assert sealer.seal(plaintext, flags) == expected
         assert opener.open(DataHeader.unpack(expected), expected) == plaintext
+
+
+def trees(vector: Vector) -> None:
+    stream, contents = of(vector, "stream"), of(vector, "contents")
+    reader = ListingReader(len(stream))
+    found = [msgspec.structs.asdict(entry) for entry in reader.feed(stream)]
+    told = [{name: value for name, value in entry.items() if name != "tag"} for entry in vector["entries"]]
+    for each in found + told:
+        each.update({name: bytes.fromhex(each[name]) for name in ("name", "target") if isinstance(each.get(name), str)})
+    assert found == told
+    assert reader.complete
+    assert stream[reader.length :] == contents
 
 
 def seals(vector: Vector) -> None:
@@ -150,8 +163,8 @@ def transfers(vector: Vector) -> None:
 CHECKS: Final[dict[str, Callable[[Vector], None]]] = {
     check.__name__: check
     for check in (
-        transcript, hkdf, tokens, streams, seals, identities, safety_numbers, cards, coordinator_cards, invitations,
-        receipts, registrations, channels, transfers,
+        transcript, hkdf, tokens, streams, trees, seals, identities, safety_numbers, cards, coordinator_cards,
+        invitations, receipts, registrations, channels, transfers,
     )
 }
 
@@ -194,7 +207,7 @@ def test_every_topic_has_a_file_and_a_check_and_every_file_a_topic() -> None:
     assert set(make.TOPICS) == set(CHECKS) == {path.stem for path in make.FOLDER.glob("*.json")}
 
 
-@pytest.mark.parametrize("topic", ["transcript", "hkdf", "tokens", "streams", "safety_numbers", "invitations"])
+@pytest.mark.parametrize("topic", ["transcript", "hkdf", "tokens", "streams", "trees", "safety_numbers", "invitations"])
 def test_what_is_deterministic_is_made_again_byte_for_byte(topic: str) -> None:
     assert make.TOPICS[topic]() == make.load(topic)
 

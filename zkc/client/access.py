@@ -6,6 +6,7 @@ Where one answers no event loop is imported.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
@@ -14,10 +15,10 @@ from zkc.client import control
 from zkc.client.grants import Grant, Wanted
 from zkc.client.principal import load_main
 from zkc.config import ClientConfig
-from zkc.constants import STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import DaemonError, Interrupted
-from zkc.net.local_client import ANSWER_SECONDS, LocalClient, NotRunning
+from zkc.net.local_client import LocalClient
+from zkc.net.local_frames import ANSWER_SECONDS, NotRunning
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer, PeerCard
@@ -64,7 +65,7 @@ def open_access(
 
         return ByLink(store, principal, config, clock, entropy)
 
-    return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply), clock), link)
+    return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
 
 
 class _Either:
@@ -116,22 +117,27 @@ class _Either:
 class ByDaemon:
     """Through the control socket. `NotRunning` before anything was asked, where no daemon is there."""
 
-    def __init__(self, client: LocalClient[control.ControlReply], clock: Clock) -> None:
+    def __init__(self, client: LocalClient[control.ControlReply]) -> None:
         self._client = client
-        self._clock = clock
 
     def grant(self, wanted: Wanted, within: float | None) -> Grant:
-        if within is None:
-            return control.grant_of(self._call(control.ask_grant(wanted, None), 2 * STEP_SECONDS))
-        end = self._clock.monotonic() + within
-        self._check_alive(within)
-        # The daemon says in time what it waited for: only one that stands still gives no answer.
-        left = max(end - self._clock.monotonic(), 0.0)
-        return control.grant_of(self._client.call(control.ask_grant(wanted, left), within=left + _GRACE_SECONDS))
+        # A daemon that lives says so at once and then every second or two: only one that stands still is silent.
+        silence = ANSWER_SECONDS if within is None else min(within + _GRACE_SECONDS, ANSWER_SECONDS)
+        with contextlib.closing(self._client.stream(control.ask_grant(wanted, within), within=silence)) as replies:
+            for reply in replies:
+                if not isinstance(reply, control.WaitReply):
+                    return control.grant_of(reply)
+        raise _bad_answer(None)
 
     def peers(self) -> list[Peer]:
-        reply = self._call(control.AskPeers())
-        return reply.peers if isinstance(reply, control.PeersReply) else _unexpected(reply)
+        self._check_alive()
+        peers: list[Peer] = []
+        with contextlib.closing(self._client.stream(control.AskPeers(), within=_LINK_SECONDS)) as replies:
+            for reply in replies:
+                if not isinstance(reply, control.PeersReply):
+                    raise _bad_answer(reply)
+                peers += reply.peers
+        return peers
 
     def card(self, name: str) -> PeerCard:
         reply = self._call(control.AskCard(name))
@@ -147,16 +153,20 @@ class ByDaemon:
     def close(self) -> None:
         """Nothing is open between calls."""
 
-    def _call(self, request: control.ControlRequest, within: float = _LINK_SECONDS) -> control.ControlReply:
-        self._check_alive(within)
-        return self._client.call(request, within=within)
+    def _call(self, request: control.ControlRequest) -> control.ControlReply:
+        self._check_alive()
+        return self._client.call(request, within=_LINK_SECONDS)
 
-    def _check_alive(self, within: float) -> None:
+    def _check_alive(self) -> None:
         """`NoAnswer`: a daemon that stands still is not waited for as long as the coordinator is."""
-        self._client.call(control.AskStatus(), within=min(max(within, _GRACE_SECONDS), ANSWER_SECONDS))
+        self._client.call(control.AskStatus())
 
 
 def _unexpected(reply: object) -> Any:
-    raise DaemonError(
+    raise _bad_answer(reply)
+
+
+def _bad_answer(reply: object) -> DaemonError:
+    return DaemonError(
         f"the daemon answered with {type(reply).__name__}", detail="bad-answer", hint="after an upgrade, start it again"
     )

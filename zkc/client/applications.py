@@ -12,7 +12,8 @@ from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import IdentityError, NotRegistered, UsageError
 from zkc.ids import check_name
-from zkc.net.local_client import LocalClient, NotRunning
+from zkc.net.local_client import LocalClient
+from zkc.net.local_frames import NotRunning
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 

@@ -1,13 +1,16 @@
-"""What a command may ask the daemon of its home, over the local control socket (`zkc.net.local_client`).
+"""What a command may ask the daemon of its home, over the local control socket (`zkc.net.local`).
 
 K of a granted transfer is handed over here: the socket is the owner's alone, and the daemon keeps no copy.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Final, Literal
 
-from zkc.client.grants import Grant, Have, Wanted, WouldAccept
+from zkc.client.events import WouldAccept
+from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.small import Job
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import suite_named
@@ -15,7 +18,23 @@ from zkc.errors import PeerViolation
 from zkc.ids import Compression
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import U8, Endpoints, Id, Message, Name, Peer, PeerCard, Req, Resp, Word
+from zkc.wire.messages import (
+    U8,
+    U16,
+    U32,
+    U64,
+    Endpoints,
+    Hash,
+    Id,
+    Manifest,
+    Message,
+    Name,
+    Peer,
+    PeerCard,
+    Req,
+    Resp,
+    Word,
+)
 
 
 class AskStatus(Message, frozen=True, tag="status"):
@@ -34,6 +53,12 @@ class AskGrant(Message, frozen=True, tag="grant"):
     compression: Compression
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
+
+
+class AskSend(Message, frozen=True, tag="send"):
+    """Send what this holds; answered by an `EventReply` for each event, the last one how it ended."""
+
+    job: Job
 
 
 class AskPeers(Message, frozen=True, tag="peers"):
@@ -56,7 +81,51 @@ class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
 
-ControlRequest = AskStatus | AskGrant | AskPeers | AskCard | AskApplication | AskLeave | AskReload
+class AskLive(Message, frozen=True, tag="live"):
+    """The next transfer that matches, for this process, which has bound a pair of sockets: `LiveReply`, then, once one
+    is agreed, `GrantReply`. The connection stays open until the process has no more use for it."""
+
+    app: str
+    """The application that it is sent to; empty: this home's own registration."""
+    sender: str
+    """Empty: anybody."""
+    name: str
+    """A glob that names must match; empty: any. It is the process itself that judges, on the manifest."""
+    host: str
+    data_port: U16
+    ack_port: U16
+    chunk: U32
+    within: float | None
+    """Seconds within which a transfer has to begin; None: as long as it takes."""
+
+
+class AskLiveReady(Message, frozen=True, tag="live-ready"):
+    """The sender of the transfer that was handed over may connect."""
+
+    xid: Id
+
+
+class AskLivePass(Message, frozen=True, tag="live-pass"):
+    """Nothing of it was taken; its sender may come again with it."""
+
+    xid: Id
+    unwanted: bool
+    """Its name does not match: then it is for somebody else."""
+
+
+class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
+    """Every byte of it was taken: it is done, and here is what the receipt has to say."""
+
+    xid: Id
+    manifest: Manifest
+    size: U64
+    digest: Hash
+
+
+ControlRequest = (
+    AskStatus | AskGrant | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
+    | AskLiveReady | AskLivePass | AskLiveReceipt
+)
 
 
 class StatusReply(Message, frozen=True, tag="status"):
@@ -99,7 +168,24 @@ class AcceptReply(Message, frozen=True, tag="would-accept"):
     presence: str
 
 
+class EventReply(Message, frozen=True, tag="event"):
+    """One of `zkc.client.small.EVENTS`."""
+
+    name: str
+    fields: dict[str, Any]
+
+
+class WaitReply(Message, frozen=True, tag="wait"):
+    """Nothing yet; the daemon lives."""
+
+
+_PEERS_PER_REPLY: Final = 256
+"""80 KB at most: a list of any length goes below the bound of one reply."""
+
+
 class PeersReply(Message, frozen=True, tag="peers"):
+    """A part of the list."""
+
     peers: list[Peer]
 
 
@@ -118,8 +204,19 @@ class DoneReply(Message, frozen=True, tag="done"):
     pass
 
 
+class LiveReply(Message, frozen=True, tag="live"):
+    """It waits."""
+
+
+class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
+    receipt: bytes
+    id: str
+    """By which this client's outputs call what was taken."""
+
+
 ControlReply = (
-    StatusReply | GrantReply | HaveReply | AcceptReply | PeersReply | CardReply | InvitationReply | DoneReply
+    StatusReply | GrantReply | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
+    | InvitationReply | DoneReply | LiveReply | LiveReceiptReply
 )
 
 
@@ -136,6 +233,12 @@ def wanted_of(ask: AskGrant) -> Wanted:
         ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh,
         ask.compression,
     )
+
+
+def replies_of(peers: list[Peer]) -> Iterator[PeersReply]:
+    """All of ``peers``, in as many replies as it takes."""
+    for at in range(0, len(peers), _PEERS_PER_REPLY):
+        yield PeersReply(peers[at : at + _PEERS_PER_REPLY])
 
 
 def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:

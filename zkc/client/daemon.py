@@ -19,15 +19,26 @@ from zkc import logs
 from zkc.client import control
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant, overdue
+from zkc.client.grants import Grant, Wanted
+from zkc.client.handed import Handed
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
+from zkc.client.small import as_told
 from zkc.config import ClientConfig
 from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
-from zkc.errors import NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
+from zkc.errors import (
+    CoordinatorUnreachable,
+    InternalError,
+    NotRegistered,
+    PeerViolation,
+    UnknownRecipient,
+    UsageError,
+    ZkcError,
+)
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_client import Credentials
+from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
 from zkc.stores.home import Home
@@ -71,7 +82,7 @@ async def run(
     loop.set_exception_handler(_Defects(clock))
     with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
         inbox.recover(clock.wall())
-        daemon = Daemon(store, inbox, read_config, clock, entropy)
+        daemon = Daemon(home, store, inbox, read_config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
@@ -108,7 +119,8 @@ class Daemon:
     """The parts of one running daemon, connected."""
 
     def __init__(
-        self, store: KeyStore, inbox: Inbox, read_config: Callable[[], ClientConfig], clock: Clock, entropy: Entropy
+        self, home: Home, store: KeyStore, inbox: Inbox, read_config: Callable[[], ClientConfig], clock: Clock,
+        entropy: Entropy,
     ) -> None:
         self._store = store
         self._read_config = read_config
@@ -121,6 +133,7 @@ class Daemon:
         self._context = context(entropy)
         self._bulk = Bulk()
         self._receiver = Receiver(self._bulk, store, inbox, config, clock)
+        self._handed = Handed(home, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -164,6 +177,7 @@ class Daemon:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
         if self._server is not None:
             await self._server.close()
+        self._handed.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -292,34 +306,95 @@ class Daemon:
     async def _serve(
         self, request: control.ControlRequest, peer: Credentials
     ) -> AsyncGenerator[control.ControlReply, None]:
-        link = self.main
         self._log.debug("command", request=type(request).__name__, pid=peer.pid)
-        if isinstance(request, control.AskStatus):
-            yield self._status()
+        streams: dict[type, Callable[[Any], AsyncGenerator[control.ControlReply, None]]] = {
+            control.AskGrant: self._grant, control.AskSend: self._send, control.AskLive: self._live,
+            control.AskPeers: self._peers,
+        }
+        stream = streams.get(type(request))
+        if stream is None:
+            yield await self._answer(request)
             return
-        if isinstance(request, control.AskReload):
-            self.reload()
-            yield control.DoneReply()
-            return
-        if isinstance(request, control.AskLeave):
-            await self._leave(link)
-            yield control.DoneReply()
-            self._left.set()
-            return
-        if isinstance(request, control.AskGrant):
-            yield await self._grant(link, request)
-            return
+        async with contextlib.aclosing(stream(request)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _answer(self, request: control.ControlRequest) -> control.ControlReply:
+        readers = self._receiver.readers
+        match request:
+            case control.AskStatus():
+                return self._status()
+            case control.AskReload():
+                self.reload()
+            case control.AskLeave():
+                await self._leave(self.main)
+                self._left.set()
+            case control.AskLiveReady():
+                readers.ready(request.xid)
+            case control.AskLivePass():
+                readers.pass_on(request.xid, unwanted=request.unwanted)
+            case control.AskLiveReceipt():
+                return await readers.receipt(request)
+            case _:
+                return await self._of_coordinator(request)
+        return control.DoneReply()
+
+    async def _of_coordinator(self, request: control.ControlRequest) -> control.ControlReply:
+        link = self.main
         await link.wait_linked(link.patience)
-        if isinstance(request, control.AskPeers):
-            yield control.PeersReply(await all_peers(link.request))
-        elif isinstance(request, control.AskCard):
+        if isinstance(request, control.AskCard):
             card = await link.request(LookUp(request.name))
             if isinstance(card, PeerCard):
-                yield control.CardReply(card)
-        else:
+                return control.CardReply(card)
+        if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
-                yield control.InvitationReply(invitation.text)
+                return control.InvitationReply(invitation.text)
+        raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+
+    async def _peers(self, _request: control.AskPeers) -> AsyncGenerator[control.ControlReply, None]:
+        link = self.main
+        await link.wait_linked(link.patience)
+        for reply in control.replies_of(await all_peers(link.request)):
+            yield reply
+
+    async def _grant(self, request: control.AskGrant) -> AsyncGenerator[control.ControlReply, None]:
+        granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within))
+        try:
+            while not (await asyncio.wait([granting], timeout=ALIVE_SECONDS))[0]:
+                yield control.WaitReply()
+            yield control.reply_of(granting.result(), self._principal.coordinator.suite.name)
+        finally:
+            granting.cancel()
+
+    async def _send(self, request: control.AskSend) -> AsyncGenerator[control.ControlReply, None]:
+        async with contextlib.aclosing(self._handed.send(request.job)) as events:
+            async for event in events:
+                yield control.EventReply(*as_told(event))
+
+    async def _live(self, request: control.AskLive) -> AsyncGenerator[control.ControlReply, None]:
+        recipient = f"{self._principal.name}/{request.app}" if request.app else self._principal.name
+        end = None if request.within is None else asyncio.get_running_loop().time() + request.within
+        await self._until_linked(recipient, end)
+        async with contextlib.aclosing(self._receiver.readers.serve(request, recipient, end)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _until_linked(self, name: str, end: float | None) -> None:
+        """Until senders find that registration online, or the loop's time is ``end``: what keeps it from linking."""
+        loop = asyncio.get_running_loop()
+        while not (link := self._link_of(name)).linked:
+            try:
+                await link.wait_linked(link.patience if end is None else min(max(end - loop.time(), 0), link.patience))
+            except CoordinatorUnreachable:
+                if link.ended.done() or (end is not None and loop.time() >= end):
+                    raise
+
+    def _link_of(self, name: str) -> Link:
+        link = self._links.get(name)
+        if link is None:
+            raise NotRegistered(f"{name} is not registered here", detail="no-registration", hint="zkc join does that")
+        return link
 
     async def _leave(self, link: Link) -> None:
         """End the registration at the coordinator; where that refuses it as nobody's, see `ByLink.leave`."""
@@ -333,15 +408,15 @@ class Daemon:
             self._leaving = False
             raise
 
-    async def _grant(self, link: Link, request: control.AskGrant) -> control.ControlReply:
+    async def _granted(self, wanted: Wanted, within: float | None) -> Grant:
+        link = self.main
         try:
-            async with asyncio.timeout(request.within):
+            async with asyncio.timeout(within):
                 # A command says at once that there is no link; whether it waits for one is its own affair.
                 await link.wait_linked(link.patience)
-                granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
+                return await grant(link, self._store, wanted, self._clock, self._entropy)
         except TimeoutError:
-            raise overdue(link, request.recipient) from None
-        return control.reply_of(granted, self._principal.coordinator.suite.name)
+            raise overdue(link, wanted.recipient) from None
 
     def _status(self) -> control.StatusReply:
         link = self.main

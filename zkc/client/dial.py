@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from zkc.errors import CoordinatorUnreachable, NotRegistered, ZkcError
-from zkc.net.loopsocket import LoopSocket, Sent
+from zkc.net.loopsocket import LoopSocket, Received, Sent
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
 from zkc.net.sockets import Context, connect_dealer
+from zkc.net.watch import DEALER_BOUNDS, Watch
 from zkc.net.zap import OVERLOADED
 
 DIAL_SECONDS: Final = 5.0
@@ -37,6 +38,9 @@ class Connection:
         self.lost: asyncio.Future[None] = loop.create_future()
         self._up: asyncio.Future[None] = loop.create_future()
         self._monitor: AsyncMonitor | None = None
+        self._on_frame = on_frame
+        # Whoever is cut off is told of as any connection that ends.
+        self._watch = Watch(DEALER_BOUNDS, lambda _cut: None)
         self._answered = False
         """Whether something accepted the TCP connection."""
 
@@ -49,7 +53,7 @@ class Connection:
             if self._monitor is not None:
                 self._monitor.close()
             raise
-        self._socket = LoopSocket(dealer, lambda received: on_frame(received.payload))
+        self._socket = LoopSocket(dealer, self._on_received)
 
     async def wait_up(self) -> None:
         """Returns when the CURVE handshake has succeeded.
@@ -73,12 +77,18 @@ class Connection:
         """Again: nothing."""
         if self._monitor is not None:
             self._monitor.close()
+        self._watch.close()
         self._socket.close()
         self._up.cancel()
         if not self.lost.done():
             self.lost.set_result(None)
 
+    def _on_received(self, received: Received) -> None:
+        self._watch.delivered(received.fd)
+        self._on_frame(received.payload)
+
     def _on_event(self, event: SocketEvent) -> None:
+        self._watch.on_event(event)
         if event.kind is EventKind.CONNECTED:
             self._answered = True
             return

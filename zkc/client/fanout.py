@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, Final, Generic, TypeVar
 
 from zkc.client.sources import PipeSource
-from zkc.constants import PIPE_BYTES
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError
 from zkc.net.pipe import Bell
 from zkc.rules.rates import Pace
+from zkc.stores.pipes import PIPE_BYTES
 
 T = TypeVar("T")
 _END_SECONDS: Final = 5.0

@@ -5,7 +5,8 @@ The daemon grants for commands that ask it over its control socket; a command wi
 
 from __future__ import annotations
 
-from zkc.client.grants import Grant, Have, Wanted, WouldAccept
+from zkc.client.events import WouldAccept
+from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.constants import ID_BYTES, STEP_SECONDS

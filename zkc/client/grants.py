@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zkc.client.events import WouldAccept
 from zkc.ids import Compression, KeyOrder, KeySource
 from zkc.protocol.session import Session
 
@@ -33,13 +34,6 @@ class Have:
     ml_dsa: bytes
     receipt: bytes
     own_fingerprint: bytes
-
-
-@dataclass(frozen=True)
-class WouldAccept:
-    """Answer to a dry run."""
-
-    presence: str
 
 
 Grant = Session | Have | WouldAccept

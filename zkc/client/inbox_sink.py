@@ -14,11 +14,12 @@ from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
-from zkc.net.pipe import Bell, LinkLost, Listener
+from zkc.net.pipe import Bell, Listener
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
 from zkc.rules.policy import Asked, Standing, decide_size
+from zkc.rules.trees import ListingReader
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import NewItem
 from zkc.stores.partials import Partial
@@ -29,12 +30,12 @@ _READ: Final = 4 * 1024 * 1024
 
 
 def deliver(listener: Listener, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
-    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item; what was refused
-    does not."""
+    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item if its sender can go
+    on with it; what was refused does not."""
     try:
         listener.receive(session, sink, bell, patience)
     except BaseException as error:
-        sink.abandon(keep=isinstance(error, LinkLost | Interrupted | LocalIOError))
+        sink.abandon(keep=isinstance(error, LinkLost | Interrupted) or sink.found_no_room)
         raise
 
 
@@ -54,7 +55,11 @@ class InboxSink:
         self._manifest: Manifest | None = None
         self._partial: Partial | None = None
         self._digest = blake3()
+        self._listing: ListingReader | None = None
+        """Of a tree: judged before the bytes that say it are written."""
         self._until_check = 0
+        self.found_no_room = False
+        """Whether it ended here, and a later command of the sender can go on: with a pipe none can."""
         self.size = 0
         self.item_id = ""
 
@@ -66,8 +71,9 @@ class InboxSink:
 
     def announced(self, manifest: Manifest) -> None:
         self._manifest = manifest
+        self._listing = ListingReader(manifest.size) if manifest.kind == "tree" else None
         req, here = self._session.req, self._partial.position if self._partial else 0
-        self._check_space(max((manifest.size or 0) - here, 0))
+        self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes() + here))
         entry = NewItem(
             sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
             note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
@@ -91,18 +97,30 @@ class InboxSink:
             if not data:
                 raise LocalIOError("a partial item of the inbox became shorter while it was read", detail="io")
             self._digest.update(data)
+            self._judge(data)
             position += len(data)
 
     def write(self, data: bytes) -> None:
         if self._partial is None:
             raise PolicyRefused("data before its manifest", detail="limit")
+        self._judge(data)
         self._until_check -= len(data)
-        if self._until_check < 0:
-            # The bound holds within 16 MiB, without a system call for every chunk.
-            self._check_space(len(data))
-            self._until_check = 16 * 1024 * 1024
-        self._partial.write(data)
+        try:
+            if self._until_check < 0:
+                # The bound holds within 16 MiB, without a system call for every chunk.
+                self._check_space(len(data))
+                self._until_check = 16 * 1024 * 1024
+            self._partial.write(data)
+        except LocalIOError:
+            self.found_no_room = self._manifest is not None and self._manifest.size is not None
+            raise
         self.size += len(data)
+
+    def _judge(self, data: bytes) -> None:
+        if self._listing is not None and not self._listing.complete:
+            self._listing.judge(data)
+            # Holes take no room here, and may where they are read: they count for the bound that a person has set.
+            self._check_space(self._listing.file_bytes, Standing())
 
     def complete(self, size: int, digest: bytes) -> bytes:
         """File, rename, folder, one transaction with the receipt; then DONE (Figure 16, blocks 1603-1604)."""
@@ -121,8 +139,9 @@ class InboxSink:
             self._partial.close(discard=not keep)
             self._partial = None
 
-    def _check_space(self, coming: int) -> None:
+    def _check_space(self, coming: int, standing: Standing | None = None) -> None:
         asked = Asked(self._session.req.key_source, self._session.req.cipher, coming)
-        refusal = decide_size(asked, self._config.receiving_rules(), Standing(free_bytes=self._inbox.free_bytes()))
+        standing = standing or Standing(free_bytes=self._inbox.free_bytes())
+        refusal = decide_size(asked, self._config.receiving_rules(), standing)
         if refusal is not None:
             raise refusal.error()

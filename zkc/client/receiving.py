@@ -9,18 +9,20 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import structlog
 
+from zkc.client.control import AskLive
 from zkc.client.inbox_sink import InboxSink, deliver
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
+from zkc.client.readers import Reader, Readers
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
 from zkc.crypto.primitives import digest
 from zkc.env import Clock
-from zkc.errors import PeerViolation, PolicyRefused, ZkcError
+from zkc.errors import Interrupted, PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
 from zkc.net.addresses import ADVERTISED_MAX, advertised
 from zkc.net.pipe import Bell, Bulk, Listener
@@ -60,6 +62,8 @@ _JOIN_SECONDS: Final = 3.0
 _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a transfer waits for a port to become free: the sender hears of it before its own step has run out."""
 _TURN_PAUSE: Final = 0.1
+_ADDRESSES_SECONDS: Final = 2.0
+"""How long this host's addresses are taken for the same: a sender that got one too many tries again for a minute."""
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
@@ -74,10 +78,15 @@ class _Transfer:
     answers: dict[bytes, AnswerBody] = field(default_factory=dict)
     """By the digest of what was asked: the same again, whose answer was lost, gets the same answer."""
     listener: Listener | None = None
+    reader: Reader | None = None
+    """The process that takes it as a stream, with sockets of its own in place of ours."""
     turn: asyncio.Timeout | None = None
     """Its wait for a port."""
     timer: asyncio.TimerHandle | None = None
+    agreed: bool = False
+    """Both ends hold the key."""
     bell: Bell | None = None
+    """Of its thread."""
     done: asyncio.Future[None] | None = None
     req: Req = field(init=False)
 
@@ -95,6 +104,7 @@ class Receiver:
         self.config = config
         """Replaced as a whole when the configuration is read again."""
         self._clock = clock
+        self.readers: Final = Readers(inbox, clock)
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
         self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
@@ -102,6 +112,8 @@ class Receiver:
         self._requests: dict[str, Window] = {}
         self._line = asyncio.Lock()
         """Who waits for a port stands in line: first come, first served, and only one asks for it."""
+        self._known_addresses: tuple[tuple[str, str], float, list[str]] = ("", ""), 0.0, []
+        """For whom, until when, which: see `_addresses`."""
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
@@ -141,6 +153,8 @@ class Receiver:
         for transfer in list(self._transfers.values()):
             if transfer.bell is not None:
                 transfer.bell.ring()
+            elif transfer.reader is not None and transfer.agreed:
+                transfer.reader.send_away(Interrupted("the daemon here ended", detail="shutdown"))
             else:
                 self._end_handshake(transfer.req.xid)
         if running:
@@ -180,24 +194,27 @@ class Receiver:
         self, transfer: _Transfer, endpoint: str
     ) -> machine.Accept | machine.Decline | machine.AlreadyHave:
         sender, req = transfer.state.sender, transfer.req
+        await self.readers.settle(sender.fingerprint, req.tid)
         receipt = self._inbox.done(sender.fingerprint, req.tid)
         if receipt is not None:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
-        refusal = decide(asked, rules, self._standing(req))
+        transfer.reader = self.readers.take(req, sender.fingerprint)
+        standing = self._standing(req)
+        refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
         if refusal is not None:
-            self._tell("info", "refused", (req.sender, refusal.detail), **_ids_of(req), reason=refusal.detail)
-            return machine.Decline(refusal.code, refusal.detail)
+            return self._decline(req, refusal.code, detail=refusal.detail)
+        if transfer.reader is not None:
+            return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes)
+        if self.readers.broke_off(sender.fingerprint, req.tid):
+            return self._decline(req, Interrupted.code, detail="broken-stream")
         listen = parse_port_range(self.config.transfer.listen)
         try:
             transfer.listener = await self._bind(transfer, listen.host.strip("[]"), listen.ports)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
-        # In a thread: the coordinator's name may have to be looked up.
-        addresses = list(self.config.transfer.advertise)[:ADVERTISED_MAX] or await asyncio.to_thread(
-            advertised, listen.host, split_endpoint(endpoint)[0]
-        )
+        addresses = await self._addresses(listen.host, split_endpoint(endpoint)[0])
         try:
             self._check_wanted(transfer)
         except PeerViolation:
@@ -205,6 +222,31 @@ class Receiver:
             raise
         where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
         return machine.Accept(where, transfer.listener.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
+
+    async def _addresses(self, listen_host: str, coordinator_host: str) -> list[str]:
+        """Where senders reach this host: as configured, else as it finds itself, every `_ADDRESSES_SECONDS`."""
+        if self.config.transfer.advertise:
+            return list(self.config.transfer.advertise)[:ADVERTISED_MAX]
+        asked, now = (listen_host, coordinator_host), self._clock.monotonic()
+        known, until, addresses = self._known_addresses
+        if known != asked or now >= until:
+            # In a thread: the coordinator's name may have to be looked up.
+            addresses = await asyncio.to_thread(advertised, *asked)
+            self._known_addresses = asked, now + _ADDRESSES_SECONDS, addresses
+        return addresses
+
+    async def _to_reader(
+        self, transfer: _Transfer, ask: AskLive, endpoint: str, max_bytes: int
+    ) -> machine.Accept:
+        """Straight to a process that waits for it, at its sockets."""
+        addresses = await self._addresses(ask.host, split_endpoint(endpoint)[0])
+        self._check_wanted(transfer)
+        where = Endpoints(addresses, ask.data_port, ask.ack_port, 0)
+        return machine.Accept(where, ask.chunk, max_bytes, live=True)
+
+    def _decline(self, req: Req, code: int, *, detail: str) -> machine.Decline:
+        self._tell("info", "refused", (req.sender, detail), **_ids_of(req), reason=detail)
+        return machine.Decline(code, detail)
 
     def _check_wanted(self, transfer: _Transfer) -> None:
         """`PeerViolation` where a transfer was ended while something was waited for."""
@@ -267,7 +309,11 @@ class Receiver:
         transfer = self._transfers.get(xid)
         if transfer is None:
             raise PeerViolation("unexpected", "no handshake of this transfer")
-        return self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, message))
+        answer = self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, message))
+        if transfer.agreed and transfer.reader is not None:
+            # CONF leaves once the reader has K, and its door lets the sender in.
+            await self._hand_over(transfer, transfer.reader)
+        return answer
 
     def _perform(self, transfer: _Transfer, result: Step) -> AnswerBody:
         transfer.state = result.state
@@ -290,7 +336,7 @@ class Receiver:
     def _end_handshake(self, xid: bytes) -> None:
         """Give up a handshake that is not agreed: its keys and sockets go."""
         transfer = self._transfers.get(xid)
-        if transfer is not None and transfer.bell is None:
+        if transfer is not None and not transfer.agreed:
             erase(transfer.state)
             self._forget(transfer)
 
@@ -306,6 +352,8 @@ class Receiver:
             transfer.timer.cancel()
         if transfer.listener is not None:
             transfer.listener.close()
+        if transfer.reader is not None and not transfer.agreed:
+            transfer.reader.release()
 
     def _tell(self, level: str, event: str, about: tuple[object, ...], **ids: object) -> None:
         """To the log, but no oftener than it can bear: a peer causes it."""
@@ -316,34 +364,71 @@ class Receiver:
         if len(self._requests) > _SENDERS_KEPT:
             self._requests = {name: seen for name, seen in self._requests.items() if not seen.is_over(now)}
         seen = self._requests.setdefault(req.sender, Window()).add(now)
-        at_once = sum(other.req.sender == req.sender for other in self._transfers.values()) - 1
+        at_once = sum(
+            other.req.sender == req.sender and not (other.listener is not None and other.listener.finished)
+            for other in self._transfers.values()
+        ) - 1
         return Standing(at_once, seen, self._inbox.free_bytes())
 
     # --- delivery ---------------------------------------------------------------------------------------------------
 
     def _agreed(self, transfer: _Transfer, session: Session) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""
-        if transfer.listener is None:
-            raise PolicyRefused("no sockets are bound for this transfer", detail="limit")
         pin_peer(self._store, session.peer, self._clock.wall())
-        with translated("receiving"):
-            bell = Bell()
-        older = []
-        for other in self._transfers.values():
-            if other is transfer or other.bell is None or other.done is None or other.req.tid != session.req.tid:
-                continue
-            if other.state.session.peer.fingerprint == session.peer.fingerprint:
-                # The sender has come back with a new handshake: the older one has no sender any more.
-                other.bell.ring(superseded=True)
-                older.append(other.done)
-        transfer.listener.admit(session)
-        transfer.bell = bell
-        transfer.done = asyncio.get_running_loop().create_future()
+        older = self._end_older(transfer, session)
+        if transfer.reader is not None:
+            transfer.agreed = True
+        elif transfer.listener is not None:
+            with translated("receiving"):
+                bell = Bell()
+            transfer.listener.admit(session)
+            transfer.agreed, transfer.bell = True, bell
+            transfer.done = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._receive(transfer, session, transfer.listener, bell, older))
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        else:
+            raise PolicyRefused("no sockets are bound for this transfer", detail="limit")
         if transfer.timer is not None:
             # Not before: until here its end is what ends a handshake that goes wrong.
             transfer.timer.cancel()
-        task = asyncio.create_task(self._receive(transfer, session, transfer.listener, bell, older))
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    def _end_older(self, transfer: _Transfer, session: Session) -> list[asyncio.Future[None]]:
+        """The sender has come back with a new handshake: an older one has no sender any more. What to wait for."""
+        ending = []
+        for other in self._transfers.values():
+            same = other is not transfer and other.agreed and other.req.tid == session.req.tid
+            if not same or other.state.session.peer.fingerprint != session.peer.fingerprint:
+                continue
+            if other.bell is not None:
+                other.bell.ring(superseded=True)
+                if other.done is not None:
+                    ending.append(other.done)
+            elif other.reader is not None:
+                other.reader.send_away(Interrupted(f"{session.req.sender} has begun it anew", detail="ended"))
+        return ending
+
+    async def _hand_over(self, transfer: _Transfer, reader: Reader) -> None:
+        session = transfer.state.session
+        watch = asyncio.create_task(self._watch(transfer, reader, session))
+        watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await self.readers.hand_over(reader, session, transfer.context)
+
+    async def _watch(self, transfer: _Transfer, reader: Reader, session: Session) -> None:
+        """Until the reader's end: the place in the books is its own."""
+        req = session.req
+        log = self._log.bind(**_ids_of(req), tid=req.tid.hex())
+        await asyncio.wait([reader.ended])
+        session.k.wipe()
+        if reader.size is not None:
+            self.received["deliveries"] += 1
+            self.received["bytes"] += reader.size
+            log.info("received", bytes=reader.size, key_source=req.key_source, live=True)
+        elif not reader.passed_on:
+            self._repeats.tell(
+                log, "warning", "not-received", (req.sender, "live"), reason="interrupted", live=True,
+                error="the process that took it has gone",
+            )
+        self._forget(transfer)
 
     async def _receive(
         self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell,

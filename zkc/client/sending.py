@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import select
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from zkc.client.grants import Grant, Have, Wanted, WouldAccept
+from zkc.client.events import Delivery, Event, Granted, Options, Progress, Requested, WouldAccept
+from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.sources import AnySource
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES
@@ -31,7 +32,7 @@ from zkc.errors import (
     TimedOut,
     ZkcError,
 )
-from zkc.ids import KeySource, check_name
+from zkc.ids import check_name
 from zkc.net.pipe import Attempts, Bell, LinkLost, Outgoing, Told
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session
@@ -41,7 +42,7 @@ from zkc.stores.home import Home
 from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
 from zkc.stores.under_way import UnderWay, key_of, tid_of
 from zkc.wire.codec import decode
-from zkc.wire.messages import Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
 
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 2.0
@@ -51,8 +52,9 @@ _DIRECT_SECONDS: Final = 2.0
 _CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable, DaemonError)
 """What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
 
-_COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer"})
-"""A daemon or a coordinator that was ended is often one that is started again: like a lost link."""
+_COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer", "reader-gone"})
+"""A daemon or coordinator that was ended is often one that is started again, and another process may take what was for
+one that has gone: like a lost link."""
 
 
 class Granter(Protocol):
@@ -62,64 +64,6 @@ class Granter(Protocol):
         """One try, at most ``within`` seconds; raises the errors of the contract."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to send. Durations in seconds; None: not given."""
-
-    wait: float | None = None
-    timeout: float | None = None
-    key_source: KeySource | None = None
-    cipher: str | None = None
-    dry_run: bool = False
-    key: str | None = None
-    """The same key never delivers twice to the same recipient."""
-    resume: bool = True
-    """Go on where an earlier command was cut off, if it sent the same file."""
-    bwlimit: float = 0.0
-    """Bytes a second; 0: none."""
-    compress: bool = False
-
-
-@dataclass(frozen=True)
-class Requested:
-    recipient: str
-    name: str
-    size: int | None
-
-
-@dataclass(frozen=True)
-class Granted:
-    recipient: str
-    key_source: KeySource
-    presence: str
-    path: str
-    resumed_from: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    bytes: int
-    total: int | None
-    entry: str = ""
-    """Of several files: at which of them it is."""
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """Delivered: the recipient holds it durably, and signed that it does."""
-
-    transfer: str
-    recipient: str
-    name: str
-    bytes: int
-    digest: str
-    seconds: float
-    receipt: Path
-    key_source: KeySource
-    path: str
-
-
-Event = Requested | Granted | Progress
 
 
 class Sending:
@@ -169,6 +113,8 @@ class Sending:
         """Until when a transfer that broke off is tried again: counted from the first loss after the farthest byte that
         ever arrived, so that what always breaks off at the same place ends."""
         self._farthest = 0
+        self._next_pause = _PAUSE_FIRST
+        """Before the next try: longer each time, until something arrives that never had before."""
         self._resumed = False
         """Whether the recipient had some of it before this command."""
         self._path = ""
@@ -243,7 +189,6 @@ class Sending:
         return self._delivered(body)
 
     def _until_done(self) -> Delivery | WouldAccept:
-        pause = _PAUSE_FIRST
         while True:
             try:
                 return self._try()
@@ -266,10 +211,9 @@ class Sending:
                 until = self._may_wait(condition)
             except TimedOut as late:
                 raise self._out_of_time(late) from None
-            if self._lost is None:
-                pause = _PAUSE_FIRST
+            pause = self._next_pause
+            self._next_pause = min(2 * pause, _PAUSE_MAX)
             self._sleep(min(self._entropy.jitter(pause / 2, pause), until - self._clock.monotonic()))
-            pause = min(2 * pause, _PAUSE_MAX)
 
     def _start_anew(self) -> None:
         self._drop_session()
@@ -334,7 +278,7 @@ class Sending:
 
     def _on_progress(self, position: int) -> None:
         if position > self._farthest:
-            self._farthest, self._patience = position, None
+            self._farthest, self._patience, self._next_pause = position, None, _PAUSE_FIRST
         self._on_event(Progress(position, self._manifest.size, self._source.entry_at(position)))
 
     def _on_receipt(self, done: Delivered) -> None:
@@ -396,7 +340,11 @@ class Sending:
     def _check_earlier(self, have: Have) -> ReceiptBody:
         """A receipt of an earlier try of this delivery: it must be one of ours, and of this very data."""
         try:
-            body = verify_receipt(read_identity(have.ed25519, have.ml_dsa), have.receipt)
+            identity = read_identity(have.ed25519, have.ml_dsa)
+            body = verify_receipt(identity, have.receipt)
+            # What is kept is checked offline against the card in it, which at DONE is the one that was verified.
+            card: Card = decode(decode(have.receipt, Receipt).card, Card)
+            identity.verify_durable("card", body.card_hash, card.signature)
         except PeerViolation as violation:
             raise IntegrityError(
                 f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt", hint=WRONG_RECEIPT
@@ -438,5 +386,5 @@ class Sending:
         return Delivery(
             transfer=body.xid.hex(), recipient=self._recipient, name=self._manifest.name, bytes=body.size,
             digest=f"blake3:{body.digest.hex()}", seconds=self._clock.monotonic() - self._began, receipt=self._receipt,
-            key_source=body.key_source, path=self._path,
+            key_source=body.key_source, path=self._path, cipher=self._wanted.cipher,
         )

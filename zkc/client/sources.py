@@ -1,17 +1,20 @@
-"""Where the bytes of a transfer come from: a file, a pipe, or memory."""
+"""Where the bytes of a transfer come from: a file, files and folders, a pipe, or memory."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from zkc.constants import NOTE_MAX, PIPE_BYTES
+from zkc.client.small import Small
+from zkc.client.trees import TreeSource
+from zkc.client.walking import Root, Skipped, is_excluded, is_sparse, joint_name, name_of, nothing_left, roots_of
+from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
+from zkc.stores.pipes import widen_pipe
 from zkc.wire.messages import Manifest
 
 
@@ -34,8 +37,6 @@ class FileSource(_One):
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            if path.is_dir():
-                raise UsageError(f"{path} is a folder", detail="folder", hint="name a file, or pipe a tar of it")
             # Non-blocking, so that a FIFO without a writer does not hang the open; regular files do not care.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -61,7 +62,7 @@ class FileSource(_One):
         """What is the same when the same file is sent again by another command; empty where nothing tells."""
         if not self.again:
             return ()
-        return os.path.realpath(os.fsencode(self._path)), b"%d %d" % (self._stat.st_size, self._stat.st_mtime_ns)
+        return _file_identity(os.path.realpath(self._path), self._stat.st_size, self._stat.st_mtime_ns)
 
     def manifest(self, name: str | None, note: str) -> Manifest:
         status = self._stat
@@ -106,19 +107,26 @@ class FileSource(_One):
 
 
 class PipeSource(_One):
-    """Standard input, or any stream with a descriptor; of unknown length, read once."""
+    """Standard input, or any stream with a descriptor; of unknown length, read once.
+
+    ``head`` is what somebody has read of it already: it comes first.
+    """
 
     again = False
     identity: tuple[bytes, ...] = ()
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, head: bytes = b"") -> None:
         self._stream = stream
-        self.fd: int | None = stream.fileno()
-        with suppress(OSError):
-            # Where it is a pipe: fewer and larger reads.
-            fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._head = memoryview(head)
+        self.fd: int | None = None if head else stream.fileno()
+        widen_pipe(stream.fileno())
 
     def readinto(self, into: memoryview) -> int:
+        if self._head:
+            part, self._head = self._head[: len(into)], self._head[len(into) :]
+            self.fd = None if self._head else self._stream.fileno()
+            into[: len(part)] = part
+            return len(part)
         try:
             return os.readv(self._stream.fileno(), [into])
         except OSError as error:
@@ -141,10 +149,10 @@ class BytesSource(_One):
 
     fd: int | None = None
     again = True
-    identity: tuple[bytes, ...] = ()
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, identity: tuple[bytes, ...] = ()) -> None:
         self._data = memoryview(data)
+        self.identity = identity
         self._position = 0
 
     def readinto(self, into: memoryview) -> int:
@@ -163,19 +171,22 @@ class BytesSource(_One):
         """Nothing is open."""
 
 
-AnySource = FileSource | PipeSource | BytesSource
-Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+AnySource = FileSource | TreeSource | PipeSource | BytesSource
+Paths = Sequence[str | os.PathLike[str]]
+Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | Paths
 
 
-def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource, Manifest]:
+def source_of(
+    payload: Payload, name: str | None, note: str, head: bytes = b"", *, exclude: Sequence[str] = (),
+    on_skip: Callable[[Skipped], None] = lambda _: None,
+) -> tuple[AnySource, Manifest]:
     """Where the bytes of ``payload`` come from, and what the recipient is told of them. The caller closes the source.
 
-    Text is a message, a path is a file, all else is a stream. `UsageError` (``payload``, ``folder``, ``not-a-file``,
-    ``bad-name``), `LocalIOError`.
+    Text is a message, a path is a file or a folder, a list is of such paths, all else is a stream, of which ``head``
+    was read already. ``exclude`` are globs of what stays behind of paths, ``on_skip`` hears of what cannot be sent.
+    `UsageError` (``payload``, ``not-a-file``, ``bad-name``, ``limit``, ``collision``, ``excluded``), `LocalIOError`.
     """
-    note = _encoded(note, "the note").decode(errors="replace")
-    if len(note.encode()) > NOTE_MAX:
-        raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
+    note = _note(note)
     if isinstance(payload, str):
         text = _encoded(payload, "the message")
         return BytesSource(text), Manifest("message", _named(name, "message"), note, len(text), 0o600, 0)
@@ -183,19 +194,67 @@ def source_of(payload: Payload, name: str | None, note: str) -> tuple[AnySource,
         data = bytes(payload)
         return BytesSource(data), Manifest("stream", _named(name, "stdin"), note, len(data), 0o600, 0)
     if isinstance(payload, os.PathLike):
-        file = FileSource(Path(payload))
+        payload = [payload]
+    if isinstance(payload, list | tuple):
+        paths = [Path(path) for path in payload]
+        if not paths:
+            raise UsageError("no path to send", detail="payload")
+        if len(paths) > 1 or paths[0].is_dir():
+            return _tree(paths, name, note, exclude, on_skip)
+        if exclude and is_excluded(name_of(paths[0]), exclude):
+            raise nothing_left()
+        if is_sparse(paths[0]):
+            return _tree(paths, name, note, (), on_skip)
+        file = FileSource(paths[0])
         try:
             return file, file.manifest(name, note)
         except BaseException:
             file.close()
             raise
-    if not hasattr(payload, "fileno"):
-        raise UsageError("a payload is bytes, text, a path, or a binary stream with a descriptor", detail="payload")
-    return PipeSource(payload), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+    if isinstance(payload, Sequence) or not hasattr(payload, "fileno"):
+        raise UsageError(
+            "a payload is bytes, text, a path, a list of paths, or a binary stream with a descriptor", detail="payload"
+        )
+    return PipeSource(payload, head), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
+
+
+def small_source(small: Small, name: str | None, note: str) -> tuple[BytesSource, Manifest]:
+    """The same of a payload that is here whole: what a command has handed over. `UsageError` (``bad-name``)."""
+    size = None if small.kind == "stream" else len(small.data)
+    named = _named(name, small.name)
+    same = _file_identity(small.path, len(small.data), small.modified_ns) if small.path else ()
+    return BytesSource(small.data, same), Manifest(small.kind, named, _note(note), size, small.mode, small.modified_ns)
+
+
+def _file_identity(path: str, size: int, modified_ns: int) -> tuple[bytes, ...]:
+    return os.fsencode(path), b"%d %d" % (size, modified_ns)
+
+
+def _tree(
+    paths: Sequence[Path], name: str | None, note: str, exclude: Sequence[str], on_skip: Callable[[Skipped], None]
+) -> tuple[AnySource, Manifest]:
+    """One folder, or sparse file, is the tree itself, and has its name; several paths are at the top of it under their
+    own."""
+    if len(paths) > 1:
+        roots, mode, mtime_ns = roots_of(paths), stat.S_IRWXU, 0
+        called = _named(name, joint_name(roots))
+    else:
+        called = _named(name, name_of(paths[0]))
+        status = paths[0].stat()
+        roots, mode, mtime_ns = [Root(paths[0], b"")], stat.S_IMODE(status.st_mode), max(status.st_mtime_ns, 0)
+    source = TreeSource(roots, exclude, on_skip)
+    return source, Manifest("tree", called, note, source.size, mode, mtime_ns)
 
 
 def _named(name: str | None, otherwise: str) -> str:
     return own_name(otherwise if name is None else name)
+
+
+def _note(note: str) -> str:
+    note = _encoded(note, "the note").decode(errors="replace")
+    if len(note.encode()) > NOTE_MAX:
+        raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
+    return note
 
 
 def _encoded(text: str, what: str) -> bytes:

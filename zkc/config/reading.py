@@ -20,6 +20,7 @@ from msgspec.structs import fields
 from zkc.config.keys import ClientConfig, CoordinatorConfig, Key, keys_of
 from zkc.config.toml import to_toml
 from zkc.errors import UsageError
+from zkc.ids import VARIABLES
 from zkc.rules.names import escape
 from zkc.rules.units import format_size
 
@@ -27,16 +28,6 @@ Role = Literal["client", "coordinator"]
 
 FILE_MAX: Final = 64 * 1024
 """Bytes of a configuration file."""
-
-VARIABLES: Final = frozenset(
-    {
-        "ZKC_HOME", "ZKC_INVITE", "ZKC_PIN", "ZKC_PASSPHRASE_FILE",
-        # What `recv --exec` sets for the command that it runs, which may be zkc again.
-        "ZKC_SENDER", "ZKC_NAME", "ZKC_NOTE", "ZKC_DIGEST", "ZKC_TRANSFER", "ZKC_KEY_SOURCE",
-    }
-)
-"""Environment variables of zkc that are no keys of a configuration."""
-
 
 
 C = TypeVar("C", ClientConfig, CoordinatorConfig)

@@ -19,7 +19,8 @@ from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlR
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
 from zkc.ids import check_name
-from zkc.net.local_client import LocalClient, NoAnswer, NotRunning
+from zkc.net.local_client import LocalClient
+from zkc.net.local_frames import NoAnswer, NotRunning
 from zkc.stores.home import Home
 
 if TYPE_CHECKING:

@@ -62,6 +62,11 @@ class Connections:
             self._silent.pop(who, None)
         return True
 
+    def user_of(self, descriptor: int, inode: int) -> str:
+        """The User-Id of a connection that has said something; empty for another."""
+        known, who = self._heard.get(descriptor, (0, ""))
+        return who if known == inode else ""
+
     def silent_since(self, then: float) -> list[tuple[int, int]]:
         """Descriptor and inode of each that was open at ``then`` and has said nothing to this moment."""
         return [(descriptor, inode) for descriptor, (inode, since) in self._unheard.items() if since <= then]

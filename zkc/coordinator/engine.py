@@ -36,7 +36,7 @@ from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import InternalError, PeerViolation, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_client import Credentials
+from zkc.net.local_frames import Credentials
 from zkc.net.loopsocket import Dropped, LoopSocket, Received, Sent
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
 from zkc.net.sockets import (
@@ -50,6 +50,7 @@ from zkc.net.sockets import (
     split_endpoint,
     tcp_endpoint,
 )
+from zkc.net.watch import ROUTER_BOUNDS, Cut, Watch
 from zkc.net.zap import AsyncZap, Overloaded, ZapRequest, self_test
 from zkc.protocol.calls import Asked
 from zkc.stores.home import Home, HomeLock
@@ -232,6 +233,9 @@ class Engine:
 
     def _listen(self, ctx: Context, identity: CoordinatorIdentity, closing: contextlib.AsyncExitStack) -> None:
         """Binds the ROUTER, and says where."""
+        loop = asyncio.get_running_loop()
+        self._watch = Watch(ROUTER_BOUNDS, lambda cut: loop.call_soon_threadsafe(self._on_cut, cut), clock=self._clock)
+        closing.callback(self._watch.close)
         wanted = self._settings.listen or self._loaded.config.coordinator.listen
 
         def watch(sock: Socket) -> None:
@@ -348,6 +352,7 @@ class Engine:
         core = self._core
         wire = Wire(received.routing_id, received.fd, received.inode)
         core.count("messages")
+        self._watch.delivered(wire.fd)
         if self._connections.heard(wire.fd, wire.inode, received.user_id):
             self._tell_suspect()
         if received.claimed:
@@ -378,9 +383,15 @@ class Engine:
         self._core.violated("router", PeerViolation("malformed", f"{dropped.parts} parts"), user=dropped.user_id)
         shutdown_connection(dropped.fd, dropped.inode)
 
+    def _on_cut(self, cut: Cut) -> None:
+        """A message that went on and on: its connection was shut down."""
+        violation = PeerViolation("limit", f"{cut.ahead} bytes and more of a message without an end")
+        self._core.violated("router", violation, user=self._connections.user_of(cut.fd, cut.inode))
+
     def _on_socket_event(self, event: SocketEvent) -> None:
+        self._watch.on_event(event)
         if event.kind is EventKind.ACCEPTED:
-            self._connections.opened(event.fd, inode_of(event.fd), self._clock.monotonic())
+            self._connections.opened(event.fd, event.inode, self._clock.monotonic())
             self._core.count("connections.accepted")
         elif event.kind is EventKind.DISCONNECTED:
             self._connections.closed(event.fd)

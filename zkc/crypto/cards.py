@@ -8,7 +8,9 @@ certificate = SIG(coordinator, "cert", H(`Certified`)).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+from zkc.constants import VERIFIED_KEPT_MAX
 from zkc.crypto.primitives import digest
 from zkc.crypto.signing import IdentityKey, IdentityPublic, read_identity
 from zkc.crypto.suites import KemPublicKey, Suite, suite_named
@@ -61,8 +63,12 @@ def make_card(
     )
 
 
+@lru_cache(VERIFIED_KEPT_MAX)
 def verify_card(encoded: bytes, suite: Suite) -> VerifiedCard:
-    """The card, every signature in it checked; `PeerViolation` (``malformed``, ``bad-key``, ``forged``)."""
+    """The card, every signature in it checked; `PeerViolation` (``malformed``, ``bad-key``, ``forged``).
+
+    The same bytes are checked once (decision 0008): what they say of time and names is judged by who asks.
+    """
     card: Card = decode(encoded, Card)
     body: CardBody = decode(card.body, CardBody)
     if not is_name(body.name) or (owner_of(body.name) is None) is (body.kind == "application"):
@@ -88,10 +94,11 @@ def certify(identity: IdentityKey, name: str, uid: bytes, key_hash: bytes, epoch
     return identity.sign_durable("cert", digest(encode(Certified(name, uid, key_hash, epoch))))
 
 
+@lru_cache(VERIFIED_KEPT_MAX)
 def verify_certificate(
     coordinator: IdentityPublic, certificate: bytes, name: str, uid: bytes, key_hash: bytes, epoch: int
 ) -> None:
-    """`PeerViolation` (``forged``) where the coordinator did not say so."""
+    """`PeerViolation` (``forged``) where the coordinator did not say so. The same certificate is checked once."""
     coordinator.verify_durable("cert", digest(encode(Certified(name, uid, key_hash, epoch))), certificate)
 
 

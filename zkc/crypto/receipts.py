@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from zkc.crypto.cards import VerifiedCard, verify_card
 from zkc.crypto.primitives import digest
 from zkc.crypto.signing import IdentityKey, IdentityPublic
+from zkc.crypto.suites import suite_of
 from zkc.errors import PeerViolation
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, CardBody, Manifest, Receipt, ReceiptBody
 
 
 def name_digest(name: str) -> bytes:
@@ -36,3 +40,26 @@ def verify_receipt(identity: IdentityPublic, encoded: bytes) -> ReceiptBody:
     if digest(card.body) != body.card_hash:
         raise PeerViolation("forged", "the card beside a receipt is not the one that it names")
     return body
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedReceipt:
+    """A receipt that holds together: who has the key of ``card`` signed ``body``."""
+
+    body: ReceiptBody
+    card: VerifiedCard
+
+
+def open_receipt(encoded: bytes) -> OpenedReceipt:
+    """What a receipt proves by itself, of whatever suite: every signature in it, and that its recipient made them.
+
+    Whose key that is, only a pin tells: the caller holds ``card.fingerprint`` against it. `PeerViolation`
+    (``malformed``, ``bad-key``, ``forged``).
+    """
+    receipt: Receipt = decode(encoded, Receipt)
+    signer: CardBody = decode(decode(receipt.card, Card).body, CardBody)
+    card = verify_card(receipt.card, suite_of(signer.kem_key))
+    body = verify_receipt(card.identity, encoded)
+    if (body.recipient, body.recipient_fingerprint) != (card.name, card.fingerprint):
+        raise PeerViolation("forged", "the signer is not the recipient that the receipt names")
+    return OpenedReceipt(body, card)

@@ -109,9 +109,8 @@ _HPKE_X25519: Final = Hpke(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 def _hybrid_generate() -> tuple[Any, bytes, bytes]:
     lattice, curve = mlkem.MLKEM768PrivateKey.generate(), x25519.X25519PrivateKey.generate()
-    private = lattice.private_bytes_raw() + curve.private_bytes_raw()
-    native, public = _hybrid_load_private(private)
-    return native, private, public
+    native, public = _hybrid_pair(lattice, curve)
+    return native, lattice.private_bytes_raw() + curve.private_bytes_raw(), public
 
 
 def _hybrid_load_private(private: bytes) -> tuple[Any, bytes]:
@@ -119,6 +118,11 @@ def _hybrid_load_private(private: bytes) -> tuple[Any, bytes]:
         raise ValueError("wrong length")
     lattice = mlkem.MLKEM768PrivateKey.from_seed_bytes(private[:_MLKEM_SEED])
     curve = x25519.X25519PrivateKey.from_private_bytes(private[_MLKEM_SEED:])
+    return _hybrid_pair(lattice, curve)
+
+
+def _hybrid_pair(lattice: mlkem.MLKEM768PrivateKey, curve: x25519.X25519PrivateKey) -> tuple[Any, bytes]:
+    """Native private key, public bytes."""
     public = lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
     return MLKEM768X25519PrivateKey(lattice, curve), public
 
@@ -246,6 +250,11 @@ class Suite:
     _permanent: _Kind
     _one_time: _Kind
 
+    @property
+    def permanent_kind(self) -> int:
+        """The first byte of its temporary and permanent public keys."""
+        return self._permanent.number
+
     def generate(self) -> KemPrivateKey:
         """A temporary or permanent key pair (Figure 4, block 402; 5; 7, block 701; 12, block 1204)."""
         return _generate(self._permanent)
@@ -292,6 +301,14 @@ SUITES: Final = {
     suite.name: suite
     for suite in (Suite("hybrid", _HYBRID, _HYBRID), Suite("x25519", _X, _X), Suite("rsa", _RSA, _X))
 }
+
+
+def suite_of(encoded: bytes) -> Suite:
+    """The suite whose permanent keys are of the kind of ``encoded``; `PeerViolation` (``bad-key``) where none is."""
+    for suite in SUITES.values():
+        if encoded[:1] == bytes((suite.permanent_kind,)):
+            return suite
+    raise PeerViolation("bad-key", "no suite has keys of this kind")
 
 
 def suite_named(name: str) -> Suite:

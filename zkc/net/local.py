@@ -1,7 +1,7 @@
 """The local control socket of a daemon or coordinator, and the client of an asyncio program.
 
 AF_UNIX, for the owner alone: a 0600 socket in a 0700 folder, and SO_PEERCRED asked of each connection. (ZeroMQ's ``ipc://``
-would delete what it finds at the path, and take over an endpoint that lives.) `zkc.net.local_client` has the grammar.
+would delete what it finds at the path, and take over an endpoint that lives.) `zkc.net.local_frames` has the grammar.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from zkc.constants import CONTROL_CONNECTIONS_MAX
 from zkc.errors import DaemonError, InternalError, LocalIOError, PeerViolation, ZkcError
-from zkc.net.local_client import (
+from zkc.net.local_client import Rep, decode, encode
+from zkc.net.local_frames import (
     LENGTH,
     Credentials,
-    Rep,
     check_path,
     credentials,
     length_of,
@@ -28,7 +28,6 @@ from zkc.net.local_client import (
     pack_failure,
     pack_reply,
 )
-from zkc.wire import codec
 
 Req = TypeVar("Req")
 
@@ -137,7 +136,7 @@ class LocalServer(Generic[Req, Rep]):
             raise PeerViolation("half-request", "not whole in time") from None
         except asyncio.IncompleteReadError:
             raise PeerViolation("half-request", "closed in the middle") from None
-        return cast("Req", codec.decode(body, self._request_type))
+        return cast("Req", decode(body, self._request_type))
 
     async def _while_listening(self, reader: asyncio.StreamReader, answer: Any) -> None:
         """Run ``answer`` until it is done or the client hangs up; bytes after the request are a violation."""
@@ -159,7 +158,7 @@ class LocalServer(Generic[Req, Rep]):
         try:
             async with contextlib.aclosing(self._handler(request, peer)) as replies:
                 async for reply in replies:
-                    writer.write(pack_reply(reply))
+                    writer.write(pack_reply(encode(reply)))
                     await writer.drain()
             writer.write(pack_end())
         except ZkcError as error:

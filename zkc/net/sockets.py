@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 import zmq
 from zmq.utils import z85
 
-from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX
+from zkc.constants import ASKED_MAX, CHUNK_MAX, CONTROL_MESSAGE_MAX
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.rules.endpoints import parse_endpoint
@@ -38,9 +38,11 @@ CONTROL_DOMAIN: Final = b"zkc"
 """ZAP domain of control sockets (CURVE)."""
 BULK_DOMAIN: Final = b"xfer"
 """ZAP domain of bulk sockets (PLAIN)."""
-BULK_FRAME_MAX: Final = CHUNK_MAX + 256
-"""Bytes of one bulk frame: the largest chunk with header, commitment, trailer, padding and tag, and room for a chunk
+CHUNK_OVERHEAD: Final = 256
+"""Bytes of a bulk frame besides its chunk, at most: header, commitment, trailer, padding and tag, and room for a chunk
 above the agreed size to arrive and be refused by name; libzmq itself only drops the connection, and says nothing."""
+BULK_FRAME_MAX: Final = CHUNK_MAX + CHUNK_OVERHEAD
+"""Bytes of one bulk frame, with the largest chunk."""
 
 CONTROL_HANDSHAKE_MS: Final = 5000
 BULK_HANDSHAKE_MS: Final = 2000
@@ -51,6 +53,14 @@ _BULK_BACKLOG: Final = 16
 
 CURVE_OVERHEAD: Final = 33
 """Bytes by which CURVE makes a frame longer: MAXMSGSIZE counts what is on the wire (measured)."""
+ROUTER_RCVHWM: Final = 16
+"""Whole messages that wait for a coordinator, of each peer."""
+DEALER_RCVHWM: Final = 64
+"""The same for a client."""
+DATA_RCVHWM: Final = 4
+"""Whole chunks that wait for a recipient."""
+ACK_RCVHWM: Final = 16
+"""Acknowledgements that wait for a sender."""
 
 _ENDPOINT: Final = "an endpoint is tcp://HOST:PORT, with an address or a name of a machine"
 
@@ -71,7 +81,7 @@ _ROUTER: Final[Mapping[int, int]] = {
     zmq.ROUTER_HANDOVER: 0,
     # Queues are per peer: 16 messages of at most 64 KiB bound each to 1 MiB.
     zmq.SNDHWM: 16,
-    zmq.RCVHWM: 16,
+    zmq.RCVHWM: ROUTER_RCVHWM,
     zmq.BACKLOG: 4096,
     zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
     zmq.SNDTIMEO: 0,
@@ -82,8 +92,9 @@ _DEALER: Final[Mapping[int, int]] = {
     **_COMMON,
     # Without it, sends before the connection stands succeed and may vanish.
     zmq.IMMEDIATE: 1,
-    zmq.SNDHWM: 16,
-    zmq.RCVHWM: 64,
+    # One for each request that may be unanswered: an answer that found no room would be asked for again, 2 s later.
+    zmq.SNDHWM: ASKED_MAX,
+    zmq.RCVHWM: DEALER_RCVHWM,
     zmq.HANDSHAKE_IVL: CONTROL_HANDSHAKE_MS,
     zmq.RECONNECT_IVL_MAX: 30_000,
     zmq.TCP_MAXRT: 60_000,
@@ -98,12 +109,12 @@ _BULK: Final[Mapping[int, int]] = {
     # whether the other end lives.
     zmq.HEARTBEAT_IVL: 0,
 }
-_DATA_IN: Final[Mapping[int, int]] = {**_BULK, zmq.MAXMSGSIZE: BULK_FRAME_MAX, zmq.RCVHWM: 4}
+_DATA_IN: Final[Mapping[int, int]] = {**_BULK, zmq.MAXMSGSIZE: BULK_FRAME_MAX, zmq.RCVHWM: DATA_RCVHWM}
 _DATA_OUT: Final[Mapping[int, int]] = {**_BULK, zmq.SNDHWM: 4, zmq.RCVHWM: 1}
 _ACKS: Final[Mapping[int, int]] = {
     **_BULK,
     zmq.SNDHWM: 16,
-    zmq.RCVHWM: 16,
+    zmq.RCVHWM: ACK_RCVHWM,
     # libzmq's own thread answers, also while a disk or a reader holds up the process: only one that stands still, or is
     # out of reach, is silent for so long.
     zmq.HEARTBEAT_IVL: 3_000,
@@ -252,7 +263,7 @@ def bind_router(
         zmq.ZAP_DOMAIN: zap_domain,
     }
     with _made(ctx, zmq.ROUTER, options, watch) as sock:
-        return sock, [_bind(sock, endpoint) for endpoint in endpoints]
+        return sock, [tcp_endpoint(*_bind(sock, endpoint)) for endpoint in endpoints]
 
 
 def connect_dealer(
@@ -388,20 +399,29 @@ def shutdown_connection(fd: int, inode: int) -> bool:
 
     The one way to drop a single peer: libzmq has none. It sees the end of the stream and cleans up by itself.
     """
-    try:
-        mine = os.dup(fd)
-    except (OSError, OverflowError):
-        return False
-    # From here on the duplicate is ours: libzmq may close and reuse ``fd`` without harm.
-    if not inode or inode_of(mine) != inode:
-        os.close(mine)
-        return False
-    with sockets.socket(fileno=mine) as connection:
-        if connection.family not in (sockets.AF_INET, sockets.AF_INET6):
+    with own_connection(fd, inode) as connection:
+        if connection is None:
             return False
         with contextlib.suppress(OSError):
             connection.shutdown(sockets.SHUT_RDWR)
-    return True
+        return True
+
+
+@contextlib.contextmanager
+def own_connection(fd: int, inode: int) -> Iterator[sockets.socket | None]:
+    """A duplicate of the TCP connection behind ``fd`` for the length of the block; None if it is no longer the one with
+    ``inode``. libzmq may close and reuse ``fd`` meanwhile without harm."""
+    try:
+        mine = os.dup(fd)
+    except (OSError, OverflowError):
+        yield None
+        return
+    if not inode or inode_of(mine) != inode:
+        os.close(mine)
+        yield None
+        return
+    with sockets.socket(fileno=mine) as connection:
+        yield connection if connection.family in (sockets.AF_INET, sockets.AF_INET6) else None
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
@@ -439,7 +459,7 @@ def _made(ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Wa
         raise
 
 
-def _bind(sock: Socket, endpoint: str) -> str:
+def _bind(sock: Socket, endpoint: str) -> tuple[str, int]:
     """Bind, and say where: the port that the system chose, the address behind a wildcard."""
     try:
         sock.bind(endpoint)
@@ -456,7 +476,7 @@ def _bind(sock: Socket, endpoint: str) -> str:
             hint="name an address of this machine, or * for all of them",
         ) from None
     host, port = split_endpoint(sock.getsockopt_string(zmq.LAST_ENDPOINT))
-    return tcp_endpoint(plain_address(host), port)
+    return plain_address(host), port
 
 
 def _listening_of(host: str, left: Iterator[int], ports: range | None) -> sockets.socket:

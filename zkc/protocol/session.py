@@ -34,7 +34,7 @@ class Session:
 
 
 LEVELS: Final = ("online", "present", "authorised")
-REFUSALS: Final = (22, 23, 24, 25, 30, 33)
+REFUSALS: Final = (22, 23, 24, 25, 30, 31, 33)
 """Codes of the contract with which a recipient may refuse; any other is told as policy."""
 
 

@@ -68,6 +68,8 @@ class Accept:
     endpoints: Endpoints
     chunk: int
     max_bytes: int
+    live: bool = False
+    """Whether a process takes it as a stream, and nothing of it is kept."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def create_response(recipient: Recipient, state: Notified, event: Accept) -> Ste
     sealed = seal(state.sender.kem_key, "xfer-ep", state.th.value, encode(event.endpoints))
     resp = _response(
         recipient, state.req, verdict="accept", sealed=sealed, one_time=one_time.public.encode(), chunk=event.chunk,
-        max_bytes=event.max_bytes,
+        max_bytes=event.max_bytes, live=event.live,
     )
     th, message = _sign(recipient, state.th, resp)
     return Step(Responded(th, state.req, resp, state.sender, one_time), (Send(message),))
@@ -235,6 +237,7 @@ TABLE: Final[Table] = {
 def _response(
     recipient: Recipient, req: Req, *, verdict: Literal["accept", "refuse", "have"], sealed: bytes = b"",
     one_time: bytes = b"", chunk: int = CHUNK, max_bytes: int = 0, code: int = 0, detail: str = "",
+    live: bool = False,
 ) -> Resp:
     return Resp(
         version=TERMS_VERSION,
@@ -247,7 +250,7 @@ def _response(
         recipient_one_time_key=one_time,
         chunk=chunk,
         max_bytes=max_bytes,
-        live=False,
+        live=live,
         card_hash=recipient.card.hash,
         key_source=req.key_source,
         key_order=req.key_order,

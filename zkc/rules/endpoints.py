@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from zkc.errors import UsageError
@@ -15,6 +16,8 @@ _ENDPOINT: Final = re.compile(
     r":(?P<port>\d{1,5})(?:-(?P<last>\d{1,5}))?",
     re.ASCII,
 )
+_KEPT: Final = 256
+"""Addresses that are read once: the same few again and again."""
 _IPV4_LIKE: Final = re.compile(r"[\d.]+", re.ASCII)
 
 
@@ -43,6 +46,7 @@ class PortRange:
         return range(self.first, self.last + 1) if self.first else range(0)
 
 
+@lru_cache(_KEPT)
 def parse_endpoint(text: str, what: str = "endpoint", *, listen: bool = False) -> Endpoint:
     """``tcp://HOST:PORT``; only where one listens may HOST be ``*`` and PORT 0 (the system chooses one).
 
@@ -55,6 +59,7 @@ def parse_endpoint(text: str, what: str = "endpoint", *, listen: bool = False) -
     return Endpoint(match["host"], port)
 
 
+@lru_cache(_KEPT)
 def parse_port_range(text: str, what: str = "listen") -> PortRange:
     """``tcp://HOST:PORT[-PORT]`` with at least two ports; PORT alone is PORT and PORT+1, 0 lets the system choose.
 

@@ -57,6 +57,25 @@ def safe_name(peer_name: str) -> str:
     return _cut(name, FILE_NAME_MAX).rstrip(". ") or "_"
 
 
+def is_component(name: bytes) -> bool:
+    """Whether these bytes of a peer can name something in a folder, and nothing outside it (attacks F01, F08).
+
+    For names below the top of a tree, which stay as they are: they are used with a folder's descriptor alone.
+    """
+    return name not in {b"", b".", b".."} and len(name) <= FILE_NAME_MAX and b"/" not in name and b"\0" not in name
+
+
+def folded(name: bytes) -> bytes:
+    """What a file system may take ``name`` for that ignores case or the form of composed letters (attack F08).
+
+    Unicode's canonical caseless match (D145), in UTF-8; bytes that are none stay as they are.
+    """
+    if name.isascii():
+        return name.lower()
+    text = unicodedata.normalize("NFD", name.decode(errors="surrogateescape")).casefold()
+    return unicodedata.normalize("NFD", text).encode(errors="surrogateescape")
+
+
 def numbered(name: str, number: int) -> str:
     """``name`` with a number before its extension, at most 255 bytes: ``a.txt`` -> ``a (2).txt``.
 

@@ -49,10 +49,15 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (31, ""): ("{0} gave the transfer up", _AGAIN),
+    (31, "broken-stream"): (
+        "it went to a process at {0} that took it as a stream, and that has gone; what it took is not sent again",
+        "run the same command again, once {0} waits for it or is to keep it",
+    ),
     (31, "interrupted"): (
         "the registration of this client ended during the handshake with {0}", "zkc status tells what became of it"
     ),
     (31, "link"): ("{0} lost the link", _AGAIN),
+    (31, "reader-gone"): ("the process at {0} that was to take it has gone", _AGAIN),
     (31, "shutdown"): ("the daemon of {0} ended", _AGAIN),
     (31, "signal"): ("somebody at {0} interrupted the transfer", _AGAIN),
     (31, "timeout"): ("the time that {0} gave the transfer is over", _AGAIN),

@@ -24,6 +24,8 @@ NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _OTHER_KIND: Final = frozenset({errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP})
 _RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
+_NO_RENAMEAT2: Final = frozenset({errno.EINVAL, errno.ENOSYS})
 
 WHOSE: Final = "whose is it? ls -l tells"
 AGAIN: Final = "run it again; if that does not help, the disk may be failing: the system's log says more"
@@ -153,13 +155,96 @@ def publish(source_folder: int, source: str, folder: int, name: str) -> None:
 
 
 def _rename_noreplace(source_folder: int, source: str, folder: int, name: str) -> None:
-    import ctypes  # noqa: PLC0415 - only where there are no hard links
+    _renameat2(source_folder, source, folder, name, _RENAME_NOREPLACE)
+
+
+def publish_any(source_folder: int, source: str, folder: int, name: str) -> None:
+    """As `publish`, for a file, a folder or a link; on a file system without renameat2 a folder's name exists empty
+    for an instant."""
+    try:
+        _rename_noreplace(source_folder, source, folder, name)
+    except OSError as error:
+        if error.errno not in _NO_RENAMEAT2:
+            raise
+        if not stat.S_ISDIR(os.stat(source, dir_fd=source_folder, follow_symlinks=False).st_mode):
+            publish(source_folder, source, folder, name)
+            return
+        os.mkdir(name, PRIVATE_FOLDER, dir_fd=folder)  # FileExistsError
+        os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)
+
+
+def exchange(source_folder: int, source: str, folder: int, name: str) -> None:
+    """Let two names change places, whatever they name, in one step; in two on a file system without renameat2."""
+    try:
+        _renameat2(source_folder, source, folder, name, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in _NO_RENAMEAT2:
+            raise
+        aside = scratch_name("aside")
+        os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=source_folder)
+        os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)
+        os.rename(aside, source, src_dir_fd=source_folder, dst_dir_fd=source_folder)
+
+
+def _renameat2(source_folder: int, source: str, folder: int, name: str, flag: int) -> None:
+    import ctypes  # noqa: PLC0415 - where there are no hard links, and for folders
 
     libc = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(source), os.fsencode(name)
-    if libc.renameat2(source_folder, paths[0], folder, paths[1], ctypes.c_uint(_RENAME_NOREPLACE)) != 0:
+    if libc.renameat2(source_folder, paths[0], folder, paths[1], ctypes.c_uint(flag)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
+
+
+def sync_all(descriptor: int) -> None:
+    """All that was written to the file system of this file or folder is on disk when this returns: for many files."""
+    import ctypes  # noqa: PLC0415 - for folders alone
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def remove_tree(folder: int, name: str) -> None:
+    """Remove whatever ``name`` is, a folder with all that is in it; no link is followed. Harmless where it is gone."""
+    opened: list[tuple[int, str, list[str]]] = []
+    parent = folder
+    try:
+        while True:
+            inside = _removed_or_opened(parent, name)
+            if inside is not None:
+                opened.append((inside, name, os.listdir(inside)))
+            while opened and not opened[-1][2]:
+                inside, name, _ = opened.pop()
+                os.close(inside)
+                os.rmdir(name, dir_fd=opened[-1][0] if opened else folder)
+            if not opened:
+                return
+            parent, name = opened[-1][0], opened[-1][2].pop()
+    finally:
+        for inside, _, _ in opened:
+            os.close(inside)
+
+
+def _removed_or_opened(folder: int, name: str) -> int | None:
+    """A folder, open and writable for its owner; what is none is gone."""
+    try:
+        os.unlink(name, dir_fd=folder)
+        return None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in {errno.EISDIR, errno.EPERM}:
+            raise
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    place = os.open(name, flags | os.O_PATH, dir_fd=folder)
+    try:
+        if os.fstat(place).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(f"/proc/self/fd/{place}", PRIVATE_FOLDER)  # the one way to a folder that cannot be read
+    finally:
+        os.close(place)
+    return os.open(name, flags | os.O_RDONLY, dir_fd=folder)
 
 
 def scratch_name(stem: str) -> str:

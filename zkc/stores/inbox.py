@@ -102,7 +102,7 @@ class Inbox:
     def resume(self, sender_fp: bytes, tid: bytes) -> Partial | None:
         """The partial item that an earlier attempt of this delivery left, at its end; None where there is none.
 
-        `LocalIOError` while another attempt writes it.
+        `LocalIOError` (``busy``) while another attempt writes it.
         """
         return self._partials.resume(sender_fp, tid)
 
@@ -162,6 +162,19 @@ class Inbox:
             return None
         found = one(connection, f"{SELECT} WHERE id = ?", row)
         return self._item(found) if found is not None else self._item_of(partial, row[0], digest, now)
+
+    def record_live(self, sender_fp: bytes, tid: bytes, receipt: bytes, now: float) -> str:
+        """Delivery ``tid`` was taken as a stream: it is done, durably when this returns, and there is no item of it.
+
+        Answers an id for what was taken.
+        """
+        item_id = self._entropy.bytes(ID_BYTES).hex()
+        with self._db.writing(patient=True) as connection:
+            connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
+            connection.execute(
+                "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", (sender_fp, tid, item_id, receipt, now)
+            )
+        return item_id
 
     def done(self, sender_fp: bytes, tid: bytes) -> bytes | None:
         """The receipt of a delivery that is done. Kept for 90 days, whatever became of the item."""

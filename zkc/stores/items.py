@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from zkc.ids import KeySource
 from zkc.stores.localdb import LocalDb, Schema
 
-ItemKind = Literal["file", "stream", "message"]
+ItemKind = Literal["file", "stream", "message", "tree"]
 ItemState = Literal["ready", "partial"]
 
 ID_BYTES: Final = 8

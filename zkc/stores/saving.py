@@ -14,12 +14,12 @@ from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import numbered
 from zkc.stores import files
 from zkc.stores.items import Item
+from zkc.stores.unpacking import NUMBERS_MAX, exists, save_parts, save_tree
 
 Conflict = Literal["skip", "overwrite", "rename"]
 """What to do where the destination exists."""
 
 _COPY_BYTES: Final = 1 << 20
-_NUMBERS_MAX: Final = 9999
 
 
 def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> Path | None:
@@ -30,18 +30,24 @@ def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> P
     finds a free name, ``a (2).txt``. The owner's permissions are as sent, those of group and others follow the umask;
     nothing else of the sender's file is taken over but its time of change (attack F05).
 
+    A tree becomes a folder at ``destination``; one that ``overwrite`` replaces goes with all that is in it.
+
     ``destination`` is the caller's choice: a name that came from a peer has gone through `rules.names.safe_name`.
     Errors: `UsageError` where it is a folder, or the item ``partial``; `LocalIOError`, after which nothing is there.
     """
     name = destination.name
-    if item.state == "partial":
-        raise UsageError(
-            f"item {item.id} has arrived only in part", detail="partial", hint="ask its sender to send it again"
-        )
-    if name in {"", ".."} or (conflict == "overwrite" and destination.is_dir() and not destination.is_symlink()):
+    _check_whole(item)
+    in_the_way = (
+        item.kind != "tree" and conflict == "overwrite" and destination.is_dir() and not destination.is_symlink()
+    )
+    if name in {"", ".."} or in_the_way:
         raise UsageError(f"{destination} is a folder", hint="name a file, or add a slash to save into the folder")
+    if item.kind == "tree":
+        with _opened(destination.parent) as folder, files.translated(f"saving {destination}"):
+            saved = save_tree(item, folder, name, conflict)
+        return None if saved is None else destination.with_name(saved)
     with _opened(destination.parent) as folder, files.translated(f"saving {destination}"):
-        if conflict == "skip" and _exists(folder, name):
+        if conflict == "skip" and exists(folder, name):
             return None
         scratch = _copy(item, folder)
         try:
@@ -52,11 +58,29 @@ def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> P
     return None if saved is None else destination.with_name(saved)
 
 
+def save_together(item: Item, folder: Path, conflict: Conflict = "rename") -> list[Path] | None:
+    """Write what was sent together into ``folder``, each under its own name made safe: where each is now.
+
+    All or none of them; with ``skip`` none where one exists. Otherwise as `save_item`.
+    """
+    _check_whole(item)
+    with _opened(folder) as descriptor, files.translated(f"saving into {folder}"):
+        names = save_parts(item, descriptor, conflict)
+    return None if names is None else [folder / name for name in names]
+
+
+def _check_whole(item: Item) -> None:
+    if item.state == "partial":
+        raise UsageError(
+            f"item {item.id} has arrived only in part", detail="partial", hint="ask its sender to send it again"
+        )
+
+
 def _settle(folder: int, scratch: str, name: str, conflict: Conflict) -> str | None:
     if conflict == "overwrite":
         os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
         return name
-    for candidate in chain([name], (numbered(name, number) for number in range(2, _NUMBERS_MAX + 1))):
+    for candidate in chain([name], (numbered(name, number) for number in range(2, NUMBERS_MAX + 1))):
         try:
             files.publish(folder, scratch, folder, candidate)
         except FileExistsError:
@@ -113,11 +137,3 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _exists(folder: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, NOTE_MAX
+from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, LINK_TARGET_MAX, NOTE_MAX, RUNS_MAX
 from zkc.ids import Compression, KeyOrder, KeySource, Kind, Presence
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -32,6 +32,9 @@ U8 = Annotated[int, Meta(ge=0, le=0xFF)]
 U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
 U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 U64 = Annotated[int, Meta(ge=0, le=0x7FFFFFFFFFFFFFFF)]
+I64 = Annotated[int, Meta(ge=-0x8000000000000000, le=0x7FFFFFFFFFFFFFFF)]
+Rwx = Annotated[int, Meta(ge=0, le=0o777)]
+Component = Annotated[bytes, Meta(max_length=FILE_NAME_MAX)]
 ContractCode = Annotated[int, Meta(ge=1, le=40)]
 
 
@@ -486,12 +489,49 @@ class ConfS(Message, frozen=True):
 
 
 class Manifest(Message, frozen=True):
-    kind: Literal["file", "stream", "message"]
+    kind: Literal["file", "stream", "message", "tree"]
+    """``tree``: the stream is a listing and the contents of its files."""
     name: Annotated[str, Meta(max_length=4 * FILE_NAME_MAX)]
     note: Annotated[str, Meta(max_length=NOTE_MAX)]
     size: U64 | None
     mode: U32
     mtime_ns: U64
+
+
+class TreeFolder(Message, frozen=True, tag="d"):
+    """A folder of a listing; those of greater depth that follow are in it."""
+
+    depth: U16
+    """Folders above it in the listing: it is in the last of them that has one less."""
+    name: Component
+    """Bytes as on disk. Empty: the tree itself, which has the manifest's name."""
+    mode: Rwx
+    mtime_ns: I64
+    """Nanoseconds since 1970."""
+
+
+class TreeFile(Message, frozen=True, tag="f"):
+    depth: U16
+    name: Component
+    """Empty: the tree is this file alone, which has the manifest's name; so a sparse file travels."""
+    mode: Rwx
+    mtime_ns: I64
+    size: U64
+    runs: Annotated[list[U64], Meta(max_length=2 * RUNS_MAX)] | None
+    """A sparse file: length of a hole, length of the data behind it, and so on; only the data follows in the stream.
+    What is left of the size is a hole. nil: all of it is data."""
+
+
+class TreeLink(Message, frozen=True, tag="l"):
+    """A symbolic link, as a link."""
+
+    depth: U16
+    name: Component
+    mtime_ns: I64
+    target: Annotated[bytes, Meta(min_length=1, max_length=LINK_TARGET_MAX)]
+
+
+TreeEntry = TreeFolder | TreeFile | TreeLink
 
 
 class Start(Message, frozen=True):

@@ -38,6 +38,8 @@ class Share:
         """Of the window, beyond two chunks."""
         self._limit = 0
         self._active = False
+        self.held = False
+        """No credit is given for now."""
 
     def offer(self, wanted: int) -> int:
         """The chunk size to agree on: ``wanted`` bytes, or less, in steps of `CHUNK_MIN`, where many share."""
@@ -56,7 +58,10 @@ class Share:
             self._active = True
 
     def credit(self, received: int) -> int:
-        """Bytes that may be under way beyond ``received``: never less than was given before, at least two chunks."""
+        """Bytes that may be under way beyond ``received``: never less than was given before, at least two chunks; none
+        while it is `held`."""
+        if self.held:
+            return 0
         with self._budget.lock:
             budget, floor = self._budget, 2 * self._chunk
             budget.free += self._lent

@@ -30,6 +30,7 @@ from zkc.net.pipe.link import (
 )
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.sockets import BulkPorts, Context, Socket, context, serve_bulk
+from zkc.net.watch import BULK_BOUNDS, UNREAD_BYTES, Progress, Watch, data_bytes
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
@@ -72,6 +73,8 @@ class Bulk:
         # A pair is four sockets with their monitors; libzmq's own bound of 1023 would end before our places do.
         self.context.set(zmq.MAX_SOCKETS, 6 * TRANSFERS_MAX + 64)
         self.budget: Final = Budget()
+        # Whoever is cut off is told of as any connection that ends, by the loop that finds it gone.
+        self.watch: Final = Watch(BULK_BOUNDS, lambda _cut: None)
         self._doors: dict[str, _Door] = {}
         self._numbers = iter(range(1, 1 << 62))
         self._zap = ThreadZap(self.context, self._admit)
@@ -92,6 +95,7 @@ class Bulk:
     def close(self) -> None:
         """After every listener is closed."""
         self._zap.close()
+        self.watch.close()
         self.context.destroy(linger=0)
 
     def forget(self, domain: str) -> None:
@@ -181,6 +185,8 @@ class Listener:
         self.share: Final = Share(bulk.budget)
         self.lost_since: float | None = None
         """Monotonic seconds; None while the sender is here, or has not been here yet."""
+        self.finished = False
+        """Whether all of it is here, durable: the sender's farewell alone is missing."""
 
     def _open(self) -> None:
         monitors: list[ThreadMonitor] = []
@@ -204,9 +210,13 @@ class Listener:
         self._pull.close(linger=0)
         self._push.close(linger=linger)
 
-    def pair(self) -> _Pair:
-        """The sockets of the connection that stands, or comes."""
-        return _Pair(self._pull, self._push, *(_Admitted(monitor) for monitor in self._monitors))
+    def pair(self, chunk: int) -> _Pair:
+        """The sockets of the connection that stands, or comes, for chunks of at most ``chunk`` bytes."""
+        watch, (data, acks) = self._bulk.watch, self._monitors
+        return _Pair(
+            self._pull, self._push, _Admitted(data, watch, data_bytes(chunk)),
+            _Admitted(acks, watch, UNREAD_BYTES),
+        )
 
     def renew(self, least: int) -> None:
         """Drop the connections; new sockets on the same ports, for attempts from ``least`` on. `DescriptorsTaken`."""
@@ -221,6 +231,11 @@ class Listener:
     def admit(self, session: Session) -> None:
         """From now on the sender of this session may connect."""
         self.door.expect(session)
+
+    def hold(self) -> None:
+        """Before `receive`: no credit until the sink has judged the manifest. Until then a sender has read nothing of
+        a pipe, and can turn elsewhere with it."""
+        self.share.held = True
 
     def close(self) -> None:
         """Again: nothing."""
@@ -262,7 +277,7 @@ class _Receiver:
         """Of all attempts."""
         self._bad_frames = 0
         # What belongs to one connection.
-        self._pair = listener.pair()
+        self._pair = listener.pair(session.resp.chunk)
         self._machine: DeliveryRecipient | None = None
         self._word: bytearray | None = None
         """Sealed, and not taken by the socket."""
@@ -273,15 +288,17 @@ class _Receiver:
         try:
             while not self._connection():
                 self._listener.renew(self._highest + 1)
-                self._pair, self._machine, self._word, self._due = self._listener.pair(), None, None, False
+                self._pair = self._listener.pair(self._session.resp.chunk)
+                self._machine, self._word, self._due = None, None, False
         except PeerViolation as violation:
             error = broken_rule(f"the data of {self._session.req.sender} did not verify", violation)
             self._tell(error)
             raise error from None
         except LinkLost:
             raise
-        except ZkcError as error:
-            self._tell(error)
+        except BaseException as error:
+            # Told whatever ends it, a signal too, so that nobody waits.
+            self._tell(error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
             raise
 
     def _connection(self) -> bool:
@@ -312,6 +329,8 @@ class _Receiver:
                 if parting == math.inf and pair.acks.is_gone():
                     parting = self._clock.monotonic() + PARTING_SECONDS
                 more = self._machine is not None and self._read()
+                if pair.data.progress.cut or pair.acks.progress.cut:
+                    raise PeerViolation("limit", "a message without an end")
                 if isinstance(more, Farewell):
                     return True
                 now = self._clock.monotonic()
@@ -368,6 +387,7 @@ class _Receiver:
         return True
 
     def _consume(self, frame: memoryview) -> Farewell | None:
+        self._pair.data.progress.delivered += 1
         machine = self._here()
         event = machine.receive(frame)
         if isinstance(event, Data):
@@ -379,11 +399,14 @@ class _Receiver:
             if self._manifest is None:
                 self._sink.announced(event.manifest)
                 self._manifest = event.manifest
+            self._due = self._due or self._listener.share.held
+            self._listener.share.held = False
         elif isinstance(event, Complete):
             if event.data:
                 self._sink.write(event.data)
             self._refuse_more()
             self._receipt = self._sink.complete(event.size, event.digest)
+            self._listener.finished = True
             self._due = True
             self._deadline = self._clock.monotonic() + FAREWELL_SECONDS
         elif isinstance(event, Stopped):
@@ -458,8 +481,10 @@ class _Admitted:
     of these are gone within the handshake's own limit.
     """
 
-    def __init__(self, monitor: ThreadMonitor) -> None:
+    def __init__(self, monitor: ThreadMonitor, watch: Watch, bound: int) -> None:
         self.socket = monitor.socket
+        self.progress: Final = Progress(bound)
+        self._watch = watch
         self._monitor = monitor
         self._open: set[int] = set()
         self._candidates: set[int] | None = None
@@ -474,6 +499,7 @@ class _Admitted:
 
     def _look(self) -> None:
         for event in self._monitor.drain():
+            self._watch.on_event(event, self.progress)
             if event.kind is EventKind.ACCEPTED:
                 self._open.add(event.fd)
             elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:

@@ -29,6 +29,7 @@ from zkc.net.pipe.link import (
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
 from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint
+from zkc.net.watch import ACK_BYTES, BULK_BOUNDS, UNREAD_BYTES, Progress, Watch
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
@@ -130,6 +131,10 @@ class _Attempt:
         self._pace = attempts.pace
         self._monitors: dict[Socket, ThreadMonitor] = {}
         """Of every socket that was made, those of the two that stand among them."""
+        # Whoever is cut off is told of as any connection that ends, by the loop that finds it gone.
+        self._watch = Watch(BULK_BOUNDS, lambda _cut: None)
+        self._unread, self._acks = Progress(UNREAD_BYTES), Progress(ACK_BYTES)
+        """Of the data's socket, on which the recipient has nothing to say, and of the acknowledgements'."""
         self._push: Socket | None = None
         self._pull: Socket | None = None
         self._endpoint = ""
@@ -147,7 +152,8 @@ class _Attempt:
     def connect(self) -> None:
         """One connection for each direction, to whichever address answers first; `LinkLost`, `Interrupted`."""
         endpoints, name = self._session.endpoints, self._session.req.recipient
-        addresses = [] if endpoints is None else [each for each in endpoints.addresses if _is_address(each)]
+        named = [] if endpoints is None else endpoints.addresses
+        addresses = [each for each in named if _is_address(each)]
         waiting: dict[Socket, str] = {}
         now = self._clock.monotonic()
         until = now + CONNECT_SECONDS + NEXT_ADDRESS_SECONDS * max(len(addresses) - 1, 0)
@@ -161,7 +167,7 @@ class _Attempt:
                 due = now + NEXT_ADDRESS_SECONDS
             if not waiting or now >= until:
                 raise LinkLost(
-                    f"cannot reach {name} at {', '.join(addresses) or 'nowhere'}", detail="link",
+                    f"cannot reach {name} at {', '.join(named) or 'nowhere'}", detail="link",
                     hint=f"transfer.listen at {name} must name an address and ports that a firewall lets this client "
                     "connect to",
                 )
@@ -192,7 +198,7 @@ class _Attempt:
         if self._bell.fd in ready:
             raise self._interrupted()
         for sock in [sock for sock in waiting if self._monitors[sock].socket in ready]:
-            ends = [event.kind for event in self._monitors[sock].drain() if event.kind in _ENDS_OF_CONNECTING]
+            ends = [kind for kind in self._events(sock) if kind in _ENDS_OF_CONNECTING]
             if not ends:
                 continue
             endpoint = waiting.pop(sock)
@@ -203,11 +209,18 @@ class _Attempt:
             else:
                 self._pull = sock
 
+    def _events(self, sock: Socket) -> list[EventKind]:
+        events = self._monitors[sock].drain()
+        for event in events:
+            self._watch.on_event(event, self._unread if sock.type == zmq.PUSH else self._acks)
+        return [event.kind for event in events]
+
     def _drop(self, sock: Socket) -> None:
         self._monitors.pop(sock).close()
         sock.close(linger=0)
 
     def close(self) -> None:
+        self._watch.close()
         for sock, monitor in self._monitors.items():
             monitor.close()
             # The farewell is still on its way; the recipient waits for it.
@@ -230,10 +243,12 @@ class _Attempt:
                 if self._deadline is not None and self._clock.monotonic() >= self._deadline:
                     raise self._out_of_time()
                 # Asked before the frames are read: what came before the end of the connection still counts.
-                gone = gone or any(
-                    event.kind is EventKind.DISCONNECTED
-                    for monitor in monitors if monitor.socket in ready for event in monitor.drain()
-                )
+                events = [
+                    kind for sock in (push, pull) if self._monitors[sock].socket in ready for kind in self._events(sock)
+                ]
+                gone = gone or EventKind.DISCONNECTED in events
+                if self._unread.cut or self._acks.cut:
+                    raise PeerViolation("limit", "a message without an end")
                 heard = self._read(pull)
                 if isinstance(heard, Delivered):
                     self._told.on_receipt(heard)
@@ -301,6 +316,7 @@ class _Attempt:
             frame = receive_frame(pull)
             if frame is None:
                 return False
+            self._acks.delivered += 1
             event = self._consume(frame.buffer)
             if isinstance(event, Delivered):
                 return event

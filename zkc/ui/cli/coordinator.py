@@ -68,7 +68,7 @@ def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
 def _status(call: Invocation, *, wait: float) -> None:
     """``status``, one object."""
     from zkc.coordinator.admin import status
-    from zkc.net.local_client import NotRunning
+    from zkc.net.local_frames import NotRunning
 
     try:
         found = status(_home(call), wait)

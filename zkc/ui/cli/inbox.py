@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.items import CONFLICTS, destination, item_fields
+from zkc.ui.cli.items import CONFLICTS, Saved, item_fields, save
 from zkc.ui.cli.kinds import word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
@@ -58,7 +59,8 @@ def _list(call: Invocation, *, partial: bool) -> None:
 
 @click.command(
     "show", cls=Command, example="zkc inbox show 3f9a",
-    help="Show all that is known of an item, and the text of a message.",
+    help="Show all that is known of an item, the text of a message, and what is in a folder.",
+    short_help="Show all that is known of an item.",
 )
 @click.argument("id")
 @pass_invocation
@@ -72,6 +74,7 @@ def _show(call: Invocation, *, id: str) -> None:
     fields = item_fields(item, item.path)
     if call.out.json:
         call.out.event("inbox", fields if text is None else {**fields, "text": text})
+        _show_tree(call, item)
         return
     for key, value in fields.items():
         if value not in (None, ""):
@@ -80,6 +83,35 @@ def _show(call: Invocation, *, id: str) -> None:
         call.out.text("")
         for line in text.split("\n"):
             call.out.text(escape(line))
+    _show_tree(call, item)
+
+
+def _show_tree(call: Invocation, item: Item) -> None:
+    """``entry``, an object for each file, folder and link of a tree; for a person a line like one of ``ls -l``."""
+    if item.kind != "tree" or item.state != "ready":
+        return
+    import stat
+
+    from zkc.rules.names import escape
+    from zkc.stores.trees import StoredTree
+    from zkc.wire.messages import TreeFile, TreeFolder, TreeLink
+
+    kinds = {TreeFolder: ("folder", stat.S_IFDIR), TreeFile: ("file", stat.S_IFREG), TreeLink: ("link", stat.S_IFLNK)}
+    with StoredTree.opened(item) as tree:
+        if not call.out.json:
+            call.out.text("")
+        for path, entry in tree.paths():
+            kind, bits = kinds[type(entry)]
+            size = entry.size if isinstance(entry, TreeFile) else None
+            target = os.fsdecode(entry.target) if isinstance(entry, TreeLink) else None
+            mode = 0o777 if isinstance(entry, TreeLink) else entry.mode
+            if call.out.json:
+                fields = {"path": path, "type": kind, "bytes": size, "mode": f"{mode:04o}", "target": target}
+                call.out.event("entry", fields)
+            else:
+                arrow = "" if target is None else f" -> {escape(target)}"
+                shown = "" if size is None else str(size)
+                call.out.text(f"{stat.filemode(bits | mode)} {shown:>12}  {escape(path)}{arrow}")
 
 
 def _text(inbox: Inbox, item: Item) -> str:
@@ -105,19 +137,19 @@ def _text(inbox: Inbox, item: Item) -> str:
 def _save(call: Invocation, *, id: str, output: str | None, conflict: Any) -> None:
     """``inbox`` with ``path``, where it was saved; null where it was skipped."""
     from zkc.rules.names import escape
-    from zkc.stores.saving import save_item
 
     if output in {"", "-"}:
         raise UsageError("inbox save: -o takes a file or a folder", hint="zkc recv -o - writes to standard output")
     with _opened(call) as inbox:
         item = inbox.find(id)
-        path = destination(item, output)
-        saved = save_item(item, path, conflict)
-    if saved is None:
-        call.out.notice(f"{escape(str(path))} exists: skipped")
-        call.out.event("inbox", item_fields(item, None))
+        saved = save(item, output, conflict)
+    if isinstance(saved, Saved):
+        lines = "\n".join(escape(str(path)) for path in saved.lines)
+        call.out.item("inbox", item_fields(item, saved.path, saved.together), lines)
     else:
-        call.out.item("inbox", item_fields(item, saved), escape(str(saved)))
+        what = escape(str(saved)) if item.kind != "tree" else f"a part of {escape(item.name)}"
+        call.out.notice(f"{what} exists: skipped")
+        call.out.event("inbox", item_fields(item, None))
 
 
 @click.command("rm", cls=Command, example="zkc inbox rm 3f9a", help="Remove items from the inbox.")

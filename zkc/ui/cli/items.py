@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.output import rfc3339
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
 CONFLICTS = ("skip", "overwrite", "rename")
 
 
-def item_fields(item: Item, path: Path | None) -> dict[str, object]:
-    """The object of one item; ``path``: where it was saved, or its file in the inbox."""
+def item_fields(item: Item, path: Path | None, together: Sequence[Path] = ()) -> dict[str, object]:
+    """The object of one item; ``path``: where it was saved, or its file in the inbox.
+
+    ``together``: where each of several paths is that were sent at once; ``path`` is the folder around them.
+    """
     return {
         "id": item.id,
         "state": item.state,
@@ -32,7 +37,38 @@ def item_fields(item: Item, path: Path | None) -> dict[str, object]:
         "app": item.app or None,
         "kind": item.kind,
         "transfer": item.transfer,
+        **({"paths": [str(each) for each in together]} if together else {}),
     }
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where an item is now."""
+
+    path: Path
+    together: tuple[Path, ...] = ()
+    """Several paths that were sent at once, each in the folder ``path``."""
+
+    @property
+    def lines(self) -> tuple[Path, ...]:
+        return self.together or (self.path,)
+
+
+def save(item: Item, output: str | None, conflict: Any) -> Saved | Path:
+    """Put an item where ``-o`` (``output``) says; the path alone: something is there, and it was skipped."""
+    from zkc.stores.saving import save_item, save_together
+    from zkc.stores.trees import StoredTree
+
+    path = destination(item, output)
+    is_inside = output is None or output.endswith("/") or os.path.isdir(output)
+    if item.kind == "tree" and item.state == "ready" and is_inside:
+        with StoredTree.opened(item) as tree:
+            is_rooted = tree.is_rooted
+        if not is_rooted:
+            places = save_together(item, path.parent, conflict)
+            return path.parent if places is None else Saved(path.parent, tuple(places))
+    saved = save_item(item, path, conflict)
+    return path if saved is None else Saved(saved)
 
 
 def destination(item: Item, output: str | None) -> Path:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import click
 
 from zkc.errors import UsageError
 from zkc.ui.cli.options import nearest, spot
+
+_FINGERPRINT_DIGITS: Final = 64
 
 
 class Duration(click.ParamType[float]):
@@ -57,6 +60,26 @@ class Word(click.ParamType[str]):
 def word(*words: str) -> Word:
     """The kind of an option that takes one of ``words``."""
     return Word(lambda: words)
+
+
+class Fingerprint(click.ParamType[bytes]):
+    """A whole fingerprint: 64 hex digits, with blanks and colons as people write them; 32 bytes."""
+
+    name = "FINGERPRINT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        digits = str(value).replace(" ", "").replace(":", "")
+        found = b""
+        with suppress(ValueError):
+            found = bytes.fromhex(digits)
+        if len(digits) != _FINGERPRINT_DIGITS or not found:
+            raise UsageError(
+                f"{_where(param, ctx)} takes a whole fingerprint",
+                hint=f"{_FINGERPRINT_DIGITS} hex digits, as the other end says them",
+            )
+        return found
 
 
 def _where(param: click.Parameter | None, ctx: click.Context | None) -> str:

@@ -158,19 +158,20 @@ class Command(click.Command):
 class Group(click.Group):
     """Commands by name, each in a module of its own that is imported when it is needed.
 
-    Without a subcommand, or with an option where one would stand, it does ``default``. ``modules`` maps a name to the
-    module whose ``command`` it is, or to the command itself.
+    Without a subcommand, or with an option where one would stand, it does ``default``; with ``takes_words`` also where
+    another word stands there. ``modules`` maps a name to the module whose ``command`` it is, or to the command itself.
     """
 
     def __init__(
-        self, name: str, modules: Mapping[str, str | click.Command], *, default: str | None = None, example: str = "",
-        **attributes: Any,
+        self, name: str, modules: Mapping[str, str | click.Command], *, default: str | None = None,
+        takes_words: bool = False, example: str = "", **attributes: Any,
     ) -> None:
         attributes["params"] = [*(attributes.get("params") or []), *_globals(hidden=name != "zkc")]
         attributes.setdefault("context_settings", CONTEXT)
         super().__init__(name, no_args_is_help=False, **attributes)
         self.modules: Final = modules
         self.default: Final = default
+        self._takes_words = takes_words
         self.example: Final = example
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -192,7 +193,8 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if self.default is not None:
             at = self._first_word(ctx, args)
-            if at == len(args) or args[at].startswith("-"):
+            other = self._takes_words and at < len(args) and args[at] not in self.modules
+            if at == len(args) or args[at].startswith("-") or other:
                 args = [*args[:at], self.default, *args[at:]]
         with _named(ctx):
             return super().parse_args(ctx, args)

@@ -104,14 +104,18 @@ class Out:
         """From now on stdout carries the payload, by `payload` alone; JSON goes to stderr."""
         self._payload = True
 
-    def payload(self, chunk: bytes | memoryview) -> None:
-        """Bytes of the payload, past every buffer: when this returns the reader's pipe has taken them."""
+    def payload_descriptor(self) -> int:
+        """Where `payload` writes; `LocalIOError` where stdout is closed."""
         if self._stdout is None:
             raise LocalIOError("standard output is closed", hint="give it a file or a pipe")
-        rest = memoryview(chunk)
+        return self._stdout.fileno()
+
+    def payload(self, chunk: bytes | memoryview) -> None:
+        """Bytes of the payload, past every buffer: when this returns the reader's pipe has taken them."""
+        descriptor, rest = self.payload_descriptor(), memoryview(chunk)
         try:
             while rest:
-                rest = rest[os.write(self._stdout.fileno(), rest) :]
+                rest = rest[os.write(descriptor, rest) :]
         except OSError as error:
             raise _stdout_failed(error) from error
 

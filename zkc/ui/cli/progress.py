@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from zkc.env import Clock, SystemClock
+from zkc.rules.names import escape
 from zkc.rules.units import show_size
 from zkc.ui.cli.output import Out, one_line
 
@@ -159,7 +160,7 @@ class Progress:
             self._pulse.begin(self._clock.monotonic(), done)
 
     def update(self, done: int, entry: str = "") -> None:
-        """``done`` bytes by now; of several files it is at ``entry``, escaped already."""
+        """``done`` bytes by now; of several files it is at ``entry``."""
         with self._board.mutex:
             self._done, self._entry = done, entry
             now = self._clock.monotonic()
@@ -197,7 +198,7 @@ class Progress:
 
     @property
     def _described(self) -> str:
-        return f"{self._label}: {one_line(self._entry)}" if self._entry else self._label
+        return f"{self._label}: {escape(self._entry)}" if self._entry else self._label
 
     def _draw(self) -> None:
         bars = self._board.bars()

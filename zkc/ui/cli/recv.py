@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.items import CONFLICTS, destination, item_fields
+from zkc.ui.cli.items import CONFLICTS, Saved, item_fields, save
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
+    from zkc.client.taking import Wish
     from zkc.config import ClientConfig
     from zkc.stores.home import Home
     from zkc.stores.inbox import Claim
@@ -54,7 +55,7 @@ class _Use:
     help="Take the oldest waiting item that matches out of the inbox, into the current folder under its own name.",
     short_help="Take an item out of the inbox.",
 )
-@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output.")
+@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output, a folder as tar.")
 @click.option("--from", "sender", metavar="NAME", help="Only from NAME.")
 @click.option("--name", metavar="GLOB", help="Only what has such a name.")
 @click.option(
@@ -64,8 +65,12 @@ class _Use:
 @click.option("--loop", is_flag=True, help="Go on with the next, until SIGTERM or SIGINT.")
 @click.option("--keep", is_flag=True, help="Leave it in the inbox.")
 @click.option(
+    "--live", is_flag=True, help="Take the next transfer in place of the inbox, straight to standard output, never on "
+    "disk; says 'waiting' on stderr once it can.",
+)
+@click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
-    help="What to do where such a file exists [rename].",
+    help="What to do where such a file or folder exists [rename].",
 )
 @click.option(
     "--exec", "run", multiple=True, metavar="CMD ARG...",
@@ -75,7 +80,7 @@ class _Use:
 @pass_invocation
 def command(
     call: Invocation, *, output: str | None, sender: str | None, name: str | None, app: str | None,
-    wait: float | None, loop: bool, keep: bool, conflict: str, run: tuple[str, ...],
+    wait: float | None, loop: bool, keep: bool, conflict: str, run: tuple[str, ...], live: bool,
 ) -> None:
     """``recv`` with the keys of an item of the inbox; ``path`` is where it was saved."""
     from zkc.client.taking import Wish, take
@@ -90,11 +95,16 @@ def command(
         raise UsageError("recv: --exec and -o exclude each other")
     if output == "":
         raise UsageError("recv: -o is empty", hint="name a file or a folder")
+    if live:
+        _check_live(output, run, keep=keep)
     home = client_home(call)
     config = client_config(call, home)
     wish, use, clock = Wish(sender, name, app), _Use(output, keep, conflict, run), SystemClock()
-    if output == "-":
+    if live or output == "-":
         call.out.payload_on_stdout()
+    if live:
+        _live(call, home, config, wish, wait, loop=loop)
+        return
     with Signals(graceful=loop):
         if app is not None:
             _register(call, home, config, app)
@@ -119,6 +129,49 @@ def _register(call: Invocation, home: Home, config: ClientConfig, app: str) -> N
             call.out.notice(f"registered {joined.name}")
 
 
+# --- straight from the wire -----------------------------------------------------------------------------------------
+
+
+def _check_live(output: str | None, run: tuple[str, ...], *, keep: bool) -> None:
+    """`UsageError` for what a stream that is never on disk cannot do."""
+    if output not in (None, "-"):
+        raise UsageError("recv: --live writes to standard output", hint=f"write  > {output}  instead of -o")
+    if run or keep:
+        raise UsageError(f"recv: --live and {'--exec' if run else '--keep'} exclude each other")
+
+
+def _live(
+    call: Invocation, home: Home, config: ClientConfig, wanted: Wish, wait: float | None, *, loop: bool,
+) -> None:
+    """``recv --live``: one transfer after the other, or one."""
+    from zkc.client.live import LiveReader, LiveWish
+    from zkc.env import SystemClock
+    from zkc.stores.pipes import widen_pipe
+    from zkc.ui.cli.homes import open_store, pause
+    from zkc.ui.cli.signals import Signals
+
+    open_store(home).close()
+    out = call.out
+    widen_pipe(out.payload_descriptor())
+
+    def waiting() -> None:
+        out.event("waiting")
+        if not out.json:
+            out.notice("waiting")
+
+    with LiveReader(home, config, SystemClock()) as reader, Signals(reader.interrupt, graceful=loop):
+        reader.check_daemon()
+        if wanted.app is not None:
+            _register(call, home, config, wanted.app)
+        wish = LiveWish(wanted.sender or "", wanted.app or "", wanted.name or "")
+        seconds = float("inf") if wait is None else wait
+        while True:
+            item = reader.take(wish, seconds, out.payload, pause, waiting)
+            _tell(out, item, None)
+            if not loop:
+                return
+
+
 # --- what becomes of it ---------------------------------------------------------------------------------------------
 
 
@@ -128,33 +181,46 @@ def _handle(out: Out, claim: Claim, use: _Use) -> None:
     if use.run:
         _run(claim, use.run)
     elif use.output == "-":
-        with claim.open() as payload:
-            while chunk := payload.read(_CHUNK):
-                out.payload(chunk)
+        for chunk in _bytes(claim):
+            out.payload(chunk)
     else:
         from zkc.rules.names import escape
-        from zkc.stores.saving import save_item
 
-        path = destination(item, use.output)
-        saved = save_item(item, path, use.conflict)
-        if saved is None:
+        done = save(item, use.output, use.conflict)
+        if not isinstance(done, Saved):
             out.event("recv", item_fields(item, None))
-            out.notice(f"{escape(str(path))} exists: skipped, and item {item.id} stays in the inbox")
+            what = escape(str(done)) if item.kind != "tree" else f"a part of {escape(item.name)}"
+            out.notice(f"{what} exists: skipped, and item {item.id} stays in the inbox")
             return
+        saved = done
     if not use.keep:
         claim.finish()
     _tell(out, item, saved)
 
 
-def _tell(out: Out, item: Item, saved: Any) -> None:
-    out.event("recv", item_fields(item, saved))
+def _bytes(claim: Claim) -> Iterator[bytes]:
+    """The payload; of a tree a tar."""
+    if claim.item.kind == "tree":
+        from zkc.stores.tars import bytes_of
+        from zkc.stores.trees import StoredTree
+
+        with StoredTree.opened(claim.item) as tree:
+            yield from bytes_of(tree)
+        return
+    with claim.open() as payload:
+        while chunk := payload.read(_CHUNK):
+            yield chunk
+
+
+def _tell(out: Out, item: Item, saved: Saved | None) -> None:
+    out.event("recv", item_fields(item, None) if saved is None else item_fields(item, saved.path, saved.together))
     if out.json:
         return
     from zkc.rules.names import escape
     from zkc.rules.units import show_size
 
-    if saved is not None:
-        out.text(escape(str(saved)))
+    for path in () if saved is None else saved.lines:
+        out.text(escape(str(path)))
     note = f", note: {escape(item.note)}" if item.note else ""
     out.notice(
         f"received {escape(item.name)} from {item.sender}: {show_size(item.size)}, key made by the "
@@ -164,13 +230,18 @@ def _tell(out: Out, item: Item, saved: Any) -> None:
 
 def _run(claim: Claim, words: tuple[str, ...]) -> None:
     """``--exec``: `LocalIOError` where the command does not end with 0; the item stays."""
+    is_tree = claim.item.kind == "tree"
     with claim.open() as payload:
         try:
-            child = subprocess.Popen(words, stdin=payload, env=_environment(claim.item, os.environ))
+            child = subprocess.Popen(
+                words, stdin=subprocess.PIPE if is_tree else payload, env=_environment(claim.item, os.environ)
+            )
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise LocalIOError(f"cannot run {words[0]}: {why}", detail="command", hint="the item stays") from None
     try:
+        if is_tree:
+            _feed(child, claim)
         status = child.wait()
     except BaseException:
         child.terminate()
@@ -182,6 +253,16 @@ def _run(claim: Claim, words: tuple[str, ...]) -> None:
     if status != 0:
         how = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
         raise LocalIOError(f"{words[0]} {how}", detail="command", hint=f"item {claim.item.id} stays in the inbox")
+
+
+def _feed(child: subprocess.Popen[bytes], claim: Claim) -> None:
+    """The tar to its stdin, as much as it takes: what it does not read is its own affair."""
+    stdin = child.stdin
+    if stdin is None:
+        raise ValueError("its stdin is not ours")
+    with contextlib.suppress(BrokenPipeError), stdin:
+        for chunk in _bytes(claim):
+            stdin.write(chunk)
 
 
 def _environment(item: Item, own: Mapping[str, str]) -> dict[str, str]:

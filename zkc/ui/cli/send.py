@@ -1,12 +1,14 @@
-"""``zkc send``: a file, piped data or a message to another client, with a receipt."""
+"""``zkc send``: files, folders, piped data or a message to another client, with a receipt."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -16,9 +18,10 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
-    from zkc.client.grants import WouldAccept
-    from zkc.client.sending import Delivery, Event, Granted, Requested
-    from zkc.client.sources import Payload
+    from zkc.client.events import Delivery, Event, Granted, Options, Requested, WouldAccept
+    from zkc.client.small import Notice
+    from zkc.client.sources import AnySource
+    from zkc.client.walking import Skipped
     from zkc.ui.cli.progress import Board, Progress
     from zkc.wire.messages import Manifest
 
@@ -30,12 +33,14 @@ def _ciphers() -> tuple[str, ...]:
 
 
 @click.command(
-    "send", cls=Command, example="zkc send bob report.pdf\ntar c photos | zkc send bob --name photos.tar",
-    help="Send a file, or standard input, to RECIPIENT. Ends with 0 once the recipient holds all of it, verified.",
-    short_help="Send a file, piped data or a message.",
+    "send", cls=Command,
+    example="zkc send bob report.pdf photos/\npg_dump shop | zkc send bob --name shop.sql",
+    help="Send files and folders, or standard input, to RECIPIENT, as one item. Ends with 0 once the recipient holds "
+    "all of it, verified.",
+    short_help="Send files, folders, pipes or a message.",
 )
 @click.argument("recipient", metavar="RECIPIENT[,RECIPIENT...]")
-@click.argument("path", required=False)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--name", metavar="NAME", help="What it is called there [piped data: stdin].")
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")
 @click.option("--note", metavar="TEXT", default="", help="A note beside it, end-to-end encrypted too.")
@@ -49,6 +54,10 @@ def _ciphers() -> tuple[str, ...]:
 )
 @click.option("--cipher", type=Word(_ciphers), metavar="NAME", help="Cipher of the transfer.")
 @click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
+@click.option(
+    "--exclude", metavar="GLOB", multiple=True,
+    help="Leave out what has such a name, or with a '/' such a path in the folder; may be repeated.",
+)
 @click.option("--id", "key", metavar="KEY", help="Never deliver twice under KEY: a repeat returns the first receipt.")
 @click.option("--bwlimit", type=Size(), default=0, metavar="RATE", help="Bytes a second at most, such as 512K or 2M.")
 @click.option("--compress", is_flag=True, help="Compress on the way (zstd), each chunk on its own.")
@@ -56,32 +65,101 @@ def _ciphers() -> tuple[str, ...]:
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
-    call: Invocation, *, recipient: str, path: str | None, name: str | None, message: str | None, note: str,
+    call: Invocation, *, recipient: str, paths: tuple[str, ...], name: str | None, message: str | None, note: str,
     require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
-    receipt: str | None, key: str | None, bwlimit: int, compress: bool,
-    no_resume: bool, dry_run: bool,
+    receipt: str | None, exclude: tuple[str, ...], key: str | None, bwlimit: int, compress: bool, no_resume: bool,
+    dry_run: bool,
 ) -> int:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
-    from zkc.ui.cli.send_several import receipt_files, recipients_of, send_to_each
+    from zkc.ui.cli.send_several import receipt_files, recipients_of
 
     names = recipients_of(recipient)
-    copies = {
-        name: _receipt_file(file)
-        for name, file in (receipt_files(names, receipt) if len(names) > 1 else {recipient: receipt}).items()
-    }
+    copies = {name: _receipt_file(file) for name, file in receipt_files(names, receipt).items()}
     if receipt == "-":
         call.out.payload_on_stdout()
-    payload = _payload(call.out, path, message, dry_run=dry_run)
+    payload = _payload(call.out, paths, message, dry_run=dry_run)
+    if exclude and not isinstance(payload, list):
+        raise UsageError("send: --exclude is for paths", hint="leave it out, or name a folder")
 
-    from zkc.client.sending import Delivery, Options, Sending
-    from zkc.client.sources import source_of
+    from zkc.client.events import Delivery, Options
 
     options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress)
+    what = What(payload, name, note, exclude)
     if len(names) > 1:
-        return send_to_each(call, names, payload, lambda: source_of(payload, name, note), options, copies)
-    source, manifest = source_of(payload, name, note)
+        from zkc.ui.cli.send_several import send_to_each
+
+        return send_to_each(call, names, what, options, copies)
+    done = _send(call, recipient, what, options)
+    if isinstance(done, Delivery) and receipt == "-":
+        call.out.payload(done.receipt.read_bytes())
+    elif isinstance(done, Delivery):
+        copy_receipt(done, copies[recipient])
+    return 0
+
+
+# --- the two ways ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class What:
+    """The words of the command that say what is sent."""
+
+    payload: str | list[Path] | BinaryIO
+    name: str | None
+    note: str
+    exclude: tuple[str, ...]
+
+    @property
+    def maybe_small(self) -> str | Path | BinaryIO | None:
+        """What may be small, as far as the words tell: a message, one path, a stream."""
+        if not isinstance(self.payload, list):
+            return self.payload
+        return self.payload[0] if len(self.payload) == 1 and not self.exclude else None
+
+
+def _send(call: Invocation, recipient: str, what: What, options: Options) -> Delivery | WouldAccept:
+    """What is small goes whole to the daemon, where one runs; all else leaves from this process (decision 0007)."""
+    from zkc.client.small import Small, hand_over, read_small
+    from zkc.env import SystemClock
+    from zkc.stores.home import Home
+
+    clock = SystemClock()
+    began = clock.monotonic()
+    small: Small | None
+    payload = what.maybe_small
+    if payload is None:
+        small, head = None, b""
+    elif options.dry_run and not isinstance(payload, str | Path):
+        small, head = Small("stream", "stdin", b""), b""  # what stdin holds is for another command
+    else:
+        small, head = read_small(payload, clock)
+    with Shown(call.out, recipient) as shown:
+        done = None
+        if small is not None:
+            home = Home.resolve("client", call.options.home).check()
+            done = hand_over(home, recipient, small, what.name, what.note, options, os.environ, shown.event)
+        if done is None:
+            spent = clock.monotonic() - began
+            done = _send_from_here(call, recipient, what, head, _less(options, spent), shown)
+        shown.done(done)
+        return done
+
+
+def _less(options: Options, spent: float) -> Options:
+    """``options`` for what comes after ``spent`` seconds."""
+    from dataclasses import replace
+
+    wait, timeout = (None if given is None else max(given - spent, 0.0) for given in (options.wait, options.timeout))
+    return replace(options, wait=wait, timeout=timeout)
+
+
+def _send_from_here(
+    call: Invocation, recipient: str, what: What, head: bytes, options: Options, shown: Shown
+) -> Delivery | WouldAccept:
+    source, manifest = open_source(call.out, what, head)
 
     from zkc.client.access import open_access
+    from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
     from zkc.net.pipe import Bell
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -97,39 +175,35 @@ def command(
         store = closing.enter_context(open_store(home))
         config = client_config(call, home)
         access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
-        shown = closing.enter_context(Shown(call.out, recipient, manifest))
-        done = Sending(
+        return Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,
             on_event=shown.event,
         ).run()
-        shown.done(done, cipher or config.transfer.cipher)
-        copy_to = copies[recipient]
-        if isinstance(done, Delivery) and receipt == "-":
-            call.out.payload(done.receipt.read_bytes())
-        elif isinstance(done, Delivery) and copy_to is not None:
-            copy_receipt(done, copy_to)
-    return 0
 
 
 # --- what is sent --------------------------------------------------------------------------------------------------
 
 
-def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) -> Payload:
+def _payload(
+    out: Out, paths: tuple[str, ...], message: str | None, *, dry_run: bool
+) -> str | list[Path] | BinaryIO:
     """What the words of the command name. What a person types ends with Ctrl-D, and he is told so."""
     from zkc.constants import MESSAGE_TEXT_MAX
 
     if message is not None:
-        if path is not None:
+        if paths:
             raise UsageError("send: -m and a path exclude each other", hint="send the file, with --note")
         if len(os.fsencode(message)) > MESSAGE_TEXT_MAX:
             raise UsageError("send: -m is too long", hint=f"at most {MESSAGE_TEXT_MAX} bytes; pipe it in instead")
         return message
-    if path is not None and path != "-":
-        return Path(path)
+    if "-" in paths and len(paths) > 1:
+        raise UsageError("send: '-' is standard input, and goes alone", hint="a file of that name is ./-")
+    if paths and paths != ("-",):
+        return [Path(path) for path in paths]
     if sys.stdin is None:
         raise LocalIOError("standard input is closed", detail="unreadable", hint="name a file, or pipe something in")
     if not dry_run and sys.stdin.isatty():
-        if path is None and out.style.batch:
+        if not paths and out.style.batch:
             raise UsageError("send: nothing to send", hint="name a file, pipe data in, or say '-' to type it")
         out.notice("reading from the terminal; end with Ctrl-D")
     return sys.stdin.buffer
@@ -138,14 +212,28 @@ def _payload(out: Out, path: str | None, message: str | None, *, dry_run: bool) 
 # --- what is told --------------------------------------------------------------------------------------------------
 
 
+def open_source(out: Out, what: What, head: bytes = b"") -> tuple[AnySource, Manifest]:
+    """``what`` opened; of a stream ``head`` was read already."""
+    from zkc.client.sources import source_of
+
+    on_skip = partial(_tell_skipped, out)
+    return source_of(what.payload, what.name, what.note, head, exclude=what.exclude, on_skip=on_skip)
+
+
+def _tell_skipped(out: Out, skipped: Skipped) -> None:
+    from zkc.rules.names import escape
+
+    out.notice(f"skipped {escape(skipped.path)}: a {skipped.kind} cannot be sent")
+
+
 class Shown:
     """The events of one delivery as objects, a bar, or nothing; several share a ``board``."""
 
-    def __init__(self, out: Out, recipient: str, manifest: Manifest, board: Board | None = None) -> None:
+    def __init__(self, out: Out, recipient: str, board: Board | None = None) -> None:
         self._out = out
         self._recipient = recipient
-        self._manifest = manifest
         self._board = board
+        self._requested: Requested | None = None
         self._progress: Progress | None = None
 
     def __enter__(self) -> Shown:
@@ -159,34 +247,38 @@ class Shown:
             self._progress.close()
             self._progress = None
 
-    def done(self, done: Delivery | WouldAccept, cipher: str) -> None:
+    def done(self, done: Delivery | WouldAccept) -> None:
         """The result."""
-        from zkc.client.sending import Delivery
+        from zkc.client.events import Delivery
 
         self.close()
         with self._alone():
             if isinstance(done, Delivery):
-                _delivered(self._out, done, cipher)
+                _delivered(self._out, done)
             else:
                 _would_accept(self._out, self._recipient, done)
 
-    def event(self, event: Event) -> None:
-        from zkc.client.sending import Progress as Moved
+    def event(self, event: Event | Notice) -> None:
+        from zkc.client.events import Progress as Moved
 
         if not isinstance(event, Moved):
             with self._alone():
-                self._begun(event)
+                self._tell(event)
         elif self._progress is not None:
             self._progress.update(event.bytes, event.entry)
 
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self._board is None else self._board.mutex
 
-    def _begun(self, event: Requested | Granted) -> None:
-        from zkc.client.sending import Granted, Requested
+    def _tell(self, event: Requested | Granted | Notice) -> None:
+        from zkc.client.events import Granted, Requested
+        from zkc.client.small import Notice
 
         match event:
             case Requested():
+                if self._requested is not None:  # told by the daemon, before it ended
+                    return
+                self._requested = event
                 told = {"recipient": event.recipient, "name": event.name, "bytes": event.size}
                 self._out.event("requested", told)
             case Granted():
@@ -198,21 +290,23 @@ class Shown:
                     },
                 )
                 self._begin(event.resumed_from)
+            case Notice():
+                self._out.notice(event.text)
 
     def _begin(self, position: int) -> None:
         from zkc.rules.names import escape
         from zkc.ui.cli.progress import Progress
 
         if self._progress is None:
-            name = escape(self._manifest.name)
+            name, size = ("", None) if self._requested is None else (self._requested.name, self._requested.size)
+            label = escape(name) if self._board is None else f"{escape(name)} to {self._recipient}"
             self._progress = Progress(
-                self._out, name if self._board is None else f"{name} to {self._recipient}", self._manifest.size,
-                fields={"recipient": self._recipient}, board=self._board,
+                self._out, label, size, fields={"recipient": self._recipient}, board=self._board
             )
         self._progress.begin(position)
 
 
-def _delivered(out: Out, done: Delivery, cipher: str) -> None:
+def _delivered(out: Out, done: Delivery) -> None:
     from zkc.ids import SAFE_CIPHERS
 
     out.event(
@@ -220,7 +314,7 @@ def _delivered(out: Out, done: Delivery, cipher: str) -> None:
         {
             "transfer": done.transfer, "recipient": done.recipient, "name": done.name, "bytes": done.bytes,
             "digest": done.digest, "seconds": round(done.seconds, 3), "receipt": str(done.receipt),
-            "key_source": done.key_source, "path": done.path, "cipher": cipher,
+            "key_source": done.key_source, "path": done.path, "cipher": done.cipher,
         },
     )
     if not out.json:
@@ -228,7 +322,7 @@ def _delivered(out: Out, done: Delivery, cipher: str) -> None:
         from zkc.rules.units import show_size
 
         rate = show_size(done.bytes / max(done.seconds, 0.001))
-        unsafe = "" if cipher in SAFE_CIPHERS else f", {cipher} is unsafe"
+        unsafe = "" if done.cipher in SAFE_CIPHERS else f", {done.cipher} is unsafe"
         out.notice(
             f"sent {escape(done.name)} to {done.recipient}: {show_size(done.bytes)} in {done.seconds:.1f} s "
             f"({rate}/s), key made by the {done.key_source}{unsafe}, {done.path or 'delivered by an earlier try'}"
@@ -256,7 +350,10 @@ def _receipt_file(receipt: str | None) -> Path | None:
     return file
 
 
-def copy_receipt(done: Delivery, file: Path) -> None:
+def copy_receipt(done: Delivery, file: Path | None) -> None:
+    """Where one was asked for."""
+    if file is None:
+        return
     try:
         file.write_bytes(done.receipt.read_bytes())
     except OSError as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,9 @@ from zkc.errors import UsageError, ZkcError
 from zkc.ui.cli.options import Invocation
 
 if TYPE_CHECKING:
-    from zkc.client.sending import Options
-    from zkc.client.sources import AnySource, Payload
+    from zkc.client.events import Options
     from zkc.net.pipe import Bell
-    from zkc.wire.messages import Manifest
+    from zkc.ui.cli.send import What
 
 
 def recipients_of(text: str) -> list[str]:
@@ -33,24 +31,26 @@ def recipients_of(text: str) -> list[str]:
 
 
 def receipt_files(names: Sequence[str], receipt: str | None) -> dict[str, str | None]:
-    """Where each one's receipt is copied to: ``FILE.bob``, ``FILE.bob+backup`` for an application of bob's."""
+    """Where the receipt is copied to; of several ``FILE.bob``, ``FILE.bob+backup`` for an application of bob's."""
+    if len(names) == 1:
+        return {names[0]: receipt}
     if receipt == "-":
         raise UsageError("send: --receipt - takes one recipient", hint="name a file: each one's is kept as FILE.NAME")
     return {name: f"{receipt}.{name.replace('/', '+')}" if receipt else receipt for name in names}
 
 
 def send_to_each(
-    call: Invocation, names: Sequence[str], payload: Payload, make: Callable[[], tuple[AnySource, Manifest]],
-    options: Options, copies: dict[str, Path | None],
+    call: Invocation, names: Sequence[str], what: What, options: Options, copies: Mapping[str, Path | None]
 ) -> int:
     """Send to all at the same time; the highest exit code. Each result is told as soon as it is there."""
     from zkc.client.access import open_access
+    from zkc.client.events import Delivery
     from zkc.client.fanout import Fan, SharedPace, Team
-    from zkc.client.sending import Delivery, Sending
+    from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
     from zkc.ui.cli.homes import client_config, client_home, open_store
     from zkc.ui.cli.progress import Board
-    from zkc.ui.cli.send import Shown, copy_receipt
+    from zkc.ui.cli.send import Shown, copy_receipt, open_source
     from zkc.ui.cli.signals import Signals
 
     home = client_home(call)
@@ -62,27 +62,26 @@ def send_to_each(
         with contextlib.ExitStack() as opened:
             sources = {}
             for name in names:
-                sources[name] = make()
+                sources[name] = open_source(call.out, what)
                 opened.callback(sources[name][0].close)
             opened.pop_all()  # each is closed by who sends it
-        if payload is sys.stdin.buffer and not options.dry_run:
-            fan = closing.enter_context(Fan(payload, len(names)))
+        if not isinstance(what.payload, str | list) and not options.dry_run:
+            fan = closing.enter_context(Fan(what.payload, len(names)))
             sources = {name: (branch, sources[name][1]) for name, branch in zip(names, fan.branches, strict=True)}
         access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
         board = closing.enter_context(Board(call.out))
 
         def one(name: str, bell: Bell) -> int:
             source, manifest = sources[name]
-            with contextlib.closing(source), Shown(call.out, name, manifest, board) as shown:
+            with contextlib.closing(source), Shown(call.out, name, board) as shown:
                 try:
                     done = Sending(
                         home, config, access, name, source, manifest, options, clock=clock, entropy=entropy,
                         bell=bell, on_event=shown.event, pace=pace,
                     ).run()
-                    shown.done(done, options.cipher or config.transfer.cipher)
-                    copy_to = copies[name]
-                    if isinstance(done, Delivery) and copy_to is not None:
-                        copy_receipt(done, copy_to)
+                    shown.done(done)
+                    if isinstance(done, Delivery):
+                        copy_receipt(done, copies[name])
                 except ZkcError as error:
                     shown.close()
                     if not bell.rung:  # whoever sent the signal knows

@@ -13,10 +13,11 @@ _NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
 class Signals:
     """A context in which a signal is noted, told to ``on_signal``, and raised once, as `SystemExit` with its code.
 
-    Whatever comes of the block after a signal, the exit code is that of the signal; 0 where ``graceful``.
+    Whatever comes of the block after a signal, the exit code is that of the signal; 0 where ``graceful``. Nothing is
+    raised where ``on_signal`` answers True: the block then ends by itself, at a point that suits it.
     """
 
-    def __init__(self, on_signal: Callable[[], None] = lambda: None, *, graceful: bool = False) -> None:
+    def __init__(self, on_signal: Callable[[], object] = lambda: None, *, graceful: bool = False) -> None:
         self._on_signal: Final = on_signal
         self._graceful: Final = graceful
         self._number: int | None = None
@@ -43,5 +44,6 @@ class Signals:
         """A second one does not disturb what the first has begun to put in order, which takes bounded time."""
         if self._number is None:
             self._number = number
-            self._on_signal()
+            if self._on_signal() is True:
+                return
             raise SystemExit(self.code)

@@ -58,7 +58,8 @@ def command(call: Invocation, *, wait: float) -> None:
 
 def _ask(home: Home, within: float) -> tuple[StatusReply | None, DaemonError | None]:
     from zkc.client.control import AskStatus, ControlReply, StatusReply
-    from zkc.net.local_client import LocalClient, NotRunning
+    from zkc.net.local_client import LocalClient
+    from zkc.net.local_frames import NotRunning
 
     path = home.socket_path()
     client: LocalClient[ControlReply] = LocalClient(path, ControlReply)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import CoordinatorUnreachable, IdentityError, UsageError
+from zkc.ui.cli.kinds import Fingerprint
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out, rfc3339
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from zkc.stores.home import Home
     from zkc.stores.keystore import KeyStore, Pin
 
-_FINGERPRINT_DIGITS = 64
-
 
 @click.command(
     "verify", cls=Command, example="zkc verify bob\nzkc verify bob --confirm",
@@ -31,9 +30,9 @@ _FINGERPRINT_DIGITS = 64
 )
 @click.argument("name")
 @click.option("--confirm", is_flag=True, help="Record that it was compared, and is the same.")
-@click.option("--trust", metavar="FINGERPRINT", help="Accept a changed key: the whole fingerprint that NAME has now.")
+@click.option("--trust", type=Fingerprint(), help="Accept a changed key: the whole fingerprint that NAME has now.")
 @pass_invocation
-def command(call: Invocation, *, name: str, confirm: bool, trust: str | None) -> None:
+def command(call: Invocation, *, name: str, confirm: bool, trust: bytes | None) -> None:
     """``verify`` with ``name``, ``safety_number``, both fingerprints, ``verified``."""
     from zkc.client.principal import load_main
     from zkc.crypto.signing import safety_number
@@ -42,14 +41,13 @@ def command(call: Invocation, *, name: str, confirm: bool, trust: str | None) ->
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     check_name(name)
-    trusted = _fingerprint(trust)
     home = client_home(call)
     now = SystemClock().wall()
     with open_store(home) as store:
         own = load_main(store)
         if name == own.name:
             raise UsageError("verify: that is this client itself", hint="name the other end")
-        pin = _judged(call.out, home, store, client_config(call, home), own, name, trusted, now)
+        pin = _judged(call.out, home, store, client_config(call, home), own, name, trust, now)
         if confirm:
             store.update_pin(name, lambda known: replace(known, verified=now) if known == pin else known)
             pin = store.pin(name) or pin
@@ -124,22 +122,6 @@ def _card(home: Home, store: KeyStore, config: ClientConfig, own: Principal, nam
                 f"there is no {name} at this coordinator", detail=error.detail, hint="zkc peers lists who is there"
             ) from None
     return verify_peer(own.authority, name, found.card, found.certificate)
-
-
-def _fingerprint(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    digits = text.replace(" ", "").replace(":", "").lower()
-    try:
-        found = bytes.fromhex(digits)
-    except ValueError:
-        found = b""
-    if len(digits) != _FINGERPRINT_DIGITS or not found:
-        raise UsageError(
-            "verify: --trust takes a whole fingerprint",
-            hint=f"{_FINGERPRINT_DIGITS} hex digits, as the other end says them",
-        )
-    return found
 
 
 def _show(out: Out, name: str, own: Principal, pin: Pin, number: str) -> None:

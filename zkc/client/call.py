@@ -1,0 +1,49 @@
+"""One call of a program that is under way in a thread, and how it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from zkc.errors import Interrupted
+from zkc.net.pipe import Bell
+
+
+class Call:
+    """One call under way. It is told to end from any thread, also before it has begun and after it has ended."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._told = threading.Event()
+        self._ways: list[Callable[[], object]] = []
+
+    def end(self) -> None:
+        with self._mutex:
+            self._told.set()
+            for way in self._ways:
+                way()
+
+    @contextlib.contextmanager
+    def ended_by(self, way: Callable[[], object]) -> Iterator[None]:
+        """Inside the block `end` calls ``way``, at once where this was told to end already; never after the block."""
+        with self._mutex:
+            self._ways.append(way)
+            if self._told.is_set():
+                way()
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._ways.remove(way)
+
+    @contextlib.contextmanager
+    def bell(self) -> Iterator[Bell]:
+        """A bell that `end` rings; never once its descriptors may be somebody else's."""
+        with contextlib.closing(Bell()) as bell, self.ended_by(bell.ring):
+            yield bell
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; `Interrupted` when it is told to end."""
+        if self._told.wait(seconds):
+            raise Interrupted("waiting for an item was interrupted")

@@ -1,0 +1,80 @@
+"""How a delivery is asked for, and what is told of it while it is under way and at its end.
+
+Imports little: a small `zkc send` needs these and hardly anything else (decision 0007).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zkc.ids import KeySource
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to send. Durations in seconds; None: not given."""
+
+    wait: float | None = None
+    timeout: float | None = None
+    key_source: KeySource | None = None
+    cipher: str | None = None
+    dry_run: bool = False
+    key: str | None = None
+    """The same key never delivers twice to the same recipient."""
+    resume: bool = True
+    """Go on where an earlier command was cut off, if it sent the same file."""
+    bwlimit: float = 0.0
+    """Bytes a second; 0: none."""
+    compress: bool = False
+
+
+@dataclass(frozen=True)
+class Requested:
+    recipient: str
+    name: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Granted:
+    recipient: str
+    key_source: KeySource
+    presence: str
+    path: str
+    resumed_from: int
+    """Bytes that the recipient had already."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    bytes: int
+    total: int | None
+    entry: str = ""
+    """Of several files: at which of them it is."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Delivered: the recipient holds it durably, and signed that it does."""
+
+    transfer: str
+    recipient: str
+    name: str
+    bytes: int
+    digest: str
+    seconds: float
+    receipt: Path
+    key_source: KeySource
+    path: str
+    cipher: str
+
+
+@dataclass(frozen=True)
+class WouldAccept:
+    """Answer to a dry run."""
+
+    presence: str
+
+
+Event = Requested | Granted | Progress

@@ -1,0 +1,142 @@
+"""The daemon's half of a small `zkc send`: what a command has handed over (`zkc.client.small`) is sent from here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from zkc.client.call import Call
+from zkc.client.events import Delivery, WouldAccept
+from zkc.client.grants import Grant, Wanted
+from zkc.client.sending import Sending
+from zkc.client.small import Job, Notice, Told, Waiting
+from zkc.client.sources import small_source
+from zkc.config import load
+from zkc.constants import CONTROL_CONNECTIONS_MAX
+from zkc.env import Clock, Entropy
+from zkc.errors import Interrupted
+from zkc.net.local_frames import ALIVE_SECONDS
+from zkc.stores.home import Home
+
+Grants = Callable[[Wanted, float | None], Coroutine[Any, Any, Grant]]
+"""One transfer handshake, in the daemon's loop."""
+
+
+class Handed:
+    """Deliveries for commands, each in a thread of its own. Belongs to the running loop."""
+
+    def __init__(self, home: Home, grant: Grants, clock: Clock, entropy: Entropy) -> None:
+        self._home = home
+        self._grant = grant
+        self._clock = clock
+        self._entropy = entropy
+        # As many as there may be commands: one that waits for its recipient keeps no other from its turn.
+        self._threads = ThreadPoolExecutor(CONTROL_CONNECTIONS_MAX, thread_name_prefix="zkc-send")
+
+    async def send(self, job: Job) -> AsyncGenerator[Told, None]:
+        """The events of one delivery, the last one how it ended. Closed early, it is told to end, and nobody waits."""
+        call, talk = Call(), _Talk()
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job, call, talk)
+        running.add_done_callback(lambda _: talk.over())
+        try:
+            async for event in talk.events():
+                yield event
+            yield await running
+        finally:
+            call.end()
+            talk.close()
+            # Where nobody listens any more, whatever it ends with is nobody's.
+            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    def close(self) -> None:
+        """After the commands were let go: what still ends does so by itself, in bounded time."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, job: Job, call: Call, talk: _Talk) -> Delivery | WouldAccept:
+        loaded = load("client", Path(job.config_file), job.variables)
+        for notice in loaded.notices:
+            talk.tell(Notice(notice))
+        source, manifest = small_source(job.small, job.name, job.note)
+        granter = _Granter(self._grant, talk.loop, call)
+        with call.bell() as bell:
+            return Sending(
+                self._home, loaded.config, granter, job.recipient, source, manifest, job.options, clock=self._clock,
+                entropy=self._entropy, bell=bell, on_event=talk.tell,
+            ).run()
+
+
+class _Granter:
+    """The daemon's own link, for a thread of it."""
+
+    def __init__(self, grant: Grants, loop: asyncio.AbstractEventLoop, call: Call) -> None:
+        self._make = grant
+        self._loop = loop
+        self._call = call
+
+    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+        asked = asyncio.run_coroutine_threadsafe(self._make(wanted, within), self._loop)
+        with self._call.ended_by(asked.cancel):
+            try:
+                return asked.result()
+            except CancelledError:
+                raise Interrupted("the command that sent this has ended", detail="signal") from None
+
+
+class _Talk:
+    """What a thread tells a command, over the loop that serves it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._told: asyncio.Queue[tuple[Told, Future[bool]] | None] = asyncio.Queue()
+        self._closed = False
+
+    def tell(self, event: Told) -> None:
+        """Returns once ``event`` is on its way, so that no byte leaves before its grant was told; `Interrupted` where
+        nobody listens any more."""
+        taken: Future[bool] = Future()
+        self.loop.call_soon_threadsafe(self._put, event, taken)
+        if not taken.result():
+            raise Interrupted("the command that sent this has ended", detail="signal")
+
+    async def events(self) -> AsyncGenerator[Told, None]:
+        """What is told, until `over`; `Waiting` now and then."""
+        while True:
+            item = None
+            try:
+                async with asyncio.timeout(ALIVE_SECONDS):
+                    item = await self._told.get()
+            except TimeoutError:
+                yield Waiting()
+                continue
+            if item is None:
+                return
+            event, taken = item
+            sent = False
+            try:
+                yield event
+                sent = True
+            finally:
+                taken.set_result(sent)
+
+    def over(self) -> None:
+        """Nothing more is told."""
+        self._told.put_nowait(None)
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self._closed = True
+        with contextlib.suppress(asyncio.QueueEmpty):
+            while True:
+                item = self._told.get_nowait()
+                if item is not None:
+                    item[1].set_result(False)
+
+    def _put(self, event: Told, taken: Future[bool]) -> None:
+        if self._closed:
+            taken.set_result(False)
+        else:
+            self._told.put_nowait((event, taken))

@@ -1,0 +1,215 @@
+"""A small payload, handed to the daemon of the home whole: the command then needs no key, no socket of ZeroMQ and no
+event loop, whose imports take longer than the transfer (decision 0007).
+
+This is the command's half; `zkc.client.handed` is the daemon's. Imports hardly more than the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import stat
+from binascii import b2a_base64
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
+
+from zkc.client.events import Delivery, Event, Granted, Options, Progress, Requested, WouldAccept
+from zkc.constants import CONTROL_REQUEST_MAX, SMALL_MAX
+from zkc.env import Clock
+from zkc.errors import DaemonError, Interrupted, PeerViolation
+from zkc.ids import VARIABLES
+from zkc.net.local_frames import ANSWER_SECONDS, HungUp, NotRunning, bad_answer, exchange
+from zkc.stores.files import check_file
+from zkc.stores.home import Home
+
+STREAM_SECONDS: Final = 0.05
+"""How long a pipe may take to end that is to count as small: less than the imports that a large one costs anyway."""
+_GRACE_SECONDS: Final = 1.0
+"""What a daemon has for its answer beyond ``--timeout``, which it counts itself."""
+
+
+@dataclass(frozen=True)
+class Small:
+    """A payload that is here whole."""
+
+    kind: Literal["file", "stream", "message"]
+    name: str
+    """What it is called where nobody says otherwise."""
+    data: bytes
+    mode: int = 0o600
+    modified_ns: int = 0
+    path: str = ""
+    """Of a file: its real one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command hands over."""
+
+    recipient: str
+    small: Small
+    name: str | None
+    note: str
+    options: Options
+    config_file: str
+    variables: dict[str, str]
+    """The command's own ``ZKC_...``, which may change the configuration for this delivery."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the user should know."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing new; the daemon lives."""
+
+
+Told = Event | Notice | Waiting | Delivery | WouldAccept
+EVENTS: Final[dict[str, type[Told]]] = {
+    kind.__name__: kind for kind in (Requested, Granted, Progress, Notice, Waiting, Delivery, WouldAccept)
+}
+"""What a daemon tells, by name; the last two are how it ends."""
+
+
+# --- what is small -------------------------------------------------------------------------------------------------
+
+
+def read_small(payload: str | Path | BinaryIO, clock: Clock) -> tuple[Small | None, bytes]:
+    """``payload`` whole, if it is small; else None, and what was read of a stream, which the sender has to put first.
+
+    A file that is odd in any way is not small: who opens it next says what is wrong with it.
+    """
+    if isinstance(payload, str):
+        try:
+            return Small("message", "message", payload.encode(errors="surrogateescape")), b""
+        except UnicodeEncodeError:
+            return None, b""
+    if isinstance(payload, Path):
+        return _read_file(payload), b""
+    head, ended = _read_stream(payload.fileno(), clock)
+    return (Small("stream", "stdin", head) if ended else None), head
+
+
+def _read_file(path: Path) -> Small | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode) or before.st_size > SMALL_MAX:
+            return None
+        data = os.read(descriptor, before.st_size + 1)
+        after = os.fstat(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    if len(data) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        return None
+    mode, modified = stat.S_IMODE(before.st_mode), max(before.st_mtime_ns, 0)
+    return Small("file", path.name, data, mode, modified, os.path.realpath(path))
+
+
+def _read_stream(descriptor: int, clock: Clock) -> tuple[bytes, bool]:
+    """At most one byte more than is small, and whether the stream ended; in `STREAM_SECONDS` at most."""
+    data = bytearray()
+    if os.isatty(descriptor):
+        return b"", False
+    until = clock.monotonic() + STREAM_SECONDS
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while len(data) <= SMALL_MAX:
+        try:
+            if not poll.poll(max(until - clock.monotonic(), 0) * 1000):
+                break
+            part = os.read(descriptor, SMALL_MAX + 1 - len(data))
+        except OSError:
+            break
+        if not part:
+            return bytes(data), True
+        data += part
+    return bytes(data), False
+
+
+# --- handing over --------------------------------------------------------------------------------------------------
+
+
+def hand_over(
+    home: Home, recipient: str, small: Small, name: str | None, note: str, options: Options,
+    environ: Mapping[str, str], on_event: Callable[[Event | Notice], None],
+) -> Delivery | WouldAccept | None:
+    """Have the daemon of ``home`` deliver ``small``; blocks until it has.
+
+    None: no byte of it has left, and whoever has it sends it himself: no daemon runs, or it ended, or what is given
+    cannot be handed over. Every failure is a `ZkcError` with the contract's code. Ended early, the daemon ends it too.
+    """
+    if not os.path.lexists(home.keys_db):
+        return None
+    check_file(home.keys_db)
+    variables = {key: value for key, value in environ.items() if key.startswith("ZKC_") and key not in VARIABLES}
+    job = Job(recipient, small, name, note, options, os.fspath(home.config_file), variables)
+    try:
+        request = json.dumps(["send", vars(job)], default=_plain, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return None
+    if len(request) > CONTROL_REQUEST_MAX:
+        return None
+    within = ANSWER_SECONDS if options.timeout is None else min(options.timeout + _GRACE_SECONDS, ANSWER_SECONDS)
+    path = home.socket_path()
+    done: Delivery | WouldAccept | None = None
+    granted = False
+    try:
+        with closing(exchange(path, request, within)) as replies:
+            for reply in replies:
+                told = _read(path, reply)
+                if isinstance(told, Delivery | WouldAccept):
+                    done = told
+                elif not isinstance(told, Waiting):
+                    granted = granted or isinstance(told, Granted)
+                    on_event(told)
+    except NotRunning:
+        return None
+    except DaemonError as error:
+        if granted:
+            raise Interrupted(
+                f"the daemon that sent it to {recipient} gave no answer", detail="daemon",
+                hint=f"ask {recipient} whether it has arrived, before you send it again",
+            ) from None
+        # It lets no byte leave before it has told of the grant. Where it ended, or may come back, it is waited for.
+        if isinstance(error, HungUp) or options.wait is not None:
+            return None
+        raise
+    if done is None:
+        raise bad_answer(path, PeerViolation("malformed", "an answer without an end"))
+    return done
+
+
+def as_told(event: Told) -> tuple[str, dict[str, object]]:
+    """``event`` for the way to the command: its name, and its fields as JSON has them."""
+    fields = {key: os.fspath(value) if isinstance(value, Path) else value for key, value in vars(event).items()}
+    return type(event).__name__, fields
+
+
+def _read(path: Path, reply: bytes) -> Told:
+    try:
+        _tag, name, fields = json.loads(reply)
+        if "receipt" in fields:
+            fields["receipt"] = Path(fields["receipt"])
+        return EVENTS[name](**fields)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise bad_answer(path, PeerViolation("malformed", "an event of another form")) from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return b2a_base64(value, newline=False).decode()
+    return vars(value)
