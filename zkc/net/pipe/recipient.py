@@ -268,8 +268,9 @@ class _Receiver:
     def run(self) -> None:
         try:
             while not self._connection():
+                self._machine, self._word, self._due = None, None, False
                 self._listener.renew(self._highest + 1)
-                self._pair, self._machine, self._word, self._due = self._listener.pair(), None, None, False
+                self._pair = self._listener.pair()
         except PeerViolation as violation:
             error = broken_rule(f"the data of {self._session.req.sender} did not verify", violation)
             self._tell(error)
