@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -63,14 +64,27 @@ def test_one_process_at_a_time_has_a_delivery(home: Home, clock: SetClock) -> No
     assert opened(home, OTHER, clock=clock).tid == TID
 
 
-def test_who_waited_for_one_that_was_forgotten_begins_a_new_one(home: Home, clock: SetClock) -> None:
-    """The file that it had opened is gone: a lock on it would protect nothing."""
+def test_a_lock_on_a_file_that_was_forgotten_meanwhile_is_none(
+    home: Home, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening it and locking it the other process has finished: such a lock would protect nothing."""
     first = opened(home, clock=clock)
-    first.close(forget=True)
+    first.add(XID, TH)
+    real = fcntl.flock
+
+    def flock(descriptor: int, how: int) -> None:
+        if first.begun:
+            first.close(forget=True)
+            first.tries.clear()
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     second = opened(home, OTHER, clock=clock)
+    assert (second.tid, second.begun) == (OTHER, False)
     assert UnderWay.open(home, KEY, TID, clock) is None
-    assert second.tid == OTHER
-    second.close(forget=True)
+    second.add(XID, TH)
+    second.close(forget=False)
+    assert opened(home, TID, clock=clock).tid == OTHER
 
 
 @pytest.mark.attack("P03")

@@ -35,7 +35,7 @@ def deliver(listener: Listener, session: Session, sink: InboxSink, bell: Bell, p
     try:
         listener.receive(session, sink, bell, patience)
     except BaseException as error:
-        sink.abandon(keep=isinstance(error, LinkLost | Interrupted) or sink.found_no_room)
+        sink.abandon(keep=isinstance(error, Interrupted) or sink.found_no_room)
         raise
 
 

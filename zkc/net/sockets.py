@@ -11,10 +11,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import socket as sockets
 import stat
 import struct
+import sys
+import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -422,6 +425,14 @@ def own_connection(fd: int, inode: int) -> Iterator[sockets.socket | None]:
         return
     with sockets.socket(fileno=mine) as connection:
         yield connection if connection.family in (sockets.AF_INET, sockets.AF_INET6) else None
+
+
+def unsent(fd: int, inode: int) -> int:
+    """Bytes that the TCP connection has taken from us and that the other end's kernel has not; 0 where it has ended."""
+    with own_connection(fd, inode) as connection:
+        if connection is None:
+            return 0
+        return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 # --- inside --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from zkc.rules.refusals import refused_by
 
 CONNECT_SECONDS: Final = 5.0
 """For each address of the recipient: TCP and PLAIN on both sockets."""
+REPEAT_SECONDS: Final = 5.0
+"""How long nothing comes before a recipient says again how far it is."""
 TELL_SECONDS: Final = 0.5
 """How long an end that gives up tries to tell the other one so."""
 _ATTEMPT_DIGITS: Final = 9

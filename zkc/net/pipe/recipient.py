@@ -19,6 +19,7 @@ from zkc.net.monitor import EventKind, ThreadMonitor
 from zkc.net.pipe.budget import Budget, Share
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
+    REPEAT_SECONDS,
     TELL_SECONDS,
     Bell,
     LinkLost,
@@ -287,9 +288,9 @@ class _Receiver:
     def run(self) -> None:
         try:
             while not self._connection():
+                self._machine, self._word, self._due = None, None, False
                 self._listener.renew(self._highest + 1)
                 self._pair = self._listener.pair(self._session.resp.chunk)
-                self._machine, self._word, self._due = None, None, False
         except PeerViolation as violation:
             error = broken_rule(f"the data of {self._session.req.sender} did not verify", violation)
             self._tell(error)
@@ -309,21 +310,19 @@ class _Receiver:
             poller.register(readable, zmq.POLLIN)
         more: Farewell | bool = False
         parting = math.inf
+        again = self._clock.monotonic() + REPEAT_SECONDS
         try:
             while True:
                 if self._machine is None:
                     self._welcome(door.attempt())
                 self._acknowledge()
                 poller.register(pair.push, zmq.POLLOUT if self._due else 0)
-                ready = dict(poller.poll(0 if more else self._left(parting)))
+                ready = dict(poller.poll(0 if more else self._left(min(parting, again))))
                 if door.bell.fd in ready:
                     door.bell.hush()
                 if self._bell.fd in ready:
-                    if not self._receipt:
-                        raise self._interrupted()
-                    # It is done: the sender may still hear so, for a moment.
+                    self._hurry()
                     poller.unregister(self._bell.fd)
-                    self._deadline = self._clock.monotonic() + TELL_SECONDS
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = pair.data.is_gone()
                 if parting == math.inf and pair.acks.is_gone():
@@ -334,6 +333,11 @@ class _Receiver:
                 if isinstance(more, Farewell):
                     return True
                 now = self._clock.monotonic()
+                if pair.pull in ready or more:
+                    again = now + REPEAT_SECONDS
+                elif now >= again:
+                    # Nothing comes. A sender that has more to say learns from the same word again that it is lost.
+                    self._due, again = self._due or self._may_repeat(), now + REPEAT_SECONDS
                 late = self._deadline is not None and now >= self._deadline
                 if self._receipt and late:
                     return True
@@ -359,6 +363,9 @@ class _Receiver:
             )
             self._due = True
             self._listener.lost_since = None
+
+    def _may_repeat(self) -> bool:
+        return self._machine is not None and not self._receipt
 
     def _break_off(self, now: float) -> None:
         """Keep what the next connection goes on from, and how long it may take to come."""
@@ -428,10 +435,9 @@ class _Receiver:
             raise PeerViolation("unexpected", "a frame before the connection stands")
         return self._machine
 
-    def _left(self, parting: float) -> int | None:
-        """Milliseconds for poll; while data flows only the connection's own end counts."""
-        end = min(parting, math.inf if self._deadline is None else self._deadline)
-        return None if end == math.inf else self._until(end)
+    def _left(self, end: float) -> int:
+        """Milliseconds for poll."""
+        return self._until(end if self._deadline is None else min(end, self._deadline))
 
     def _acknowledge(self) -> None:
         """Say how far it is, or that it is done, as soon as the socket takes it: sealed only then, for the newest word
@@ -449,10 +455,13 @@ class _Receiver:
                 return  # the sender left meanwhile: what is sealed is kept, and the end of the connection will be seen
             self._word, self._due = None, again
 
-    def _interrupted(self) -> Interrupted:
-        if self._bell.superseded:
-            return Interrupted(f"{self._session.req.sender} has begun this delivery anew", detail="ended")
-        return Interrupted("this client ends", detail="shutdown")
+    def _hurry(self) -> None:
+        """The bell: `Interrupted`, unless it is done; then the sender may still hear so, for a moment."""
+        if not self._receipt:
+            if self._bell.superseded:
+                raise Interrupted(f"{self._session.req.sender} has begun this delivery anew", detail="ended")
+            raise Interrupted("this client ends", detail="shutdown")
+        self._deadline = self._clock.monotonic() + TELL_SECONDS
 
     def _tell(self, error: ZkcError) -> None:
         """Give up towards the sender, in bounded time: its data may be here before its other connection stands.

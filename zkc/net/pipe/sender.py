@@ -28,7 +28,7 @@ from zkc.net.pipe.link import (
 )
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
-from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint
+from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint, unsent
 from zkc.net.watch import ACK_BYTES, BULK_BOUNDS, UNREAD_BYTES, Progress, Watch
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
@@ -42,6 +42,9 @@ NEXT_ADDRESS_SECONDS: Final = 0.25
 """How long one address of the recipient is tried alone before the next one is tried beside it (RFC 8305)."""
 FLUSH_MS: Final = 20
 """How long a source may pause before what it gave leaves as a chunk of its own."""
+REPEATS_MAX: Final = 2
+"""How often the recipient may say that it waits, while its kernel has everything of ours: then something was lost in
+between, such as a length that a damaged byte made longer."""
 FRAMES_A_TURN: Final = 16
 """Acknowledgements read, and chunks sent, before the bell, the clock and the other direction have their turn."""
 _ENDS_OF_CONNECTING: Final = frozenset(
@@ -141,6 +144,11 @@ class _Attempt:
         self._queue: deque[bytearray] = deque()
         self._ended = False
         self._first_word = 0.0
+        self._connections: dict[Socket, tuple[int, int]] = {}
+        """Descriptor and inode of each connection for data."""
+        self._position = -1
+        self._repeats = 0
+        """How often the recipient has said so again, though there is more."""
 
     @property
     def highest(self) -> int:
@@ -213,6 +221,8 @@ class _Attempt:
         events = self._monitors[sock].drain()
         for event in events:
             self._watch.on_event(event, self._unread if sock.type == zmq.PUSH else self._acks)
+            if event.kind is EventKind.CONNECTED and sock.type == zmq.PUSH:
+                self._connections[sock] = event.fd, event.inode
         return [event.kind for event in events]
 
     def _drop(self, sock: Socket) -> None:
@@ -331,9 +341,18 @@ class _Attempt:
                 self._first_word = 0.0
                 self._told.on_begun(self._endpoint, event.position)
                 self._queue.extend(self._machine.start(self._outgoing.go_to(event.position, self._pause)))
+            self._check_stall(event.position)
             self._outgoing.taken(event.position)
             self._told.on_progress(event.position)
         return event
+
+    def _check_stall(self, position: int) -> None:
+        """`LinkLost` where the recipient waits for what it will never get."""
+        waits = position == self._position and position < self._machine.sent and not self._queue
+        self._position, self._repeats = position, self._repeats + 1 if waits else 0
+        if self._repeats >= REPEATS_MAX and self._push is not None and not unsent(*self._connections[self._push]):
+            name = self._session.req.recipient
+            raise LinkLost(f"the link to {name} stands still after {position} bytes", detail="link")
 
     def _produce(self, push: Socket, ready: dict[Any, int]) -> None:
         """Read, seal and send, as long as there is credit, something to read, and room in the socket."""
