@@ -6,12 +6,13 @@ Where one answers no event loop is imported.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from zkc.client import control
-from zkc.client.grants import Grant, Wanted
+from zkc.client.grants import Grant, Listen, Wanted
 from zkc.client.principal import load_main
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
@@ -34,7 +35,7 @@ _GRACE_SECONDS: Final = 1.0
 class Access(Protocol):
     """The coordinator, as a command sees it. Every call blocks and raises the errors of the contract."""
 
-    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
         """One transfer handshake."""
 
     def peers(self) -> list[Peer]:
@@ -77,8 +78,8 @@ class _Either:
         self._closed = False
         self._mutex = threading.Lock()
 
-    def grant(self, wanted: Wanted, within: float | None) -> Grant:
-        return self._ask(lambda way: way.grant(wanted, within))
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+        return self._ask(lambda way: way.grant(wanted, within, listen))
 
     def peers(self) -> list[Peer]:
         return self._ask(lambda way: way.peers())
@@ -120,14 +121,27 @@ class ByDaemon:
         self._client = client
         self._clock = clock
 
-    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
         if within is None:
-            return control.grant_of(self._call(control.ask_grant(wanted, None), 2 * STEP_SECONDS))
+            self._check_alive(2 * STEP_SECONDS)
+            return self._granted(control.ask_grant(wanted, None), 2 * STEP_SECONDS, listen)
         end = self._clock.monotonic() + within
         self._check_alive(within)
         # The daemon says in time what it waited for: only one that stands still gives no answer.
         left = max(end - self._clock.monotonic(), 0.0)
-        return control.grant_of(self._client.call(control.ask_grant(wanted, left), within=left + _GRACE_SECONDS))
+        return self._granted(control.ask_grant(wanted, left), left + _GRACE_SECONDS, listen)
+
+    def _granted(self, request: control.AskGrant, within: float, listen: Listen) -> Grant:
+        """The answer, and before it the question where to listen, if there is one: answered on a call of its own."""
+        grant: Grant | None = None
+        with contextlib.closing(self._client.stream(request, within=within)) as replies:
+            for reply in replies:
+                if isinstance(reply, control.MustListen):
+                    where = listen(reply.coordinator)
+                    self._client.call(control.AskListening(reply.ticket, where), within=within)
+                else:
+                    grant = control.grant_of(reply)
+        return grant if grant is not None else _unexpected(grant)
 
     def peers(self) -> list[Peer]:
         reply = self._call(control.AskPeers())

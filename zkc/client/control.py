@@ -30,8 +30,16 @@ class AskGrant(Message, frozen=True, tag="grant"):
     size_class: U8
     dry_run: bool
     fresh: bool
+    can_listen: bool
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
+
+
+class AskListening(Message, frozen=True, tag="listening"):
+    """The command that asked for a grant has bound its ports, as `MustListen` demanded."""
+
+    ticket: Id
+    endpoints: Endpoints
 
 
 class AskPeers(Message, frozen=True, tag="peers"):
@@ -54,7 +62,9 @@ class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
 
-ControlRequest = AskStatus | AskGrant | AskPeers | AskCard | AskApplication | AskLeave | AskReload
+ControlRequest = (
+    AskStatus | AskGrant | AskListening | AskPeers | AskCard | AskApplication | AskLeave | AskReload
+)
 
 
 class StatusReply(Message, frozen=True, tag="status"):
@@ -83,6 +93,14 @@ class GrantReply(Message, frozen=True, tag="granted"):
 
     def __repr__(self) -> str:
         return "GrantReply(…)"
+
+
+class MustListen(Message, frozen=True, tag="must-listen"):
+    """Before the grant: the recipient cannot be connected to. The command answers with `AskListening`."""
+
+    ticket: Id
+    coordinator: str
+    """Its endpoint, at which interface others most likely are too."""
 
 
 class HaveReply(Message, frozen=True, tag="have"):
@@ -117,21 +135,23 @@ class DoneReply(Message, frozen=True, tag="done"):
 
 
 ControlReply = (
-    StatusReply | GrantReply | HaveReply | AcceptReply | PeersReply | CardReply | InvitationReply | DoneReply
+    StatusReply | GrantReply | MustListen | HaveReply | AcceptReply | PeersReply | CardReply | InvitationReply
+    | DoneReply
 )
 
 
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, wanted.fresh, within,
+        wanted.dry_run, wanted.fresh, wanted.can_listen, within,
     )
 
 
 def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
     return Wanted(
-        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh
+        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh,
+        ask.can_listen,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +23,9 @@ from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.config import ClientConfig
-from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
+from zkc.constants import ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
-from zkc.errors import NotRegistered, PeerViolation, UnknownRecipient, UsageError, ZkcError
+from zkc.errors import NotRegistered, PeerViolation, TimedOut, UnknownRecipient, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_client import Credentials
 from zkc.net.pipe import Bulk
@@ -35,6 +35,7 @@ from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
     AnswerBody,
+    Endpoints,
     Invitation,
     InviteApplication,
     Leave,
@@ -127,6 +128,8 @@ class Daemon:
         self._looks: dict[str, asyncio.Task[None]] = {}
         """Applications about which the coordinator is being asked."""
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
+        self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
+        """What grants under way may wait for: where the command that asked for it listens."""
         self._leaving = False
         self._left = asyncio.Event()
 
@@ -307,7 +310,13 @@ class Daemon:
             self._left.set()
             return
         if isinstance(request, control.AskGrant):
-            yield await self._grant(link, request)
+            async with contextlib.aclosing(self._grant(link, request)) as replies:
+                async for reply in replies:
+                    yield reply
+            return
+        if isinstance(request, control.AskListening):
+            self._take_listening(request)
+            yield control.DoneReply()
             return
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskPeers):
@@ -333,15 +342,48 @@ class Daemon:
             self._leaving = False
             raise
 
-    async def _grant(self, link: Link, request: control.AskGrant) -> control.ControlReply:
+    async def _grant(self, link: Link, request: control.AskGrant) -> AsyncGenerator[control.ControlReply, None]:
+        """The grant; before it, where the recipient comes to the command, the question where that is."""
+        loop = asyncio.get_running_loop()
+        ticket = self._entropy.bytes(ID_BYTES)
+        wanted: asyncio.Future[str] = loop.create_future()
+        told: asyncio.Future[Endpoints] = loop.create_future()
+
+        def listen(coordinator: str) -> asyncio.Future[Endpoints]:
+            wanted.set_result(coordinator)
+            return told
+
+        granting = asyncio.ensure_future(self._granted(link, request, listen))
+        granting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self._listening[ticket] = told
+        try:
+            await asyncio.wait((granting, wanted), return_when=asyncio.FIRST_COMPLETED)
+            if wanted.done() and not granting.done():
+                yield control.MustListen(ticket, wanted.result())
+            yield await granting
+        finally:
+            del self._listening[ticket]
+            granting.cancel()
+
+    async def _granted(
+        self, link: Link, request: control.AskGrant, listen: Callable[[str], Awaitable[Endpoints]]
+    ) -> control.ControlReply:
         try:
             async with asyncio.timeout(request.within):
                 # A command says at once that there is no link; whether it waits for one is its own affair.
                 await link.wait_linked(link.patience)
-                granted = await grant(link, self._store, control.wanted_of(request), self._clock, self._entropy)
+                granted = await grant(
+                    link, self._store, control.wanted_of(request), self._clock, self._entropy, listen
+                )
         except TimeoutError:
             raise overdue(link, request.recipient) from None
         return control.reply_of(granted, self._principal.coordinator.suite.name)
+
+    def _take_listening(self, request: control.AskListening) -> None:
+        told = self._listening.get(request.ticket)
+        if told is None or told.done():
+            raise TimedOut("the handshake is over", detail="expired", hint="run the same command again")
+        told.set_result(request.endpoints)
 
     def _status(self) -> control.StatusReply:
         link = self.main

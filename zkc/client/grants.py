@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from zkc.ids import KeyOrder, KeySource
 from zkc.protocol.session import Session
+from zkc.wire.messages import Endpoints
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Wanted:
     dry_run: bool = False
     fresh: bool = True
     """Whether the recipient starts at the first byte, whatever it has of this delivery."""
+    can_listen: bool = False
+    """Whether the recipient may ask to connect to the process that has the bytes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,5 +44,9 @@ class WouldAccept:
 
     presence: str
 
+
+Listen = Callable[[str], Endpoints]
+"""Called, on any thread, where the recipient cannot be connected to: binds, and says where. Takes the coordinator's
+endpoint, at which interface others most likely are too."""
 
 Grant = Session | Have | WouldAccept

@@ -22,14 +22,14 @@ from zkc.crypto.primitives import digest
 from zkc.env import Clock
 from zkc.errors import PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
-from zkc.net.addresses import ADVERTISED_MAX, advertised
-from zkc.net.pipe import Bell, Bulk, Listener
+from zkc.net.addresses import told
+from zkc.net.pipe import Bell, Bulk, Incoming
 from zkc.net.sockets import DescriptorsTaken, PortsTaken, split_endpoint
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
-from zkc.rules.endpoints import parse_port_range
+from zkc.rules.endpoints import PortRange, parse_listen
 from zkc.rules.policy import Asked, Standing, decide, least_size
 from zkc.rules.rates import Window
 from zkc.stores.files import translated
@@ -60,6 +60,8 @@ _JOIN_SECONDS: Final = 3.0
 _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a transfer waits for a port to become free: the sender hears of it before its own step has run out."""
 _TURN_PAUSE: Final = 0.1
+_YOU_LISTEN: Final = Endpoints([], 0, 0, 0)
+"""What a sender is told that is to be connected to."""
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
@@ -73,7 +75,7 @@ class _Transfer:
     notify: Notify
     answers: dict[bytes, AnswerBody] = field(default_factory=dict)
     """By the digest of what was asked: the same again, whose answer was lost, gets the same answer."""
-    listener: Listener | None = None
+    incoming: Incoming | None = None
     turn: asyncio.Timeout | None = None
     """Its wait for a port."""
     timer: asyncio.TimerHandle | None = None
@@ -189,37 +191,42 @@ class Receiver:
         if refusal is not None:
             self._tell("info", "refused", (req.sender, refusal.detail), **_ids_of(req), reason=refusal.detail)
             return machine.Decline(refusal.code, refusal.detail)
-        listen = parse_port_range(self.config.transfer.listen)
+        listen = parse_listen(self.config.transfer.listen)
+        if listen is None and not req.can_listen:
+            self._tell("info", "refused", (req.sender, "unreachable"), **_ids_of(req), reason="unreachable")
+            return machine.Decline(PolicyRefused.code, "unreachable")
         try:
-            transfer.listener = await self._bind(transfer, listen.host.strip("[]"), listen.ports)
+            incoming = transfer.incoming = await self._bind(transfer, listen)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
-        # In a thread: the coordinator's name may have to be looked up.
-        addresses = list(self.config.transfer.advertise)[:ADVERTISED_MAX] or await asyncio.to_thread(
-            advertised, listen.host, split_endpoint(endpoint)[0]
-        )
+        where = _YOU_LISTEN
+        if listen is not None and incoming.listening is not None:
+            # In a thread: the coordinator's name may have to be looked up.
+            addresses = await asyncio.to_thread(
+                told, self.config.transfer.advertise, listen.host, split_endpoint(endpoint)[0]
+            )
+            where = incoming.listening.at(addresses)
         try:
             self._check_wanted(transfer)
         except PeerViolation:
-            transfer.listener.close()
+            incoming.close()
             raise
-        where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
-        return machine.Accept(where, transfer.listener.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
+        return machine.Accept(where, incoming.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
 
     def _check_wanted(self, transfer: _Transfer) -> None:
         """`PeerViolation` where a transfer was ended while something was waited for."""
         if self._transfers.get(transfer.req.xid) is not transfer:
             raise PeerViolation("unexpected", "the transfer was ended meanwhile")
 
-    async def _bind(self, transfer: _Transfer, host: str, ports: range) -> Listener:
-        """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
+    async def _bind(self, transfer: _Transfer, listen: PortRange | None) -> Incoming:
+        """A thread, and a pair of ports where this end listens; when all are taken, the transfer waits for its turn."""
         req = transfer.req
-        told = False
+        is_told = False
 
         def tell(why: str) -> None:
-            nonlocal told
-            if not told:
-                told = True
+            nonlocal is_told
+            if not is_told:
+                is_told = True
                 self._tell(
                     "warning", "transfer-waits", (req.sender,), **_ids_of(req), why=why,
                     listen=self.config.transfer.listen, seconds=_TURN_SECONDS,
@@ -232,8 +239,10 @@ class Receiver:
                 while True:
                     self._check_wanted(transfer)
                     try:
-                        if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
-                            return self._bulk.listen(host, ports or None)
+                        if sum(each.incoming is not None for each in self._transfers.values()) < TRANSFERS_MAX:
+                            if listen is None:
+                                return self._bulk.dial()
+                            return self._bulk.listen(listen.host.strip("[]"), listen.ports or None, req.sender)
                         tell(f"{TRANSFERS_MAX} transfers are under way")
                     except (PortsTaken, DescriptorsTaken) as error:
                         tell(error.message)
@@ -255,9 +264,9 @@ class Receiver:
         What has come of it stays; its sender makes a new handshake when it is back.
         """
         lost = [
-            (other.req.tid != wanted.req.tid, other.listener.lost_since, other.bell)
+            (other.req.tid != wanted.req.tid, other.incoming.lost_since, other.bell)
             for other in self._transfers.values()
-            if other.listener is not None and other.listener.lost_since is not None and other.bell is not None
+            if other.incoming is not None and other.incoming.lost_since is not None and other.bell is not None
         ]
         for _, _, bell in sorted(lost, key=lambda each: each[:2])[:1]:
             bell.ring(superseded=True)
@@ -304,8 +313,8 @@ class Receiver:
             transfer.turn.reschedule(asyncio.get_running_loop().time())
         if transfer.timer is not None:
             transfer.timer.cancel()
-        if transfer.listener is not None:
-            transfer.listener.close()
+        if transfer.incoming is not None:
+            transfer.incoming.close()
 
     def _tell(self, level: str, event: str, about: tuple[object, ...], **ids: object) -> None:
         """To the log, but no oftener than it can bear: a peer causes it."""
@@ -323,8 +332,8 @@ class Receiver:
 
     def _agreed(self, transfer: _Transfer, session: Session) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""
-        if transfer.listener is None:
-            raise PolicyRefused("no sockets are bound for this transfer", detail="limit")
+        if transfer.incoming is None:
+            raise PolicyRefused("there is no place for this transfer", detail="limit")
         pin_peer(self._store, session.peer, self._clock.wall())
         with translated("receiving"):
             bell = Bell()
@@ -336,17 +345,17 @@ class Receiver:
                 # The sender has come back with a new handshake: the older one has no sender any more.
                 other.bell.ring(superseded=True)
                 older.append(other.done)
-        transfer.listener.admit(session)
+        transfer.incoming.admit(session)
         transfer.bell = bell
         transfer.done = asyncio.get_running_loop().create_future()
         if transfer.timer is not None:
             # Not before: until here its end is what ends a handshake that goes wrong.
             transfer.timer.cancel()
-        task = asyncio.create_task(self._receive(transfer, session, transfer.listener, bell, older))
+        task = asyncio.create_task(self._receive(transfer, session, transfer.incoming, bell, older))
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def _receive(
-        self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell,
+        self, transfer: _Transfer, session: Session, incoming: Incoming, bell: Bell,
         older: Sequence[asyncio.Future[None]] = (),
     ) -> None:
         req = session.req
@@ -357,7 +366,7 @@ class Receiver:
                 # Their partial item is what this one goes on with.
                 await asyncio.wait(older, timeout=_JOIN_SECONDS)
             await asyncio.get_running_loop().run_in_executor(
-                self._threads, deliver, listener, session, sink, bell, self.config.transfer.patience
+                self._threads, deliver, incoming, session, sink, bell, self.config.transfer.patience
             )
             self.received["deliveries"] += 1
             self.received["bytes"] += sink.size

@@ -13,7 +13,7 @@ from msgspec.structs import fields
 from zkc import constants
 from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
 from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite
-from zkc.rules.endpoints import parse_endpoint, parse_port_range
+from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
 from zkc.rules.policy import Rules
 from zkc.rules.units import SIZE_MAX
@@ -37,7 +37,7 @@ _KEY_SOURCES: Final = listed(_KEY_SOURCE, 1)
 _CIPHERS: Final = listed(_CIPHER, 1)
 _ENDPOINTS: Final = listed(written('"tcp://HOST:PORT"', parse_endpoint), 0)
 _LISTEN: Final = listed(written('"tcp://HOST:PORT"', lambda text: parse_endpoint(text, listen=True)), 1)
-_PORT_RANGE: Final = written('"tcp://HOST:PORT" or "tcp://HOST:PORT-PORT", two ports or more', parse_port_range)
+_PORT_RANGE: Final = written('"off", "tcp://HOST:PORT" or "tcp://HOST:PORT-PORT", two ports or more', parse_listen)
 _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_address), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")

@@ -46,6 +46,10 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "a limit of {either} was reached: too large, too many at once, or too many in a second",
         "run it again later, or ask {0} to raise inbox.max_bytes, inbox.per_sender or transfer.listen",
     ),
+    (25, "unreachable"): (
+        "neither this client nor {0} lets the other connect (transfer.listen is off at both)",
+        "set transfer.listen at one of the two to an address and ports that the other one reaches",
+    ),
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (31, ""): ("{0} gave the transfer up", _AGAIN),

@@ -444,7 +444,7 @@ class Resp(Message, frozen=True):
 
 
 class Endpoints(Message, frozen=True):
-    """Where the recipient listens: every address has both ports."""
+    """Where an end listens: every address has both ports. Of a recipient, no address: the sender is to listen."""
 
     addresses: Annotated[list[Word], Meta(max_length=16)]
     data_port: U16
