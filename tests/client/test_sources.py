@@ -9,9 +9,15 @@ from typing import Any
 
 import pytest
 
-from zkc.client.sources import FileSource, source_of
+from zkc.client.sources import AnySource, FileSource, PipeSource, source_of
 from zkc.constants import NOTE_MAX
 from zkc.errors import LocalIOError, UsageError, ZkcError
+
+
+def read(source: AnySource, n: int) -> bytes:
+    """One read."""
+    into = bytearray(n)
+    return bytes(into[: source.readinto(memoryview(into))])
 
 
 @pytest.mark.parametrize(
@@ -24,7 +30,7 @@ from zkc.errors import LocalIOError, UsageError, ZkcError
 def test_text_is_a_message_and_bytes_are_a_stream(payload: Any, kind: str, name: str, size: int) -> None:
     source, manifest = source_of(payload, None, "a note")
     assert (manifest.kind, manifest.name, manifest.size, manifest.note) == (kind, name, size, "a note")
-    assert len(source.read(100)) == size
+    assert len(read(source, 100)) == size
     assert source_of(payload, "other", "")[1].name == "other"
 
 
@@ -36,7 +42,7 @@ def test_a_path_is_a_file_and_an_open_stream_is_piped(tmp_path: Path) -> None:
     with (tmp_path / "x.txt").open("rb") as stream:
         source, manifest = source_of(stream, None, "")
         assert (manifest.kind, manifest.name, manifest.size) == ("stream", "stdin", None)
-        assert source.read(100) == b"hello"
+        assert read(source, 100) == b"hello"
 
 
 @pytest.mark.parametrize(
@@ -63,11 +69,11 @@ def test_a_file_that_claims_to_be_empty_and_is_not_has_no_size() -> None:
     with closing(source):
         assert (manifest.kind, manifest.name, manifest.size) == ("file", "version", None)
         text = Path("/proc/version").read_bytes()
-        for _ in range(2):
-            assert source.read(len(text) + 1) == text
-            assert source.read(1) == b""
-            source.check()
-            assert source.rewind()
+        assert not source.again, "nothing tells whether it is the same when it is read again"
+        assert source.identity == ()
+        assert read(source, len(text) + 1) == text
+        assert read(source, 1) == b""
+        source.check()
 
 
 class Odd(FileSource):
@@ -80,7 +86,7 @@ class Odd(FileSource):
 
 
 def read_whole(source: FileSource) -> None:
-    while source.read(100):
+    while read(source, 100):
         pass
     source.check()
 
@@ -94,3 +100,60 @@ def test_a_file_that_gives_another_number_of_bytes_than_it_claims_is_the_sender_
         read_whole(source)
     assert (caught.value.detail, caught.value.hint) == ("source-changed", "pipe it in instead")
     assert f"claims {5 - more} bytes and gave 5" in caught.value.message
+
+
+def test_a_file_is_read_again_from_any_position(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"hello")
+    with closing(FileSource(tmp_path / "x")) as source:
+        assert source.again
+        read_whole(source)
+        for position in (3, 0, 5, 4):
+            source.seek(position)
+            assert read(source, 100) == b"hello"[position:]
+            assert read(source, 1) == b""
+            source.check()
+
+
+def test_a_file_that_changes_while_it_is_sent_is_noticed_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"hello")
+    with closing(FileSource(tmp_path / "x")) as source:
+        read(source, 3)
+        (tmp_path / "x").write_bytes(b"other")
+        os.utime(tmp_path / "x", (1, 1))
+        with pytest.raises(LocalIOError) as caught:
+            read_whole(source)
+    assert caught.value.detail == "source-changed"
+
+
+def test_the_same_file_has_the_same_identity_by_whatever_path_and_another_has_not(tmp_path: Path) -> None:
+    """Real path, size and time of change; a copy is another file."""
+    path = tmp_path / "x"
+    path.write_bytes(b"hello")
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "copy").write_bytes(b"hello")
+
+    def identity(name: str) -> tuple[bytes, ...]:
+        with closing(FileSource(tmp_path / name)) as source:
+            return source.identity
+
+    first = identity("x")
+    assert first
+    assert identity("link") == identity("../" + tmp_path.name + "/x") == first
+    assert identity("copy") != first
+    os.utime(path, ns=(1, 1))
+    assert identity("x") != first
+    path.write_bytes(b"hello!")
+    os.utime(path, ns=(1, 1))
+    assert identity("x") not in (first, identity("copy"))
+
+
+def test_a_pipe_is_read_once_and_has_no_identity() -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, b"hello")
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as stream:
+        source = PipeSource(stream)
+        assert (source.again, source.identity) == (False, ())
+        assert read(source, 100) == b"hello"
+        with pytest.raises(ValueError, match="once"):
+            source.seek(0)

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.waiting import DEADLINE
-from zkc.net.sockets import Context, CurveKeys, Socket, bind_router, context, generate_curve, split_endpoint, to_raw
+from zkc.net.sockets import (
+    BulkPorts,
+    Context,
+    CurveKeys,
+    Socket,
+    Watch,
+    bind_router,
+    context,
+    generate_curve,
+    serve_bulk,
+    split_endpoint,
+    to_raw,
+)
 from zkc.net.zap import ThreadZap, ZapRequest
 
 
@@ -15,6 +27,14 @@ def ctx() -> Iterator[Context]:
     made = context()
     yield made
     made.destroy(linger=0)
+
+
+def served(ctx: Context, *, watch: Watch | None = None) -> tuple[Socket, Socket, int, int]:
+    """The listening end of one bulk connection on free ports of loopback: pull, push, data port, ack port."""
+    ports = BulkPorts("127.0.0.1")
+    pull, push = serve_bulk(ctx, ports, watch=watch)
+    ports.close()  # libzmq has copies
+    return pull, push, ports.data_port, ports.ack_port
 
 
 @dataclass

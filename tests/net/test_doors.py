@@ -7,12 +7,12 @@ import socket
 import pytest
 import zmq
 
-from tests.net.conftest import Door
+from tests.net.conftest import Door, served
 from tests.support import evil
 from tests.support.evil import KeyedPeer, RawPeer
 from tests.support.waiting import DEADLINE
 from zkc.net.monitor import EventKind, ThreadMonitor
-from zkc.net.sockets import Context, bind_bulk
+from zkc.net.sockets import Context
 from zkc.net.zap import ThreadZap
 
 
@@ -32,7 +32,7 @@ def test_junk_on_the_control_port_is_disconnected_and_disturbs_nobody(door: Door
 @pytest.mark.parametrize("kind", evil.JUNK)
 def test_junk_on_both_bulk_ports_is_disconnected_and_disturbs_nobody(ctx: Context, kind: str) -> None:
     with ThreadZap(ctx, lambda request: "ok" if request.credentials == (b"u", b"p") else None):
-        pull, push, data, ack = bind_bulk(ctx, "127.0.0.1")
+        pull, push, data, ack = served(ctx)
         for port in (data, ack):
             evil.throw(("127.0.0.1", port), evil.JUNK[kind])
         with RawPeer("127.0.0.1", data) as sender, RawPeer("127.0.0.1", ack) as listener:
@@ -72,7 +72,7 @@ def test_a_real_peer_with_a_weaker_mechanism_is_refused_by_the_control_port(
 
 def test_a_silent_connection_is_closed_when_its_handshake_is_overdue(ctx: Context) -> None:
     """Bulk sockets: 2 s; a stranger cannot keep descriptors by saying nothing."""
-    pull, push, data, _ = bind_bulk(ctx, "127.0.0.1")
+    pull, push, data, _ = served(ctx)
     with RawPeer("127.0.0.1", data) as idle, RawPeer("127.0.0.1", data) as half:
         half.send(evil.greeting()[:20])
         idle.wait_closed()

@@ -1,22 +1,24 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import resource
 import socket
 from dataclasses import dataclass
 
 import pytest
 import zmq
 
-from tests.net.conftest import Door
+from tests.net.conftest import Door, served
 from tests.support.evil import KeyedPeer
-from tests.support.waiting import DEADLINE, wait_until
+from tests.support.waiting import DEADLINE
 from zkc.env import SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.net import sockets
 from zkc.net.loopsocket import _source
 from zkc.net.monitor import EventKind, ThreadMonitor
-from zkc.net.sockets import Context, Login, PortsTaken, Socket
+from zkc.net.sockets import BulkPorts, Context, DescriptorsTaken, Login, PortsTaken, Socket
 from zkc.net.zap import ThreadZap, ZapRequest
 
 
@@ -183,8 +185,8 @@ def test_an_address_of_another_machine_says_so(ctx: Context) -> None:
 def test_a_server_socket_without_a_zap_domain_is_never_made(ctx: Context) -> None:
     with pytest.raises(InternalError):
         sockets.bind_router(ctx, ["tcp://127.0.0.1:0"], sockets.generate_curve().secret, b"")
-    with pytest.raises(InternalError):
-        sockets.bind_bulk(ctx, "127.0.0.1", None, b"")
+    with contextlib.closing(BulkPorts("127.0.0.1")) as ports, pytest.raises(InternalError):
+        sockets.serve_bulk(ctx, ports, b"")
 
 
 def test_an_ipv4_address_is_shown_as_one() -> None:
@@ -195,7 +197,6 @@ def test_an_ipv4_address_is_shown_as_one() -> None:
 ALWAYS: dict[int, object] = {
     zmq.IPV6: 1,
     zmq.LINGER: 0,
-    zmq.HEARTBEAT_IVL: 15_000,
     zmq.TCP_KEEPALIVE: 1,
     zmq.ZAP_ENFORCE_DOMAIN: 1,
 }
@@ -222,7 +223,7 @@ def test_every_option_stands_before_the_socket_faces_the_network(ctx: Context) -
         watch=look(
             {
                 zmq.MAXMSGSIZE: 65536 + 33, zmq.SNDHWM: 16, zmq.RCVHWM: 16, zmq.BACKLOG: 4096, zmq.HANDSHAKE_IVL: 5000,
-                zmq.SNDTIMEO: 0, zmq.CURVE_SERVER: 1, zmq.ZAP_DOMAIN: b"zkc",
+                zmq.SNDTIMEO: 0, zmq.CURVE_SERVER: 1, zmq.ZAP_DOMAIN: b"zkc", zmq.HEARTBEAT_IVL: 15_000,
             }
         ),
     )  # fmt: skip
@@ -236,18 +237,22 @@ def test_every_option_stands_before_the_socket_faces_the_network(ctx: Context) -
         watch=look(
             {
                 zmq.MAXMSGSIZE: 65536 + 33, zmq.IMMEDIATE: 1, zmq.SNDHWM: 16, zmq.RCVHWM: 64, zmq.RECONNECT_IVL: 1500,
-                zmq.RECONNECT_IVL_MAX: 30_000, zmq.ROUTING_ID: b"",
+                zmq.RECONNECT_IVL_MAX: 30_000, zmq.ROUTING_ID: b"", zmq.HEARTBEAT_IVL: 15_000,
             }
         ),
     )  # fmt: skip
     bulk: dict[int, object] = {zmq.IMMEDIATE: 1, zmq.RECONNECT_IVL: -1, zmq.HANDSHAKE_IVL: 2000}
     server: dict[int, object] = {**bulk, zmq.PLAIN_SERVER: 1}
     with ThreadZap(ctx, lambda _: None):
-        pull, push, data, ack = sockets.bind_bulk(ctx, "127.0.0.1", watch=look(server))
+        pull, push, data, ack = served(ctx, watch=look(server))
         out, back = sockets.connect_bulk(ctx, "127.0.0.1", data, ack, login("a"), login("b"), watch=look(bulk))
     assert (pull.getsockopt(zmq.ZAP_DOMAIN), push.getsockopt(zmq.ZAP_DOMAIN)) == (b"xfer.data", b"xfer.ack")
     assert pull.getsockopt(zmq.MAXMSGSIZE) == sockets.BULK_FRAME_MAX
     assert pull.getsockopt(zmq.RCVHWM) == out.getsockopt(zmq.SNDHWM) == 4
+    # A ping behind chunks waits for them; the acknowledgements' own are answered at once.
+    assert {sock.getsockopt(zmq.HEARTBEAT_IVL) for sock in (pull, out)} == {0}
+    assert {sock.getsockopt(zmq.HEARTBEAT_IVL) for sock in (push, back)} == {3_000}
+    assert {sock.getsockopt(zmq.HEARTBEAT_TIMEOUT) for sock in (push, back)} == {15_000}
     assert len(seen) == 6
     for sock in (router, dealer, pull, push, out, back):
         sock.close(linger=0)
@@ -290,7 +295,7 @@ def test_a_frame_above_the_limit_drops_its_sender_only(door: Door) -> None:
 
 def test_bulk_bytes_go_one_way_and_acknowledgements_the_other(ctx: Context) -> None:
     with ThreadZap(ctx, by_user):
-        pull, push, data, ack = sockets.bind_bulk(ctx, "127.0.0.1")
+        pull, push, data, ack = served(ctx)
         out, back = sockets.connect_bulk(ctx, "127.0.0.1", data, ack, login("data"), login("ack"))
         for sender, receiver in ((out, pull), (push, back)):
             assert sender.poll(int(DEADLINE * 1000), zmq.POLLOUT)
@@ -306,7 +311,7 @@ def test_bulk_bytes_go_one_way_and_acknowledgements_the_other(ctx: Context) -> N
 def test_a_wrong_token_opens_neither_bulk_socket(ctx: Context, bad: str) -> None:
     monitors: list[ThreadMonitor] = []
     with ThreadZap(ctx, by_user):
-        pull, push, data, ack = sockets.bind_bulk(ctx, "127.0.0.1")
+        pull, push, data, ack = served(ctx)
         out, back = sockets.connect_bulk(
             ctx,
             "127.0.0.1",
@@ -346,35 +351,93 @@ def free_ports(count: int) -> range:
     raise AssertionError("no free ports")
 
 
-def test_bulk_ports_come_from_the_range_until_it_is_exhausted_and_again_when_free(ctx: Context) -> None:
+def test_bulk_ports_come_from_the_range_until_it_is_exhausted_and_again_when_free() -> None:
+    """They are free at once when they are let go."""
     ports = free_ports(5)
-    pairs = [sockets.bind_bulk(ctx, "127.0.0.1", ports) for _ in range(2)]
-    assert [pair[2:] for pair in pairs] == [(ports[0], ports[1]), (ports[2], ports[3])]
+    pairs = [BulkPorts("127.0.0.1", ports) for _ in range(2)]
+    assert [(pair.data_port, pair.ack_port) for pair in pairs] == [(ports[0], ports[1]), (ports[2], ports[3])]
     with pytest.raises(PortsTaken) as caught:
-        sockets.bind_bulk(ctx, "127.0.0.1", ports)
+        BulkPorts("127.0.0.1", ports)
     assert caught.value.detail == "no-port"
     assert f"{ports[0]}-{ports[-1]}" in str(caught.value)
-    for sock in pairs[0][:2]:
-        sock.close(linger=0)
-
-    def bound_again() -> bool:
-        try:
-            pull, push, data, ack = sockets.bind_bulk(ctx, "127.0.0.1", ports)
-        except PortsTaken:
-            return False
-        assert {data, ack} <= {ports[0], ports[1], ports[4]}
-        pull.close(linger=0)
-        push.close(linger=0)
-        return True
-
-    wait_until(bound_again)
-    for sock in pairs[1][:2]:
-        sock.close(linger=0)
+    pairs[0].close()
+    pairs[0].close()
+    again = BulkPorts("127.0.0.1", ports)
+    assert (again.data_port, again.ack_port) == (ports[0], ports[1])
+    for pair in (again, pairs[1]):
+        pair.close()
 
 
-def test_an_empty_port_range_is_exhausted(ctx: Context) -> None:
+def test_an_empty_port_range_is_exhausted() -> None:
     with pytest.raises(PortsTaken):
-        sockets.bind_bulk(ctx, "127.0.0.1", range(0))
+        BulkPorts("127.0.0.1", range(0))
+
+
+def test_one_free_port_is_not_enough_and_is_free_again() -> None:
+    """A range with room for half a pair keeps nothing of it."""
+    (port,) = free_ports(1)
+    for _ in range(2):
+        with pytest.raises(PortsTaken):
+            BulkPorts("127.0.0.1", range(port, port + 1))
+
+
+def test_bulk_ports_at_an_address_of_another_machine_say_so() -> None:
+    with pytest.raises(LocalIOError) as caught:
+        BulkPorts("192.0.2.1")
+    assert caught.value.detail == "address"
+    assert "192.0.2.1" in str(caught.value)
+
+
+def test_a_process_without_descriptors_says_so(ctx: Context) -> None:
+    """Whether the listening sockets cannot be made or libzmq's copies of them."""
+    warm = served(ctx)  # what libzmq opens once for each context
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    with contextlib.closing(BulkPorts("127.0.0.1")) as ports:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.dup(0))
+            for make in (lambda: BulkPorts("127.0.0.1"), lambda: sockets.serve_bulk(ctx, ports)):
+                with pytest.raises(DescriptorsTaken) as caught:
+                    make()
+                assert caught.value.detail == "descriptors"
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for sock in (*sockets.serve_bulk(ctx, ports), *warm[:2]):
+            sock.close(linger=0)
+
+
+@pytest.mark.parametrize("host", ["*", "::"])
+def test_a_wildcard_listens_for_both_families(host: str) -> None:
+    with contextlib.closing(BulkPorts(host)) as ports:
+        for address in ("127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])):
+            for port in (ports.data_port, ports.ack_port):
+                socket.create_connection((address, port), timeout=DEADLINE).close()
+
+
+@pytest.mark.attack("D02")
+def test_a_pair_that_is_made_anew_listens_on_the_same_ports_and_has_nothing_of_the_one_before(ctx: Context) -> None:
+    """The ports are never free in between, and a frame of the old connection is read by nobody."""
+    ports = BulkPorts("127.0.0.1")
+    with contextlib.closing(ports), ThreadZap(ctx, by_user):
+        for word in (b"first", b"second"):
+            pull, push = sockets.serve_bulk(ctx, ports)
+            out, back = sockets.connect_bulk(
+                ctx, "127.0.0.1", ports.data_port, ports.ack_port, login("data"), login("ack")
+            )
+            assert out.poll(int(DEADLINE * 1000), zmq.POLLOUT)
+            out.send(word)
+            assert pull.poll(int(DEADLINE * 1000))
+            if word == b"second":
+                assert pull.recv() == b"second"
+            for sock in (pull, push, out, back):
+                sock.close(linger=0)
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", ports.data_port), reuse_port=False).close()
 
 
 def test_a_token_is_not_shown() -> None:

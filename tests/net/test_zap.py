@@ -10,14 +10,14 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.net.conftest import Door
+from tests.net.conftest import Door, served
 from tests.support.evil import KeyedPeer, RawPeer
 from tests.support.waiting import DEADLINE, until
 from zkc.errors import InternalError, PeerViolation
 from zkc.net import zap
 from zkc.net.loopsocket import LoopSocket, Received
 from zkc.net.monitor import EventKind
-from zkc.net.sockets import Context, bind_bulk, bind_router, generate_curve, to_raw
+from zkc.net.sockets import Context, bind_router, generate_curve, to_raw
 from zkc.net.zap import AsyncZap, ThreadZap, ZapRequest, parse, reply
 
 CURVE = [b"1.0", b"7", b"zkc", b"127.0.0.1", b"", b"CURVE", bytes(32)]
@@ -174,7 +174,7 @@ def test_a_context_has_one_handler(ctx: Context) -> None:
 @pytest.mark.attack("D01", "C13")
 def test_plain_peers_with_strange_credentials_are_refused(ctx: Context) -> None:
     with ThreadZap(ctx, lambda request: "ok" if request.credentials == (b"u", b"p") else None):
-        pull, push, data, _ = bind_bulk(ctx, "127.0.0.1")
+        pull, push, data, _ = served(ctx)
         with ExitStack() as stack:
             refused = []
             for user, password in ((b"", b""), (b"\0" * 255, b"\xff" * 255), (b"u", b""), (b"u", b"p" * 2)):

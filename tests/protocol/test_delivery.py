@@ -13,6 +13,8 @@ import msgspec
 import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.link import flipped, places
 from tests.support.parties import identity_of, world
@@ -28,7 +30,7 @@ from zkc.errors import IntegrityError, PeerViolation
 from zkc.ids import CIPHERS
 from zkc.protocol import delivery_recipient as dr
 from zkc.protocol import delivery_sender as ds
-from zkc.protocol.delivery import Stopped
+from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import DeliveryRecipient, receipt_body
 from zkc.protocol.delivery_sender import DeliverySender
 from zkc.protocol.session import Session
@@ -63,6 +65,7 @@ class Delivery:
     into: bytearray = dataclasses.field(default_factory=bytearray)
     complete: dr.Complete | None = None
     delivered: ds.Delivered | None = None
+    events: list[Any] = dataclasses.field(default_factory=list)
     frames: list[bytes] = dataclasses.field(default_factory=list)
     """Every frame of manifest and data, in order."""
 
@@ -435,7 +438,7 @@ def test_a_frame_that_was_cut_short_is_refused(cut: int) -> None:
 def test_after_a_failure_nothing_more_is_taken_in_either_direction() -> None:
     """Sticky, whatever failed: a connection that broke a rule is over."""
     for bad in (
-        lambda forger: forger.chunk(content(C) + b"x"), lambda forger: forger.chunk(b"short"),
+        lambda forger: forger.chunk(content(C) + b"x"), lambda forger: forger.chunk(b""),
         lambda forger: flipped(forger.chunk(content(C)), -1), lambda forger: forger.manifest(), lambda _: b"",
     ):  # fmt: skip
         forger, recipient = forged()
@@ -509,7 +512,7 @@ DATA = content(C + 10)
         ("the digest of other data", lambda: DATA[C:] + Forger.end(DATA[:-1] + b"?", size=len(DATA))),
         ("the digest of this chunk alone", lambda: DATA[C:] + Forger.end(DATA[C:], size=len(DATA))),
         ("the digest of another manifest", lambda: DATA[C:] + Forger.end(DATA, OTHER)),
-        ("an empty last chunk", lambda: Forger.end(DATA[:C])),
+        ("an empty last chunk with the end of more", lambda: Forger.end(DATA)),
         ("an end that came too early", lambda: DATA[C : C + 5] + Forger.end(DATA)),
     ],
 )  # fmt: skip
@@ -541,10 +544,165 @@ def test_nothing_comes_after_the_last_chunk(flags: Flag) -> None:
 
 
 @pytest.mark.attack("D04")
-@pytest.mark.parametrize("size", [0, 1, C - 1])
-def test_a_short_chunk_before_the_end_is_truncated(size: int) -> None:
+def test_an_empty_chunk_before_the_end_is_truncated() -> None:
     forger, recipient = forged()
-    assert violation(lambda: recipient.receive(forger.chunk(content(size)))) == "truncated"
+    assert violation(lambda: recipient.receive(forger.chunk(b""))) == "truncated"
+
+
+def test_a_chunk_may_be_short_anywhere_and_the_last_one_empty() -> None:
+    """A stream that pauses leaves as it is; its end may come alone."""
+    forger, recipient = forged()
+    data = content(C + 3)
+    for piece in (data[:1], data[1 : C + 1], data[C + 1 :]):
+        assert recipient.receive(forger.chunk(piece)) == dr.Data(piece)
+    end = recipient.receive(forger.chunk(Forger.end(data), Flag.LAST))
+    assert end == dr.Complete(b"", len(data), blake3(data).digest())
+
+
+@given(data=st.data(), size=st.integers(0, 3 * C))
+@settings(max_examples=30, deadline=None)
+def test_whatever_the_sizes_of_the_chunks_the_whole_arrives(data: st.DataObject, size: int) -> None:
+    """Any split into pieces of 1 to C bytes, the last of any size."""
+    whole, at = content(size), 0
+    delivery = Delivery.of().begin()
+    while at < size and data.draw(st.booleans()):
+        piece = whole[at : at + data.draw(st.integers(1, C))]
+        at += len(piece)
+        delivery.hear(*delivery.sender.chunk(piece, last=False))
+    for begin in range(at, max(size, at + 1), C):
+        delivery.hear(*delivery.sender.chunk(whole[begin : begin + C], last=begin + C >= size))
+    delivery.finish()
+    assert bytes(delivery.into) == whole
+
+
+# --- one delivery over several connections --------------------------------------------------------------------------
+
+
+def resumed(delivery: Delivery, attempt: int, manifest: Manifest = WHOLE) -> Delivery:
+    """Another connection of ``delivery``'s session, from where its recipient stands."""
+    old = delivery.recipient
+    known = delivery.complete is not None
+    kept = Delivery(
+        DeliverySender(sessions()[0], manifest, attempt, delivery.sender.whole),
+        DeliveryRecipient(
+            sessions()[1], attempt, CREDIT, received=old.received, digest=old._line.hash, manifest=WHOLE, whole=known
+        ),
+        into=delivery.into, complete=delivery.complete,
+    )
+    if not known:
+        kept.sender.receive(bytes(kept.recipient.ack(old.received, CREDIT)))
+        kept.events = kept.hear(*kept.sender.start(blake3(bytes(delivery.into))))
+    return kept
+
+
+@pytest.mark.claims("B5", 81)
+@pytest.mark.parametrize("cut", [0, 1, C, C + 7])
+def test_a_delivery_goes_on_over_another_connection_where_the_recipient_stands(cut: int) -> None:
+    """Position and digest go on; what it is was told again; the receipt is of the whole."""
+    data = content(2 * C)
+    first = Delivery.of().begin()
+    for piece in (data[: min(cut, C)], data[C:cut]):
+        if piece:
+            first.hear(*first.sender.chunk(piece, last=False))
+    second = resumed(first, 1)
+    assert second.events == [dr.Started(), dr.Announced(WHOLE)]
+    assert (second.sender.sent, second.recipient.received) == (cut, cut)
+    rest = data[cut:]
+    for at in range(0, len(rest), C):
+        second.hear(*second.sender.chunk(rest[at : at + C], last=at + C >= len(rest)))
+    second.finish()
+    assert bytes(second.into) == data
+    assert (second.delivered.body.size, second.delivered.body.digest) == (len(data), blake3(data).digest())
+    used = {(h.stream, h.attempt) for h in map(DataHeader.unpack, second.frames)}
+    assert {attempt for _, attempt in used} == {1}
+
+
+@pytest.mark.attack("F06")
+@pytest.mark.parametrize(
+    "change", [{"name": "other.bin"}, {"size": 7}, {"note": ""}, {"mode": 0o777}, {"mtime_ns": 1}, {"kind": "file"}]
+)
+def test_what_was_accepted_once_is_not_called_otherwise_by_a_later_connection(change: dict[str, Any]) -> None:
+    first = Delivery.of().begin()
+    first.hear(*first.sender.chunk(content(C), last=False))
+    assert violation(lambda: resumed(first, 1, msgspec.structs.replace(WHOLE, **change))) == "unexpected"
+
+
+@pytest.mark.parametrize("offset", [0, C - 1, C + 1, 2 * C])
+def test_a_later_connection_starts_where_the_recipient_stands_and_nowhere_else(offset: int) -> None:
+    recipient = DeliveryRecipient(sessions()[1], 1, CREDIT, received=C, digest=blake3(content(C)), manifest=WHOLE)
+    forger = Forger(sessions()[0], 1)
+    assert violation(lambda: recipient.receive(forger.start(offset))) == "unexpected"
+
+
+def test_a_later_connection_s_credit_counts_from_where_the_recipient_stands() -> None:
+    recipient = DeliveryRecipient(sessions()[1], 1, C, received=C, digest=blake3(content(C)), manifest=WHOLE)
+    forger = Forger(sessions()[0], 1)
+    for frame in (forger.start(C), forger.manifest(), forger.chunk(content(C))):
+        recipient.receive(frame)
+    assert recipient.received == 2 * C
+    assert violation(lambda: recipient.receive(forger.chunk(b"x"))) == "limit"
+
+
+@pytest.mark.attack("D05")
+def test_no_frame_of_an_earlier_connection_opens_in_a_later_one() -> None:
+    """Neither as it is nor under the new number: each attempt has keys of its own."""
+    first = Delivery.of().begin()
+    (chunk,) = first.sender.chunk(content(C), last=False)
+    for frame in (*first.frames, bytes(chunk)):
+        with pytest.raises(NotOpened):
+            resumed(Delivery.of().begin(), 1).recipient.receive(frame)
+        renamed = dataclasses.replace(DataHeader.unpack(frame), attempt=1).pack() + frame[DATA_HEADER_BYTES:]
+        with pytest.raises(NotOpened):
+            resumed(Delivery.of().begin(), 1).recipient.receive(renamed)
+
+
+def test_the_first_word_of_a_later_connection_is_done_where_everything_is_durable() -> None:
+    """DONE was lost: it comes again, and is held against what an earlier connection took."""
+    first = Delivery.of().begin().send(content(C + 5))
+    again = resumed(first, 1)
+    assert again.sender.whole == (C + 5, blake3(content(C + 5)).digest())
+    again.finish(first.receipt())
+    assert again.delivered.body.size == C + 5
+
+
+@pytest.mark.attack("D15")
+@pytest.mark.parametrize("change", [{"size": C}, {"digest": bytes(32)}, {"tid": bytes(16)}])
+def test_a_receipt_that_comes_first_is_held_against_what_was_sent(change: dict[str, Any]) -> None:
+    first = Delivery.of().begin().send(content(C + 5))
+    with pytest.raises(IntegrityError) as caught:
+        resumed(first, 1).finish(first.receipt(**change))
+    assert caught.value.detail == "receipt"
+
+
+def test_a_receipt_of_what_was_not_sent_whole_is_unexpected() -> None:
+    first = Delivery.of().begin().send(content(C + 5))
+    early = DeliverySender(sessions()[0], WHOLE, 1)
+    done = bytes(resumed(first, 1).recipient.done(first.receipt()))
+    assert violation(lambda: early.receive(done)) == "unexpected"
+
+
+@pytest.mark.attack("D03")
+def test_what_anybody_in_between_can_make_is_told_from_what_only_the_other_end_can() -> None:
+    """A frame that does not open costs a connection; one that opens and breaks a rule costs the delivery."""
+    delivery = Delivery.of().begin()
+    chunk = bytes(delivery.sender.chunk(content(C), last=False)[0])
+    ack = bytes(delivery.recipient.ack(0, CREDIT))
+    for frame in (b"", b"noise", chunk[:-1], flipped(chunk, -1), flipped(chunk, 9), flipped(chunk, 0), ack):
+        with pytest.raises(NotOpened):
+            resumed(Delivery.of().begin(), 1).recipient.receive(frame)
+        with pytest.raises(NotOpened):
+            forged()[1].receive(b"" if frame == chunk else frame)
+    for frame in (b"", b"noise", ack[:-1], flipped(ack, -1), flipped(ack, 9), flipped(ack, 0), chunk):
+        with pytest.raises(NotOpened):
+            Delivery.of().sender.receive(frame)
+    for said in (b"", content(C + 1)):
+        forger, recipient = forged()
+        with pytest.raises(PeerViolation) as caught:
+            recipient.receive(forger.chunk(said))
+        assert not isinstance(caught.value, NotOpened)
+    with pytest.raises(PeerViolation) as caught:
+        (boast := Delivery.of().begin()).sender.receive(bytes(boast.recipient.ack(C + 1, 0)))
+    assert not isinstance(caught.value, NotOpened)
 
 
 @pytest.mark.attack("D04")

@@ -201,6 +201,7 @@ def _delivery_cells(world: World) -> set[tuple[int, type, type]]:
         for cell, consume in delivery_recipient.TABLE.items():
             if consume is delivery_recipient.consume_wrong_end:
                 _Delivery(*talk.sessions).run_to_wrong_end(*cell)
+        _Delivery(*talk.sessions).run_again_after_the_end()
         for end in (_Delivery(*talk.sessions).sender, _Delivery(*talk.sessions).recipient):
             with pytest.raises(PeerViolation):
                 end.receive(b"noise")
@@ -239,6 +240,15 @@ class _Delivery:
         with pytest.raises(PeerViolation) as caught:
             self.recipient.receive(frame)
         assert caught.value.detail == "truncated"
+
+    def run_again_after_the_end(self) -> None:
+        """The connection ends between the last chunk and DONE, which is the first word of the next one."""
+        next(None for _ in self._points() if isinstance(self.recipient.state, delivery_recipient.Whole))
+        sender, recipient = self.sessions
+        again = delivery_sender.DeliverySender(sender, self.manifest, 2, self.sender.whole)
+        whole = delivery_recipient.DeliveryRecipient(recipient, 2, received=len(self.data), whole=True)
+        again.receive(whole.done(self._receipt()))
+        whole.receive(again.bye())
 
     def _points(self) -> Iterator[None]:
         """The whole conversation, with a stop wherever either end may give up."""

@@ -16,7 +16,7 @@ import zmq
 from blake3 import blake3
 
 from tests.support.evil import RawPeer, frame
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.by_link import ByLink
 from zkc.client.grants import Grant, Wanted
 from zkc.client.principal import load_main
@@ -32,7 +32,7 @@ from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DataHeader, Flag, Stream
-from zkc.wire.messages import Ack, AckMessage, Done, Manifest, Start, Stop
+from zkc.wire.messages import Ack, AckMessage, Done, Endpoints, Manifest, Start, Stop
 
 _REFUSED = {
     EventKind.HANDSHAKE_FAILED_AUTH, EventKind.HANDSHAKE_FAILED_NO_DETAIL, EventKind.HANDSHAKE_FAILED_PROTOCOL,
@@ -65,16 +65,21 @@ class EvilSender:
         self._access.close()
         self._store.close()
 
-    def agree(self, recipient: str, *, tid: bytes = b"") -> Session:
+    def agree(self, recipient: str, *, tid: bytes = b"", fresh: bool = True) -> Session:
         """A handshake to its end: the recipient listens, and both hold the key."""
-        granted = self.ask(recipient, tid=tid)
+        granted = self.ask(recipient, tid=tid, fresh=fresh)
         assert isinstance(granted, Session)
         return granted
 
-    def ask(self, recipient: str, *, tid: bytes = b"") -> Grant:
+    def ask(self, recipient: str, *, tid: bytes = b"", fresh: bool = True) -> Grant:
         """A handshake, whatever comes of it."""
-        wanted = Wanted(tid or self._entropy.bytes(16), recipient, "sender", "recipient-first", "aes-256-gcm", 255)
-        return self._access.grant(wanted, DEADLINE)
+        tid = tid or self._entropy.bytes(16)
+        wanted = Wanted(tid, recipient, "sender", "recipient-first", "aes-256-gcm", 255, fresh=fresh)
+        return self._access.grant(wanted, DEADLINE, _cannot_listen)
+
+
+def _cannot_listen(_coordinator: str) -> Endpoints:
+    raise AssertionError("a recipient that listens asks its sender to")
 
 
 class Frames:
@@ -93,15 +98,22 @@ class Frames:
         self.sent = 0
 
     def opening(self) -> list[bytearray]:
-        """START and the manifest."""
+        """START, at what was sent before, and the manifest."""
         return [
-            self.data.seal(encode(Start(self.attempt, 0)), Flag.START),
+            self.data.seal(encode(Start(self.attempt, self.sent)), Flag.START),
             self.names.seal(encode(self.manifest), Flag.LAST),
         ]
 
     def whole(self) -> bytes:
         """One chunk's worth of bytes, no two alike."""
         return os.urandom(self.chunk_bytes)
+
+    def again(self, session: Session, attempt: int) -> Frames:
+        """Those of a later attempt, which goes on where these have come to."""
+        manifest = self.manifest
+        later = Frames(session, attempt=attempt)
+        later.manifest, later.hash, later.sent = manifest, self.hash.copy(), self.sent
+        return later
 
     def chunk(self, data: bytes, flags: Flag = Flag.NONE) -> bytearray:
         """A chunk of any length, with any flags."""
@@ -126,15 +138,18 @@ class Line:
 
     def __init__(
         self, session: Session, *, data: Login | Literal["true"] | None = "true",
-        ack: Login | Literal["true"] | None = "true",
+        ack: Login | Literal["true"] | None = "true", attempt: int = 0,
     ) -> None:
         assert session.endpoints is not None
         self._session = session
-        self._opener = StreamOpener(session.k, Stream.ACK, 0, session.req.cipher)
+        self._opener = StreamOpener(session.k, Stream.ACK, attempt, session.req.cipher)
         self._ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.host = session.endpoints.addresses[0]
         self.data_port, self.ack_port = session.endpoints.data_port, session.endpoints.ack_port
-        tokens = [login(session, kind) if given == "true" else given for kind, given in (("data", data), ("ack", ack))]
+        tokens = [
+            login(session, kind, attempt) if given == "true" else given
+            for kind, given in (("data", data), ("ack", ack))
+        ]
         self._monitors: list[ThreadMonitor] = []
         self.push = self._connect(zmq.PUSH, self.data_port, tokens[0])
         self.pull = self._connect(zmq.PULL, self.ack_port, tokens[1])
@@ -205,6 +220,14 @@ class Line:
                 return None
             gone = gone or (message is None and self.gone())
         raise AssertionError(f"no last word within {within:g} s")
+
+    def wait_gone(self) -> list[Ack | Done | Stop]:
+        """Return once the recipient has ended a connection, with what it had said by then."""
+        wait_until(self.gone)
+        said: list[Ack | Done | Stop] = []
+        while (message := self.answer(0.0)) is not None:
+            said.append(message)
+        return said
 
     def acknowledged(self, position: int) -> None:
         """Return once the recipient has taken over so many bytes."""

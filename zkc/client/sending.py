@@ -42,7 +42,7 @@ from zkc.stores.home import Home
 from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
 from zkc.stores.under_way import UnderWay, key_of, tid_of
 from zkc.wire.codec import decode
-from zkc.wire.messages import Endpoints, Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, Endpoints, Manifest, Receipt, ReceiptBody
 
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 2.0
@@ -426,7 +426,11 @@ class Sending:
     def _check_earlier(self, have: Have) -> ReceiptBody:
         """A receipt of an earlier try of this delivery: it must be one of ours, and of this very data."""
         try:
-            body = verify_receipt(read_identity(have.ed25519, have.ml_dsa), have.receipt)
+            identity = read_identity(have.ed25519, have.ml_dsa)
+            body = verify_receipt(identity, have.receipt)
+            # What is kept is checked offline against the card in it, which at DONE is the one that was verified.
+            card: Card = decode(decode(have.receipt, Receipt).card, Card)
+            identity.verify_durable("card", body.card_hash, card.signature)
         except PeerViolation as violation:
             raise IntegrityError(
                 f"the receipt of {self._recipient} did not verify ({violation})", detail="receipt", hint=WRONG_RECEIPT

@@ -196,11 +196,12 @@ def consume_key(recipient: Recipient, state: Responded, message: DeliverKey) -> 
     key: Key = decode(message.key, Key)
     if key.xid != state.req.xid:
         raise PeerViolation("identity", "a key of another transfer")
+    _check_asked(state, key.sealed_endpoints)
     at = state.th.value
     th = state.th.absorb(message.key)
     state.sender.identity.verify("xfer-key", th.value, message.signature)
     th = th.absorb(message.signature)
-    endpoints = open_endpoints(recipient.kem_key, at, key.sealed_endpoints, wanted=state.sender_listens)
+    endpoints = open_endpoints(recipient.kem_key, at, key.sealed_endpoints)
     ss1 = kem_decapsulate(recipient.kem_key, "xfer-perm", at, key.ct1)
     ss2 = kem_decapsulate(state.one_time, "xfer-eph", at, key.ct2)
     k = session_key(th, ss1, ss2)
@@ -282,8 +283,14 @@ def _check_sender(recipient: Recipient, k: Secret, state: Responded, encoded: by
     conf: ConfS = decode(encoded, ConfS)
     if conf.xid != state.req.xid:
         raise PeerViolation("identity", "a confirmation of another transfer")
+    _check_asked(state, conf.sealed_endpoints)
     check_mac(mac(expand(k, "confS", 32), th_c, conf.sealed_endpoints), conf.mac)
-    return open_endpoints(recipient.kem_key, th_c, conf.sealed_endpoints, wanted=state.sender_listens)
+    return open_endpoints(recipient.kem_key, th_c, conf.sealed_endpoints)
+
+
+def _check_asked(state: Responded, sealed_endpoints: bytes) -> None:
+    if bool(sealed_endpoints) is not state.sender_listens:
+        raise PeerViolation("unexpected", "endpoints of a sender that was not to listen, or none of one that was")
 
 
 def _session(

@@ -13,6 +13,7 @@ from zkc.crypto.chunks import token, xid_tag
 from zkc.crypto.primitives import Secret
 from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError
 from zkc.net.sockets import Login, Socket
+from zkc.protocol.delivery import NotOpened
 from zkc.rules.refusals import refused_by
 
 CONNECT_SECONDS: Final = 5.0
@@ -70,13 +71,13 @@ def attempt_of(user: bytes) -> int | None:
 
 
 def receive_frame(sock: Socket) -> zmq.Frame | None:
-    """The next single-part message that is there; a multipart one is no frame of ours."""
+    """The next single-part message that is there; a multipart one is no frame of ours: `NotOpened`."""
     try:
         frame = sock.recv(zmq.DONTWAIT, copy=False)
     except zmq.Again:
         return None
     if frame.more:
-        raise PeerViolation("malformed", "a frame of several parts")
+        raise NotOpened("malformed", "a frame of several parts")
     return frame
 
 

@@ -184,8 +184,11 @@ class Door:
 class Doors:
     """A context in which ends listen, and the one ZAP handler that all of them share. Any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = 1) -> None:
+        """``places``: how many ends may listen at once."""
         self.context: Final[Context] = context()
+        # A pair is four sockets with their monitors; libzmq's own bound is 1023, and counts before the first is made.
+        self.context.set(zmq.MAX_SOCKETS, 6 * places + 64)
         self._doors: dict[str, Door] = {}
         self._numbers = iter(range(1, 1 << 62))
         self._zap = ThreadZap(self.context, self._admit)
@@ -408,8 +411,9 @@ class Dialling:
                     self._try(left.popleft(), number)
                     due = now + NEXT_ADDRESS_SECONDS
                 if not self._waiting or now >= until:
+                    named = ", ".join(self._endpoints.addresses)
                     raise LinkLost(
-                        f"cannot reach {self._peer} at {', '.join(self._addresses) or 'nowhere'}", detail="link",
+                        f"cannot reach {self._peer} at {named or 'nowhere'}", detail="link",
                         hint=f"transfer.listen at {self._peer} must name an address and ports that a firewall lets "
                         "this client connect to",
                     )

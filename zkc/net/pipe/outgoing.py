@@ -101,6 +101,8 @@ class Outgoing:
 
         `Interrupted` (``pipe``) where those bytes are gone; `IntegrityError` where there never were so many.
         """
+        if position > self._marks[-1][0] and not self._source.again:
+            raise _never_sent()
         if position < self._marks[0][0]:
             if not self._source.again:
                 raise Interrupted(
@@ -123,10 +125,7 @@ class Outgoing:
         while start < position:
             pause()
             if not self.read(min(position - start, _READ)):
-                raise IntegrityError(
-                    "the recipient claims to have more than was sent", detail="position",
-                    hint="run it again with --no-resume; if it happens again, one of the two versions is defective",
-                )
+                raise _never_sent()
             digest.update(self.chunk)
             start += self._filled
             self._filled = 0
@@ -145,3 +144,10 @@ class Outgoing:
                 self._filled = 0
             self.whole = size, digest.digest()
         return self.whole
+
+
+def _never_sent() -> IntegrityError:
+    return IntegrityError(
+        "the recipient claims to have more than was sent", detail="position",
+        hint="run it again with --no-resume; if it happens again, one of the two versions is defective",
+    )

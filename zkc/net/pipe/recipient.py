@@ -65,9 +65,7 @@ class Bulk(Doors):
 
     def __init__(self) -> None:
         keep_chunk_memory()
-        super().__init__()
-        # A pair is four sockets with their monitors; libzmq's own bound of 1023 would end before our places do.
-        self.context.set(zmq.MAX_SOCKETS, 6 * TRANSFERS_MAX + 64)
+        super().__init__(TRANSFERS_MAX)
         self.budget: Final = Budget()
 
     def listen(self, host: str, ports: range | None, sender: str = "the sender") -> Incoming:
