@@ -158,6 +158,22 @@ CONTROL_CONNECTIONS_MAX: Final = 256
 """Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024
 """Bytes of one request or answer on the local control socket."""
+RELAY_CONNECTIONS_MAX: Final = 4096
+"""Connections to a relay at once; a transfer has four."""
+RELAY_CONNECTIONS_PER_ADDRESS_MAX: Final = 1024
+"""Of those: from one address, behind which there may be many clients."""
+RELAY_MEETINGS_MAX: Final = 4096
+"""Meetings that a relay knows of, used or not; a transfer has two."""
+RELAY_MEETINGS_PER_CLIENT_MAX: Final = 256
+"""Of those: on account of one recipient: twice `TRANSFERS_PER_SENDER_MAX` transfers at once."""
+RELAY_UNUSED_SECONDS: Final = 600.0
+"""How long a relay knows of a meeting at which nobody is: longer than ends are patient, unless it is said otherwise."""
+RELAY_LONE_SECONDS: Final = 10.0
+"""How long a relay holds one end alone; it comes again as long as it hopes."""
+RELAY_BUFFER_BYTES: Final = 256 * 1024
+"""Bytes in flight of one direction, beyond one read: then its source is not read until they are fewer."""
+RELAY_ANNOUNCE_SECONDS: Final = 10.0
+"""A relay says so often that it is there: a coordinator that was told to name it need not ask."""
 NOTE_MAX: Final = 4096
 """Bytes of a note, UTF-8."""
 FILE_NAME_MAX: Final = 255

@@ -69,7 +69,7 @@ class Connection:
 
     def begin(self, position: int = 0) -> Any:
         """The recipient stands at ``position``."""
-        self.told.on_begun("127.0.0.1:1", position)
+        self.told.on_begun("direct 127.0.0.1:1", position)
         return self.outgoing.go_to(position)
 
     def send(self, position: int = 0) -> bytes:

@@ -17,10 +17,12 @@ from blake3 import blake3
 
 from tests.support.parties import world
 from tests.support.proxy import TcpProxy
+from tests.support.relays import Relay
 from tests.support.streams import WHAT, Kept, Memory, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK_MIN
+from zkc.crypto.chunks import rendezvous
 from zkc.errors import Interrupted, PolicyRefused, ZkcError
 from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, LinkLost, Outgoing, Told
 from zkc.net.pipe.link import CONNECT_SECONDS, login
@@ -30,7 +32,8 @@ from zkc.wire.messages import Endpoints
 C: Final = CHUNK_MIN
 MIB: Final = 1024 * 1024
 HOST: Final = "127.0.0.1"
-FORMS: Final = ("recipient listens", "sender listens")
+RV: Final = b"random, in truth"
+FORMS: Final = ("recipient listens", "sender listens", "by a relay")
 
 
 class Meeting:
@@ -44,6 +47,8 @@ class Meeting:
         self.sender, self.recipient = (dataclasses.replace(each, resp=resp) for each in talk.sessions)
         self.bulk, self.doors, self.bell, self.ring = Bulk(), Doors(), Bell(), Bell()
         self.here: Listening | None = None
+        self.relay: Relay | None = None
+        self.proxies: tuple[TcpProxy, ...]
         self.incoming: Incoming
         nowhere = Endpoints([], 0, 0, 0)
         if form == "recipient listens":
@@ -51,6 +56,13 @@ class Meeting:
             assert self.incoming.listening is not None
             self.proxies = self._proxies(self.incoming.listening)
             self.sender = dataclasses.replace(self.sender, endpoints=self.where())
+            self.recipient = dataclasses.replace(self.recipient, endpoints=None)
+        elif form == "by a relay":
+            self.relay, self.proxies = Relay(), ()
+            self.relay.announce(rendezvous(RV, "data"), rendezvous(RV, "ack"))
+            told = Endpoints([HOST], self.relay.port, self.relay.port, 0, "relay1", RV)
+            self.incoming = self.bulk.by_relay(told, "alice")
+            self.sender = dataclasses.replace(self.sender, endpoints=told)
             self.recipient = dataclasses.replace(self.recipient, endpoints=None)
         else:
             self.here = self.doors.bind(HOST, None, sends=True, peer="bob")
@@ -69,6 +81,8 @@ class Meeting:
         return Endpoints([HOST], self.proxies[0].port, self.proxies[1].port, 0)
 
     def cut(self) -> int:
+        if self.relay is not None:
+            return self.relay.cut()
         return sum(proxy.cut() for proxy in self.proxies)
 
     def receive(self, patience: float = DEADLINE) -> Future[None]:
@@ -85,6 +99,8 @@ class Meeting:
             self.here.close()
         for proxy in self.proxies:
             proxy.close()
+        if self.relay is not None:
+            self.relay.__exit__()
         self.bulk.close()
         self.doors.close()
         self.bell.close()
@@ -182,9 +198,12 @@ def test_a_recipient_alone_waits_its_patience_and_no_longer(meeting: Meeting) ->
 def test_strangers_at_the_ports_change_nothing(meeting: Meeting) -> None:
     listening = meeting.here or meeting.incoming.listening
     assert listening is not None
+    ports = (listening.data_port, listening.ack_port)
+    if meeting.relay is not None:
+        ports = (*ports, meeting.relay.port)
     data = random.Random(4).randbytes(2 * MIB)
     with contextlib.ExitStack() as strangers:
-        for port in 4 * (listening.data_port, listening.ack_port):
+        for port in 4 * ports:
             strangers.enter_context(socket.create_connection((HOST, port))).sendall(b"GET / HTTP/1.1\r\n\r\n")
         receiving = meeting.receive()
         persist(meeting.attempts(data))
@@ -272,7 +291,7 @@ def test_an_address_that_is_silent_holds_up_nobody(family: str) -> None:
         took = time.monotonic() - begun
         receiving.result(DEADLINE)
     shown = f"[{family}]" if ":" in family else family
-    assert reached == [f"tcp://{shown}:{listening.data_port}"]
+    assert reached == [f"direct tcp://{shown}:{listening.data_port}"]
     assert took < CONNECT_SECONDS / 2
     incoming.close()
     bulk.close()
@@ -286,7 +305,7 @@ def test_a_listening_sender_names_the_address_by_which_it_was_reached(sender_lis
     receiving = sender_listens.receive()
     sender_listens.attempts(b"x").next(Bell(), Told(on_begun=lambda endpoint, _: reached.append(endpoint)))
     receiving.result(DEADLINE)
-    assert reached == [f"tcp://{HOST}:{here.data_port}"]
+    assert reached == [f"direct tcp://{HOST}:{here.data_port}"]
 
 
 def test_a_ring_ends_the_wait_of_either_end(sender_listens: Meeting) -> None:

@@ -105,7 +105,7 @@ class EvilRecipient:
     async def _start(self, home: Home) -> Daemon:
         config = load("client", home.config_file, {}).config
         daemon = Daemon(self._store, self._inbox, lambda: config, SystemClock(), SystemEntropy())
-        daemon._receiver = _EvilReceiver(daemon._bulk, self._store, self._inbox, config, SystemClock())
+        daemon._receiver = _EvilReceiver(daemon._bulk, self._store, self._inbox, config, SystemClock(), SystemEntropy())
         daemon._receiver.owner = self
         await daemon.start(home.prepare_socket(self._lock))
         await daemon.main.wait_linked(DEADLINE)

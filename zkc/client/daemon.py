@@ -121,7 +121,7 @@ class Daemon:
         self._principal = load_main(store)
         self._context = context(entropy)
         self._bulk = Bulk()
-        self._receiver = Receiver(self._bulk, store, inbox, config, clock)
+        self._receiver = Receiver(self._bulk, store, inbox, config, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -210,7 +210,7 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
-                return await self._receiver.handle(principal, link.endpoint, body)
+                return await self._receiver.handle(principal, link.endpoint, link.request, body)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,9 +17,10 @@ import structlog
 from zkc.client.inbox_sink import InboxSink, deliver
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.config import ClientConfig
-from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
+from zkc.constants import ID_BYTES, STEP_SECONDS, TRANSFERS_MAX
+from zkc.crypto.chunks import rendezvous
 from zkc.crypto.primitives import digest
-from zkc.env import Clock
+from zkc.env import Clock, Entropy
 from zkc.errors import PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
 from zkc.net.addresses import told
@@ -46,12 +47,16 @@ from zkc.wire.messages import (
     Key,
     Notify,
     Ok,
+    RelayAt,
     Req,
     RequestBody,
     TransferEnd,
+    WantRelay,
     WrappedKey,
 )
 
+Ask = Callable[[RequestBody], Awaitable[AnswerBody]]
+"""A request to the coordinator, and its answer; raises the errors of the contract."""
 _XIDS_KEPT: Final = 4096
 """Finished xids that are remembered, so that a replayed request is refused (attack H06)."""
 _CLOSED_KEPT: Final = 256
@@ -90,13 +95,16 @@ class _Transfer:
 class Receiver:
     """All transfers to one home. Belongs to the daemon's loop."""
 
-    def __init__(self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock) -> None:
+    def __init__(
+        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock, entropy: Entropy
+    ) -> None:
         self._bulk = bulk
         self._store = store
         self._inbox = inbox
         self.config = config
         """Replaced as a whole when the configuration is read again."""
         self._clock = clock
+        self._entropy = entropy
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
         self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
@@ -110,8 +118,8 @@ class Receiver:
         self.received: Counter[str] = Counter()
         """Deliveries and bytes since the start, for ``zkc status``."""
 
-    async def handle(self, principal: Principal, endpoint: str, body: RequestBody) -> AnswerBody:
-        """One request of the coordinator to ``principal``, whose link leads to ``endpoint``.
+    async def handle(self, principal: Principal, endpoint: str, ask: Ask, body: RequestBody) -> AnswerBody:
+        """One request of the coordinator to ``principal``, whose link leads to ``endpoint``; ``ask`` asks it something.
 
         One that comes again gets the answer that it got, for as long as its handshake or its transfer lives: the
         channel keeps answers too (`zkc.protocol.calls`), but not as many as there may be transfers at once.
@@ -125,7 +133,7 @@ class Receiver:
         if given is not None:
             return given
         if isinstance(body, Notify):
-            answer = await self._notified(principal, endpoint, body)
+            answer = await self._notified(principal, endpoint, ask, body)
         else:
             answer = await self._advance(xid, body)
         transfer = self._transfers.get(xid)
@@ -151,7 +159,7 @@ class Receiver:
 
     # --- handshake --------------------------------------------------------------------------------------------------
 
-    async def _notified(self, principal: Principal, endpoint: str, message: Notify) -> AnswerBody:
+    async def _notified(self, principal: Principal, endpoint: str, ask: Ask, message: Notify) -> AnswerBody:
         """X2: verify who sends, judge, bind, answer (Figure 14)."""
         req = machine.read_request(message)
         if req.xid in self._finished or req.xid in self._transfers:
@@ -172,14 +180,14 @@ class Receiver:
         transfer = _Transfer(context, notified.state, message)
         self._transfers[req.xid] = transfer
         try:
-            verdict = await self._judge(transfer, endpoint)
+            verdict = await self._judge(transfer, endpoint, ask)
         except BaseException:
             self._end_handshake(req.xid)
             raise
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
 
     async def _judge(
-        self, transfer: _Transfer, endpoint: str
+        self, transfer: _Transfer, endpoint: str, ask: Ask
     ) -> machine.Accept | machine.Decline | machine.AlreadyHave:
         sender, req = transfer.state.sender, transfer.req
         receipt = self._inbox.done(sender.fingerprint, req.tid)
@@ -192,14 +200,14 @@ class Receiver:
             self._tell("info", "refused", (req.sender, refusal.detail), **_ids_of(req), reason=refusal.detail)
             return machine.Decline(refusal.code, refusal.detail)
         listen = parse_listen(self.config.transfer.listen)
-        if listen is None and not req.can_listen:
-            self._tell("info", "refused", (req.sender, "unreachable"), **_ids_of(req), reason="unreachable")
-            return machine.Decline(PolicyRefused.code, "unreachable")
+        relay = None
         try:
-            incoming = transfer.incoming = await self._bind(transfer, listen)
+            if listen is None and not req.can_listen:
+                relay = await self._find_relay(transfer, ask)
+            incoming = transfer.incoming = await self._bind(transfer, listen, relay)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
-        where = _YOU_LISTEN
+        where = relay or _YOU_LISTEN
         if listen is not None and incoming.listening is not None:
             # In a thread: the coordinator's name may have to be looked up.
             addresses = await asyncio.to_thread(
@@ -213,12 +221,25 @@ class Receiver:
             raise
         return machine.Accept(where, incoming.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
 
+    async def _find_relay(self, transfer: _Transfer, ask: Ask) -> Endpoints:
+        """Neither end can be connected to: which relay the coordinator gives. `PolicyRefused`."""
+        req, rv = transfer.req, self._entropy.bytes(ID_BYTES)
+        try:
+            found = await ask(WantRelay(req.xid, rendezvous(rv, "data"), rendezvous(rv, "ack")))
+        except PolicyRefused as refused:
+            self._tell("info", "refused", (req.sender, refused.detail), **_ids_of(req), reason=refused.detail)
+            raise
+        if not isinstance(found, RelayAt):
+            raise PeerViolation("unexpected", type(found).__name__)
+        host, port = split_endpoint(found.endpoint)
+        return Endpoints([host], port, port, 0, found.name, rv)
+
     def _check_wanted(self, transfer: _Transfer) -> None:
         """`PeerViolation` where a transfer was ended while something was waited for."""
         if self._transfers.get(transfer.req.xid) is not transfer:
             raise PeerViolation("unexpected", "the transfer was ended meanwhile")
 
-    async def _bind(self, transfer: _Transfer, listen: PortRange | None) -> Incoming:
+    async def _bind(self, transfer: _Transfer, listen: PortRange | None, relay: Endpoints | None) -> Incoming:
         """A thread, and a pair of ports where this end listens; when all are taken, the transfer waits for its turn."""
         req = transfer.req
         is_told = False
@@ -240,6 +261,8 @@ class Receiver:
                     self._check_wanted(transfer)
                     try:
                         if sum(each.incoming is not None for each in self._transfers.values()) < TRANSFERS_MAX:
+                            if relay is not None:
+                                return self._bulk.by_relay(relay, req.sender)
                             if listen is None:
                                 return self._bulk.dial()
                             return self._bulk.listen(listen.host.strip("[]"), listen.ports or None, req.sender)

@@ -26,6 +26,7 @@ from zkc.errors import (
     Interrupted,
     LocalIOError,
     PeerViolation,
+    PolicyRefused,
     RecipientOffline,
     TimedOut,
     ZkcError,
@@ -262,7 +263,9 @@ class Sending:
                 self._resumed = False
                 self._start_anew()
                 continue
-            except _CONDITIONS as condition:
+            except (*_CONDITIONS, PolicyRefused) as condition:
+                if isinstance(condition, PolicyRefused) and condition.detail != "no-relay":
+                    raise
                 self._unmet = condition
                 until = self._may_wait(condition)
             except TimedOut as late:
@@ -297,8 +300,8 @@ class Sending:
         """A new handshake in the place of the one that there was; without the coordinator that one has to do."""
         try:
             granted = self._granter.grant(self._wanted, self._left(), self._listen)
-        except _CONDITIONS:
-            if self._attempts is None:
+        except (*_CONDITIONS, PolicyRefused) as condition:
+            if self._attempts is None or (isinstance(condition, PolicyRefused) and condition.detail != "no-relay"):
                 raise
             return None
         if isinstance(granted, WouldAccept):
@@ -350,11 +353,11 @@ class Sending:
             self._session.k.wipe()
         self._session = self._attempts = None
 
-    def _on_begun(self, endpoint: str, position: int) -> None:
+    def _on_begun(self, path: str, position: int) -> None:
         self._lost = None
         self._resumed = self._resumed or (position > 0 and not self._flowed)
         self._wanted = replace(self._wanted, fresh=False)
-        self._path = f"direct {endpoint}"
+        self._path = path
         if self._session is not None and not self._announced:
             req, resp = self._session.req, self._session.resp
             self._on_event(Granted(self._recipient, req.key_source, resp.presence, self._path, position))

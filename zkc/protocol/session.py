@@ -73,7 +73,7 @@ def open_endpoints(key: KemPrivateKey, th: bytes, sealed: bytes) -> Endpoints | 
     if not sealed:
         return None
     endpoints: Endpoints = decode(open_sealed(key, "xfer-ep-s", th, sealed), Endpoints)
-    if not (endpoints.addresses and endpoints.data_port and endpoints.ack_port):
+    if not (endpoints.addresses and endpoints.data_port and endpoints.ack_port) or endpoints.relay:
         raise PeerViolation("malformed", "a sender that listens nowhere")
     return endpoints
 

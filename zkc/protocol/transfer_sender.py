@@ -23,7 +23,7 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
-from zkc.ids import KeyOrder, KeySource
+from zkc.ids import KeyOrder, KeySource, is_name
 from zkc.protocol.session import (
     Session,
     check_confirmation,
@@ -205,6 +205,8 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     endpoints: Endpoints = decode(opened, Endpoints)
     if not (endpoints.addresses or req.can_listen):
         raise PeerViolation("unexpected", "a sender that cannot listen is asked to")
+    if endpoints.relay and not (is_name(endpoints.relay) and len(endpoints.rv) == ID_BYTES and endpoints.addresses):
+        raise PeerViolation("malformed", "a relay without a name, a place or a meeting")
     th = signed_at.absorb(message.signature)
     granted = Granted(th, req, resp, card, endpoints)
     if state.one_time is None:

@@ -48,8 +48,13 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     ),
     (25, "unreachable"): (
         "neither this client nor {0} lets the other connect (transfer.listen is off at both)",
-        "set transfer.listen at one of the two to an address and ports that the other one reaches",
+        "set transfer.listen at one of them to an address and ports that the other reaches, or use a relay (zkc relay)",
     ),
+    (25, "no-relay"): (
+        "neither this client nor {0} lets the other connect, and no relay is there at the moment",
+        "start one of those that the coordinator names: zkc relay; a longer wait waits for one",
+    ),
+    (25, "not-a-relay"): ("the coordinator does not name this client as a relay", "add it to [relay] clients there"),
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (31, ""): ("{0} gave the transfer up", _AGAIN),

@@ -26,7 +26,16 @@ from zkc.env import Clock, SystemClock
 from zkc.errors import PeerViolation
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, SocketEvent, ThreadMonitor
 from zkc.net.pipe.link import CONNECT_SECONDS, Bell, LinkLost, attempt_of, login
-from zkc.net.sockets import BulkPorts, Context, Socket, connect_bulk, context, own_endpoint, serve_bulk, tcp_endpoint
+from zkc.net.sockets import (
+    BulkPorts,
+    Context,
+    Socket,
+    connect_bulk,
+    context,
+    own_endpoint,
+    serve_bulk,
+    tcp_endpoint,
+)
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.wire.messages import Endpoints
 
@@ -86,10 +95,10 @@ class Pair:
     acks: Socket
     data_end: End
     acks_end: End
-    reached: Callable[[], str]
-    """The listening end's endpoint for data, by which the two have met."""
+    path: Callable[[], str]
+    """How the two have met: ``direct`` and the listening end's endpoint for data, or ``relay`` and its name."""
     door: Door | None = None
-    """At the listening end."""
+    """At the end that lets the other one in."""
 
     @property
     def watched(self) -> tuple[Socket | int, ...]:
@@ -266,7 +275,7 @@ class Listening:
             ends = self._ends_here
             attempt = self.door.attempt()
             if attempt is not None:
-                return Pair(attempt, data, acks, *ends, self._reached, self.door)
+                return Pair(attempt, data, acks, *ends, self._path, self.door)
             now = self._clock.monotonic()
             if now >= until:
                 raise LinkLost(
@@ -328,9 +337,9 @@ class Listening:
             sock.close(linger=linger if sock.type == zmq.PUSH else 0)
         self._pair = self._ends = None
 
-    def _reached(self) -> str:
+    def _path(self) -> str:
         """By which of this machine's addresses it was, as far as the kernel still knows."""
-        return self._ends_here[0].own_endpoint() or f"tcp://*:{self.data_port}"
+        return f"direct {self._ends_here[0].own_endpoint() or f'tcp://*:{self.data_port}'}"
 
 
 class _Admitted:
@@ -381,8 +390,9 @@ class Dialling:
 
     def __init__(
         self, ctx: Context, k: Secret, endpoints: Endpoints, *, sends: bool, peer: str, number: int = 0,
-        clock: Clock | None = None,
+        by: str = "", clock: Clock | None = None,
     ) -> None:
+        """``by``: the relay to which the endpoints, this machine's own, lead."""
         self._context = ctx
         self._k = k
         self._endpoints = endpoints
@@ -391,6 +401,7 @@ class Dialling:
             self._addresses = []
         self._sends = sends
         self._peer = peer
+        self._by = by
         self._clock = clock or SystemClock()
         self._waiting: dict[Socket, _Candidate] = {}
         self._stand: dict[bool, _Candidate] = {}
@@ -411,7 +422,7 @@ class Dialling:
                     self._try(left.popleft(), number)
                     due = now + NEXT_ADDRESS_SECONDS
                 if not self._waiting or now >= until:
-                    named = ", ".join(self._endpoints.addresses)
+                    named = f"the relay {self._by}" if self._by else ", ".join(self._endpoints.addresses)
                     raise LinkLost(
                         f"cannot reach {self._peer} at {named or 'nowhere'}", detail="link",
                         hint=f"transfer.listen at {self._peer} must name an address and ports that a firewall lets "
@@ -425,7 +436,7 @@ class Dialling:
             other.close(0)
         self._waiting.clear()
         data, acks = self._stand[True], self._stand[False]
-        return Pair(number, data.sock, acks.sock, data, acks, lambda: data.endpoint)
+        return Pair(number, data.sock, acks.sock, data, acks, lambda: data.path)
 
     def leave(self, highest: int) -> None:
         self.number = max(self.number, highest + 1)
@@ -436,15 +447,14 @@ class Dialling:
         self._drop(500)
 
     def _try(self, address: str, number: int) -> None:
-        tokens = (login(self._k, socket, number) for socket in ("data", "ack"))
-        endpoint = tcp_endpoint(address, self._endpoints.data_port)
+        told, tokens = self._endpoints, (login(self._k, socket, number) for socket in ("data", "ack"))
+        path = f"relay {self._by}" if self._by else f"direct {tcp_endpoint(address, told.data_port)}"
 
         def watch(sock: Socket) -> None:
-            self._waiting[sock] = _Candidate(sock, endpoint, is_data=(sock.type == zmq.PUSH) is self._sends)
+            self._waiting[sock] = _Candidate(sock, path, is_data=(sock.type == zmq.PUSH) is self._sends)
 
         connect_bulk(
-            self._context, address, self._endpoints.data_port, self._endpoints.ack_port, *tokens, sends=self._sends,
-            watch=watch,
+            self._context, address, told.data_port, told.ack_port, *tokens, sends=self._sends, watch=watch
         )
 
     def _await_one(self, bell: Bell, until: float) -> None:
@@ -474,9 +484,9 @@ class Dialling:
 class _Candidate:
     """One socket towards one address, and what has become of it."""
 
-    def __init__(self, sock: Socket, endpoint: str, *, is_data: bool) -> None:
+    def __init__(self, sock: Socket, path: str, *, is_data: bool) -> None:
         self.sock = sock
-        self.endpoint = endpoint
+        self.path = path
         self.is_data = is_data
         self._monitor = ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))
         self.events = self._monitor.socket

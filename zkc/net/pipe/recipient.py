@@ -25,10 +25,11 @@ from zkc.net.pipe.link import (
 )
 from zkc.net.pipe.meeting import Dialling, Doors, Listening, Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
+from zkc.net.pipe.passage import Passage
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.session import Session
-from zkc.wire.messages import Manifest
+from zkc.wire.messages import Endpoints, Manifest
 
 ARRIVAL_SECONDS: Final = 16 * CONNECT_SECONDS + 10.0
 """How long a sender that has the key may take to come and to say what it sends, whatever patience there is: it tries
@@ -39,6 +40,7 @@ PARTING_SECONDS: Final = 1.0
 """How long the data may outlive the acknowledgements, whose connection has ended: the sender's last words are there."""
 FRAMES_A_TURN: Final = 16
 """Frames read before the bell, the clock and the acknowledgement have their turn: 8 MiB of usual chunks, 10 ms."""
+_LOOPBACK: Final = "127.0.0.1"
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 1.0
 """Between two tries to reach a sender that listens: doubled each time."""
@@ -73,13 +75,21 @@ class Bulk(Doors):
 
         `PortsTaken`, `DescriptorsTaken` until a transfer ends; `LocalIOError`.
         """
+        return Incoming(self, self._bound(host, ports, sender))
+
+    def _bound(self, host: str, ports: range | None, sender: str) -> Listening:
         listening = self.bind(host, ports, sends=False, peer=sender)
         try:
             listening.refuse()
         except BaseException:
             listening.close()
             raise
-        return Incoming(self, listening)
+        return listening
+
+    def by_relay(self, told: Endpoints, sender: str) -> Incoming:
+        """For one transfer by the relay that ``told`` names: it is brought to ports of loopback."""
+        listening = self._bound(_LOOPBACK, None, sender)
+        return Incoming(self, listening, told)
 
     def dial(self) -> Incoming:
         """For one transfer whose sender listens."""
@@ -89,8 +99,10 @@ class Bulk(Doors):
 class Incoming:
     """One transfer to this process: where it meets its sender, and its share of the memory."""
 
-    def __init__(self, bulk: Bulk, listening: Listening | None) -> None:
+    def __init__(self, bulk: Bulk, listening: Listening | None, relay: Endpoints | None = None) -> None:
         self._context = bulk.context
+        self._relay = relay
+        self._passage: Passage | None = None
         self.listening: Final = listening
         """None: the sender listens."""
         self.share: Final = Share(bulk.budget)
@@ -105,9 +117,13 @@ class Incoming:
         """From now on the sender of this session may connect, if it is the one that does."""
         if self.listening is not None:
             self.listening.expect(session.k)
+            if self._relay is not None:
+                self._passage = Passage(self._relay, "r", (self.listening.data_port, self.listening.ack_port))
 
     def close(self) -> None:
         """Again: nothing."""
+        if self._passage is not None:
+            self._passage.close()
         if self.listening is not None:
             self.listening.close()
         self.share.close()
@@ -198,7 +214,9 @@ class _Receiver:
                         return None
                     raise LinkLost(f"{self._absence()}: {lost.message}", detail="link", hint=lost.hint) from None
                 # Nobody there, at once: it may be a moment late, or on its way back.
-                select.select([self._bell.fd], [], [], min(pause, left))
+                waiting = select.poll()
+                waiting.register(self._bell.fd, select.POLLIN)
+                waiting.poll(min(pause, left) * 1000)
                 pause = min(2 * pause, _PAUSE_MAX)
         self._machine = DeliveryRecipient(
             self._session, pair.attempt, self._incoming.share.credit(self._position), received=self._position,

@@ -27,6 +27,7 @@ from zkc.net.pipe.link import (
 from zkc.net.pipe.meeting import Dialling, Listening, Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
+from zkc.net.pipe.passage import Passage
 from zkc.net.sockets import Socket, context
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
@@ -47,8 +48,8 @@ FRAMES_A_TURN: Final = 16
 class Told:
     """Who hears what of a delivery on its way. Each is called in the sending thread, and may raise."""
 
-    on_begun: Callable[[str, int], None] = lambda _endpoint, _position: None
-    """The recipient is there, reached at ``endpoint``, and stands at ``position``."""
+    on_begun: Callable[[str, int], None] = lambda _path, _position: None
+    """The recipient is there, reached by ``path``, and stands at ``position``."""
     on_flowing: Callable[[], None] = lambda: None
     """Before the first data leaves."""
     on_progress: Callable[[int], None] = lambda _: None
@@ -115,10 +116,12 @@ class Attempts:
             finally:
                 self._listening.leave(self.number - 1)
         elif session.endpoints is not None:
+            relay = session.endpoints.relay
+            passage = Passage(session.endpoints, "s") if relay else None
             ctx = context()
             dialling = Dialling(
-                ctx, session.k, session.endpoints, sends=True, peer=session.req.recipient, number=self.number,
-                clock=self.clock,
+                ctx, session.k, session.endpoints if passage is None else passage.here, sends=True,
+                peer=session.req.recipient, number=self.number, by=relay, clock=self.clock,
             )
             try:
                 yield dialling
@@ -126,6 +129,8 @@ class Attempts:
                 self.number = max(self.number, dialling.number)
                 dialling.close()
                 ctx.destroy(linger=0)
+                if passage is not None:
+                    passage.close(TELL_SECONDS)
 
 
 class _Attempt:
@@ -245,7 +250,7 @@ class _Attempt:
         if isinstance(event, Credited):
             if self._first_word:
                 self._first_word = 0.0
-                self._told.on_begun(self._pair.reached(), event.position)
+                self._told.on_begun(self._pair.path(), event.position)
                 self._queue.extend(self._machine.start(self._outgoing.go_to(event.position, self._pause)))
             self._outgoing.taken(event.position)
             self._told.on_progress(event.position)

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "inbox": "zkc.ui.cli.inbox",
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
+    "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",
 }
 """Command -> module. Each module holds one object ``command``; it is imported only when it is called or listed."""
