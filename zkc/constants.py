@@ -165,6 +165,22 @@ RECIPIENTS_MAX: Final = 64
 """Of one command: each takes two threads, two sockets, and of a pipe what its recipient has not taken."""
 SMALL_MAX: Final = 64 * 1024
 """Bytes of a payload that a command hands to the daemon: what a pipe holds, and a quarter of `CONTROL_REQUEST_MAX`."""
+RELAY_CONNECTIONS_MAX: Final = 4096
+"""Connections to a relay at once; a transfer has four."""
+RELAY_CONNECTIONS_PER_ADDRESS_MAX: Final = 1024
+"""Of those: from one address, behind which there may be many clients."""
+RELAY_MEETINGS_MAX: Final = 4096
+"""Meetings that a relay knows of, used or not; a transfer has two."""
+RELAY_MEETINGS_PER_CLIENT_MAX: Final = 256
+"""Of those: on account of one recipient: twice `TRANSFERS_PER_SENDER_MAX` transfers at once."""
+RELAY_UNUSED_SECONDS: Final = 600.0
+"""How long a relay knows of a meeting at which nobody is: longer than ends are patient, unless it is said otherwise."""
+RELAY_LONE_SECONDS: Final = 10.0
+"""How long a relay holds one end alone; it comes again as long as it hopes."""
+RELAY_BUFFER_BYTES: Final = 256 * 1024
+"""Bytes in flight of one direction, beyond one read: then its source is not read until they are fewer."""
+RELAY_ANNOUNCE_SECONDS: Final = 10.0
+"""A relay says so often that it is there: a coordinator that was told to name it need not ask."""
 NOTE_MAX: Final = 4096
 """Bytes of a note, UTF-8."""
 FILE_NAME_MAX: Final = 255

@@ -256,6 +256,10 @@ class Fleet:
         self.wait_linked(name)
         return program
 
+    def start_relay(self, name: str, listen: str = "tcp://127.0.0.1:0") -> Program:
+        """Start a client's home as a relay; the coordinator hears of it as soon as it is linked."""
+        return self._spawn(name, "relay", "--listen", listen).wait_ready()
+
     def wait_linked(self, name: str) -> None:
         """Until the client's daemon has its link; `RuntimeError` after `READY_SECONDS`."""
         clock = SystemClock()

@@ -19,7 +19,8 @@ from tests.support.waiting import DEADLINE, until
 from zkc.client import receiving
 from zkc.client.receiving import Receiver
 from zkc.config import ClientConfig
-from zkc.errors import PeerViolation
+from zkc.env import SystemEntropy
+from zkc.errors import PeerViolation, PolicyRefused
 from zkc.logs import REPEAT_SECONDS
 from zkc.net.pipe import Bulk
 from zkc.protocol import transfer_sender
@@ -27,9 +28,14 @@ from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.codec import decode
-from zkc.wire.messages import AnswerBody, Notify, Resp, TransferEnd, TransferRequest, TransferResponse
+from zkc.wire.messages import AnswerBody, Notify, RequestBody, Resp, TransferEnd, TransferRequest, TransferResponse
 
 COORDINATOR = "tcp://127.0.0.1:7670"
+
+
+async def no_relay(body: RequestBody) -> AnswerBody:
+    """What the coordinator answers a recipient that asks it for one."""
+    raise PolicyRefused("no relay is named", detail="unreachable")
 
 
 class Bob:
@@ -45,7 +51,7 @@ class Bob:
         self.principal: Any = SimpleNamespace(
             authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card
         )
-        self.receiver = Receiver(self.bulk, self.store, self.inbox, ClientConfig(), self.clock)
+        self.receiver = Receiver(self.bulk, self.store, self.inbox, ClientConfig(), self.clock, SystemEntropy())
 
     def configure(self, **changes: object) -> None:
         """SIGHUP with other values in ``[inbox]``."""
@@ -62,7 +68,7 @@ class Bob:
         return made.state.req.xid, Notify(asked.request, asked.signature, card, self.alice.certificate)
 
     async def ask(self, body: Any) -> AnswerBody:
-        return await self.receiver.handle(self.principal, COORDINATOR, body)
+        return await self.receiver.handle(self.principal, COORDINATOR, no_relay, body)
 
     async def answer(self, serial: int) -> tuple[str, str]:
         """The verdict on alice's ``serial``th transfer, and its finer word."""

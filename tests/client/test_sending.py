@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,13 +17,15 @@ from blake3 import blake3
 
 from tests.support.env import FixedClock, SeededEntropy
 from tests.support.parties import identity_of, world
+from tests.support.ports import two_ports
 from tests.support.talks import terms
 from zkc.client import sending
 from zkc.client.events import Delivery, Event, Granted, Options
-from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.grants import Grant, Have, Listen, Wanted
 from zkc.client.sending import Sending
 from zkc.client.sources import AnySource, FileSource, PipeSource
 from zkc.config import ClientConfig
+from zkc.config.keys import ClientTransferSection
 from zkc.crypto.receipts import make_receipt
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -41,7 +44,7 @@ from zkc.protocol.session import Session
 from zkc.rules.refusals import refused_by
 from zkc.stores.home import Home
 from zkc.wire.codec import decode, encode
-from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, Endpoints, Manifest, Receipt, ReceiptBody
 
 DATA = b"precious\n"
 PIPED = Manifest("stream", "stdin", "", None, 0o600, 0)
@@ -73,7 +76,7 @@ class Connection:
 
     def begin(self, position: int = 0) -> Any:
         """The recipient stands at ``position``."""
-        self.told.on_begun("127.0.0.1:1", position)
+        self.told.on_begun("direct 127.0.0.1:1", position)
         return self.outgoing.go_to(position)
 
     def send(self, position: int = 0) -> bytes:
@@ -114,7 +117,7 @@ class Bob:
         self.shaking, self.connecting = 1.0, 0.1
         """Seconds that a handshake and a connection take."""
 
-    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
         self.asked.append(wanted)
         self.clock.advance(self.shaking)
         answer = next(self.answers, self.agree)
@@ -154,7 +157,7 @@ class Attempts:
 
     bob: Bob
 
-    def __init__(self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Any) -> None:
+    def __init__(self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Any, listening: None) -> None:
         self._index = next(i for i, (sender, _) in enumerate(self.bob.sessions) if sender is session)
         self._manifest, self._outgoing = manifest, outgoing
 
@@ -766,3 +769,48 @@ def test_a_damaged_receipt_of_a_key_says_so_and_sends_nothing(bob: Bob, run: Run
         run(path, key="order 7")
     assert caught.value.detail == "damaged"
     assert len(bob.asked) == 1
+
+
+# --- a recipient that comes ------------------------------------------------------------------------------------------
+
+
+def test_a_sender_that_is_to_listen_waits_for_its_ports(
+    bob: Bob, home: Home, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every transfer of this home does; each handshake of one command then has the same ones."""
+    bell, (first, last) = Bell(), two_ports()
+    with socket.create_server(("127.0.0.1", last)) as other, closing(FileSource(path)) as source:
+        listen = ClientTransferSection(listen=f"tcp://127.0.0.1:{first}-{last}", advertise=("192.0.2.7",))
+        config = ClientConfig(transfer=listen)
+        one = Sending(
+            home, config, bob, "bob", source, source.manifest(None, ""), Options(), clock=bob.clock,
+            entropy=NoPause(1), bell=bell,
+        )
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            other.close()
+
+        monkeypatch.setattr(one, "_sleep", pause)
+        where = one._listen("tcp://127.0.0.1:1")
+        assert len(pauses) == 1
+        assert one._listen("tcp://127.0.0.1:1") == where
+        assert where == Endpoints(["192.0.2.7"], first, last, 0)
+        one._close_doors()
+    bell.close()
+
+
+def test_ports_that_do_not_become_free_end_the_command(bob: Bob, home: Home, path: Path) -> None:
+    bell, (first, last) = Bell(), two_ports()
+    with socket.create_server(("127.0.0.1", last)), closing(FileSource(path)) as source:
+        config = ClientConfig(transfer=ClientTransferSection(listen=f"tcp://127.0.0.1:{first}-{last}"))
+        one = Sending(
+            home, config, bob, "bob", source, source.manifest(None, ""), Options(timeout=0.0), clock=bob.clock,
+            entropy=NoPause(1), bell=bell,
+        )
+        with pytest.raises(LocalIOError) as full:
+            one._listen("tcp://127.0.0.1:1")
+        assert full.value.detail == "no-port"
+        one._close_doors()
+    bell.close()

@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Self
@@ -20,85 +19,33 @@ from blake3 import blake3
 
 from tests.support.env import FixedClock
 from tests.support.evil_sender import Frames, Line, damaged
-from tests.support.parties import identity_of, world
+from tests.support.parties import world
 from tests.support.proxy import TcpProxy
+from tests.support.streams import WHAT, Kept, Memory, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import BAD_FRAMES_MAX, CHUNK_MAX, CHUNK_MIN, TRANSFERS_MAX, WINDOW_BUDGET, WINDOW_MAX
 from zkc.crypto.chunks import StreamSealer
 from zkc.crypto.ciphers import AeadCipher
-from zkc.crypto.receipts import make_receipt
 from zkc.env import SystemClock
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
-from zkc.net.pipe import Attempts, Bell, Bulk, LinkLost, Listener, Outgoing, Source, Told, login
+from zkc.net.pipe import Attempts, Bell, Bulk, Incoming, LinkLost, Outgoing, Source, Told, login
 from zkc.net.pipe.budget import Budget, Share
 from zkc.net.pipe.link import CONNECT_SECONDS
-from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FAREWELL_SECONDS, FRAMES_A_TURN, _Door
+from zkc.net.pipe.meeting import Door
+from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FAREWELL_SECONDS, FRAMES_A_TURN
 from zkc.net.sockets import DescriptorsTaken, Login
 from zkc.protocol.delivery import Stopped
-from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell, receipt_body
+from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.delivery_sender import Delivered
 from zkc.protocol.session import Session
 from zkc.wire.codec import encode
 from zkc.wire.frames import DataHeader, Flag, Stream
-from zkc.wire.messages import Ack, Done, Endpoints, Manifest, Stop
+from zkc.wire.messages import Ack, Done, Endpoints, Stop
 
 C: Final = CHUNK_MIN
 MIB: Final = 1024 * 1024
 HOST: Final = "127.0.0.1"
-WHAT: Final = Manifest("stream", "data.bin", "", None, 0o600, 0)
-
-
-class Memory:
-    """A source in memory; ``again`` False: like a pipe that never waits, read once."""
-
-    fd: int | None = None
-
-    def __init__(self, data: bytes = b"", *, again: bool = True) -> None:
-        self._data = memoryview(data)
-        self._position = 0
-        self.again = again
-
-    def readinto(self, into: memoryview) -> int:
-        piece = self._data[self._position : self._position + len(into)]
-        into[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
-
-    def seek(self, position: int) -> None:
-        assert self.again, "a pipe is read once"
-        self._position = position
-
-    def check(self) -> None:
-        """It does not change."""
-
-
-class Kept:
-    """A sink in memory. ``on_write`` sees what has come so far, ``on_complete`` comes before the receipt is made."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.got = bytearray()
-        self.manifests: list[Manifest] = []
-        self.completed = 0
-        self.on_write: Callable[[int], object] = lambda _: None
-        self.on_complete: Callable[[], object] = lambda: None
-
-    def resume(self) -> tuple[int, Any]:
-        return len(self.got), blake3(bytes(self.got))
-
-    def announced(self, manifest: Manifest) -> None:
-        self.manifests.append(manifest)
-
-    def write(self, data: bytes) -> None:
-        self.got += data
-        self.on_write(len(self.got))
-
-    def complete(self, size: int, digest: bytes) -> bytes:
-        self.completed += 1
-        self.on_complete()
-        body = receipt_body(self._session, self.manifests[0], size, digest, 1.0, 2.0)
-        return make_receipt(identity_of("bob"), body, world("x25519").bob.card.encoded)
 
 
 class Pair:
@@ -109,9 +56,9 @@ class Pair:
         talk.run()
         resp = msgspec.structs.replace(talk.sessions[0].resp, chunk=chunk)
         sender, self.recipient = (dataclasses.replace(session, resp=resp) for session in talk.sessions)
-        self.listener: Listener = bulk.listen(HOST, None)
+        self.listener: Incoming = bulk.listen(HOST, None)
         self.listener.admit(self.recipient)
-        where = Endpoints([HOST], self.listener.data_port, self.listener.ack_port, 0)
+        where = Endpoints([HOST], self.listener.listening.data_port, self.listener.listening.ack_port, 0)
         self.sender = dataclasses.replace(sender, endpoints=where)
         self.sink = Kept(self.recipient)
         self.bell = Bell()
@@ -157,18 +104,6 @@ def pair(bulk: Bulk) -> Iterator[Pair]:
     made.close()
 
 
-def persist(attempts: Attempts) -> tuple[Delivered, int]:
-    """As many attempts as it takes, and how many broke off."""
-    end = time.monotonic() + DEADLINE
-    lost = 0
-    while time.monotonic() < end:
-        try:
-            return attempts.next(Bell(), Told()), lost
-        except LinkLost:
-            lost += 1
-    raise AssertionError(f"not delivered after {lost} attempts")
-
-
 def error_of(ended: Future[Any]) -> ZkcError:
     error = ended.exception(DEADLINE)
     assert isinstance(error, ZkcError), error
@@ -200,7 +135,7 @@ def test_a_sender_that_ignores_its_credit_is_refused_with_a_limit(bulk: Bulk) ->
 
     pair.listener.share.credit = give  # type: ignore[method-assign]
     # The next frame is here before the recipient looks for it: so it reads on for a whole turn.
-    pair.sink.on_write = lambda _: pair.listener._pull.poll(int(DEADLINE * 1000))
+    pair.sink.on_write = lambda _: pair.listener.listening._pair[0].poll(int(DEADLINE * 1000))
     frames = Frames(pair.sender)
     receiving = pair.receive()
     with Line(pair.sender) as line:
@@ -229,7 +164,7 @@ def test_nothing_is_said_and_nothing_read_before_both_connections_of_an_attempt_
     with Line(pair.sender, ack=nobody) as line:
         assert line.admitted() == (True, False)
         line.send(*frames.opening(), frames.chunk(frames.whole()))
-        assert pair.listener.door.attempt() is None
+        assert pair.listener.listening.door.attempt() is None
         with Line(pair.sender, data=nobody) as other:
             assert other.admitted() == (False, True)
             other.acknowledged(C)
@@ -305,7 +240,7 @@ def test_every_place_gets_two_chunks_and_all_together_stay_within_the_budget(wan
 
 def test_as_many_pairs_as_there_are_places_can_be_bound(bulk: Bulk) -> None:
     """libzmq's own bound on sockets lies below; and where the bound is met, the next transfer waits for its turn."""
-    listeners: list[Listener] = []
+    listeners: list[Incoming] = []
 
     def binds() -> bool:
         try:
@@ -370,14 +305,14 @@ def test_one_transfer_alone_comes_to_the_whole_window() -> None:
 def last_word(pair: Pair) -> Farewell | Stopped:
     """A recipient that takes everything, sends its receipt, and hears what the sender says to it."""
     machine, listener = DeliveryRecipient(pair.recipient), pair.listener
-    assert listener._push.poll(int(DEADLINE * 1000), zmq.POLLOUT)
-    listener._push.send(machine.ack(0, 8 * C))
-    while listener._pull.poll(int(DEADLINE * 1000)):
-        event = machine.receive(listener._pull.recv())
+    assert listener.listening._pair[1].poll(int(DEADLINE * 1000), zmq.POLLOUT)
+    listener.listening._pair[1].send(machine.ack(0, 8 * C))
+    while listener.listening._pair[0].poll(int(DEADLINE * 1000)):
+        event = machine.receive(listener.listening._pair[0].recv())
         if isinstance(event, Announced):
             pair.sink.announced(event.manifest)
         elif isinstance(event, Complete):
-            listener._push.send(machine.done(pair.sink.complete(event.size, event.digest)))
+            listener.listening._pair[1].send(machine.done(pair.sink.complete(event.size, event.digest)))
         elif isinstance(event, Farewell | Stopped):
             return event
     raise AssertionError("it said nothing more")
@@ -404,10 +339,10 @@ def vanishing(pair: Pair, last: type[Data | Complete]) -> None:
     """A recipient that takes everything up to an event and is gone without a word."""
     machine = DeliveryRecipient(pair.recipient)
     listener = pair.listener
-    assert listener._push.poll(int(DEADLINE * 1000), zmq.POLLOUT)
-    listener._push.send(machine.ack(0, 8 * C))
-    while listener._pull.poll(int(DEADLINE * 1000)):
-        if isinstance(machine.receive(listener._pull.recv()), last):
+    assert listener.listening._pair[1].poll(int(DEADLINE * 1000), zmq.POLLOUT)
+    listener.listening._pair[1].send(machine.ack(0, 8 * C))
+    while listener.listening._pair[0].poll(int(DEADLINE * 1000)):
+        if isinstance(machine.receive(listener.listening._pair[0].recv()), last):
             break
     listener.close()
 
@@ -483,7 +418,7 @@ def test_a_sender_that_begins_and_sends_no_manifest_does_not_hold_its_place(pair
         assert isinstance(line.answer(), Ack)
         line.send(Frames(pair.sender).opening()[0])
         clock.advance(ARRIVAL_SECONDS + 1)
-        with socket.create_connection((HOST, pair.listener.data_port)):  # wakes it
+        with socket.create_connection((HOST, pair.listener.listening.data_port)):  # wakes it
             assert "did not begin" in error_of(receiving).message
 
 
@@ -522,8 +457,8 @@ def test_a_word_that_the_socket_does_not_take_is_kept_and_sent_later(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is sealed and numbered: another in its place would leave a gap, and the sender would hear nothing more."""
-    refusing = Refusing(pair.listener._push, 3)
-    monkeypatch.setattr(pair.listener._push, "send", refusing)
+    refusing = Refusing(pair.listener.listening._pair[1], 3)
+    monkeypatch.setattr(pair.listener.listening._pair[1], "send", refusing)
     data = random.Random(3).randbytes(8 * C)
     receiving = pair.receive()
     assert isinstance(pair.send(data), Delivered)
@@ -544,7 +479,7 @@ def test_a_word_that_no_connection_took_is_said_anew_to_the_next(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The socket was ready when it was asked, and the sender left a moment later."""
-    share, push, given = pair.listener.share, pair.listener._push, []
+    share, push, given = pair.listener.share, pair.listener.listening._pair[1], []
     credit = share.credit
 
     def leave(received: int) -> int:
@@ -597,8 +532,8 @@ class Cut:
     """A transfer through proxies that break both of its connections on command."""
 
     def __init__(self, pair: Pair) -> None:
-        listener = pair.listener
-        self.data, self.ack = (TcpProxy((HOST, port)) for port in (listener.data_port, listener.ack_port))
+        here = pair.listener.listening
+        self.data, self.ack = (TcpProxy((HOST, port)) for port in (here.data_port, here.ack_port))
         pair.sender = dataclasses.replace(pair.sender, endpoints=Endpoints([HOST], self.data.port, self.ack.port, 0))
 
     def __enter__(self) -> Self:
@@ -708,7 +643,7 @@ def test_a_recipient_that_is_done_waits_for_a_farewell_and_not_for_ever(pair: Pa
         line.send(*frames.opening(), frames.last(b"all"))
         assert isinstance(line.verdict(), Done)
     clock.advance(FAREWELL_SECONDS + 1)
-    with socket.create_connection((HOST, pair.listener.data_port)):  # wakes it
+    with socket.create_connection((HOST, pair.listener.listening.data_port)):  # wakes it
         receiving.result(DEADLINE)
     assert pair.sink.completed == 1
 
@@ -742,11 +677,11 @@ def test_a_transfer_stays_patient_only_while_nobody_is_there(pair: Pair) -> None
             clock.advance(1000.0)
             line.send(frames.chunk(frames.whole()))
             line.acknowledged(frames.sent)
-        wait_until(lambda: pair.listener.door._least == attempt + 1)  # noqa: B023
+        wait_until(lambda: pair.listener.listening.door._least == attempt + 1)  # noqa: B023
         clock.advance(90.0)
         frames = frames.again(pair.sender, attempt + 1)
     clock.advance(11.0)
-    with socket.create_connection((HOST, pair.listener.data_port)):  # wakes it
+    with socket.create_connection((HOST, pair.listener.listening.data_port)):  # wakes it
         error = error_of(receiving)
     assert isinstance(error, LinkLost)
     assert f"broke off at {6 * C} bytes" in error.message
@@ -761,7 +696,7 @@ def test_a_later_connection_with_another_manifest_ends_the_delivery(pair: Pair) 
         line.acknowledged(C)
     later = frames.again(pair.sender, 1)
     later.manifest = msgspec.structs.replace(frames.manifest, name="other")
-    wait_until(lambda: pair.listener.door._least == 1)
+    wait_until(lambda: pair.listener.listening.door._least == 1)
     with Line(pair.sender, attempt=1) as line:
         line.send(*later.opening())
         assert line.verdict() == Stop(32, "unexpected")
@@ -773,9 +708,9 @@ def test_a_later_connection_with_another_manifest_ends_the_delivery(pair: Pair) 
 
 
 @pytest.fixture
-def door(pair: Pair) -> Iterator[_Door]:
-    made = _Door()
-    made.expect(pair.recipient)
+def door(pair: Pair) -> Iterator[Door]:
+    made = Door()
+    made.expect(pair.recipient.k)
     yield made
     made.close()
 
@@ -784,7 +719,7 @@ Knock = Callable[[str, int], bool]
 
 
 @pytest.fixture
-def knock(pair: Pair, door: _Door) -> Knock:
+def knock(pair: Pair, door: Door) -> Knock:
     """Whether the true token of a socket and an attempt opens."""
 
     def do(socket: str, attempt: int) -> bool:
@@ -795,7 +730,7 @@ def knock(pair: Pair, door: _Door) -> Knock:
 
 
 @pytest.mark.attack("D01", "D02")
-def test_each_token_opens_once_and_its_own_socket(pair: Pair, door: _Door, knock: Knock) -> None:
+def test_each_token_opens_once_and_its_own_socket(pair: Pair, door: Door, knock: Knock) -> None:
     data, ack = (login(pair.sender.k, socket, 0) for socket in ("data", "ack"))
     assert door.admit("data", (ack.user, ack.password)) is None
     assert door.admit("data", (data.user, ack.password)) is None
@@ -810,7 +745,7 @@ def test_each_token_opens_once_and_its_own_socket(pair: Pair, door: _Door, knock
 
 
 @pytest.mark.attack("D02")
-def test_a_token_of_an_earlier_attempt_never_opens_again(door: _Door, knock: Knock) -> None:
+def test_a_token_of_an_earlier_attempt_never_opens_again(door: Door, knock: Knock) -> None:
     assert knock("data", 3)
     for attempt in range(3):
         assert not knock("data", attempt)
@@ -827,7 +762,7 @@ def test_a_token_of_an_earlier_attempt_never_opens_again(door: _Door, knock: Kno
 
 
 @pytest.mark.attack("D02")
-def test_a_token_of_a_later_attempt_is_refused_and_makes_the_pair_be_renewed(door: _Door, knock: Knock) -> None:
+def test_a_token_of_a_later_attempt_is_refused_and_makes_the_pair_be_renewed(door: Door, knock: Knock) -> None:
     """Nothing of two attempts is ever mixed, not even one connection of each."""
     assert knock("data", 0)
     assert not knock("ack", 1)
@@ -845,7 +780,7 @@ def test_a_token_of_a_later_attempt_is_refused_and_makes_the_pair_be_renewed(doo
     "user", [b"", b"x", b"%s", b"%s.", b"%s..data", b"%s.-1.data", b"%s.0.data.", b"%s.00.data", b"%s.1e3.data",
              b"%s.99999999999.data", b"\xff.0.data", "%s.\u00b2.data".encode(), b"%s.0.ack"],
 )  # fmt: skip
-def test_a_name_that_is_none_of_ours_opens_nothing(pair: Pair, door: _Door, user: bytes) -> None:
+def test_a_name_that_is_none_of_ours_opens_nothing(pair: Pair, door: Door, user: bytes) -> None:
     true = login(pair.sender.k, "data", 0)
     named = user.replace(b"%s", true.user.split(b".")[0])
     assert door.admit("data", (named, true.password)) is None
@@ -855,9 +790,9 @@ def test_a_name_that_is_none_of_ours_opens_nothing(pair: Pair, door: _Door, user
 
 def test_nobody_comes_in_before_the_key_is_agreed_or_after_the_end(pair: Pair) -> None:
     true = login(pair.sender.k, "data", 0)
-    early = _Door()
+    early = Door()
     assert early.admit("data", (true.user, true.password)) is None
-    early.expect(pair.recipient)
+    early.expect(pair.recipient.k)
     early.close()
     assert early.admit("data", (true.user, true.password)) is None
 
@@ -901,7 +836,7 @@ def test_a_forged_frame_costs_a_connection_and_no_delivery(pair: Pair, which: in
 def test_the_sixteenth_forged_frame_ends_the_delivery_with_32(pair: Pair) -> None:
     receiving = pair.receive()
     for attempt in range(BAD_FRAMES_MAX):
-        wait_until(lambda: pair.listener.door._least == attempt)  # noqa: B023
+        wait_until(lambda: pair.listener.listening.door._least == attempt)  # noqa: B023
         assert not receiving.done()
         with Line(pair.sender, attempt=attempt) as line:
             line.send(b"noise")
@@ -919,14 +854,14 @@ def test_forged_acknowledgements_cost_the_sender_connections_and_the_sixteenth_t
     for number in range(BAD_FRAMES_MAX):
         with ThreadPoolExecutor(1) as pool:
             sending = pool.submit(attempts.next, Bell(), Told())
-            assert listener._push.poll(int(DEADLINE * 1000), zmq.POLLOUT)
+            assert listener.listening._pair[1].poll(int(DEADLINE * 1000), zmq.POLLOUT)
             if number % 2:
-                listener._push.send_multipart([b"two", b"parts"])
+                listener.listening._pair[1].send_multipart([b"two", b"parts"])
             else:
-                listener._push.send(b"noise")
+                listener.listening._pair[1].send(b"noise")
             error = error_of(sending)
         assert isinstance(error, LinkLost if number < BAD_FRAMES_MAX - 1 else IntegrityError), number
-        listener.renew(number + 1)
+        listener.listening.leave(number)
     assert (error.code, attempts.number) == (32, BAD_FRAMES_MAX)
 
 
@@ -938,13 +873,13 @@ def test_a_position_beyond_what_was_sent_is_a_lie_and_told(pair: Pair) -> None:
         machine = DeliveryRecipient(pair.recipient, attempts.number, received=4 * C + 1 if again else 1)
         with ThreadPoolExecutor(1) as pool:
             sending = pool.submit(attempts.next, Bell(), Told())
-            assert listener._push.poll(int(DEADLINE * 1000), zmq.POLLOUT)
-            listener._push.send(machine.ack(machine.received, 8 * C))
-            assert listener._pull.poll(int(DEADLINE * 1000))
-            assert machine.receive(listener._pull.recv()) == Stopped(32, "position")
+            assert listener.listening._pair[1].poll(int(DEADLINE * 1000), zmq.POLLOUT)
+            listener.listening._pair[1].send(machine.ack(machine.received, 8 * C))
+            assert listener.listening._pair[0].poll(int(DEADLINE * 1000))
+            assert machine.receive(listener.listening._pair[0].recv()) == Stopped(32, "position")
             error = error_of(sending)
         assert (type(error), error.detail) == (IntegrityError, "position")
-        listener.renew(1)
+        listener.listening.leave(0)
 
 
 # --- streams that pause ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.parties import World
-from tests.support.talks import HERE, TransferTalk, Turn, is_wiped, secrets_in, snapshot, terms
+from tests.support.talks import HERE, THERE, TransferTalk, Turn, is_wiped, secrets_in, snapshot, terms
 from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX, ID_BYTES, TERMS_VERSION
 from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityPublic
@@ -39,6 +39,7 @@ from zkc.wire.messages import (
     DeliverConfirmation,
     DeliverKey,
     DeliverSessionKey,
+    Endpoints,
     Key,
     Notify,
     Ok,
@@ -468,11 +469,80 @@ def test_a_receipt_comes_without_a_key(default_world: World, form: Form, field: 
 def test_endpoints_of_a_sender_are_refused(
     default_world: World, form: Form, kind: type, field: str, inner: type
 ) -> None:
-    """The sender does not listen in this version: nothing is ignored that it says of where it would."""
+    """Of a sender that was not asked to listen: nothing is ignored that it says of where it would."""
     talk = default_world.transfer(
         asked(form),
         tap=replacing(kind, lambda turn: remade(turn.message, field, inner, sealed_endpoints=b"somewhere")),
     )
+    with pytest.raises(PeerViolation, match="unexpected"):
+        talk.run()
+
+
+# --- a sender that listens -----------------------------------------------------------------------------------------
+
+YOU_LISTEN: Final = tr.Accept(Endpoints([], 0, 0, 0), CHUNK_MIN, 0)
+
+
+def to_listen(form: Form) -> ts.Terms:
+    return dataclasses.replace(asked(form), can_listen=True)
+
+
+@each_form
+def test_a_recipient_that_cannot_be_reached_learns_where_its_sender_listens(default_world: World, form: Form) -> None:
+    """In KEY, or in CONFS; nobody else can read it, the coordinator least of all."""
+    talk = finished(default_world.transfer(to_listen(form), decision=YOU_LISTEN))
+    sender, recipient = talk.sessions
+    assert recipient.endpoints == THERE
+    assert sender.endpoints is not None
+    assert not sender.endpoints.addresses
+    assert not any(b"40003" in said or encode(THERE)[1:] in said for _, said in talk.wire)
+
+
+@each_form
+def test_a_sender_that_could_listen_and_need_not_says_nothing_of_where(default_world: World, form: Form) -> None:
+    talk = finished(default_world.transfer(to_listen(form)))
+    assert [session.endpoints for session in talk.sessions] == [HERE, None]
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "field", "inner"),
+    [
+        (SENDER_MADE, DeliverKey, "key", Key), (RECIPIENT_FIRST, DeliverConfirmation, "confirmation", ConfS),
+        (SENDER_FIRST, DeliverSessionKey, "confirmation", ConfS),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("sealed", "why"), [(b"", "unexpected"), (b"somewhere", "forged")])
+def test_a_sender_that_was_asked_to_listen_says_where(
+    default_world: World, form: Form, kind: type, field: str, inner: type, sealed: bytes, why: str
+) -> None:
+    """And what it says is covered by its signature, or by its confirmation."""
+    talk = default_world.transfer(
+        to_listen(form), decision=YOU_LISTEN,
+        tap=replacing(kind, lambda turn: remade(turn.message, field, inner, sealed_endpoints=sealed)),
+    )
+    with pytest.raises(PeerViolation, match=why):
+        talk.run()
+
+
+@each_form
+@pytest.mark.parametrize("nowhere", [Endpoints([], 1, 2, 0), Endpoints(["::1"], 0, 2, 0), Endpoints(["::1"], 1, 0, 0)])
+def test_a_sender_that_listens_nowhere_is_refused(
+    default_world: World, form: Form, nowhere: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.talks.THERE", nowhere)
+    with pytest.raises(PeerViolation, match="malformed"):
+        default_world.transfer(to_listen(form), decision=YOU_LISTEN).run()
+
+
+@each_form
+def test_a_sender_that_cannot_listen_is_not_asked_to(
+    default_world: World, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No honest recipient does; one that does is found out before any key is made."""
+    with pytest.raises(ValueError, match="is not asked to"):
+        default_world.transfer(asked(form), decision=YOU_LISTEN).run()
+    talk = default_world.transfer(asked(form))
+    monkeypatch.setattr(tr, "encode", lambda value: encode(YOU_LISTEN.endpoints if value is HERE else value))
     with pytest.raises(PeerViolation, match="unexpected"):
         talk.run()
 

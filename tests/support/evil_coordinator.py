@@ -42,7 +42,7 @@ from zkc.crypto.suites import kem_encapsulate
 from zkc.crypto.transcript import Transcript
 from zkc.errors import ZkcError
 from zkc.net.loopsocket import Sent
-from zkc.net.pipe import Bell, Bulk, Listener
+from zkc.net.pipe import Bell, Bulk, Incoming
 from zkc.protocol import transfer_recipient as recipient
 from zkc.protocol import transfer_sender as sender
 from zkc.protocol.delivery_recipient import receipt_body
@@ -395,7 +395,7 @@ class Impersonate(Lie):
         self.name = name
         self.persona = Persona.make(evil, name, home, on_card)
         self.bulk = Bulk()
-        self.talks: dict[bytes, tuple[Any, Any, Listener]] = {}
+        self.talks: dict[bytes, tuple[Any, Any, Incoming]] = {}
         self.seen: Counter[str] = Counter()
         self.stolen: list[str] = []
         self.threads: list[threading.Thread] = []
@@ -450,7 +450,7 @@ class Impersonate(Lie):
         th = Transcript.start("xfer", evil.identity.suite.name).absorb(body.request, body.signature)
         state = recipient.Notified(th, req, verify_card(body.card, evil.identity.suite))
         listener = self.bulk.listen(LOOPBACK, None)
-        where = Endpoints([LOOPBACK], listener.data_port, listener.ack_port, 0)
+        where = Endpoints([LOOPBACK], listener.listening.data_port, listener.listening.ack_port, 0)
         answered = step(recipient.TABLE, context, state, recipient.Accept(where, CHUNK, 0))
         self.talks[req.xid] = context, answered.state, listener
         return answered.effects[0].message
@@ -467,7 +467,7 @@ class Impersonate(Lie):
         thread.start()
         return agreed.effects[0].message
 
-    def _steal(self, listener: Listener, session: Agreement) -> None:
+    def _steal(self, listener: Incoming, session: Agreement) -> None:
         sink = _Loot(self.persona, session)
         with contextlib.suppress(ZkcError):
             listener.receive(session, sink, self.bell, STEP_SECONDS)

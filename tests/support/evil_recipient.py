@@ -24,7 +24,7 @@ from zkc.crypto.chunks import StreamSealer
 from zkc.crypto.receipts import make_receipt
 from zkc.crypto.signing import IdentityKey
 from zkc.env import SystemClock, SystemEntropy
-from zkc.net.pipe import Listener
+from zkc.net.pipe import Incoming
 from zkc.protocol.delivery_recipient import Announced, Complete, DeliveryRecipient, Event, receipt_body
 from zkc.protocol.session import Session
 from zkc.stores.home import Home
@@ -38,7 +38,7 @@ from zkc.wire.messages import Ack, Done, Manifest, ReceiptBody, Stop
 class Delivering:
     """One transfer whose sender is at the door; the methods say what the test wants said."""
 
-    def __init__(self, session: Session, listener: Listener, identity: IdentityKey, card: bytes) -> None:
+    def __init__(self, session: Session, listener: Incoming, identity: IdentityKey, card: bytes) -> None:
         self.session = session
         self.listener = listener
         self.identity = identity
@@ -68,16 +68,16 @@ class Delivering:
 
     def send(self, *parts: bytes | bytearray) -> None:
         """Anything."""
-        if self.listener._push.poll(int(DEADLINE * 1000), zmq.POLLOUT):
+        if self.listener.listening._pair[1].poll(int(DEADLINE * 1000), zmq.POLLOUT):
             with contextlib.suppress(zmq.Again):
-                self.listener._push.send_multipart(parts, zmq.DONTWAIT)
+                self.listener.listening._pair[1].send_multipart(parts, zmq.DONTWAIT)
 
     def take(self, *kinds: type[Event]) -> Event:
         """Frames of the sender, in order, up to the first event of these kinds."""
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end:
-            if self.listener._pull.poll(100):
-                event = self.machine.receive(self.listener._pull.recv())
+            if self.listener.listening._pair[0].poll(100):
+                event = self.machine.receive(self.listener.listening._pair[0].recv())
                 self.seen.append(event)
                 if isinstance(event, Announced):
                     self.manifest = event.manifest
@@ -87,7 +87,7 @@ class Delivering:
 
     def wait_gone(self) -> None:
         """Return once the sender has left."""
-        wait_until(lambda: not self.listener._push.poll(0, zmq.POLLOUT))
+        wait_until(lambda: not self.listener.listening._pair[1].poll(0, zmq.POLLOUT))
 
     def body(self, complete: Complete) -> ReceiptBody:
         """What an honest recipient would sign."""
@@ -118,8 +118,9 @@ class EvilRecipient:
 
     async def _start(self, home: Home) -> Daemon:
         config = load("client", home.config_file, {}).config
-        daemon = Daemon(home, self._store, self._inbox, lambda: config, SystemClock(), SystemEntropy())
-        daemon._receiver = _EvilReceiver(daemon._bulk, self._store, self._inbox, config, SystemClock())
+        entropy = SystemEntropy()
+        daemon = Daemon(home, self._store, self._inbox, lambda: config, SystemClock(), entropy)
+        daemon._receiver = _EvilReceiver(daemon._bulk, self._store, self._inbox, config, SystemClock(), entropy)
         daemon._receiver.owner = self
         await daemon.start(home.prepare_socket(self._lock))
         await daemon.main.wait_linked(DEADLINE)
@@ -140,7 +141,7 @@ class _EvilReceiver(Receiver):
     owner: EvilRecipient
 
     async def _receive(
-        self, transfer: Any, session: Session, listener: Listener, bell: Any, older: Sequence[Any] = ()
+        self, transfer: Any, session: Session, listener: Incoming, bell: Any, older: Sequence[Any] = ()
     ) -> None:
         context = transfer.context
         delivering = Delivering(session, listener, context.identity, context.card.encoded)

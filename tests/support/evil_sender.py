@@ -32,7 +32,7 @@ from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import DataHeader, Flag, Stream
-from zkc.wire.messages import Ack, AckMessage, Done, Manifest, Start, Stop
+from zkc.wire.messages import Ack, AckMessage, Done, Endpoints, Manifest, Start, Stop
 
 _REFUSED = {
     EventKind.HANDSHAKE_FAILED_AUTH, EventKind.HANDSHAKE_FAILED_NO_DETAIL, EventKind.HANDSHAKE_FAILED_PROTOCOL,
@@ -78,7 +78,11 @@ class EvilSender:
 
     def grant(self, wanted: Wanted) -> Grant:
         """A handshake about ``wanted``."""
-        return self._access.grant(wanted, DEADLINE)
+        return self._access.grant(wanted, DEADLINE, _cannot_listen)
+
+
+def _cannot_listen(_coordinator: str) -> Endpoints:
+    raise AssertionError("a recipient that listens asks its sender to")
 
 
 class Frames:

@@ -41,6 +41,8 @@ from zkc.wire.messages import (
 GRAMMARS: Final = {"reg": RegMessage, "chan": ChannelMessage, "xfer": RequestBody | AnswerBody}
 LIMITS: Final = AnswerInfo(0, 65536, 3000)
 HERE: Final = Endpoints(["tcp://127.0.0.1"], 40001, 40002, 0)
+THERE: Final = Endpoints(["127.0.0.1", "::1"], 40003, 40004, 0)
+"""Where a sender listens that is asked to."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,8 @@ class TransferTalk(Talk):
         if isinstance(state, tr.Notified):
             self.feed(who, self.decision)
         elif isinstance(state, ts.Granted | ts.KeyOpened):
-            self.feed(who, ts.MakeKey())
+            granted = state if isinstance(state, ts.Granted) else state.granted
+            self.feed(who, ts.MakeKey(THERE if granted.must_listen else None))
 
     @property
     def sessions(self) -> tuple[Session, Session]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from zkc.client.granting import grant
-from zkc.client.grants import Grant, Wanted
+from zkc.client.grants import Grant, Listen, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
@@ -97,9 +97,12 @@ class ByLink:
         self._context: Context = context(entropy)
         self._link: Link | None = None
 
-    def grant(self, wanted: Wanted, within: float | None) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
         async def ask() -> Grant:
-            return await grant(await self._linked(), self._store, wanted, self._clock, self._entropy)
+            return await grant(
+                await self._linked(), self._store, wanted, self._clock, self._entropy,
+                lambda coordinator: asyncio.to_thread(listen, coordinator),
+            )
 
         try:
             return self._run(ask(), within)

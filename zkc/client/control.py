@@ -51,6 +51,7 @@ class AskGrant(Message, frozen=True, tag="grant"):
     dry_run: bool
     fresh: bool
     compression: Compression
+    can_listen: bool
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
 
@@ -59,6 +60,13 @@ class AskSend(Message, frozen=True, tag="send"):
     """Send what this holds; answered by an `EventReply` for each event, the last one how it ended."""
 
     job: Job
+
+
+class AskListening(Message, frozen=True, tag="listening"):
+    """The command that asked for a grant has bound its ports, as `MustListen` demanded."""
+
+    ticket: Id
+    endpoints: Endpoints
 
 
 class AskPeers(Message, frozen=True, tag="peers"):
@@ -123,7 +131,7 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 
 ControlRequest = (
-    AskStatus | AskGrant | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
+    AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
     | AskLiveReady | AskLivePass | AskLiveReceipt
 )
 
@@ -154,6 +162,14 @@ class GrantReply(Message, frozen=True, tag="granted"):
 
     def __repr__(self) -> str:
         return "GrantReply(…)"
+
+
+class MustListen(Message, frozen=True, tag="must-listen"):
+    """Before the grant: the recipient cannot be connected to. The command answers with `AskListening`."""
+
+    ticket: Id
+    coordinator: str
+    """Its endpoint, at which interface others most likely are too."""
 
 
 class HaveReply(Message, frozen=True, tag="have"):
@@ -215,7 +231,7 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 
 
 ControlReply = (
-    StatusReply | GrantReply | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
+    StatusReply | GrantReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
     | InvitationReply | DoneReply | LiveReply | LiveReceiptReply
 )
 
@@ -223,7 +239,7 @@ ControlReply = (
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, wanted.fresh, wanted.compression, within,
+        wanted.dry_run, wanted.fresh, wanted.compression, wanted.can_listen, within,
     )
 
 
@@ -231,7 +247,7 @@ def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
     return Wanted(
         ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh,
-        ask.compression,
+        ask.compression, ask.can_listen,
     )
 
 

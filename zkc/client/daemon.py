@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,13 +26,14 @@ from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.small import as_told
 from zkc.config import ClientConfig
-from zkc.constants import REQUEST_SECONDS, TRANSFERS_MAX
+from zkc.constants import ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
     InternalError,
     NotRegistered,
     PeerViolation,
+    TimedOut,
     UnknownRecipient,
     UsageError,
     ZkcError,
@@ -46,6 +47,7 @@ from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
     AnswerBody,
+    Endpoints,
     Invitation,
     InviteApplication,
     Leave,
@@ -132,7 +134,7 @@ class Daemon:
         self._principal = load_main(store)
         self._context = context(entropy)
         self._bulk = Bulk()
-        self._receiver = Receiver(self._bulk, store, inbox, config, clock)
+        self._receiver = Receiver(self._bulk, store, inbox, config, clock, entropy)
         self._handed = Handed(home, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -140,6 +142,8 @@ class Daemon:
         self._looks: dict[str, asyncio.Task[None]] = {}
         """Applications about which the coordinator is being asked."""
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
+        self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
+        """What grants under way may wait for: where the command that asked for it listens."""
         self._leaving = False
         self._left = asyncio.Event()
 
@@ -221,7 +225,7 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
-                return await self._receiver.handle(principal, link.endpoint, body)
+                return await self._receiver.handle(principal, link.endpoint, link.request, body)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
@@ -329,6 +333,8 @@ class Daemon:
             case control.AskLeave():
                 await self._leave(self.main)
                 self._left.set()
+            case control.AskListening():
+                self._take_listening(request)
             case control.AskLiveReady():
                 readers.ready(request.xid)
             case control.AskLivePass():
@@ -359,12 +365,32 @@ class Daemon:
             yield reply
 
     async def _grant(self, request: control.AskGrant) -> AsyncGenerator[control.ControlReply, None]:
-        granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within))
+        """The grant; before it, where the recipient comes to the command, the question where that is."""
+        loop = asyncio.get_running_loop()
+        ticket = self._entropy.bytes(ID_BYTES)
+        wanted: asyncio.Future[str] = loop.create_future()
+        told: asyncio.Future[Endpoints] = loop.create_future()
+
+        def listen(coordinator: str) -> asyncio.Future[Endpoints]:
+            wanted.set_result(coordinator)
+            return told
+
+        granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within, listen))
+        granting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self._listening[ticket] = told
+        asked = False
         try:
-            while not (await asyncio.wait([granting], timeout=ALIVE_SECONDS))[0]:
-                yield control.WaitReply()
+            while not granting.done():
+                ends = (granting,) if asked else (granting, wanted)
+                await asyncio.wait(ends, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if wanted.done() and not (asked or granting.done()):
+                    asked = True
+                    yield control.MustListen(ticket, wanted.result())
+                elif not granting.done():
+                    yield control.WaitReply()
             yield control.reply_of(granting.result(), self._principal.coordinator.suite.name)
         finally:
+            del self._listening[ticket]
             granting.cancel()
 
     async def _send(self, request: control.AskSend) -> AsyncGenerator[control.ControlReply, None]:
@@ -408,15 +434,23 @@ class Daemon:
             self._leaving = False
             raise
 
-    async def _granted(self, wanted: Wanted, within: float | None) -> Grant:
+    async def _granted(
+        self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]]
+    ) -> Grant:
         link = self.main
         try:
             async with asyncio.timeout(within):
                 # A command says at once that there is no link; whether it waits for one is its own affair.
                 await link.wait_linked(link.patience)
-                return await grant(link, self._store, wanted, self._clock, self._entropy)
+                return await grant(link, self._store, wanted, self._clock, self._entropy, listen)
         except TimeoutError:
             raise overdue(link, wanted.recipient) from None
+
+    def _take_listening(self, request: control.AskListening) -> None:
+        told = self._listening.get(request.ticket)
+        if told is None or told.done():
+            raise TimedOut("the handshake is over", detail="expired", hint="run the same command again")
+        told.set_result(request.endpoints)
 
     def _status(self) -> control.StatusReply:
         link = self.main

@@ -5,6 +5,8 @@ The daemon grants for commands that ask it over its control socket; a command wi
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.link import Link
@@ -17,11 +19,14 @@ from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer, verify_peer
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import LookUp, PeerCard, TransferEnd
+from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd
 
 
-async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy) -> Grant:
-    """Ask, judge who answers, hand over the key, wait until the recipient confirms it.
+async def grant(
+    link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
+    listen: Callable[[str], Awaitable[Endpoints]],
+) -> Grant:
+    """Ask, judge who answers, hand over the key, wait until the recipient confirms it. ``listen``: see `Listen`.
 
     Every error of the contract that a recipient or coordinator may give; `IdentityError` (12) before any key is made.
     """
@@ -32,7 +37,7 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
     )
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
-        wanted.size_class, wanted.fresh, wanted.compression,
+        wanted.size_class, wanted.fresh, wanted.compression, wanted.can_listen,
     )
     current = machine.create_request(sender, terms)
     finished = False
@@ -52,7 +57,8 @@ async def grant(link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entro
             if wanted.dry_run:
                 return WouldAccept(granted.resp.presence)
             pin_peer(store, granted.card, clock.wall())
-            current = step(machine.TABLE, sender, state, machine.MakeKey())
+            where = await listen(link.endpoint) if granted.must_listen else None
+            current = step(machine.TABLE, sender, state, machine.MakeKey(where))
         finished = True
         session: Session = current.state.session
         return session

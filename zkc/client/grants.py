@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from zkc.client.events import WouldAccept
 from zkc.ids import Compression, KeyOrder, KeySource
 from zkc.protocol.session import Session
+from zkc.wire.messages import Endpoints
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Wanted:
     fresh: bool = True
     """Whether the recipient starts at the first byte, whatever it has of this delivery."""
     compression: Compression = "none"
+    can_listen: bool = False
+    """Whether the recipient may ask to connect to the process that has the bytes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,5 +39,9 @@ class Have:
     receipt: bytes
     own_fingerprint: bytes
 
+
+Listen = Callable[[str], Endpoints]
+"""Called, on any thread, where the recipient cannot be connected to: binds, and says where. Takes the coordinator's
+endpoint, at which interface others most likely are too."""
 
 Grant = Session | Have | WouldAccept

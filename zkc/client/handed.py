@@ -11,7 +11,7 @@ from typing import Any
 
 from zkc.client.call import Call
 from zkc.client.events import Delivery, WouldAccept
-from zkc.client.grants import Grant, Wanted
+from zkc.client.grants import Grant, Listen, Wanted
 from zkc.client.sending import Sending
 from zkc.client.small import Job, Notice, Told, Waiting
 from zkc.client.sources import small_source
@@ -21,8 +21,11 @@ from zkc.env import Clock, Entropy
 from zkc.errors import Interrupted
 from zkc.net.local_frames import ALIVE_SECONDS
 from zkc.stores.home import Home
+from zkc.wire.messages import Endpoints
 
-Grants = Callable[[Wanted, float | None], Coroutine[Any, Any, Grant]]
+Grants = Callable[
+    [Wanted, float | None, Callable[[str], Coroutine[Any, Any, Endpoints]]], Coroutine[Any, Any, Grant]
+]
 """One transfer handshake, in the daemon's loop."""
 
 
@@ -77,8 +80,11 @@ class _Granter:
         self._loop = loop
         self._call = call
 
-    def grant(self, wanted: Wanted, within: float | None) -> Grant:
-        asked = asyncio.run_coroutine_threadsafe(self._make(wanted, within), self._loop)
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+        async def bind(coordinator: str) -> Endpoints:
+            return await asyncio.to_thread(listen, coordinator)
+
+        asked = asyncio.run_coroutine_threadsafe(self._make(wanted, within, bind), self._loop)
         with self._call.ended_by(asked.cancel):
             try:
                 return asked.result()

@@ -14,7 +14,7 @@ from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
-from zkc.net.pipe import Bell, Listener
+from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
@@ -29,11 +29,11 @@ _READ: Final = 4 * 1024 * 1024
 """Bytes of a partial item that are hashed between two looks at the bell."""
 
 
-def deliver(listener: Listener, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
+def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
     """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item if its sender can go
     on with it; what was refused does not."""
     try:
-        listener.receive(session, sink, bell, patience)
+        incoming.receive(session, sink, bell, patience)
     except BaseException as error:
         sink.abandon(keep=isinstance(error, Interrupted) or sink.found_no_room)
         raise

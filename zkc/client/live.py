@@ -22,14 +22,14 @@ from zkc.client import control
 from zkc.config import ClientConfig
 from zkc.constants import CHUNK_MAX
 from zkc.env import Clock
-from zkc.errors import InternalError, Interrupted, PeerViolation, ZkcError
+from zkc.errors import InternalError, Interrupted, PeerViolation, UsageError, ZkcError
 from zkc.ids import owner_of
 from zkc.net.local_client import Answer, LocalClient
 from zkc.net.local_frames import bad_answer
-from zkc.net.pipe import Bell, Bulk, LinkLost, Listener
+from zkc.net.pipe import Bell, Bulk, Incoming, LinkLost
 from zkc.net.sockets import DescriptorsTaken, PortsTaken
 from zkc.protocol.session import Session
-from zkc.rules.endpoints import parse_port_range
+from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import Asked, Standing, decide_size
 from zkc.stores.home import Home
 from zkc.stores.items import Item
@@ -57,7 +57,12 @@ class LiveReader:
         self._config = config
         self._clock = clock
         self._daemon: LocalClient[control.ControlReply] = LocalClient(self._path, control.ControlReply)
-        listen = parse_port_range(config.transfer.listen)
+        listen = parse_listen(config.transfer.listen)
+        if listen is None:
+            raise UsageError(
+                "recv --live takes a stream at ports of its own, and transfer.listen is off", detail="listen-off",
+                hint="name an address and ports there, or take it out of the inbox",
+            )
         self._host, self._ports = listen.host.strip("[]"), listen.ports or None
         # One transfer has this process to itself: twice the chunk is a seventh quicker (measured), and costs little.
         self._chunk: Final = min(2 * config.transfer.chunk, CHUNK_MAX)
@@ -107,11 +112,11 @@ class LiveReader:
     ) -> Item | None:
         """One handshake, and what comes of it; None where nothing was taken: its name did not match, or the sender did
         not come."""
-        with contextlib.closing(self._bind(end, pause)) as listener:
+        with contextlib.closing(self._bind(end, pause)) as incoming:
             within = None if math.isinf(end) else max(end - self._clock.monotonic(), 0.0)
             ask = control.AskLive(
-                wish.app, wish.sender, wish.name, self._host, listener.data_port, listener.ack_port,
-                listener.offer_chunk(self._chunk), within,
+                wish.app, wish.sender, wish.name, self._host, *incoming.ports,
+                incoming.offer_chunk(self._chunk), within,
             )
             with contextlib.closing(self._daemon.ask(ask, within=None)) as answer:
                 if not isinstance(answer.next(), control.LiveReply):
@@ -122,11 +127,11 @@ class LiveReader:
                 if not isinstance(session, Session):
                     raise self._unexpected()
                 try:
-                    return self._receive(listener, session, answer, wish.name, write)
+                    return self._receive(incoming, session, answer, wish.name, write)
                 finally:
                     session.k.wipe()
 
-    def _bind(self, end: float, pause: Callable[[float], None]) -> Listener:
+    def _bind(self, end: float, pause: Callable[[float], None]) -> Incoming:
         """A pair of ports of `transfer.listen`; when all are taken, this waits for its turn."""
         while True:
             try:
@@ -137,18 +142,18 @@ class LiveReader:
             pause(_PAUSE_SECONDS)
 
     def _receive(
-        self, listener: Listener, session: Session, answer: Answer[control.ControlReply], glob: str,
+        self, incoming: Incoming, session: Session, answer: Answer[control.ControlReply], glob: str,
         write: Callable[[bytes], None],
     ) -> Item | None:
         if glob:
-            listener.hold()
-        listener.admit(session)
+            incoming.hold()
+        incoming.admit(session)
         self._daemon.call(control.AskLiveReady(session.req.xid))
         with contextlib.closing(Bell()) as bell, _watched(answer, bell) as told:
             self._under_way = _UnderWay(bell, write)
             sink = LiveSink(self._config, session, glob, self._under_way.write, self._daemon)
             try:
-                listener.receive(session, sink, bell, self._config.transfer.patience, self._clock)
+                incoming.receive(session, sink, bell, self._config.transfer.patience, self._clock)
             except Interrupted as error:
                 if isinstance(error, LinkLost) and not sink.began:
                     sink.pass_on(unwanted=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -19,19 +19,20 @@ from zkc.client.inbox_sink import InboxSink, deliver
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Reader, Readers
 from zkc.config import ClientConfig
-from zkc.constants import STEP_SECONDS, TRANSFERS_MAX
+from zkc.constants import ID_BYTES, STEP_SECONDS, TRANSFERS_MAX
+from zkc.crypto.chunks import rendezvous
 from zkc.crypto.primitives import digest
-from zkc.env import Clock
+from zkc.env import Clock, Entropy
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
-from zkc.net.addresses import ADVERTISED_MAX, advertised
-from zkc.net.pipe import Bell, Bulk, Listener
+from zkc.net.addresses import told
+from zkc.net.pipe import Bell, Bulk, Incoming
 from zkc.net.sockets import DescriptorsTaken, PortsTaken, split_endpoint
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
-from zkc.rules.endpoints import parse_port_range
+from zkc.rules.endpoints import PortRange, parse_listen
 from zkc.rules.policy import Asked, Standing, decide, least_size
 from zkc.rules.rates import Window
 from zkc.stores.files import translated
@@ -48,12 +49,16 @@ from zkc.wire.messages import (
     Key,
     Notify,
     Ok,
+    RelayAt,
     Req,
     RequestBody,
     TransferEnd,
+    WantRelay,
     WrappedKey,
 )
 
+Ask = Callable[[RequestBody], Awaitable[AnswerBody]]
+"""A request to the coordinator, and its answer; raises the errors of the contract."""
 _XIDS_KEPT: Final = 4096
 """Finished xids that are remembered, so that a replayed request is refused (attack H06)."""
 _CLOSED_KEPT: Final = 256
@@ -64,6 +69,8 @@ _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 _TURN_PAUSE: Final = 0.1
 _ADDRESSES_SECONDS: Final = 2.0
 """How long this host's addresses are taken for the same: a sender that got one too many tries again for a minute."""
+_YOU_LISTEN: Final = Endpoints([], 0, 0, 0)
+"""What a sender is told that is to be connected to."""
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
@@ -77,7 +84,7 @@ class _Transfer:
     notify: Notify
     answers: dict[bytes, AnswerBody] = field(default_factory=dict)
     """By the digest of what was asked: the same again, whose answer was lost, gets the same answer."""
-    listener: Listener | None = None
+    incoming: Incoming | None = None
     reader: Reader | None = None
     """The process that takes it as a stream, with sockets of its own in place of ours."""
     turn: asyncio.Timeout | None = None
@@ -97,7 +104,9 @@ class _Transfer:
 class Receiver:
     """All transfers to one home. Belongs to the daemon's loop."""
 
-    def __init__(self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock) -> None:
+    def __init__(
+        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock, entropy: Entropy
+    ) -> None:
         self._bulk = bulk
         self._store = store
         self._inbox = inbox
@@ -105,6 +114,7 @@ class Receiver:
         """Replaced as a whole when the configuration is read again."""
         self._clock = clock
         self.readers: Final = Readers(inbox, clock)
+        self._entropy = entropy
         self._transfers: dict[bytes, _Transfer] = {}
         self._finished: OrderedDict[bytes, None] = OrderedDict()
         self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
@@ -112,7 +122,7 @@ class Receiver:
         self._requests: dict[str, Window] = {}
         self._line = asyncio.Lock()
         """Who waits for a port stands in line: first come, first served, and only one asks for it."""
-        self._known_addresses: tuple[tuple[str, str], float, list[str]] = ("", ""), 0.0, []
+        self._known_addresses: tuple[tuple[tuple[str, ...], str, str], float, list[str]] = ((), "", ""), 0.0, []
         """For whom, until when, which: see `_addresses`."""
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self._log = structlog.get_logger("zkc.receiving")
@@ -120,8 +130,8 @@ class Receiver:
         self.received: Counter[str] = Counter()
         """Deliveries and bytes since the start, for ``zkc status``."""
 
-    async def handle(self, principal: Principal, endpoint: str, body: RequestBody) -> AnswerBody:
-        """One request of the coordinator to ``principal``, whose link leads to ``endpoint``.
+    async def handle(self, principal: Principal, endpoint: str, ask: Ask, body: RequestBody) -> AnswerBody:
+        """One request of the coordinator to ``principal``, whose link leads to ``endpoint``; ``ask`` asks it something.
 
         One that comes again gets the answer that it got, for as long as its handshake or its transfer lives: the
         channel keeps answers too (`zkc.protocol.calls`), but not as many as there may be transfers at once.
@@ -135,7 +145,7 @@ class Receiver:
         if given is not None:
             return given
         if isinstance(body, Notify):
-            answer = await self._notified(principal, endpoint, body)
+            answer = await self._notified(principal, endpoint, ask, body)
         else:
             answer = await self._advance(xid, body)
         transfer = self._transfers.get(xid)
@@ -163,7 +173,7 @@ class Receiver:
 
     # --- handshake --------------------------------------------------------------------------------------------------
 
-    async def _notified(self, principal: Principal, endpoint: str, message: Notify) -> AnswerBody:
+    async def _notified(self, principal: Principal, endpoint: str, ask: Ask, message: Notify) -> AnswerBody:
         """X2: verify who sends, judge, bind, answer (Figure 14)."""
         req = machine.read_request(message)
         if req.xid in self._finished or req.xid in self._transfers:
@@ -184,14 +194,14 @@ class Receiver:
         transfer = _Transfer(context, notified.state, message)
         self._transfers[req.xid] = transfer
         try:
-            verdict = await self._judge(transfer, endpoint)
+            verdict = await self._judge(transfer, endpoint, ask)
         except BaseException:
             self._end_handshake(req.xid)
             raise
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
 
     async def _judge(
-        self, transfer: _Transfer, endpoint: str
+        self, transfer: _Transfer, endpoint: str, ask: Ask
     ) -> machine.Accept | machine.Decline | machine.AlreadyHave:
         sender, req = transfer.state.sender, transfer.req
         await self.readers.settle(sender.fingerprint, req.tid)
@@ -209,29 +219,44 @@ class Receiver:
             return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes)
         if self.readers.broke_off(sender.fingerprint, req.tid):
             return self._decline(req, Interrupted.code, detail="broken-stream")
-        listen = parse_port_range(self.config.transfer.listen)
+        listen = parse_listen(self.config.transfer.listen)
+        relay = None
         try:
-            transfer.listener = await self._bind(transfer, listen.host.strip("[]"), listen.ports)
+            if listen is None and not req.can_listen:
+                relay = await self._find_relay(transfer, ask)
+            incoming = transfer.incoming = await self._bind(transfer, listen, relay)
         except PolicyRefused as error:
             return machine.Decline(error.code, error.detail)
-        addresses = await self._addresses(listen.host, split_endpoint(endpoint)[0])
+        where = relay or _YOU_LISTEN
+        if listen is not None and incoming.listening is not None:
+            where = incoming.listening.at(await self._addresses(listen.host, split_endpoint(endpoint)[0]))
         try:
             self._check_wanted(transfer)
         except PeerViolation:
-            transfer.listener.close()
+            incoming.close()
             raise
-        where = Endpoints(addresses, transfer.listener.data_port, transfer.listener.ack_port, 0)
-        return machine.Accept(where, transfer.listener.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
+        return machine.Accept(where, incoming.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
+
+    async def _find_relay(self, transfer: _Transfer, ask: Ask) -> Endpoints:
+        """Neither end can be connected to: which relay the coordinator gives. `PolicyRefused`."""
+        req, rv = transfer.req, self._entropy.bytes(ID_BYTES)
+        try:
+            found = await ask(WantRelay(req.xid, rendezvous(rv, "data"), rendezvous(rv, "ack")))
+        except PolicyRefused as refused:
+            self._tell("info", "refused", (req.sender, refused.detail), **_ids_of(req), reason=refused.detail)
+            raise
+        if not isinstance(found, RelayAt):
+            raise PeerViolation("unexpected", type(found).__name__)
+        host, port = split_endpoint(found.endpoint)
+        return Endpoints([host], port, port, 0, found.name, rv)
 
     async def _addresses(self, listen_host: str, coordinator_host: str) -> list[str]:
-        """Where senders reach this host: as configured, else as it finds itself, every `_ADDRESSES_SECONDS`."""
-        if self.config.transfer.advertise:
-            return list(self.config.transfer.advertise)[:ADVERTISED_MAX]
-        asked, now = (listen_host, coordinator_host), self._clock.monotonic()
+        """Where senders reach this host; looked up again after `_ADDRESSES_SECONDS`."""
+        asked, now = (self.config.transfer.advertise, listen_host, coordinator_host), self._clock.monotonic()
         known, until, addresses = self._known_addresses
         if known != asked or now >= until:
             # In a thread: the coordinator's name may have to be looked up.
-            addresses = await asyncio.to_thread(advertised, *asked)
+            addresses = await asyncio.to_thread(told, *asked)
             self._known_addresses = asked, now + _ADDRESSES_SECONDS, addresses
         return addresses
 
@@ -253,15 +278,15 @@ class Receiver:
         if self._transfers.get(transfer.req.xid) is not transfer:
             raise PeerViolation("unexpected", "the transfer was ended meanwhile")
 
-    async def _bind(self, transfer: _Transfer, host: str, ports: range) -> Listener:
-        """A pair of ports, and with it a thread; when all are taken, the transfer waits for its turn."""
+    async def _bind(self, transfer: _Transfer, listen: PortRange | None, relay: Endpoints | None) -> Incoming:
+        """A thread, and a pair of ports where this end listens; when all are taken, the transfer waits for its turn."""
         req = transfer.req
-        told = False
+        is_told = False
 
         def tell(why: str) -> None:
-            nonlocal told
-            if not told:
-                told = True
+            nonlocal is_told
+            if not is_told:
+                is_told = True
                 self._tell(
                     "warning", "transfer-waits", (req.sender,), **_ids_of(req), why=why,
                     listen=self.config.transfer.listen, seconds=_TURN_SECONDS,
@@ -274,8 +299,12 @@ class Receiver:
                 while True:
                     self._check_wanted(transfer)
                     try:
-                        if sum(each.listener is not None for each in self._transfers.values()) < TRANSFERS_MAX:
-                            return self._bulk.listen(host, ports or None)
+                        if sum(each.incoming is not None for each in self._transfers.values()) < TRANSFERS_MAX:
+                            if relay is not None:
+                                return self._bulk.by_relay(relay, req.sender)
+                            if listen is None:
+                                return self._bulk.dial()
+                            return self._bulk.listen(listen.host.strip("[]"), listen.ports or None, req.sender)
                         tell(f"{TRANSFERS_MAX} transfers are under way")
                     except (PortsTaken, DescriptorsTaken) as error:
                         tell(error.message)
@@ -297,9 +326,9 @@ class Receiver:
         What has come of it stays; its sender makes a new handshake when it is back.
         """
         lost = [
-            (other.req.tid != wanted.req.tid, other.listener.lost_since, other.bell)
+            (other.req.tid != wanted.req.tid, other.incoming.lost_since, other.bell)
             for other in self._transfers.values()
-            if other.listener is not None and other.listener.lost_since is not None and other.bell is not None
+            if other.incoming is not None and other.incoming.lost_since is not None and other.bell is not None
         ]
         for _, _, bell in sorted(lost, key=lambda each: each[:2])[:1]:
             bell.ring(superseded=True)
@@ -350,8 +379,8 @@ class Receiver:
             transfer.turn.reschedule(asyncio.get_running_loop().time())
         if transfer.timer is not None:
             transfer.timer.cancel()
-        if transfer.listener is not None:
-            transfer.listener.close()
+        if transfer.incoming is not None:
+            transfer.incoming.close()
         if transfer.reader is not None and not transfer.agreed:
             transfer.reader.release()
 
@@ -365,7 +394,7 @@ class Receiver:
             self._requests = {name: seen for name, seen in self._requests.items() if not seen.is_over(now)}
         seen = self._requests.setdefault(req.sender, Window()).add(now)
         at_once = sum(
-            other.req.sender == req.sender and not (other.listener is not None and other.listener.finished)
+            other.req.sender == req.sender and not (other.incoming is not None and other.incoming.finished)
             for other in self._transfers.values()
         ) - 1
         return Standing(at_once, seen, self._inbox.free_bytes())
@@ -378,16 +407,16 @@ class Receiver:
         older = self._end_older(transfer, session)
         if transfer.reader is not None:
             transfer.agreed = True
-        elif transfer.listener is not None:
+        elif transfer.incoming is not None:
             with translated("receiving"):
                 bell = Bell()
-            transfer.listener.admit(session)
+            transfer.incoming.admit(session)
             transfer.agreed, transfer.bell = True, bell
             transfer.done = asyncio.get_running_loop().create_future()
-            task = asyncio.create_task(self._receive(transfer, session, transfer.listener, bell, older))
+            task = asyncio.create_task(self._receive(transfer, session, transfer.incoming, bell, older))
             task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         else:
-            raise PolicyRefused("no sockets are bound for this transfer", detail="limit")
+            raise PolicyRefused("there is no place for this transfer", detail="limit")
         if transfer.timer is not None:
             # Not before: until here its end is what ends a handshake that goes wrong.
             transfer.timer.cancel()
@@ -431,7 +460,7 @@ class Receiver:
         self._forget(transfer)
 
     async def _receive(
-        self, transfer: _Transfer, session: Session, listener: Listener, bell: Bell,
+        self, transfer: _Transfer, session: Session, incoming: Incoming, bell: Bell,
         older: Sequence[asyncio.Future[None]] = (),
     ) -> None:
         req = session.req
@@ -442,7 +471,7 @@ class Receiver:
                 # Their partial item is what this one goes on with.
                 await asyncio.wait(older, timeout=_JOIN_SECONDS)
             await asyncio.get_running_loop().run_in_executor(
-                self._threads, deliver, listener, session, sink, bell, self.config.transfer.patience
+                self._threads, deliver, incoming, session, sink, bell, self.config.transfer.patience
             )
             self.received["deliveries"] += 1
             self.received["bytes"] += sink.size

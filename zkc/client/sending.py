@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from zkc.client.events import Delivery, Event, Granted, Options, Progress, Requested, WouldAccept
-from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.grants import Grant, Have, Listen, Wanted
 from zkc.client.sources import AnySource
 from zkc.config import ClientConfig
-from zkc.constants import ID_BYTES
+from zkc.constants import ID_BYTES, STEP_SECONDS
 from zkc.crypto.receipts import name_digest, verify_receipt
 from zkc.crypto.signing import read_identity
 from zkc.env import Clock, Entropy
@@ -28,25 +28,32 @@ from zkc.errors import (
     Interrupted,
     LocalIOError,
     PeerViolation,
+    PolicyRefused,
     RecipientOffline,
     TimedOut,
     ZkcError,
 )
 from zkc.ids import check_name
-from zkc.net.pipe import Attempts, Bell, LinkLost, Outgoing, Told
+from zkc.net.addresses import told
+from zkc.net.pipe import Attempts, Bell, Doors, LinkLost, Listening, Outgoing, Told
+from zkc.net.sockets import PortsTaken, split_endpoint
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session
+from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import Asked, Standing, decide, size_class
 from zkc.rules.rates import Pace
 from zkc.stores.home import Home
 from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
 from zkc.stores.under_way import UnderWay, key_of, tid_of
 from zkc.wire.codec import decode
-from zkc.wire.messages import Card, Manifest, Receipt, ReceiptBody
+from zkc.wire.messages import Card, Endpoints, Manifest, Receipt, ReceiptBody
 
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 2.0
 _KEY_PAUSE: Final = 0.1
+_TURN_PAUSE: Final = 0.1
+_TURN_SECONDS: Final = STEP_SECONDS - 5.0
+"""How long a sender that is to listen waits for ports: the recipient waits for its step no longer than a minute."""
 _DIRECT_SECONDS: Final = 2.0
 """How long the recipient is looked for at the end of a handshake that has led to it, before another one is made."""
 _CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable, DaemonError)
@@ -60,8 +67,8 @@ one that has gone: like a lost link."""
 class Granter(Protocol):
     """Who makes the handshake."""
 
-    def grant(self, wanted: Wanted, within: float | None) -> Grant:
-        """One try, at most ``within`` seconds; raises the errors of the contract."""
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+        """One try, at most ``within`` seconds; raises the errors of the contract, and what ``listen`` raises."""
 
 
 
@@ -93,6 +100,7 @@ class Sending:
             key_order=transfer.key_order, cipher=options.cipher or transfer.cipher,
             size_class=size_class(manifest.size), dry_run=options.dry_run,
             compression="zstd" if options.compress else "none",
+            can_listen=parse_listen(transfer.listen) is not None,
         )
         self._entropy = entropy
         self._began = clock.monotonic()
@@ -105,6 +113,9 @@ class Sending:
         self._session: Session | None = None
         """The newest handshake, and its connections."""
         self._attempts: Attempts | None = None
+        self._doors: Doors | None = None
+        self._listening: Listening | None = None
+        """Where the recipient comes to, once one has asked for it; for all handshakes."""
         self._announced = False
         """Whether anybody was told of this handshake."""
         self._lost: float | None = None
@@ -144,6 +155,7 @@ class Sending:
             return done
         finally:
             self._drop_session()
+            self._close_doors()
             if self._record is not None:
                 self._record.close(forget=forget or not self._record.begun)
 
@@ -206,7 +218,9 @@ class Sending:
                 self._resumed = False
                 self._start_anew()
                 continue
-            except _CONDITIONS as condition:
+            except (*_CONDITIONS, PolicyRefused) as condition:
+                if isinstance(condition, PolicyRefused) and condition.detail != "no-relay":
+                    raise
                 self._unmet = condition
                 until = self._may_wait(condition)
             except TimedOut as late:
@@ -239,9 +253,9 @@ class Sending:
     def _shake_hands(self) -> Delivery | WouldAccept | None:
         """A new handshake in the place of the one that there was; without the coordinator that one has to do."""
         try:
-            granted = self._granter.grant(self._wanted, self._left())
-        except _CONDITIONS:
-            if self._attempts is None:
+            granted = self._granter.grant(self._wanted, self._left(), self._listen)
+        except (*_CONDITIONS, PolicyRefused) as condition:
+            if self._attempts is None or (isinstance(condition, PolicyRefused) and condition.detail != "no-relay"):
                 raise
             return None
         if isinstance(granted, WouldAccept):
@@ -255,19 +269,49 @@ class Sending:
         if self._record is not None:
             self._record.add(granted.req.xid, granted.th)
         self._session, self._announced = granted, False
-        self._attempts = Attempts(granted, self._manifest, self._outgoing, self._clock, self._pace)
+        comes = granted.endpoints is not None and not granted.endpoints.addresses
+        self._attempts = Attempts(
+            granted, self._manifest, self._outgoing, self._clock, self._pace, self._listening if comes else None
+        )
         return None
 
+    def _listen(self, coordinator: str) -> Endpoints:
+        """The recipient cannot be connected to, and comes here: bind, in turn with the other transfers to this home."""
+        listen = parse_listen(self._config.transfer.listen)
+        if listen is None:
+            raise ValueError("a client that cannot listen said so")
+        until = self._clock.monotonic() + _TURN_SECONDS
+        if self._doors is None:
+            self._doors = Doors()
+        while self._listening is None:
+            try:
+                self._listening = self._doors.bind(
+                    listen.host.strip("[]"), listen.ports or None, sends=True, peer=self._recipient
+                )
+            except PortsTaken:
+                if self._clock.monotonic() >= until or self._left() == 0:
+                    raise
+                self._sleep(_TURN_PAUSE)
+        return self._listening.at(told(self._config.transfer.advertise, listen.host, split_endpoint(coordinator)[0]))
+
+    def _close_doors(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+        if self._doors is not None:
+            self._doors.close()
+
     def _drop_session(self) -> None:
+        if self._listening is not None:
+            self._listening.rest()
         if self._session is not None:
             self._session.k.wipe()
         self._session = self._attempts = None
 
-    def _on_begun(self, endpoint: str, position: int) -> None:
+    def _on_begun(self, path: str, position: int) -> None:
         self._lost = None
         self._resumed = self._resumed or (position > 0 and not self._flowed)
         self._wanted = replace(self._wanted, fresh=False)
-        self._path = f"direct {endpoint}"
+        self._path = path
         if self._session is not None and not self._announced:
             req, resp = self._session.req, self._session.resp
             self._on_event(Granted(self._recipient, req.key_source, resp.presence, self._path, position))

@@ -12,8 +12,8 @@ from msgspec.structs import fields
 
 from zkc import constants
 from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
-from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite
-from zkc.rules.endpoints import parse_endpoint, parse_port_range
+from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite, check_name
+from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
 from zkc.rules.policy import Rules
 from zkc.rules.units import SIZE_MAX
@@ -37,8 +37,9 @@ _KEY_SOURCES: Final = listed(_KEY_SOURCE, 1)
 _CIPHERS: Final = listed(_CIPHER, 1)
 _ENDPOINTS: Final = listed(written('"tcp://HOST:PORT"', parse_endpoint), 0)
 _LISTEN: Final = listed(written('"tcp://HOST:PORT"', lambda text: parse_endpoint(text, listen=True)), 1)
-_PORT_RANGE: Final = written('"tcp://HOST:PORT" or "tcp://HOST:PORT-PORT", two ports or more', parse_port_range)
+_PORT_RANGE: Final = written('"tcp://HOST:PORT", "tcp://HOST:PORT-PORT" with two ports or more, or "off"', parse_listen)
 _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_address), 0)
+_NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
 _TTL: Final = duration("1s", "365d")
@@ -144,6 +145,13 @@ class LimitsSection(Struct, frozen=True):
     per_second: Annotated[int, _PER_SECOND] = constants.TRANSFERS_PER_SECOND_MAX
 
 
+class RelaySection(Struct, frozen=True):
+    """``[relay]`` of a coordinator."""
+
+    clients: Annotated[tuple[str, ...], _NAMES] = ()
+    serves: Annotated[tuple[str, ...], _NAMES] = ()
+
+
 class InviteSection(Struct, frozen=True):
     """``[invite]`` of a coordinator; ``ttl`` in seconds."""
 
@@ -156,6 +164,7 @@ class CoordinatorConfig(Struct, frozen=True):
     coordinator: CoordinatorSection = CoordinatorSection()
     transfer: CoordinatorTransferSection = CoordinatorTransferSection()
     limits: LimitsSection = LimitsSection()
+    relay: RelaySection = RelaySection()
     invite: InviteSection = InviteSection()
     log: LogSection = LogSection()
 

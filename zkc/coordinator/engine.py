@@ -28,6 +28,7 @@ from zkc.coordinator.invitations import advertised
 from zkc.coordinator.keypool import KeyPool
 from zkc.coordinator.outbox import Outbox
 from zkc.coordinator.registrations import Registrations
+from zkc.coordinator.relays import Relays
 from zkc.coordinator.reports import Suspect
 from zkc.coordinator.services import Services
 from zkc.coordinator.sessions import Session
@@ -219,7 +220,8 @@ class Engine:
         self._registrations = Registrations(core)
         self._clients = Clients(core, self._on_request, self._registrations.first_channel)
         self._transfers = Transfers(core, self._clients)
-        self._services = Services(core, self._clients, self._transfers, self._read_log)
+        relays = Relays(core, self._clients, self._transfers)
+        self._services = Services(core, self._clients, self._transfers, relays, self._read_log)
         self._version, self._log_seen = db.version(), db.log_size()
         self._started = True
 

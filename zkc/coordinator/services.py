@@ -20,6 +20,7 @@ from zkc.constants import (
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.invitations import make_invitation
+from zkc.coordinator.relays import Relays
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
 from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
@@ -40,10 +41,12 @@ from zkc.wire.messages import (
     Peer,
     PeerCard,
     PeerPage,
+    RelayHere,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
     TransferRequest,
+    WantRelay,
 )
 
 _PAGE_NAMES: Final = 128
@@ -95,7 +98,7 @@ class Services:
     """Answers requests. ``revoked`` is called when a client's own leave has ended its registration."""
 
     def __init__(
-        self, core: Core, clients: Clients, transfers: Transfers, revoked: Callable[[], None]
+        self, core: Core, clients: Clients, transfers: Transfers, relays: Relays, revoked: Callable[[], None]
     ) -> None:
         self._core = core
         self._clients = clients
@@ -112,6 +115,8 @@ class Services:
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
             TransferEnd: _Service(self._transfer_end, _steps),
+            RelayHere: _Service(relays.announce, _often),
+            WantRelay: _Service(relays.want, _steps),
         }
         """What only the coordinator sends is not in it."""
 

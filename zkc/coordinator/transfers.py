@@ -169,6 +169,13 @@ class Transfers:
         elif session.client is handshake.sender:
             self._finish(handshake, code, message.detail)
 
+    def ends(self, xid: bytes, recipient: Session) -> set[str] | None:
+        """The names of both ends of a handshake that waits for this recipient's answer; None where there is none."""
+        handshake = self._open.get(xid)
+        if handshake is None or handshake.to is not recipient:
+            return None
+        return {handshake.sender.name, handshake.recipient.name}
+
     # --- time, and clients that go ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:

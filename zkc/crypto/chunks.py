@@ -12,7 +12,7 @@ from typing import Final
 
 from zkc.constants import COMMITMENT_BYTES, XID_TAG_BYTES
 from zkc.crypto.ciphers import make_cipher
-from zkc.crypto.primitives import NONCE_BYTES, Secret, check_mac, expand
+from zkc.crypto.primitives import NONCE_BYTES, Secret, check_mac, digest, expand
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.wire.frames import DATA_HEADER_BYTES, DataHeader, Flag, Stream
@@ -28,6 +28,11 @@ def xid_tag(k: Secret) -> bytes:
 def token(k: Secret, socket: str, attempt: int) -> str:
     """The PLAIN password for one connection: 32 hex digits, derived at both ends, never sent ahead."""
     return expand(k, b"token " + socket.encode() + attempt.to_bytes(4, "big"), 16).hex()
+
+
+def rendezvous(rv: bytes, socket: str) -> bytes:
+    """The name under which the two ends of one connection meet at a relay, 16 bytes; ``rv`` is 16 random bytes."""
+    return digest(rv, socket.encode())[:16]
 
 
 class _StreamKeys:

@@ -7,7 +7,7 @@ import ctypes
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 ADVERTISED_MAX: Final = 16
@@ -41,7 +41,7 @@ def host_addresses() -> list[str]:
 
 
 def advertised(listen_host: str, coordinator_host: str) -> list[str]:
-    """What a recipient that listens on ``listen_host`` tells a sender: best first, at most 16, no loopback.
+    """What an end that listens on ``listen_host`` tells the other one: best first, at most 16, no loopback.
 
     The address that leads to the coordinator comes first: whoever else is linked there most likely reaches it.
     """
@@ -50,6 +50,11 @@ def advertised(listen_host: str, coordinator_host: str) -> list[str]:
     first = _route_to(coordinator_host)
     others = [address for address in host_addresses() if not ipaddress.ip_address(address).is_loopback]
     return list(dict.fromkeys([*([first] if first else []), *others]))[:ADVERTISED_MAX]
+
+
+def told(advertise: Sequence[str], listen_host: str, coordinator_host: str) -> list[str]:
+    """``advertise`` as it was configured, at most 16; else `advertised`."""
+    return list(advertise)[:ADVERTISED_MAX] or advertised(listen_host, coordinator_host)
 
 
 def _route_to(host: str) -> str | None:

@@ -336,9 +336,9 @@ class BulkPorts:
 
 
 def serve_bulk(
-    ctx: Context, ports: BulkPorts, zap_domain: bytes = BULK_DOMAIN, *, watch: Watch | None = None
+    ctx: Context, ports: BulkPorts, zap_domain: bytes = BULK_DOMAIN, *, sends: bool = False, watch: Watch | None = None
 ) -> tuple[Socket, Socket]:
-    """The listening end of one connection: ``(pull for data, push for acknowledgements)``.
+    """The listening end of one connection: the sockets for data and for acknowledgements. ``sends``: it has the bytes.
 
     Start the ZAP handler first. Each of the two has a ZAP domain of its own, ``zap_domain`` with ``.data`` and
     ``.ack``: a token opens one socket alone. `DescriptorsTaken`.
@@ -350,12 +350,12 @@ def serve_bulk(
         return {zmq.PLAIN_SERVER: 1, zmq.ZAP_DOMAIN: zap_domain + socket}
 
     with (
-        _made(ctx, zmq.PULL, {**_DATA_IN, **server(b".data")}, watch) as pull,
-        _made(ctx, zmq.PUSH, {**_ACKS, **server(b".ack")}, watch) as push,
+        _made(ctx, *_data(sends, server(b".data")), watch) as data,
+        _made(ctx, *_acks(sends, server(b".ack")), watch) as acks,
     ):
-        _take_over(pull, ports.data)
-        _take_over(push, ports.ack)
-        return pull, push
+        _take_over(data, ports.data)
+        _take_over(acks, ports.ack)
+        return data, acks
 
 
 def connect_bulk(
@@ -366,19 +366,30 @@ def connect_bulk(
     data_login: Login,
     ack_login: Login,
     *,
+    sends: bool = True,
     watch: Watch | None = None,
 ) -> tuple[Socket, Socket]:
-    """The connecting end of one transfer: ``(push for data, pull for acknowledgements)``, each with its own token.
+    """The connecting end of one transfer: the sockets for data and for acknowledgements, each with its own token.
 
     They connect once: after a loss close them and make new ones, with new tokens.
     """
     with (
-        _made(ctx, zmq.PUSH, {**_DATA_OUT, **_login(data_login)}, watch) as push,
-        _made(ctx, zmq.PULL, {**_ACKS, **_login(ack_login)}, watch) as pull,
+        _made(ctx, *_data(sends, _login(data_login)), watch) as data,
+        _made(ctx, *_acks(sends, _login(ack_login)), watch) as acks,
     ):
-        _connect(push, tcp_endpoint(host, data_port))
-        _connect(pull, tcp_endpoint(host, ack_port))
-        return push, pull
+        _connect(data, tcp_endpoint(host, data_port))
+        _connect(acks, tcp_endpoint(host, ack_port))
+        return data, acks
+
+
+def _data(sends: bool, more: Mapping[int, int | bytes]) -> tuple[int, dict[int, int | bytes]]:
+    """Kind and options of an end's socket for data."""
+    return (zmq.PUSH, {**_DATA_OUT, **more}) if sends else (zmq.PULL, {**_DATA_IN, **more})
+
+
+def _acks(sends: bool, more: Mapping[int, int | bytes]) -> tuple[int, dict[int, int | bytes]]:
+    """The same for acknowledgements, which go the other way."""
+    return zmq.PULL if sends else zmq.PUSH, {**_ACKS, **more}
 
 
 def _login(login: Login) -> dict[int, int | bytes]:
@@ -395,6 +406,19 @@ def inode_of(fd: int) -> int:
     except (OSError, OverflowError):
         return 0
     return status.st_ino if stat.S_ISSOCK(status.st_mode) else 0
+
+
+def own_endpoint(fd: int) -> str | None:
+    """Which of this machine's addresses has the TCP connection behind ``fd``; None where there is none any more."""
+    try:
+        mine = os.dup(fd)
+    except (OSError, OverflowError):
+        return None
+    with sockets.socket(fileno=mine) as connection, contextlib.suppress(OSError):
+        if connection.family in (sockets.AF_INET, sockets.AF_INET6):
+            host, port = connection.getsockname()[:2]
+            return tcp_endpoint(plain_address(host), port)
+    return None
 
 
 def shutdown_connection(fd: int, inode: int) -> bool:

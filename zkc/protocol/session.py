@@ -8,7 +8,7 @@ from typing import Final
 from zkc.constants import TERMS_VERSION
 from zkc.crypto.cards import VerifiedCard
 from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal, check_mac, expand, extract, mac
-from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate
+from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, VersionMismatch
 from zkc.wire.codec import decode, encode, version_of
@@ -30,7 +30,8 @@ class Session:
     """The other end's card."""
     own_fingerprint: bytes
     endpoints: Endpoints | None
-    """At the sender: where the recipient listens."""
+    """Where the other end listens; of a recipient without an address: it is to come to the sender. None at a recipient
+    that listens."""
 
 
 LEVELS: Final = ("online", "present", "authorised")
@@ -60,6 +61,21 @@ def _check_version(what: str, encoded: bytes) -> None:
             f"the {what} is of version {version}, and this zkc knows {TERMS_VERSION}", detail="version",
             hint="upgrade the older of the two",
         )
+
+
+def seal_endpoints(to: KemPublicKey, th: bytes, endpoints: Endpoints) -> bytes:
+    """Where the sender listens, for the recipient alone: in KEY, or in CONFS."""
+    return seal(to, "xfer-ep-s", th, encode(endpoints))
+
+
+def open_endpoints(key: KemPrivateKey, th: bytes, sealed: bytes) -> Endpoints | None:
+    """The same at the recipient; None where there is none. `PeerViolation` (``forged``, ``malformed``)."""
+    if not sealed:
+        return None
+    endpoints: Endpoints = decode(open_sealed(key, "xfer-ep-s", th, sealed), Endpoints)
+    if not (endpoints.addresses and endpoints.data_port and endpoints.ack_port) or endpoints.relay:
+        raise PeerViolation("malformed", "a sender that listens nowhere")
+    return endpoints
 
 
 def level_met(stated: str, required: str) -> bool:

@@ -11,7 +11,7 @@ Sender-made key (the default)                       Coordinator-made key
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from zkc.constants import CHUNK, TERMS_VERSION
@@ -21,7 +21,14 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_decapsulate, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import IdentityError, PeerViolation
-from zkc.protocol.session import Session, confirmation, read_req, session_key, unwrap_session_key
+from zkc.protocol.session import (
+    Session,
+    confirmation,
+    open_endpoints,
+    read_req,
+    session_key,
+    unwrap_session_key,
+)
 from zkc.protocol.step import Send, Step, Table
 from zkc.protocol.trust import Authority, Known, judge_peer, verify_peer
 from zkc.wire.codec import decode, encode
@@ -66,6 +73,7 @@ class Accept:
     """Event: own policy lets the transfer in; the sockets are bound."""
 
     endpoints: Endpoints
+    """Without an address: the sender is to listen."""
     chunk: int
     max_bytes: int
     live: bool = False
@@ -94,6 +102,7 @@ class Responded:
     resp: Resp
     sender: VerifiedCard
     one_time: KemPrivateKey
+    sender_listens: bool
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,8 @@ class Closed:
 class KeyHeld:
     """Coordinator-made, recipient first: K is opened and confirmed; the sender's confirmation is awaited."""
 
+    responded: Responded
+    """Its one-time key is wiped."""
     session: Session
 
 
@@ -154,13 +165,16 @@ def create_response(recipient: Recipient, state: Notified, event: Accept) -> Ste
     """X3: the answer, with a one-time key that makes this transfer's secrecy outlive every other key
     (Figure 14, blocks 1403-1405; Figure 2, 203)."""
     one_time = recipient.authority.suite.generate_one_time()
+    sender_listens = not event.endpoints.addresses
+    if sender_listens and not state.req.can_listen:
+        raise ValueError("a sender that cannot listen is not asked to")
     sealed = seal(state.sender.kem_key, "xfer-ep", state.th.value, encode(event.endpoints))
     resp = _response(
         recipient, state.req, verdict="accept", sealed=sealed, one_time=one_time.public.encode(), chunk=event.chunk,
         max_bytes=event.max_bytes, live=event.live,
     )
     th, message = _sign(recipient, state.th, resp)
-    return Step(Responded(th, state.req, resp, state.sender, one_time), (Send(message),))
+    return Step(Responded(th, state.req, resp, state.sender, one_time, sender_listens), (Send(message),))
 
 
 def create_refusal(recipient: Recipient, state: Notified, event: Decline) -> Step:
@@ -184,19 +198,19 @@ def consume_key(recipient: Recipient, state: Responded, message: DeliverKey) -> 
     key: Key = decode(message.key, Key)
     if key.xid != state.req.xid:
         raise PeerViolation("identity", "a key of another transfer")
-    if key.sealed_endpoints:
-        raise PeerViolation("unexpected", "endpoints of a sender")
+    _check_asked(state, key.sealed_endpoints)
     at = state.th.value
     th = state.th.absorb(message.key)
     state.sender.identity.verify("xfer-key", th.value, message.signature)
     th = th.absorb(message.signature)
+    endpoints = open_endpoints(recipient.kem_key, at, key.sealed_endpoints)
     ss1 = kem_decapsulate(recipient.kem_key, "xfer-perm", at, key.ct1)
     ss2 = kem_decapsulate(state.one_time, "xfer-eph", at, key.ct2)
     k = session_key(th, ss1, ss2)
     for secret in (ss1, ss2, state.one_time):
         secret.wipe()
     conf = confirmation(k, "conf", state.req.xid, th.value)
-    return Step(Agreed(_session(recipient, state, th, k)), (Send(TransferConfirm(conf)),))
+    return Step(Agreed(_session(recipient, state, th, k, endpoints)), (Send(TransferConfirm(conf)),))
 
 
 def consume_session_key(recipient: Recipient, state: Responded, message: DeliverSessionKey) -> Step:
@@ -206,21 +220,21 @@ def consume_session_key(recipient: Recipient, state: Responded, message: Deliver
     th_c = state.th.value
     k = unwrap_session_key(message.wrapped, state.req.xid, "R", recipient.kem_key, state.one_time, th_c)
     sender_first = state.req.key_order == "sender-first"
+    endpoints: Endpoints | None = None
     if sender_first:
-        _check_sender(k, state.req, th_c, message.confirmation)
+        endpoints = _check_sender(recipient, k, state, message.confirmation)
     elif message.confirmation:
         raise PeerViolation("unexpected", "a confirmation before its time")
     state.one_time.wipe()
-    session = _session(recipient, state, state.th, k)
+    session = _session(recipient, state, state.th, k, endpoints)
     conf = confirmation(k, "confR", state.req.xid, th_c)
-    return Step(Agreed(session) if sender_first else KeyHeld(session), (Send(TransferConfirm(conf)),))
+    return Step(Agreed(session) if sender_first else KeyHeld(state, session), (Send(TransferConfirm(conf)),))
 
 
 def consume_sender_confirmation(recipient: Recipient, state: KeyHeld, message: DeliverConfirmation) -> Step:
     """G4: the sender holds the key too (Figure 2, 208)."""
-    session = state.session
-    _check_sender(session.k, session.req, session.th, message.confirmation)
-    return Step(Agreed(session), (Send(Ok()),))
+    endpoints = _check_sender(recipient, state.session.k, state.responded, message.confirmation)
+    return Step(Agreed(replace(state.session, endpoints=endpoints)), (Send(Ok()),))
 
 
 TABLE: Final[Table] = {
@@ -266,14 +280,23 @@ def _sign(recipient: Recipient, th: Transcript, resp: Resp) -> tuple[Transcript,
     return th.absorb(signature), TransferResponse(encoded, signature)
 
 
-def _check_sender(k: Secret, req: Req, th_c: bytes, encoded: bytes) -> None:
+def _check_sender(recipient: Recipient, k: Secret, state: Responded, encoded: bytes) -> Endpoints | None:
+    """CONFS: the sender holds K; where it listens, if it was asked to."""
+    th_c = state.th.value
     conf: ConfS = decode(encoded, ConfS)
-    if conf.xid != req.xid:
+    if conf.xid != state.req.xid:
         raise PeerViolation("identity", "a confirmation of another transfer")
-    if conf.sealed_endpoints:
-        raise PeerViolation("unexpected", "endpoints of a sender")
+    _check_asked(state, conf.sealed_endpoints)
     check_mac(mac(expand(k, "confS", 32), th_c, conf.sealed_endpoints), conf.mac)
+    return open_endpoints(recipient.kem_key, th_c, conf.sealed_endpoints)
 
 
-def _session(recipient: Recipient, state: Responded, th: Transcript, k: Secret) -> Session:
-    return Session(k, th.value, state.req, state.resp, state.sender, recipient.identity.public.fingerprint, None)
+def _check_asked(state: Responded, sealed_endpoints: bytes) -> None:
+    if bool(sealed_endpoints) is not state.sender_listens:
+        raise PeerViolation("unexpected", "endpoints of a sender that was not to listen, or none of one that was")
+
+
+def _session(
+    recipient: Recipient, state: Responded, th: Transcript, k: Secret, endpoints: Endpoints | None
+) -> Session:
+    return Session(k, th.value, state.req, state.resp, state.sender, recipient.identity.public.fingerprint, endpoints)

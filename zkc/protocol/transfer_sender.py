@@ -23,13 +23,14 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
-from zkc.ids import Compression, KeyOrder, KeySource
+from zkc.ids import Compression, KeyOrder, KeySource, is_name
 from zkc.protocol.session import (
     Session,
     check_confirmation,
     level_met,
     read_resp,
     refusal_code,
+    seal_endpoints,
     session_key,
     unmet_code,
     unwrap_session_key,
@@ -79,6 +80,8 @@ class Terms:
     size_class: int
     fresh: bool
     compression: Compression = "none"
+    can_listen: bool = False
+    """Whether the recipient may ask to come to the sender."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +100,11 @@ class Granted:
     resp: Resp
     card: VerifiedCard
     endpoints: Endpoints
+
+    @property
+    def must_listen(self) -> bool:
+        """Whether the recipient comes to the sender."""
+        return not self.endpoints.addresses
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +149,9 @@ class Agreed:
 class MakeKey:
     """Event: go on to hand the key over: the caller has looked at what was granted, and at who granted it."""
 
+    endpoints: Endpoints | None = None
+    """Where the sender listens, bound by now; needed where `Granted.must_listen`."""
+
 
 def create_request(sender: Sender, terms: Terms) -> Step:
     """X1: the request to send (Figure 13, blocks 1301-1302; Figure 2, 201)."""
@@ -149,8 +160,8 @@ def create_request(sender: Sender, terms: Terms) -> Step:
     one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
     req = Req(
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
-        terms.key_source, terms.key_order, terms.cipher, terms.compression, "online", 0, terms.size_class, False,
-        terms.fresh, sender.card.hash, one_time.public.encode() if one_time else b"",
+        terms.key_source, terms.key_order, terms.cipher, terms.compression, "online", 0, terms.size_class,
+        terms.can_listen, terms.fresh, sender.card.hash, one_time.public.encode() if one_time else b"",
     )
     encoded = encode(req)
     th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)
@@ -193,6 +204,10 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
             state.one_time.wipe()
         return Step(AlreadyDelivered(card, opened))
     endpoints: Endpoints = decode(opened, Endpoints)
+    if not (endpoints.addresses or req.can_listen):
+        raise PeerViolation("unexpected", "a sender that cannot listen is asked to")
+    if endpoints.relay and not (is_name(endpoints.relay) and len(endpoints.rv) == ID_BYTES and endpoints.addresses):
+        raise PeerViolation("malformed", "a relay without a name, a place or a meeting")
     th = signed_at.absorb(message.signature)
     granted = Granted(th, req, resp, card, endpoints)
     if state.one_time is None:
@@ -213,7 +228,7 @@ def create_key(sender: Sender, state: Granted, event: MakeKey) -> Step:
     th = state.th
     ss1, ct1 = kem_encapsulate(state.card.kem_key, "xfer-perm", th.value)
     ss2, ct2 = kem_encapsulate(suite.read_one_time(state.resp.recipient_one_time_key), "xfer-eph", th.value)
-    key = encode(Key(state.req.xid, ct1, ct2, b""))
+    key = encode(Key(state.req.xid, ct1, ct2, _sealed_endpoints(state, event, th)))
     th = th.absorb(key)
     signature = sender.identity.sign("xfer-key", th.value)
     th = th.absorb(signature)
@@ -226,11 +241,12 @@ def create_key(sender: Sender, state: Granted, event: MakeKey) -> Step:
 def create_sender_confirmation(sender: Sender, state: KeyOpened, event: MakeKey) -> Step:
     """G4, G2': the sender confirms the coordinator-made key (Figure 15, blocks 1503-1504; Figure 2, 207)."""
     req, th = state.granted.req, state.granted.th
-    tag = mac(expand(state.k, "confS", 32), th.value)
+    sealed = _sealed_endpoints(state.granted, event, th)
+    tag = mac(expand(state.k, "confS", 32), th.value, sealed)
     sent = KeySent(state.granted, th, state.k)
     return Step(
         sent if not state.recipient_confirmed else AwaitingStored(sent),
-        (Send(TransferConfirmKey(encode(ConfS(req.xid, b"", tag)))),),
+        (Send(TransferConfirmKey(encode(ConfS(req.xid, sealed, tag)))),),
     )
 
 
@@ -244,6 +260,15 @@ def consume_confirmation(sender: Sender, state: KeySent, message: TransferConfir
 def consume_stored(sender: Sender, state: AwaitingStored, message: Ok) -> Step:
     """CONFS has reached the recipient (Figure 2, 208)."""
     return Step(_agreed(sender, state.sent))
+
+
+def _sealed_endpoints(granted: Granted, event: MakeKey, th: Transcript) -> bytes:
+    """Where the sender listens, if the recipient comes to it; else nothing."""
+    if not granted.must_listen:
+        return b""
+    if event.endpoints is None:
+        raise ValueError("the recipient is to come, and was not told where to")
+    return seal_endpoints(granted.card.kem_key, th.value, event.endpoints)
 
 
 def _agreed(sender: Sender, state: KeySent) -> Agreed:

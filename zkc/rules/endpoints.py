@@ -75,6 +75,11 @@ def parse_port_range(text: str, what: str = "listen") -> PortRange:
     return PortRange(match["host"], first, last)
 
 
+def parse_listen(text: str, what: str = "listen") -> PortRange | None:
+    """Where transfers come in: what `parse_port_range` takes, or None for ``off``, where nobody can connect."""
+    return None if text == "off" else parse_port_range(text, what)
+
+
 def _match(text: str, what: str, form: str) -> re.Match[str]:
     match = _ENDPOINT.fullmatch(text)
     if match is None or not _is_host(match["host"]):

@@ -46,6 +46,15 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "a limit of {either} was reached: too large, too many at once, or too many in a second",
         "run it again later, or ask {0} to raise inbox.max_bytes, inbox.per_sender or transfer.listen",
     ),
+    (25, "unreachable"): (
+        "neither this client nor {0} lets the other connect (transfer.listen is off at both)",
+        "set transfer.listen at one of them to an address and ports that the other reaches, or use a relay (zkc relay)",
+    ),
+    (25, "no-relay"): (
+        "neither this client nor {0} lets the other connect, and no relay is there at the moment",
+        "start one of those that the coordinator names: zkc relay; a longer wait waits for one",
+    ),
+    (25, "not-a-relay"): ("the coordinator does not name this client as a relay", "add it to [relay] clients there"),
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (31, ""): ("{0} gave the transfer up", _AGAIN),

@@ -281,6 +281,29 @@ class Leave(Message, frozen=True, tag="leave"):
     pass
 
 
+class RelayHere(Message, frozen=True, tag="relay-here"):
+    """Client to coordinator: this client serves as relay, for whom the coordinator's configuration says."""
+
+    endpoint: Line
+
+
+class WantRelay(Message, frozen=True, tag="want-relay"):
+    """Recipient to coordinator, between X2 and X3: neither end can be connected to."""
+
+    xid: Id
+    data: Id
+    acks: Id
+    """The names under which the ends will meet."""
+
+
+class Rendezvous(Message, frozen=True, tag="rendezvous"):
+    """Coordinator to relay: two ends of a transfer to ``client`` will come under these names."""
+
+    data: Id
+    acks: Id
+    client: Name
+
+
 class Notify(Message, frozen=True, tag="x2"):
     request: Small
     signature: LiveSignature
@@ -318,7 +341,8 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | InviteApplication | Leave | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
+    | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
+    | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
 )
 
 
@@ -375,7 +399,16 @@ class Invitation(Message, frozen=True, tag="invitation"):
         return []
 
 
-AnswerBody = Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation
+class RelayAt(Message, frozen=True, tag="relay-at"):
+    """Coordinator to recipient: the relay that expects both ends."""
+
+    name: Name
+    endpoint: Line
+
+
+AnswerBody = (
+    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | RelayAt
+)
 
 
 class Request(Message, frozen=True, tag="q"):
@@ -449,13 +482,17 @@ class Resp(Message, frozen=True):
 
 
 class Endpoints(Message, frozen=True):
-    """Where the recipient listens: every address has both ports."""
+    """Where an end listens: every address has both ports. Of a recipient, no address: the sender is to listen."""
 
     addresses: Annotated[list[Word], Meta(max_length=16)]
     data_port: U16
     ack_port: U16
     resume: U64
     """Durable position that the recipient holds of this delivery."""
+    relay: Name = ""
+    """The client that serves as relay between the two, whose address and (twice) port the others are; empty: none."""
+    rv: Annotated[bytes, Meta(max_length=16)] = b""
+    """16 random bytes, from which follows under which names the ends meet there; without a relay empty."""
 
 
 class Key(Message, frozen=True):

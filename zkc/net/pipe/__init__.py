@@ -1,14 +1,19 @@
 """The hot path: bulk bytes from one process to another over PUSH/PULL, outside every event loop.
 
-One pair of sockets and one blocking loop, in a thread of its own, for each transfer: `Bulk.listen` and
-`Listener.receive` at the recipient, `Attempts.next` at the sender. A connection that breaks off is followed by
-another. What may be said when is decided by the delivery machines; here are polling, sockets and backpressure. Both
-ends hold at most the credit window in memory, whatever the length.
+One pair of sockets and one blocking loop, in a thread of its own, for each transfer: `Incoming.receive` at the
+recipient, `Attempts.next` at the sender. Which of the two listens and which one dials is another matter
+(`zkc.net.pipe.meeting`). A connection that breaks off is followed by another. What may be said when is decided by the
+delivery machines; here are polling, sockets and backpressure. Both ends hold at most the credit window in memory,
+whatever the length.
 """
 
 from zkc.net.pipe.link import Bell, LinkLost, login
+from zkc.net.pipe.meeting import Doors, Listening
 from zkc.net.pipe.outgoing import Outgoing, Source
-from zkc.net.pipe.recipient import Bulk, Listener, Sink
+from zkc.net.pipe.recipient import Bulk, Incoming, Sink
 from zkc.net.pipe.sender import Attempts, Told
 
-__all__ = ["Attempts", "Bell", "Bulk", "LinkLost", "Listener", "Outgoing", "Sink", "Source", "Told", "login"]
+__all__ = [
+    "Attempts", "Bell", "Bulk", "Doors", "Incoming", "LinkLost", "Listening", "Outgoing", "Sink", "Source", "Told",
+    "login",
+]

@@ -17,7 +17,7 @@ from zkc.protocol.delivery import NotOpened
 from zkc.rules.refusals import refused_by
 
 CONNECT_SECONDS: Final = 5.0
-"""For each address of the recipient: TCP and PLAIN on both sockets."""
+"""For each address: TCP and PLAIN on both sockets."""
 REPEAT_SECONDS: Final = 5.0
 """How long nothing comes before a recipient says again how far it is."""
 TELL_SECONDS: Final = 0.5
@@ -37,6 +37,7 @@ class Bell:
 
     def __init__(self) -> None:
         self.fd, self._ring = os.pipe()
+        os.set_blocking(self.fd, False)
         self.rung = False
         self.superseded = False
         """Whether it was rung because a newer handshake of the same delivery has taken over."""
@@ -48,8 +49,11 @@ class Bell:
             os.write(self._ring, b"!")
 
     def hush(self) -> None:
-        """For one that is rung again and again: until the next time."""
-        os.read(self.fd, 4096)
+        """For one that is rung again and again: until the next time. Where it was not rung: nothing."""
+        if self.rung:
+            self.rung = False
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.fd, 4096)
 
     def close(self) -> None:
         for fd in (self.fd, self._ring):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,6 @@ import zmq
 from zkc.constants import BAD_FRAMES_MAX
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
-from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
     TELL_SECONDS,
@@ -23,13 +22,13 @@ from zkc.net.pipe.link import (
     broken_rule,
     flush,
     given_up,
-    login,
     receive_frame,
 )
+from zkc.net.pipe.meeting import Dialling, Listening, Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
-from zkc.net.sockets import Context, Socket, connect_bulk, context, tcp_endpoint, unsent
-from zkc.net.watch import ACK_BYTES, BULK_BOUNDS, UNREAD_BYTES, Progress, Watch
+from zkc.net.pipe.passage import Passage
+from zkc.net.sockets import Socket, context
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
@@ -38,8 +37,8 @@ from zkc.wire.messages import Manifest
 
 FIRST_WORD_SECONDS: Final = 20.0
 """From the connection to the other end's first frame."""
-NEXT_ADDRESS_SECONDS: Final = 0.25
-"""How long one address of the recipient is tried alone before the next one is tried beside it (RFC 8305)."""
+COME_SECONDS: Final = CONNECT_SECONDS
+"""How long a recipient that has the key may take to come, where the sender listens."""
 FLUSH_MS: Final = 20
 """How long a source may pause before what it gave leaves as a chunk of its own."""
 REPEATS_MAX: Final = 2
@@ -47,24 +46,14 @@ REPEATS_MAX: Final = 2
 between, such as a length that a damaged byte made longer."""
 FRAMES_A_TURN: Final = 16
 """Acknowledgements read, and chunks sent, before the bell, the clock and the other direction have their turn."""
-_ENDS_OF_CONNECTING: Final = frozenset(
-    {
-        EventKind.HANDSHAKE_SUCCEEDED,
-        EventKind.HANDSHAKE_FAILED_AUTH,
-        EventKind.HANDSHAKE_FAILED_NO_DETAIL,
-        EventKind.HANDSHAKE_FAILED_PROTOCOL,
-        EventKind.DISCONNECTED,
-        EventKind.CLOSED,
-    }
-)
 
 
 @dataclass(frozen=True)
 class Told:
     """Who hears what of a delivery on its way. Each is called in the sending thread, and may raise."""
 
-    on_begun: Callable[[str, int], None] = lambda _endpoint, _position: None
-    """The recipient is there, reached at ``endpoint``, and stands at ``position``."""
+    on_begun: Callable[[str, int], None] = lambda _path, _position: None
+    """The recipient is there, reached by ``path``, and stands at ``position``."""
     on_flowing: Callable[[], None] = lambda: None
     """Before the first data leaves."""
     on_progress: Callable[[int], None] = lambda _: None
@@ -77,8 +66,9 @@ class Attempts:
 
     def __init__(
         self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Clock | None = None,
-        pace: Pace | None = None,
+        pace: Pace | None = None, listening: Listening | None = None,
     ) -> None:
+        """``listening``: where the recipient comes to, if it is not the sender that connects."""
         if session.endpoints is None:
             raise ValueError("the sender's session has the recipient's endpoints")
         keep_chunk_memory()
@@ -89,7 +79,10 @@ class Attempts:
         self.pace: Final = pace or Pace()
         self.number = 0
         """Of the next attempt."""
+        self._listening = listening
         self._bad_frames = 0
+        if listening is not None:
+            listening.expect(session.k, session.resp.chunk)
 
     def next(self, bell: Bell, told: Told, *, deadline: float | None = None) -> Delivered:
         """Push to the recipient, from where it stands, and wait for its receipt, which is held against what was sent.
@@ -99,171 +92,101 @@ class Attempts:
         that or the bell at any time; `IntegrityError` for a recipient that lies; what the recipient told;
         `LocalIOError`.
         """
-        ctx = context()
-        try:
-            with contextlib.closing(_Attempt(ctx, self, bell, told, deadline)) as attempt:
-                try:
-                    attempt.connect()
-                    return attempt.run()
-                except NotOpened as bad:
-                    # Whoever stands in between can make such frames: it costs a connection, and no delivery.
-                    self._bad_frames += 1
-                    what = f"the acknowledgements of {self.session.req.recipient} did not verify"
-                    if self._bad_frames >= BAD_FRAMES_MAX:
-                        raise broken_rule(what, bad) from None
-                    raise LinkLost(f"{what} ({bad})", detail="link") from None
-                finally:
-                    self.number = attempt.highest + 1
-        finally:
-            ctx.destroy(linger=0)
+        with self._meeting() as meeting:
+            until = self.clock.monotonic() + COME_SECONDS if self._listening is not None else math.inf
+            try:
+                pair = meeting.meet(bell, until if deadline is None else min(until, deadline))
+            except Rung:
+                raise interrupted(self.session) from None
+            attempt = _Attempt(pair, self, bell, told, deadline)
+            try:
+                return attempt.run()
+            except NotOpened as bad:
+                # Whoever stands in between can make such frames: it costs a connection, and no delivery.
+                self._bad_frames += 1
+                what = f"the acknowledgements of {self.session.req.recipient} did not verify"
+                if self._bad_frames >= BAD_FRAMES_MAX:
+                    raise broken_rule(what, bad) from None
+                raise LinkLost(f"{what} ({bad})", detail="link") from None
+            finally:
+                self.number = attempt.highest + 1
+
+    @contextlib.contextmanager
+    def _meeting(self) -> Iterator[Meeting]:
+        """Where one attempt meets the recipient; what was said last is still on its way at the end."""
+        session = self.session
+        if self._listening is not None:
+            try:
+                yield self._listening
+            finally:
+                self._listening.leave(self.number - 1)
+        elif session.endpoints is not None:
+            relay = session.endpoints.relay
+            passage = Passage(session.endpoints, "s") if relay else None
+            ctx = context()
+            dialling = Dialling(
+                ctx, session.k, session.endpoints if passage is None else passage.here, chunk=session.resp.chunk,
+                sends=True, peer=session.req.recipient, number=self.number, by=relay, clock=self.clock,
+            )
+            try:
+                yield dialling
+            finally:
+                self.number = max(self.number, dialling.number)
+                dialling.close()
+                ctx.destroy(linger=0)
+                if passage is not None:
+                    passage.close(TELL_SECONDS)
 
 
 class _Attempt:
     """The sender's loop over one pair of connections."""
 
-    def __init__(self, ctx: Context, attempts: Attempts, bell: Bell, told: Told, deadline: float | None) -> None:
-        self._context = ctx
+    def __init__(self, pair: Pair, attempts: Attempts, bell: Bell, told: Told, deadline: float | None) -> None:
+        self._pair = pair
         self._session = attempts.session
         self._outgoing = attempts.outgoing
-        self._number = attempts.number
-        self._machine = DeliverySender(self._session, attempts.manifest, self._number, self._outgoing.whole)
+        self._machine = DeliverySender(self._session, attempts.manifest, pair.attempt, self._outgoing.whole)
         self._bell = bell
         self._told = told
         self._deadline = deadline
         self._clock = attempts.clock
         self._pace = attempts.pace
-        self._monitors: dict[Socket, ThreadMonitor] = {}
-        """Of every socket that was made, those of the two that stand among them."""
-        # Whoever is cut off is told of as any connection that ends, by the loop that finds it gone.
-        self._watch = Watch(BULK_BOUNDS, lambda _cut: None)
-        self._unread, self._acks = Progress(UNREAD_BYTES), Progress(ACK_BYTES)
-        """Of the data's socket, on which the recipient has nothing to say, and of the acknowledgements'."""
-        self._push: Socket | None = None
-        self._pull: Socket | None = None
-        self._endpoint = ""
         self._queue: deque[bytearray] = deque()
         self._ended = False
         self._first_word = 0.0
-        self._connections: dict[Socket, tuple[int, int]] = {}
-        """Descriptor and inode of each connection for data."""
         self._position = -1
         self._repeats = 0
-        """How often the recipient has said so again, though there is more."""
+        """How often the recipient has said that position again, though there is more."""
 
     @property
     def highest(self) -> int:
         """The highest attempt number that was used."""
         return self._machine.attempt
 
-    # --- connecting -------------------------------------------------------------------------------------------------
-
-    def connect(self) -> None:
-        """One connection for each direction, to whichever address answers first; `LinkLost`, `Interrupted`."""
-        endpoints, name = self._session.endpoints, self._session.req.recipient
-        named = [] if endpoints is None else endpoints.addresses
-        addresses = [each for each in named if _is_address(each)]
-        waiting: dict[Socket, str] = {}
-        now = self._clock.monotonic()
-        until = now + CONNECT_SECONDS + NEXT_ADDRESS_SECONDS * max(len(addresses) - 1, 0)
-        if self._deadline is not None:
-            until = min(until, self._deadline)
-        left, due = deque(addresses), now
-        while self._push is None or self._pull is None:
-            now = self._clock.monotonic()
-            if left and (now >= due or not waiting):
-                waiting.update(self._try(left.popleft()))
-                due = now + NEXT_ADDRESS_SECONDS
-            if not waiting or now >= until:
-                raise LinkLost(
-                    f"cannot reach {name} at {', '.join(named) or 'nowhere'}", detail="link",
-                    hint=f"transfer.listen at {name} must name an address and ports that a firewall lets this client "
-                    "connect to",
-                )
-            self._await_one(waiting, min(until, due) if left else until)
-        for sock in waiting:
-            self._drop(sock)
-
-    def _try(self, address: str) -> dict[Socket, str]:
-        endpoints = self._session.endpoints
-        if endpoints is None or not (endpoints.data_port and endpoints.ack_port):
-            return {}
-        tokens = (login(self._session.k, socket, self._number) for socket in ("data", "ack"))
-
-        def watch(sock: Socket) -> None:
-            self._monitors[sock] = ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))
-
-        pair = connect_bulk(
-            self._context, address, endpoints.data_port, endpoints.ack_port, *tokens, watch=watch
-        )
-        return dict.fromkeys(pair, tcp_endpoint(address, endpoints.data_port))
-
-    def _await_one(self, waiting: dict[Socket, str], until: float) -> None:
-        poller = zmq.Poller()
-        poller.register(self._bell.fd, zmq.POLLIN)
-        for sock in waiting:
-            poller.register(self._monitors[sock].socket, zmq.POLLIN)
-        ready = dict(poller.poll(int(max(until - self._clock.monotonic(), 0) * 1000) + 1))
-        if self._bell.fd in ready:
-            raise self._interrupted()
-        for sock in [sock for sock in waiting if self._monitors[sock].socket in ready]:
-            ends = [kind for kind in self._events(sock) if kind in _ENDS_OF_CONNECTING]
-            if not ends:
-                continue
-            endpoint = waiting.pop(sock)
-            if any(kind is not EventKind.HANDSHAKE_SUCCEEDED for kind in ends):
-                self._drop(sock)
-            elif sock.type == zmq.PUSH:
-                self._push, self._endpoint = sock, endpoint
-            else:
-                self._pull = sock
-
-    def _events(self, sock: Socket) -> list[EventKind]:
-        events = self._monitors[sock].drain()
-        for event in events:
-            self._watch.on_event(event, self._unread if sock.type == zmq.PUSH else self._acks)
-            if event.kind is EventKind.CONNECTED and sock.type == zmq.PUSH:
-                self._connections[sock] = event.fd, event.inode
-        return [event.kind for event in events]
-
-    def _drop(self, sock: Socket) -> None:
-        self._monitors.pop(sock).close()
-        sock.close(linger=0)
-
-    def close(self) -> None:
-        self._watch.close()
-        for sock, monitor in self._monitors.items():
-            monitor.close()
-            # The farewell is still on its way; the recipient waits for it.
-            sock.close(linger=500)
-
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def run(self) -> Delivered:
-        if self._push is None or self._pull is None:
-            raise ValueError("connect first")
-        push, pull = self._push, self._pull
-        monitors = [self._monitors[push], self._monitors[pull]]
+        pair = self._pair
+        push, pull = pair.data, pair.acks
         self._first_word = self._clock.monotonic() + FIRST_WORD_SECONDS
         gone = more = False
         try:
             while True:
-                ready = self._poll(push, pull, monitors, at_once=more)
+                ready = self._poll(push, pull, at_once=more)
                 if self._bell.fd in ready:
-                    raise self._interrupted()
+                    raise interrupted(self._session)
                 if self._deadline is not None and self._clock.monotonic() >= self._deadline:
                     raise self._out_of_time()
                 # Asked before the frames are read: what came before the end of the connection still counts.
-                events = [
-                    kind for sock in (push, pull) if self._monitors[sock].socket in ready for kind in self._events(sock)
-                ]
-                gone = gone or EventKind.DISCONNECTED in events
-                if self._unread.cut or self._acks.cut:
+                gone = gone or pair.data_end.is_gone() or pair.acks_end.is_gone() or pair.is_over()
+                if pair.data_end.progress.cut or pair.acks_end.progress.cut:
                     raise PeerViolation("limit", "a message without an end")
                 heard = self._read(pull)
                 if isinstance(heard, Delivered):
                     self._told.on_receipt(heard)
                     with contextlib.suppress(zmq.Again):
                         push.send(self._machine.bye(), zmq.DONTWAIT)
+                        pair.let_go(TELL_SECONDS, self._clock)
                     return heard
                 more = heard
                 if gone and not more:
@@ -292,10 +215,11 @@ class _Attempt:
         with contextlib.suppress(zmq.ZMQError):
             while self._queue and push.poll(int(max(until - self._clock.monotonic(), 0) * 1000), zmq.POLLOUT):
                 flush(push, self._queue)
+            self._pair.let_go(until - self._clock.monotonic(), self._clock)
 
-    def _poll(self, push: Socket, pull: Socket, monitors: list[ThreadMonitor], *, at_once: bool) -> dict[Any, int]:
+    def _poll(self, push: Socket, pull: Socket, *, at_once: bool) -> dict[Any, int]:
         poller = zmq.Poller()
-        for readable in (pull, self._bell.fd, *(monitor.socket for monitor in monitors)):
+        for readable in (pull, self._bell.fd, *self._pair.watched):
             poller.register(readable, zmq.POLLIN)
         timeout: float | None = 0.0 if at_once else None
         now = self._clock.monotonic()
@@ -326,7 +250,7 @@ class _Attempt:
             frame = receive_frame(pull)
             if frame is None:
                 return False
-            self._acks.delivered += 1
+            self._pair.acks_end.progress.delivered += 1
             event = self._consume(frame.buffer)
             if isinstance(event, Delivered):
                 return event
@@ -339,7 +263,7 @@ class _Attempt:
         if isinstance(event, Credited):
             if self._first_word:
                 self._first_word = 0.0
-                self._told.on_begun(self._endpoint, event.position)
+                self._told.on_begun(self._pair.path(), event.position)
                 self._queue.extend(self._machine.start(self._outgoing.go_to(event.position, self._pause)))
             self._check_stall(event.position)
             self._outgoing.taken(event.position)
@@ -347,10 +271,11 @@ class _Attempt:
         return event
 
     def _check_stall(self, position: int) -> None:
-        """`LinkLost` where the recipient waits for what it will never get."""
+        """`LinkLost` where the recipient waits for what it will never get. By a relay nobody can tell."""
         waits = position == self._position and position < self._machine.sent and not self._queue
         self._position, self._repeats = position, self._repeats + 1 if waits else 0
-        if self._repeats >= REPEATS_MAX and self._push is not None and not unsent(*self._connections[self._push]):
+        by_relay = self._session.endpoints is not None and self._session.endpoints.relay
+        if self._repeats >= REPEATS_MAX and not by_relay and not self._pair.data_end.unsent():
             name = self._session.req.recipient
             raise LinkLost(f"the link to {name} stands still after {position} bytes", detail="link")
 
@@ -388,7 +313,7 @@ class _Attempt:
     def _pause(self) -> None:
         """While a prefix is read again."""
         if self._bell.rung:
-            raise self._interrupted()
+            raise interrupted(self._session)
 
     def _out_of_time(self) -> ZkcError:
         name, sent, whole = self._session.req.recipient, self._machine.sent, self._machine.whole
@@ -400,14 +325,6 @@ class _Attempt:
         what, hint = f"the transfer to {name} timed out after {sent} bytes", "give it a longer timeout"
         return Interrupted(what, detail="timeout", hint=hint) if sent else TimedOut(what, detail="timeout", hint=hint)
 
-    def _interrupted(self) -> Interrupted:
-        return Interrupted(f"the transfer to {self._session.req.recipient} was interrupted", detail="signal")
 
-
-def _is_address(text: str) -> bool:
-    """Whether a recipient's word is an IP address: names would be looked up, and endpoints of other kinds opened."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+def interrupted(session: Session) -> Interrupted:
+    return Interrupted(f"the transfer to {session.req.recipient} was interrupted", detail="signal")

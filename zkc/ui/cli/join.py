@@ -34,7 +34,8 @@ _INVITATION_MAX = 64 * 1024
 @click.option("--invite-file", metavar="FILE", help="The invitation; '-': standard input.")
 @click.option(
     "--listen", metavar="ENDPOINT",
-    help="Where transfers are received, tcp://HOST:PORT[-PORT]: two ports for each at once [tcp://*:0].",
+    help="Where the other end of a transfer connects, tcp://HOST:PORT[-PORT], two ports for each at once; off: nobody "
+    "can [tcp://*:0].",
 )
 @click.option(
     "--accept", type=word("all", "none"), metavar="all|none", help="What to do with transfers to this client [all].",

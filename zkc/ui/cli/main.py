@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
     "receipt": "zkc.ui.cli.receipt",
+    "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",
 }
 """Command -> module. Each module holds one object ``command``; it is imported only when it is called or listed."""

@@ -1,0 +1,568 @@
+"""Where the two ends of a transfer meet: one listens, the other dials, whichever of them sends.
+
+The listening end binds its ports before it tells them, and lets in whoever shows both tokens of one attempt, above all
+attempts before. The dialling end counts the attempts, and tries the addresses that it was told. Each connection has
+sockets of its own, so that nothing of two is ever mixed. Either end gives its loop one `Pair` after the other::
+
+    pair = meeting.meet(bell, until)      the next connection
+    meeting.leave(highest)                it has ended: the next attempt is above `highest`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import zmq
+
+from zkc.constants import CHUNK_MAX
+from zkc.crypto.primitives import Secret, check_mac
+from zkc.env import Clock, SystemClock
+from zkc.errors import PeerViolation
+from zkc.net.monitor import CONNECTION_KINDS, EventKind, SocketEvent, ThreadMonitor
+from zkc.net.pipe.link import CONNECT_SECONDS, Bell, LinkLost, attempt_of, login
+from zkc.net.sockets import (
+    BulkPorts,
+    Context,
+    Socket,
+    connect_bulk,
+    context,
+    own_endpoint,
+    serve_bulk,
+    tcp_endpoint,
+    unsent,
+)
+from zkc.net.watch import ACK_BYTES, BULK_BOUNDS, UNREAD_BYTES, Progress, Watch, data_bytes
+from zkc.net.zap import ThreadZap, ZapRequest
+from zkc.wire.messages import Endpoints
+
+NEXT_ADDRESS_SECONDS: Final = 0.25
+"""How long one address is tried alone before the next one is tried beside it (RFC 8305)."""
+_ENDS_OF_CONNECTING: Final = frozenset(
+    {
+        EventKind.HANDSHAKE_SUCCEEDED,
+        EventKind.HANDSHAKE_FAILED_AUTH,
+        EventKind.HANDSHAKE_FAILED_NO_DETAIL,
+        EventKind.HANDSHAKE_FAILED_PROTOCOL,
+        EventKind.DISCONNECTED,
+        EventKind.CLOSED,
+    }
+)
+
+
+class Rung(Exception):
+    """The bell rang before the other end was here."""
+
+
+class Meeting(Protocol):
+    """Either end. One thread at a time."""
+
+    def meet(self, bell: Bell, until: float) -> Pair:
+        """The next connection, waited for until ``until`` (monotonic seconds), or until nothing is left to try.
+
+        `LinkLost` where there is none; `Rung`; `DescriptorsTaken`.
+        """
+
+    def leave(self, highest: int) -> None:
+        """Drop the connection of the last `meet`; the next attempt is above ``highest``. `DescriptorsTaken`."""
+
+    def close(self) -> None:
+        """Say what was said last, for a moment, and meet nobody any more. Again: nothing."""
+
+
+class End(Protocol):
+    """What is known of one of the two connections of a pair."""
+
+    events: Socket
+    """Polled; readable when something has happened to it."""
+    progress: Progress
+    """Of what it brought: the loop counts each message, and learns whether it was cut off (attack P06)."""
+
+    def has_come(self) -> bool:
+        """Whether its handshake is over."""
+
+    def is_gone(self) -> bool:
+        """Whether it stood, and does not any more."""
+
+    def unsent(self) -> int:
+        """Bytes that this machine still has, and the other end's does not."""
+
+
+def _bounds(chunk: int, *, sends: bool) -> tuple[int, int]:
+    """How far the other end may be ahead on the data's connection, and on that of the acknowledgements."""
+    return (UNREAD_BYTES, ACK_BYTES) if sends else (data_bytes(chunk), UNREAD_BYTES)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One connection for each direction. A listening end may have it before both handshakes are over."""
+
+    attempt: int
+    data: Socket
+    acks: Socket
+    data_end: End
+    acks_end: End
+    path: Callable[[], str]
+    """How the two have met: ``direct`` and the listening end's endpoint for data, or ``relay`` and its name."""
+    door: Door | None = None
+    """At the end that lets the other one in."""
+
+    @property
+    def watched(self) -> tuple[Socket | int, ...]:
+        """What to poll beside the two sockets."""
+        ends = self.data_end.events, self.acks_end.events
+        return ends if self.door is None else (*ends, self.door.bell.fd)
+
+    def is_over(self) -> bool:
+        """Whether the other end has begun a later attempt. To be asked whenever something `watched` is ready."""
+        return self.door is not None and self.door.is_stale()
+
+    def let_go(self, seconds: float, clock: Clock) -> None:
+        """After the last word: libzmq's dialling end drops what it has not read when a connection ends. So the
+        listening end lets it go first, and waits so long for that."""
+        until = clock.monotonic() + seconds
+        while self.door is not None and not self.data_end.is_gone():
+            left = until - clock.monotonic()
+            if left <= 0:
+                return
+            self.data_end.events.poll(math.ceil(left * 1000))
+
+
+# --- the listening end -----------------------------------------------------------------------------------------------
+
+
+class Door:
+    """Who may connect to one pair: one attempt, above all before it, each of its two tokens once (attacks D01, D02).
+
+    A token of a later attempt shows that the other end has given the connection up: it is refused, and the pair made
+    anew for the next one, so that nothing of the two is ever mixed.
+    """
+
+    def __init__(self) -> None:
+        self._k: Secret | None = None
+        self._least = 0
+        self._admitted: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.bell: Final = Bell()
+        """Rung when the owner has to look: somebody came."""
+        self.stale = False
+        """Whether the other end has come with a later attempt."""
+
+    def expect(self, k: Secret | None) -> None:
+        """From now on those with tokens of the transfer whose key this is, and of no other; None: nobody."""
+        with self._lock:
+            self._k, self._least, self.stale = k, 0, False
+            self._admitted.clear()
+
+    def admit(self, socket: str, credentials: Sequence[bytes]) -> str | None:
+        user, password = credentials
+        attempt = attempt_of(user)
+        with contextlib.suppress(PeerViolation), self._lock:
+            if self._k is None or attempt is None or attempt < self._least:
+                return None
+            expected = login(self._k, socket, attempt)
+            if expected.user != user:
+                return None
+            check_mac(expected.password, password)
+            current = max(self._admitted.values(), default=attempt)
+            if attempt < current or (attempt == current and socket in self._admitted):
+                return None
+            self.stale = attempt > current
+            if not self.stale:
+                self._admitted[socket] = attempt
+            self.bell.ring()
+            return None if self.stale else user.decode("ascii", "replace")
+        return None
+
+    def attempt(self) -> int | None:
+        """The attempt whose two tokens have both been shown."""
+        with self._lock:
+            return next(iter(self._admitted.values())) if len(self._admitted) == 2 else None
+
+    def is_stale(self) -> bool:
+        """See `stale`; the bell is ready for the next ring."""
+        self.bell.hush()
+        return self.stale
+
+    def renew(self, least: int) -> None:
+        """For the next connection: attempts from ``least`` on."""
+        with self._lock:
+            self._least = max(self._least, least, *(attempt + 1 for attempt in self._admitted.values()))
+            self._admitted.clear()
+            self.stale = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._k = None
+            self.bell.close()
+
+
+class Doors:
+    """A context in which ends listen, and the one ZAP handler that all of them share. Any thread."""
+
+    def __init__(self, places: int = 1) -> None:
+        """``places``: how many ends may listen at once."""
+        self.context: Final[Context] = context()
+        # A pair is four sockets with their monitors; libzmq's own bound is 1023, and counts before the first is made.
+        self.context.set(zmq.MAX_SOCKETS, 6 * places + 64)
+        # Whoever is cut off is told of as any connection that ends, by the loop that finds it gone.
+        self.watch: Final = Watch(BULK_BOUNDS, lambda _cut: None)
+        self._doors: dict[str, Door] = {}
+        self._numbers = iter(range(1, 1 << 62))
+        self._zap = ThreadZap(self.context, self._admit)
+
+    def bind(self, host: str, ports: range | None, *, sends: bool, peer: str) -> Listening:
+        """Two ports for one transfer, with ``peer``; ``sends``: whether this end has the bytes. None: any ports.
+
+        `PortsTaken`, `DescriptorsTaken` until a transfer ends; `LocalIOError`.
+        """
+        domain = f"xfer{next(self._numbers)}"
+        door = self._doors[domain] = Door()
+        try:
+            return Listening(self, domain, door, BulkPorts(host, ports), sends=sends, peer=peer)
+        except BaseException:
+            self.forget(domain)
+            raise
+
+    def forget(self, domain: str) -> None:
+        """Nobody is admitted there any more; again: nothing."""
+        door = self._doors.pop(domain, None)
+        if door is not None:
+            door.close()
+
+    def close(self) -> None:
+        """After every end in it is closed."""
+        self._zap.close()
+        self.watch.close()
+        self.context.destroy(linger=0)
+
+    def _admit(self, request: ZapRequest) -> str | None:
+        domain, _, socket = request.domain.rpartition(".")
+        door = self._doors.get(domain)
+        return None if door is None or request.mechanism != "PLAIN" else door.admit(socket, request.credentials)
+
+
+class Listening:
+    """One transfer's ports and the pair on them. Made on any thread; from `meet` on it belongs to the calling."""
+
+    def __init__(
+        self, doors: Doors, domain: str, door: Door, ports: BulkPorts, *, sends: bool, peer: str,
+        clock: Clock | None = None,
+    ) -> None:
+        self._doors = doors
+        self._domain = domain
+        self._ports = ports
+        self._sends = sends
+        self._chunk = CHUNK_MAX
+        self._peer = peer
+        self._clock = clock or SystemClock()
+        self._pair: tuple[Socket, Socket] | None = None
+        self._ends: tuple[_Admitted, _Admitted] | None = None
+        self.door: Final = door
+        self.data_port, self.ack_port = ports.data_port, ports.ack_port
+
+    def refuse(self) -> None:
+        """Until `expect` whoever comes is turned away; before this call they wait, in the kernel's queue."""
+        self._open()
+
+    def expect(self, k: Secret, chunk: int) -> None:
+        """From now on the other end of the transfer with this key may come, from attempt 0 on; for chunks of at most
+        ``chunk`` bytes."""
+        self._chunk = chunk
+        for end, bound in zip(self._ends or (), _bounds(chunk, sends=self._sends), strict=False):
+            end.progress.bound = bound
+        self.door.expect(k)
+        if self._pair is None:
+            self._open()
+
+    def rest(self) -> None:
+        """Nobody may come, but the ports stay; who comes waits for the next `expect`."""
+        self.door.expect(None)
+        self._shut(0)
+
+    def at(self, addresses: list[str]) -> Endpoints:
+        """What the other end is told."""
+        return Endpoints(addresses, self.data_port, self.ack_port, 0)
+
+    def meet(self, bell: Bell, until: float) -> Pair:
+        while True:
+            data, acks = self._here
+            ends = self._ends_here
+            attempt = self.door.attempt()
+            if attempt is not None:
+                return Pair(attempt, data, acks, *ends, self._path, self.door)
+            now = self._clock.monotonic()
+            if now >= until:
+                raise LinkLost(
+                    f"{self._peer} did not connect to ports {self.data_port} and {self.ack_port} of this client",
+                    detail="link", hint="transfer.listen and transfer.advertise must name an address and ports here "
+                    f"that a firewall lets {self._peer} connect to",
+                )
+            poller = zmq.Poller()
+            for readable in (bell.fd, self.door.bell.fd, *(end.events for end in ends)):
+                poller.register(readable, zmq.POLLIN)
+            if bell.fd in dict(poller.poll(None if until == math.inf else math.ceil((until - now) * 1000))):
+                raise Rung
+            if self.door.is_stale() or ends[0].is_gone() or ends[1].is_gone():
+                self.leave(-1)
+
+    def leave(self, highest: int) -> None:
+        self._shut(0)
+        self.door.renew(highest + 1)
+        self._open()
+
+    def close(self) -> None:
+        self._doors.forget(self._domain)
+        self._shut(500)
+        self._ports.close()
+
+    @property
+    def _here(self) -> tuple[Socket, Socket]:
+        if self._pair is None:
+            raise ValueError("nobody is expected")
+        return self._pair
+
+    @property
+    def _ends_here(self) -> tuple[_Admitted, _Admitted]:
+        if self._ends is None:
+            raise ValueError("nobody is expected")
+        return self._ends
+
+    def _open(self) -> None:
+        monitors: list[ThreadMonitor] = []
+
+        def watch(sock: Socket) -> None:
+            monitors.append(ThreadMonitor(sock))
+
+        try:
+            self._pair = serve_bulk(
+                self._doors.context, self._ports, self._domain.encode(), sends=self._sends, watch=watch
+            )
+        except BaseException:
+            for monitor in monitors:
+                monitor.close()
+            raise
+        watched = zip(monitors, _bounds(self._chunk, sends=self._sends), strict=True)  # the data's first
+        data, acks = (_Admitted(monitor, self._doors.watch, bound) for monitor, bound in watched)
+        self._ends = data, acks
+
+    def _shut(self, linger: int) -> None:
+        """Of what this end said last the data's socket is dropped at once where it only receives."""
+        for end in self._ends or ():
+            end.close()
+        for sock in self._pair or ():
+            sock.close(linger=linger if sock.type == zmq.PUSH else 0)
+        self._pair = self._ends = None
+
+    def _path(self) -> str:
+        """By which of this machine's addresses it was, as far as the kernel still knows."""
+        return f"direct {self._ends_here[0].own_endpoint() or f'tcp://*:{self.data_port}'}"
+
+
+class _Admitted:
+    """Whether the one connection that a bound socket let in still stands. Strangers come and go without harm.
+
+    The end of a handshake names no connection: the admitted one is among those that were open then, and the others
+    of these are gone within the handshake's own limit.
+    """
+
+    def __init__(self, monitor: ThreadMonitor, watch: Watch, bound: int) -> None:
+        self.events = monitor.socket
+        self.progress = Progress(bound)
+        self._watch = watch
+        self._monitor = monitor
+        self._open: dict[int, int] = {}
+        """Inodes by descriptor."""
+        self._candidates: set[int] | None = None
+
+    def has_come(self) -> bool:
+        self._look()
+        return self._candidates is not None
+
+    def is_gone(self) -> bool:
+        self._look()
+        return self._candidates is not None and not self._candidates
+
+    def own_endpoint(self) -> str | None:
+        self._look()
+        return next((own_endpoint(fd) for fd in self._candidates or ()), None)
+
+    def unsent(self) -> int:
+        self._look()
+        return sum(unsent(fd, self._open[fd]) for fd in self._candidates or () if fd in self._open)
+
+    def close(self) -> None:
+        self._monitor.close()
+
+    def _look(self) -> None:
+        for event in self._monitor.drain():
+            self._watch.on_event(event, self.progress)
+            if event.kind is EventKind.ACCEPTED:
+                self._open[event.fd] = event.inode
+            elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:
+                self._candidates = set(self._open)
+            elif event.kind is EventKind.DISCONNECTED:
+                self._open.pop(event.fd, None)
+                if self._candidates is not None:
+                    self._candidates.discard(event.fd)
+
+
+# --- the dialling end ------------------------------------------------------------------------------------------------
+
+
+class Dialling:
+    """Towards the addresses that ``peer`` has told, best first; one connection for each `meet`."""
+
+    def __init__(
+        self, ctx: Context, k: Secret, endpoints: Endpoints, *, chunk: int, sends: bool, peer: str, number: int = 0,
+        by: str = "", clock: Clock | None = None,
+    ) -> None:
+        """``by``: the relay to which the endpoints, this machine's own, lead."""
+        self._context = ctx
+        self._k = k
+        self._endpoints = endpoints
+        self._addresses = [each for each in endpoints.addresses if _is_address(each)]
+        if not (endpoints.data_port and endpoints.ack_port):
+            self._addresses = []
+        self._sends = sends
+        self._chunk = chunk
+        self._watch = Watch(BULK_BOUNDS, lambda _cut: None)
+        self._peer = peer
+        self._by = by
+        self._clock = clock or SystemClock()
+        self._waiting: dict[Socket, _Candidate] = {}
+        self._stand: dict[bool, _Candidate] = {}
+        """The connections that stand, by whether they are the data's."""
+        self.number = number
+        """Of the next attempt."""
+
+    def meet(self, bell: Bell, until: float) -> Pair:
+        number, now = self.number, self._clock.monotonic()
+        # Tokens that were shown are spent, whatever comes of them.
+        self.number += 1
+        until = min(until, now + CONNECT_SECONDS + NEXT_ADDRESS_SECONDS * max(len(self._addresses) - 1, 0))
+        left, due = deque(self._addresses), now
+        try:
+            while len(self._stand) < 2:
+                now = self._clock.monotonic()
+                if left and (now >= due or not self._waiting):
+                    self._try(left.popleft(), number)
+                    due = now + NEXT_ADDRESS_SECONDS
+                if not self._waiting or now >= until:
+                    named = f"the relay {self._by}" if self._by else ", ".join(self._endpoints.addresses)
+                    raise LinkLost(
+                        f"cannot reach {self._peer} at {named or 'nowhere'}", detail="link",
+                        hint=f"transfer.listen at {self._peer} must name an address and ports that a firewall lets "
+                        "this client connect to",
+                    )
+                self._await_one(bell, min(until, due) if left else until)
+        except BaseException:
+            self._drop(0)
+            raise
+        for other in self._waiting.values():
+            other.close(0)
+        self._waiting.clear()
+        data, acks = self._stand[True], self._stand[False]
+        return Pair(number, data.sock, acks.sock, data, acks, lambda: data.path)
+
+    def leave(self, highest: int) -> None:
+        self.number = max(self.number, highest + 1)
+        self._drop(0)
+
+    def close(self) -> None:
+        self._watch.close()
+        # The farewell is still on its way; the other end waits for it.
+        self._drop(500)
+
+    def _try(self, address: str, number: int) -> None:
+        told, tokens = self._endpoints, (login(self._k, socket, number) for socket in ("data", "ack"))
+        path = f"relay {self._by}" if self._by else f"direct {tcp_endpoint(address, told.data_port)}"
+
+        def watch(sock: Socket) -> None:
+            is_data = (sock.type == zmq.PUSH) is self._sends
+            bound = _bounds(self._chunk, sends=self._sends)[0 if is_data else 1]
+            self._waiting[sock] = _Candidate(sock, path, self._watch, bound, is_data=is_data)
+
+        connect_bulk(
+            self._context, address, told.data_port, told.ack_port, *tokens, sends=self._sends, watch=watch
+        )
+
+    def _await_one(self, bell: Bell, until: float) -> None:
+        poller = zmq.Poller()
+        poller.register(bell.fd, zmq.POLLIN)
+        for waiting in self._waiting.values():
+            poller.register(waiting.events, zmq.POLLIN)
+        ready = dict(poller.poll(int(max(until - self._clock.monotonic(), 0) * 1000) + 1))
+        if bell.fd in ready:
+            raise Rung
+        for waiting in [each for each in self._waiting.values() if each.events in ready]:
+            if not waiting.has_ended():
+                continue
+            del self._waiting[waiting.sock]
+            if waiting.has_come() and waiting.is_data not in self._stand:
+                self._stand[waiting.is_data] = waiting
+            else:
+                waiting.close(0)
+
+    def _drop(self, linger: int) -> None:
+        for each in (*self._waiting.values(), *self._stand.values()):
+            each.close(linger)
+        self._waiting.clear()
+        self._stand.clear()
+
+
+class _Candidate:
+    """One socket towards one address, and what has become of it."""
+
+    def __init__(self, sock: Socket, path: str, watch: Watch, bound: int, *, is_data: bool) -> None:
+        self.sock = sock
+        self.path = path
+        self.is_data = is_data
+        self.progress = Progress(bound)
+        self._watch = watch
+        self._connection = -1, 0
+        """Descriptor and inode."""
+        self._monitor = ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))
+        self.events = self._monitor.socket
+        self._seen: list[SocketEvent] = []
+
+    def has_ended(self) -> bool:
+        """Whether its handshake is over, one way or the other."""
+        return bool(self._kinds())
+
+    def has_come(self) -> bool:
+        return self._kinds() == {EventKind.HANDSHAKE_SUCCEEDED}
+
+    def is_gone(self) -> bool:
+        return EventKind.DISCONNECTED in self._kinds()
+
+    def close(self, linger: int) -> None:
+        self._monitor.close()
+        self.sock.close(linger=linger)
+
+    def unsent(self) -> int:
+        self._kinds()
+        return unsent(*self._connection)
+
+    def _kinds(self) -> set[EventKind]:
+        for event in self._monitor.drain():
+            self._watch.on_event(event, self.progress)
+            if event.kind is EventKind.CONNECTED:
+                self._connection = event.fd, event.inode
+            self._seen.append(event)
+        return {event.kind for event in self._seen if event.kind in _ENDS_OF_CONNECTING}
+
+
+def _is_address(text: str) -> bool:
+    """Whether a peer's word is an IP address: names would be looked up, and endpoints of other kinds opened."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
