@@ -54,8 +54,8 @@ class Relayed:
     @contextlib.contextmanager
     def sending(self, *words: str, sender: str = "alice", env: dict[str, str] | None = None) -> Iterator[Any]:
         with subprocess.Popen(
-            [sys.executable, "-m", "zkc", "send", "bob", "--json", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=self.fleet.environment(sender) | (env or {}),
+            [sys.executable, "-m", "zkc", "send", "bob", "--json", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.fleet.environment(sender) | (env or {}),
         ) as process:
             try:
                 yield process
