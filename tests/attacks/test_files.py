@@ -196,7 +196,7 @@ def test_what_is_on_disk_during_a_transfer_has_no_name_of_the_peer(
             new = [path for path in set(tree(home)) - before if not path.startswith("inbox/index.db")]
             (partial,) = inbox_of(home)[1]
             assert new == [f"inbox/partial/{partial.id}"]
-            line.send(bytes(40))
+            line.send(frames.chunk(b""))
             assert isinstance(line.verdict(), Stop)
         ending(fleet, "bob", session.req.xid)
         assert {path for path in set(tree(home)) - before if not path.startswith("inbox/index.db")} == set()

@@ -32,7 +32,7 @@ def every_command() -> Iterator[tuple[str, click.Command]]:
 ALL = dict(every_command())
 LATER = {
     "send": [
-        ["--queue"], ["--from", "carol"], ["--bwlimit", "1M"], ["--compress"], ["--exclude", "*.o"], ["--id", "one"],
+        ["--queue"], ["--from", "carol"], ["--bwlimit", "1M"], ["--compress"], ["--exclude", "*.o"],
         ["--require", "present"], ["--require", "authorised"],
     ],
     "recv": [["--live"]],

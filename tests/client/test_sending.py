@@ -50,7 +50,13 @@ PIPED = Manifest("stream", "stdin", "", None, 0o600, 0)
 
 
 class NoPause(SeededEntropy):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pauses: list[float] = []
+        """The longest that each pause may be."""
+
     def jitter(self, low: float, high: float) -> float:
+        self.pauses.append(high)
         return 0.0
 
 
@@ -405,6 +411,19 @@ def test_the_timeout_ends_it_before_the_patience(bob: Bob, run: Run, path: Path)
     with pytest.raises(Interrupted):
         run(path, timeout=20.0)
     assert bob.clock.monotonic() - began < 25
+
+
+def test_pauses_grow_while_nothing_arrives_and_begin_anew_with_what_does(bob: Bob, home: Home, path: Path) -> None:
+    entropy, bell = NoPause(), Bell()
+    ends = [broken(2)] * 4 + [broken(3)] * 3
+    bob.link = each(*ends, lambda connection: connection.deliver(3))
+    with closing(FileSource(path)) as source:
+        Sending(
+            home, ClientConfig(), bob, "bob", source, source.manifest(None, ""), Options(), clock=bob.clock,
+            entropy=entropy, bell=bell,
+        ).run()
+    bell.close()
+    assert entropy.pauses == [0.02, 0.04, 0.08, 0.16, 0.02, 0.04, 0.08]
 
 
 def test_the_bell_ends_the_wait_between_two_tries(bob: Bob, home: Home, path: Path) -> None:

@@ -284,3 +284,100 @@ def test_an_error_while_a_partial_item_begins_leaves_nothing(
     monkeypatch.undo()
     assert inbox.partials() == []
     assert on_disk(home) == []
+
+
+# --- a delivery that goes on -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.claims("B5", 81)
+def test_a_partial_item_goes_on_where_it_was(home: Home, inbox: Inbox) -> None:
+    """With the same id, its bytes to be read again for the digest, and one item in the end."""
+    stopped = stop(inbox, data=b"half")
+    partial = inbox.resume(FP, TID)
+    assert partial is not None
+    assert (partial.id, partial.position, partial.entry.name) == (stopped.id, 4, stopped.name)
+    assert (partial.read(0, 100), partial.read(2, 1), partial.read(4, 100)) == (b"half", b"l", b"")
+    partial.write(b" and half")
+    assert partial.position == 13
+    item = inbox.commit(partial, b"d" * 32, b"receipt", NOW)
+    assert item.path.read_bytes() == b"half and half"
+    assert item.size == 13
+    assert inbox.partials() == []
+    assert on_disk(home) == [f"files/{item.id}"]
+
+
+def test_only_the_same_delivery_of_the_same_sender_goes_on(inbox: Inbox) -> None:
+    stop(inbox)
+    assert inbox.resume(FP, b"another tid aaaa") is None
+    assert inbox.resume(b"g" * 32, TID) is None
+    assert inbox.resume(FP, TID) is not None
+
+
+def test_one_that_is_being_received_is_busy_and_stays(home: Home, inbox: Inbox) -> None:
+    running = inbox.begin(FP, TID, entry())
+    running.write(b"half")
+    with Inbox.open(home) as other:
+        with pytest.raises(LocalIOError) as caught:
+            other.resume(FP, TID)
+        assert caught.value.detail == "busy"
+        running.write(b" and half")
+        running.close(discard=False)
+        again = other.resume(FP, TID)
+        assert again is not None
+        assert again.position == 13
+        again.close(discard=False)
+
+
+def test_a_resumed_partial_that_stops_again_stays_and_one_that_is_discarded_does_not(home: Home, inbox: Inbox) -> None:
+    stop(inbox)
+    for size in (5, 6, 7):
+        partial = inbox.resume(FP, TID)
+        assert partial is not None
+        partial.write(b"x")
+        partial.close(discard=False)
+        assert [item.size for item in inbox.partials()] == [size]
+    partial = inbox.resume(FP, TID)
+    assert partial is not None
+    partial.close(discard=True)
+    assert inbox.partials() == []
+    assert inbox.resume(FP, TID) is None
+    assert on_disk(home) == []
+
+
+def test_a_resumed_partial_says_what_its_delivery_says_of_it_now(inbox: Inbox) -> None:
+    """A later handshake may name it otherwise; its xid is another."""
+    stop(inbox)
+    partial = inbox.resume(FP, TID)
+    assert partial is not None
+    partial.announce(entry("b.txt", note="new", xid=b"y" * 16, mode=0o600))
+    (item,) = inbox.partials()
+    assert (item.name, item.note, item.xid, item.mode, item.size) == ("b.txt", "new", b"y" * 16, 0o600, 4)
+    done = inbox.commit(partial, b"d" * 32, b"receipt", NOW)
+    assert (done.name, done.xid) == ("b.txt", b"y" * 16)
+
+
+def test_a_resumed_partial_whose_file_is_gone_is_none(inbox: Inbox) -> None:
+    stop(inbox).path.unlink()
+    assert inbox.resume(FP, TID) is None
+
+
+@pytest.mark.attack("L04")
+def test_a_link_in_place_of_a_partial_item_is_not_gone_on_with(inbox: Inbox, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"precious")
+    path = stop(inbox).path
+    path.unlink()
+    path.symlink_to(tmp_path / "victim")
+    assert inbox.resume(FP, TID) is None
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
+def test_a_delivery_that_begins_anew_has_nothing_of_the_one_before(inbox: Inbox) -> None:
+    """``fresh``: the sender says that it starts at the first byte."""
+    old = stop(inbox)
+    partial = inbox.begin(FP, TID, entry())
+    assert (partial.position, partial.id != old.id) == (0, True)
+    partial.close(discard=False)
+    resumed = inbox.resume(FP, TID)
+    assert resumed is not None
+    assert (resumed.id, resumed.position) == (partial.id, 0)
+    resumed.close(discard=True)

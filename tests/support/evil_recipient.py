@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,10 +43,24 @@ class Delivering:
         self.listener = listener
         self.identity = identity
         self.card = card
-        self.acks = StreamSealer(session.k, Stream.ACK, 0, session.req.cipher)
-        self.machine = DeliveryRecipient(session)
+        self.expect(0)
         self.manifest: Manifest | None = None
         self.seen: list[Event] = []
+
+    def expect(self, attempt: int) -> None:
+        """What is said and opened from here on is of that attempt."""
+        self.acks = StreamSealer(self.session.k, Stream.ACK, attempt, self.session.req.cipher)
+        self.machine = DeliveryRecipient(self.session, attempt)
+
+    def renew(self) -> None:
+        """Drop the sender, and return once it has come again."""
+        self.listener.listening.leave(self.machine.attempt)
+        self.meet()
+
+    def meet(self) -> None:
+        """Return once the sender is here; what is said and opened from here on is of its attempt."""
+        wait_until(lambda: self.listener.listening.door.attempt() is not None)
+        self.expect(self.listener.listening.door.attempt() or 0)
 
     def say(self, message: Ack | Done | Stop) -> None:
         """One acknowledgement, sealed with the true key."""
@@ -125,7 +139,9 @@ class EvilRecipient:
 class _EvilReceiver(Receiver):
     owner: EvilRecipient
 
-    async def _receive(self, transfer: Any, session: Session, listener: Incoming, bell: Any) -> None:
+    async def _receive(
+        self, transfer: Any, session: Session, listener: Incoming, bell: Any, older: Sequence[Any] = ()
+    ) -> None:
         context = transfer.context
         delivering = Delivering(session, listener, context.identity, context.card.encoded)
         try:

@@ -37,15 +37,15 @@ class _Hold:
 
 
 def _hold() -> None:
-    hold, read = _Hold(), FileSource.read
+    hold, read = _Hold(), FileSource.readinto
 
-    def read_on(source: FileSource, n: int) -> bytes:
+    def read_on(source: FileSource, into: memoryview) -> int:
         # Asked to read beyond: stdin is readable.
         hold.released = hold.released or source.fd is not None
-        return read(source, n)
+        return read(source, into)
 
     setattr(FileSource, "fd", hold)  # noqa: B010  (for the program, not for mypy)
-    setattr(FileSource, "read", read_on)  # noqa: B010
+    setattr(FileSource, "readinto", read_on)  # noqa: B010
 
 
 if __name__ == "__main__":

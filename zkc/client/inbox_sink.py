@@ -14,7 +14,7 @@ from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
-from zkc.net.pipe import Bell, Incoming, LinkLost
+from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
@@ -29,12 +29,12 @@ _READ: Final = 4 * 1024 * 1024
 
 
 def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
-    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item; what was refused
-    does not."""
+    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item; what was refused,
+    or is another file by now, does not."""
     try:
         incoming.receive(session, sink, bell, patience)
     except BaseException as error:
-        sink.abandon(keep=isinstance(error, LinkLost | Interrupted | LocalIOError))
+        sink.abandon(keep=isinstance(error, Interrupted | LocalIOError) and error.detail != "source-changed")
         raise
 
 

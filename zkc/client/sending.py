@@ -170,6 +170,8 @@ class Sending:
         """Until when a transfer that broke off is tried again: counted from the first loss after the farthest byte that
         ever arrived, so that what always breaks off at the same place ends."""
         self._farthest = 0
+        self._next_pause = _PAUSE_FIRST
+        """Before the next try: longer each time, until something arrives that never had before."""
         self._resumed = False
         """Whether the recipient had some of it before this command."""
         self._path = ""
@@ -245,7 +247,6 @@ class Sending:
         return self._delivered(body)
 
     def _until_done(self) -> Delivery | WouldAccept:
-        pause = _PAUSE_FIRST
         while True:
             try:
                 return self._try()
@@ -270,10 +271,9 @@ class Sending:
                 until = self._may_wait(condition)
             except TimedOut as late:
                 raise self._out_of_time(late) from None
-            if self._lost is None:
-                pause = _PAUSE_FIRST
+            pause = self._next_pause
+            self._next_pause = min(2 * pause, _PAUSE_MAX)
             self._sleep(min(self._entropy.jitter(pause / 2, pause), until - self._clock.monotonic()))
-            pause = min(2 * pause, _PAUSE_MAX)
 
     def _start_anew(self) -> None:
         self._drop_session()
@@ -368,7 +368,7 @@ class Sending:
 
     def _on_progress(self, position: int) -> None:
         if position > self._farthest:
-            self._farthest, self._patience = position, None
+            self._farthest, self._patience, self._next_pause = position, None, _PAUSE_FIRST
         self._on_event(Progress(position, self._manifest.size))
 
     def _on_receipt(self, done: Delivered) -> None:

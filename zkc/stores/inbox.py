@@ -102,7 +102,7 @@ class Inbox:
     def resume(self, sender_fp: bytes, tid: bytes) -> Partial | None:
         """The partial item that an earlier attempt of this delivery left, at its end; None where there is none.
 
-        `LocalIOError` while another attempt writes it.
+        `LocalIOError` (``busy``) while another attempt writes it.
         """
         return self._partials.resume(sender_fp, tid)
 

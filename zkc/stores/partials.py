@@ -126,7 +126,10 @@ class Partials:
                     return None
                 entry = NewItem(**{each.name: getattr(item, each.name) for each in fields(NewItem)})
                 partial = Partial(self, self._folder, item.id, sender_fp, tid, entry, new=False)
-                fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise _busy(item.id) from None
         except BaseException:
             if partial is not None:
                 partial.let_go()
@@ -179,9 +182,7 @@ class Partials:
             return False
         swept = self._drop(connection, item_id)
         if swept == "locked":
-            raise LocalIOError(
-                f"item {item_id} is being received now", detail="busy", hint="run it again when its transfer has ended"
-            )
+            raise _busy(item_id)
         return swept == "removed"
 
     def drop_delivery(self, connection: sqlite3.Connection, sender_fp: bytes, tid: bytes) -> None:
@@ -240,3 +241,9 @@ class Partials:
             except FileNotFoundError:
                 return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _busy(item_id: str) -> LocalIOError:
+    return LocalIOError(
+        f"item {item_id} is being received now", detail="busy", hint="run it again when its transfer has ended"
+    )

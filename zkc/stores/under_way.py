@@ -49,8 +49,7 @@ class UnderWay:
         self._path = path
         self._descriptor = descriptor
         self.tid = content[:ID_BYTES]
-        whole = len(content) - (len(content) - ID_BYTES) % _TRY_BYTES
-        self.tries = {content[at : at + _TRY_BYTES] for at in range(ID_BYTES, whole, _TRY_BYTES)}
+        self.tries = {content[at : at + _TRY_BYTES] for at in range(ID_BYTES, len(content), _TRY_BYTES)}
         """xid || th of every handshake of this delivery, of earlier commands too."""
 
     @classmethod
@@ -81,6 +80,10 @@ class UnderWay:
                 files.write_all(descriptor, tid)
                 os.fsync(descriptor)
                 _sync(folder)
+            elif half := (len(content) - ID_BYTES) % _TRY_BYTES:
+                # Killed in the middle of a row: what is appended must not stand behind it.
+                content = content[:-half]
+                os.ftruncate(descriptor, len(content))
         return cls(path, descriptor, content)
 
     @property

@@ -1,0 +1,173 @@
+"""One delivery's way into the inbox: what it goes on with, and what of it stays when it ends early."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from msgspec.structs import replace
+
+from tests.support.env import FixedClock
+from tests.support.parties import world
+from tests.support.talks import terms
+from zkc.client.inbox_sink import InboxSink, deliver
+from zkc.config import ClientConfig
+from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
+from zkc.net.pipe import Bell, LinkLost
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
+from zkc.stores.items import Item
+from zkc.wire.messages import Manifest
+
+WHAT = Manifest("file", "report.pdf", "a note", 9, 0o644, 0)
+
+
+@pytest.fixture
+def inbox(home: Home) -> Iterator[Inbox]:
+    with Inbox.open(home) as opened:
+        yield opened
+
+
+@pytest.fixture
+def bell() -> Iterator[Bell]:
+    made = Bell()
+    yield made
+    made.close()
+
+
+class Bob:
+    """The sink of each handshake of one delivery from alice."""
+
+    def __init__(self, inbox: Inbox, bell: Bell) -> None:
+        self.inbox, self.bell = inbox, bell
+        self.everyone = world("x25519")
+        self._serials = iter(range(1, 100))
+
+    def sink(self, *, fresh: bool = False, tid: bytes = b"t" * 16) -> InboxSink:
+        serial = next(self._serials)
+        talk = self.everyone.transfer(dataclasses.replace(terms("bob", serial=serial), tid=tid, fresh=fresh))
+        talk.run()
+        session = talk.sessions[1]
+        return InboxSink(
+            self.inbox, session, self.everyone.bob.recipient(), ClientConfig(), FixedClock(), self.bell
+        )
+
+    def partials(self) -> list[Item]:
+        return self.inbox.partials()
+
+
+@pytest.fixture
+def bob(inbox: Inbox, bell: Bell) -> Bob:
+    return Bob(inbox, bell)
+
+
+class Ending:
+    """In place of an `Incoming`: writes ``data``, and ends with an error."""
+
+    def __init__(self, data: bytes, error: BaseException) -> None:
+        self._data, self._error = data, error
+
+    def receive(self, session: Any, sink: InboxSink, bell: Bell, patience: float) -> None:
+        sink.resume()
+        sink.announced(WHAT)
+        sink.write(self._data)
+        raise self._error
+
+
+def end(bob: Bob, data: bytes, error: BaseException, **choices: Any) -> None:
+    sink = bob.sink(**choices)
+    with pytest.raises(type(error)):
+        deliver(Ending(data, error), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
+
+
+LOST = LinkLost("lost", detail="link")
+
+
+@pytest.mark.claims("B5", 81)
+def test_a_later_handshake_goes_on_with_what_an_earlier_one_left(bob: Bob) -> None:
+    """The digest is that of the whole, the bytes of before read again from the disk."""
+    end(bob, b"prec", LOST)
+    sink = bob.sink()
+    position, digest = sink.resume()
+    assert position == 4
+    sink.announced(replace(WHAT, note="another note"))
+    assert digest.digest() == blake3(b"prec").digest()
+    assert [item.note for item in bob.partials()] == ["another note"]
+    sink.write(b"ious\n")
+    sink.complete(9, blake3(b"precious\n").digest())
+    (item,) = bob.inbox.items()
+    assert item.path.read_bytes() == b"precious\n"
+    assert (sink.item_id, sink.size, bob.partials()) == (item.id, 9, [])
+
+
+def test_a_handshake_that_begins_afresh_has_nothing_of_before(bob: Bob) -> None:
+    end(bob, b"prec", LOST)
+    sink = bob.sink(fresh=True)
+    position, digest = sink.resume()
+    assert (position, digest.digest()) == (0, blake3().digest())
+    sink.announced(WHAT)
+    assert [item.size for item in bob.partials()] == [0]
+    sink.abandon(keep=False)
+
+
+def test_another_delivery_has_nothing_of_this_one(bob: Bob) -> None:
+    end(bob, b"prec", LOST)
+    assert bob.sink(tid=b"u" * 16).resume()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (LOST, True), (Interrupted("ends", detail="shutdown"), True), (LocalIOError("full", detail="no-space"), True),
+        (LocalIOError("changed", detail="source-changed"), False), (IntegrityError("bad", detail="truncated"), False),
+        (PolicyRefused("no", detail="limit"), False), (RuntimeError("a defect"), False),
+    ],
+    ids=lambda value: getattr(value, "detail", None) or repr(value),
+)  # fmt: skip
+def test_what_was_cut_off_stays_and_what_was_refused_does_not(bob: Bob, error: BaseException, kept: bool) -> None:
+    """Also what an earlier handshake had written of it."""
+    end(bob, b"pre", LOST)
+    end(bob, b"c", error)
+    assert [item.size for item in bob.partials()] == ([4] if kept else [])
+    assert bob.inbox.items() == []
+
+
+def test_reading_again_ends_with_the_bell(bob: Bob) -> None:
+    end(bob, b"prec", LOST)
+    sink = bob.sink()
+    sink.resume()
+    bob.bell.ring()
+    with pytest.raises(Interrupted) as caught:
+        sink.announced(WHAT)
+    assert caught.value.detail == "shutdown"
+    sink.abandon(keep=True)
+    assert [item.size for item in bob.partials()] == [4]
+
+
+def test_one_that_another_handshake_writes_is_busy(bob: Bob) -> None:
+    first = bob.sink()
+    first.resume()
+    first.announced(WHAT)
+    with pytest.raises(ZkcError) as caught:
+        bob.sink().resume()
+    assert caught.value.detail == "busy"
+    first.abandon(keep=False)
+
+
+def test_only_what_is_missing_must_have_room(bob: Bob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of which most is here needs no more than the rest."""
+    free = ClientConfig().receiving_rules().min_free
+    end(bob, b"precious", LOST)
+    monkeypatch.setattr(Inbox, "free_bytes", lambda _: free + 5)
+    sink = bob.sink()
+    sink.resume()
+    sink.announced(WHAT)
+    sink.abandon(keep=True)
+    other = bob.sink(tid=b"u" * 16)
+    other.resume()
+    with pytest.raises(LocalIOError) as caught:
+        other.announced(WHAT)
+    assert caught.value.detail == "no-space"
