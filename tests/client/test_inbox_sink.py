@@ -65,7 +65,7 @@ def bob(inbox: Inbox, bell: Bell) -> Bob:
 
 
 class Ending:
-    """In place of a `Listener`: writes ``data``, and ends with an error."""
+    """In place of an `Incoming`: writes ``data``, and ends with an error."""
 
     def __init__(self, data: bytes, error: BaseException) -> None:
         self._data, self._error = data, error

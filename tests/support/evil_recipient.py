@@ -54,13 +54,13 @@ class Delivering:
 
     def renew(self) -> None:
         """Drop the sender, and return once it has come again."""
-        self.listener.renew(self.machine.attempt + 1)
+        self.listener.listening.leave(self.machine.attempt)
         self.meet()
 
     def meet(self) -> None:
         """Return once the sender is here; what is said and opened from here on is of its attempt."""
-        wait_until(lambda: self.listener.door.attempt() is not None)
-        self.expect(self.listener.door.attempt() or 0)
+        wait_until(lambda: self.listener.listening.door.attempt() is not None)
+        self.expect(self.listener.listening.door.attempt() or 0)
 
     def say(self, message: Ack | Done | Stop) -> None:
         """One acknowledgement, sealed with the true key."""

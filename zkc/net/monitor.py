@@ -17,7 +17,7 @@ import zmq
 
 from zkc.env import Clock, SystemClock
 from zkc.errors import InternalError
-from zkc.net.sockets import Socket, inode_of, new_socket
+from zkc.net.sockets import Socket, descriptors, inode_of, new_socket
 
 if TYPE_CHECKING:
     import asyncio
@@ -159,7 +159,8 @@ def _open(sock: Socket, kinds: Collection[EventKind]) -> Socket:
     # libzmq's own thread writes the events, and would wait for a reader while it holds the lock that `_close` needs.
     pair.setsockopt(zmq.RCVHWM, 0)
     try:
-        sock.monitor(address, sum(kinds))
+        with descriptors():
+            sock.monitor(address, sum(kinds))
     except BaseException:
         pair.close()
         raise

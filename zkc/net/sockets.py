@@ -464,8 +464,15 @@ def unsent(fd: int, inode: int) -> int:
 
 def new_socket(ctx: Context, kind: int) -> Socket:
     """A bare socket; `DescriptorsTaken`."""
-    try:
+    with descriptors():
         return ctx.socket(kind)
+
+
+@contextlib.contextmanager
+def descriptors() -> Iterator[None]:
+    """`DescriptorsTaken` where libzmq has none for what the block makes."""
+    try:
+        yield
     except zmq.ZMQError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
