@@ -65,7 +65,7 @@ _JOIN_SECONDS: Final = 3.0
 _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a transfer waits for a port to become free: the sender hears of it before its own step has run out."""
 _TURN_PAUSE: Final = 0.1
-_YOU_LISTEN: Final = Endpoints([], 0, 0, 0)
+_YOU_LISTEN: Final = Endpoints([], 0, 0, 0, "", b"")
 """What a sender is told that is to be connected to."""
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
