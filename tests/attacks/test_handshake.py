@@ -401,7 +401,7 @@ class Recorded:
             "payload": self.payload[:64], "name": self.name.encode(), "note": self.note.encode(), "k": self.k,
             "k in hex": self.k.hex().encode(), "tag": xid_tag(k), "tag in hex": xid_tag(k).hex().encode(),
             "token": token(k, "data", 0).encode(), "token of acknowledgements": token(k, "ack", 0).encode(),
-            "endpoints": encode(Endpoints([host], data_port, ack_port, 0))[:-1],
+            "endpoints": encode(Endpoints([host], data_port, ack_port, 0, "", b""))[:-1],
             "data endpoint": f"{host}:{data_port}".encode(), "ack endpoint": f"{host}:{ack_port}".encode(),
         }
 

@@ -135,7 +135,7 @@ def test_a_token_that_was_overheard_opens_nothing_and_costs_at_most_a_connection
             "data": stack.enter_context(TcpProxy((host, where.data_port))),
             "ack": stack.enter_context(TcpProxy((host, where.ack_port))),
         }
-        through = Endpoints(["127.0.0.1"], taps["data"].port, taps["ack"].port, 0)
+        through = Endpoints(["127.0.0.1"], taps["data"].port, taps["ack"].port, 0, "", b"")
         object.__setattr__(session, "endpoints", through)
         frames, payload, attempt = Frames(session), b"", 0
         for number in range(5):

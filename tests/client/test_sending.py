@@ -796,7 +796,7 @@ def test_a_sender_that_is_to_listen_waits_for_its_ports(
         where = one._listen("tcp://127.0.0.1:1")
         assert len(pauses) == 1
         assert one._listen("tcp://127.0.0.1:1") == where
-        assert where == Endpoints(["192.0.2.7"], first, last, 0)
+        assert where == Endpoints(["192.0.2.7"], first, last, 0, "", b"")
         one._close_doors()
     bell.close()
 

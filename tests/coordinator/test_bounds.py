@@ -307,7 +307,10 @@ class Asking:
         self.talk = Ask(self.client)
         self.ended: list[bool] = []
         transfers = Transfers(core, self.talk)  # type: ignore[arg-type]
-        self.services = Services(core, self.talk, transfers, lambda: self.ended.append(self.is_registered))  # type: ignore[arg-type]
+        relays: Any = SimpleNamespace(announce=None, want=None)
+        self.services = Services(
+            core, self.talk, transfers, relays, lambda: self.ended.append(self.is_registered)  # type: ignore[arg-type]
+        )
         self._serial = 0
 
     @property

@@ -41,7 +41,7 @@ from zkc.wire.messages import (
 )
 
 SILENCE = 0.5
-HERE = Endpoints(["127.0.0.1"], 1, 2, 0)
+HERE = Endpoints(["127.0.0.1"], 1, 2, 0, "", b"")
 
 
 @pytest.fixture(scope="module")

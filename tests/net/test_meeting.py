@@ -50,7 +50,7 @@ class Meeting:
         self.relay: Relay | None = None
         self.proxies: tuple[TcpProxy, ...]
         self.incoming: Incoming
-        nowhere = Endpoints([], 0, 0, 0)
+        nowhere = Endpoints([], 0, 0, 0, "", b"")
         if form == "recipient listens":
             self.incoming = self.bulk.listen(HOST, None, "alice")
             assert self.incoming.listening is not None
@@ -78,7 +78,7 @@ class Meeting:
         return TcpProxy((HOST, listening.data_port)), TcpProxy((HOST, listening.ack_port))
 
     def where(self) -> Endpoints:
-        return Endpoints([HOST], self.proxies[0].port, self.proxies[1].port, 0)
+        return Endpoints([HOST], self.proxies[0].port, self.proxies[1].port, 0, "", b"")
 
     def cut(self) -> int:
         if self.relay is not None:

@@ -58,7 +58,7 @@ class Pair:
         sender, self.recipient = (dataclasses.replace(session, resp=resp) for session in talk.sessions)
         self.listener: Incoming = bulk.listen(HOST, None)
         self.listener.admit(self.recipient)
-        where = Endpoints([HOST], self.listener.listening.data_port, self.listener.listening.ack_port, 0)
+        where = Endpoints([HOST], self.listener.listening.data_port, self.listener.listening.ack_port, 0, "", b"")
         self.sender = dataclasses.replace(sender, endpoints=where)
         self.sink = Kept(self.recipient)
         self.bell = Bell()
@@ -361,7 +361,7 @@ def test_a_link_that_is_lost_leaves_it_known_whether_only_the_receipt_was_missin
 
 
 def test_a_recipient_without_an_address_is_a_link_that_never_was(pair: Pair) -> None:
-    nowhere = dataclasses.replace(pair.sender, endpoints=Endpoints(["bob.example"], 1, 2, 0))
+    nowhere = dataclasses.replace(pair.sender, endpoints=Endpoints(["bob.example"], 1, 2, 0, "", b""))
     attempts = Attempts(nowhere, WHAT, Outgoing(Memory(b"x")))
     for number in (1, 2):
         with pytest.raises(LinkLost) as lost:
@@ -376,7 +376,7 @@ def test_the_bell_ends_connecting_at_once(pair: Pair) -> None:
     bell = Bell()
     with socket.create_server((HOST, 0)) as silent:
         port = silent.getsockname()[1]
-        nobody = dataclasses.replace(pair.sender, endpoints=Endpoints([HOST] * 16, port, port, 0))
+        nobody = dataclasses.replace(pair.sender, endpoints=Endpoints([HOST] * 16, port, port, 0, "", b""))
         ring = threading.Timer(0.1, bell.ring)
         ring.start()
         began = SystemClock().monotonic()
@@ -534,7 +534,8 @@ class Cut:
     def __init__(self, pair: Pair) -> None:
         here = pair.listener.listening
         self.data, self.ack = (TcpProxy((HOST, port)) for port in (here.data_port, here.ack_port))
-        pair.sender = dataclasses.replace(pair.sender, endpoints=Endpoints([HOST], self.data.port, self.ack.port, 0))
+        there = Endpoints([HOST], self.data.port, self.ack.port, 0, "", b"")
+        pair.sender = dataclasses.replace(pair.sender, endpoints=there)
 
     def __enter__(self) -> Self:
         return self

@@ -480,7 +480,7 @@ def test_endpoints_of_a_sender_are_refused(
 
 # --- a sender that listens -----------------------------------------------------------------------------------------
 
-YOU_LISTEN: Final = tr.Accept(Endpoints([], 0, 0, 0), CHUNK_MIN, 0)
+YOU_LISTEN: Final = tr.Accept(Endpoints([], 0, 0, 0, "", b""), CHUNK_MIN, 0)
 
 
 def to_listen(form: Form) -> ts.Terms:
@@ -525,11 +525,13 @@ def test_a_sender_that_was_asked_to_listen_says_where(
 
 
 @each_form
-@pytest.mark.parametrize("nowhere", [Endpoints([], 1, 2, 0), Endpoints(["::1"], 0, 2, 0), Endpoints(["::1"], 1, 0, 0)])
+@pytest.mark.parametrize(
+    "changes", [{"addresses": []}, {"data_port": 0}, {"ack_port": 0}, {"relay": "relay1", "rv": bytes(16)}], ids=str
+)
 def test_a_sender_that_listens_nowhere_is_refused(
-    default_world: World, form: Form, nowhere: Endpoints, monkeypatch: pytest.MonkeyPatch
+    default_world: World, form: Form, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.support.talks.THERE", nowhere)
+    monkeypatch.setattr("tests.support.talks.THERE", msgspec.structs.replace(THERE, **changes))
     with pytest.raises(PeerViolation, match="malformed"):
         default_world.transfer(to_listen(form), decision=YOU_LISTEN).run()
 
@@ -544,6 +546,28 @@ def test_a_sender_that_cannot_listen_is_not_asked_to(
     talk = default_world.transfer(asked(form))
     monkeypatch.setattr(tr, "encode", lambda value: encode(YOU_LISTEN.endpoints if value is HERE else value))
     with pytest.raises(PeerViolation, match="unexpected"):
+        talk.run()
+
+
+@each_form
+@pytest.mark.parametrize(
+    ("changes", "fine"),
+    [
+        ({}, True), ({"relay": "Not A Name\x1b[2J"}, False), ({"rv": b""}, False), ({"rv": b"short"}, False),
+        ({"addresses": []}, False),
+    ],
+)  # fmt: skip
+def test_a_relay_has_a_name_a_place_and_a_meeting(
+    default_world: World, form: Form, changes: dict[str, object], fine: bool
+) -> None:
+    """What the sender is told of it is the recipient's word, and is shown to a person."""
+    told = msgspec.structs.replace(HERE, relay="relay1", rv=b"r" * 16)
+    decision = tr.Accept(msgspec.structs.replace(told, **changes), CHUNK_MIN, 0)
+    talk = default_world.transfer(to_listen(form), decision=decision)
+    if fine:
+        assert finished(talk).sessions[0].endpoints == told
+        return
+    with pytest.raises(PeerViolation, match="malformed"):
         talk.run()
 
 

@@ -450,7 +450,7 @@ class Impersonate(Lie):
         th = Transcript.start("xfer", evil.identity.suite.name).absorb(body.request, body.signature)
         state = recipient.Notified(th, req, verify_card(body.card, evil.identity.suite))
         listener = self.bulk.listen(LOOPBACK, None)
-        where = Endpoints([LOOPBACK], listener.listening.data_port, listener.listening.ack_port, 0)
+        where = Endpoints([LOOPBACK], listener.listening.data_port, listener.listening.ack_port, 0, "", b"")
         answered = step(recipient.TABLE, context, state, recipient.Accept(where, CHUNK, 0))
         self.talks[req.xid] = context, answered.state, listener
         return answered.effects[0].message

@@ -40,8 +40,8 @@ from zkc.wire.messages import (
 
 GRAMMARS: Final = {"reg": RegMessage, "chan": ChannelMessage, "xfer": RequestBody | AnswerBody}
 LIMITS: Final = AnswerInfo(0, 65536, 3000)
-HERE: Final = Endpoints(["tcp://127.0.0.1"], 40001, 40002, 0)
-THERE: Final = Endpoints(["127.0.0.1", "::1"], 40003, 40004, 0)
+HERE: Final = Endpoints(["tcp://127.0.0.1"], 40001, 40002, 0, "", b"")
+THERE: Final = Endpoints(["127.0.0.1", "::1"], 40003, 40004, 0, "", b"")
 """Where a sender listens that is asked to."""
 
 

@@ -232,11 +232,11 @@ def test_bounds_of_the_grammar_hold() -> None:
     page = messages.PeerPage([PEER] * 256, True)
     assert decode(encode(page), messages.PeerPage) == page
     refused(encode(messages.PeerPage([PEER] * 257, True)), messages.PeerPage)
-    addresses = messages.Endpoints(["tcp://192.0.2.1"] * 16, 1, 2, 0)
+    addresses = messages.Endpoints(["tcp://192.0.2.1"] * 16, 1, 2, 0, "", b"")
     assert decode(encode(addresses), messages.Endpoints) == addresses
-    refused(encode(messages.Endpoints(["x"] * 17, 1, 2, 0)), messages.Endpoints)
-    refused(encode(messages.Endpoints(["x" * 65], 1, 2, 0)), messages.Endpoints)
-    refused(encode(messages.Endpoints([], 65536, 2, 0)), messages.Endpoints)
+    refused(encode(messages.Endpoints(["x"] * 17, 1, 2, 0, "", b"")), messages.Endpoints)
+    refused(encode(messages.Endpoints(["x" * 65], 1, 2, 0, "", b"")), messages.Endpoints)
+    refused(encode(messages.Endpoints([], 65536, 2, 0, "", b"")), messages.Endpoints)
     for kind in (0, 41, -1):
         refused(pack(["stop", kind, ""]), messages.AckMessage)
     for size in (0, 15, 17):

@@ -267,7 +267,7 @@ def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
         )
     reply = GrantReply(
         grant.k.reveal(), grant.th, encode(grant.req), encode(grant.resp), suite, grant.peer.encoded,
-        grant.own_fingerprint, encode(grant.endpoints or Endpoints([], 0, 0, 0)),
+        grant.own_fingerprint, encode(grant.endpoints or Endpoints([], 0, 0, 0, "", b"")),
     )
     grant.k.wipe()
     return reply

@@ -69,7 +69,7 @@ _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 _TURN_PAUSE: Final = 0.1
 _ADDRESSES_SECONDS: Final = 2.0
 """How long this host's addresses are taken for the same: a sender that got one too many tries again for a minute."""
-_YOU_LISTEN: Final = Endpoints([], 0, 0, 0)
+_YOU_LISTEN: Final = Endpoints([], 0, 0, 0, "", b"")
 """What a sender is told that is to be connected to."""
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
@@ -266,7 +266,7 @@ class Receiver:
         """Straight to a process that waits for it, at its sockets."""
         addresses = await self._addresses(ask.host, split_endpoint(endpoint)[0])
         self._check_wanted(transfer)
-        where = Endpoints(addresses, ask.data_port, ask.ack_port, 0)
+        where = Endpoints(addresses, ask.data_port, ask.ack_port, 0, "", b"")
         return machine.Accept(where, ask.chunk, max_bytes, live=True)
 
     def _decline(self, req: Req, code: int, *, detail: str) -> machine.Decline:

@@ -489,9 +489,9 @@ class Endpoints(Message, frozen=True):
     ack_port: U16
     resume: U64
     """Durable position that the recipient holds of this delivery."""
-    relay: Name = ""
+    relay: Name
     """The client that serves as relay between the two, whose address and (twice) port the others are; empty: none."""
-    rv: Annotated[bytes, Meta(max_length=16)] = b""
+    rv: Annotated[bytes, Meta(max_length=16)]
     """16 random bytes, from which follows under which names the ends meet there; without a relay empty."""
 
 

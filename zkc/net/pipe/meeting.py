@@ -288,7 +288,7 @@ class Listening:
 
     def at(self, addresses: list[str]) -> Endpoints:
         """What the other end is told."""
-        return Endpoints(addresses, self.data_port, self.ack_port, 0)
+        return Endpoints(addresses, self.data_port, self.ack_port, 0, "", b"")
 
     def meet(self, bell: Bell, until: float) -> Pair:
         while True:

@@ -49,11 +49,11 @@ class Passage:
         self._bell = Bell()
         self._left = 2
         self._lock = threading.Lock()
-        self.here = Endpoints([], 0, 0, 0)
+        self.here = Endpoints([], 0, 0, 0, "", b"")
         names = [f"{rendezvous(told.rv, socket).hex()}-{side}".encode() for socket in ("data", "ack")]
         if ports is None:
             doors = [socket.create_server((_LOOPBACK, 0), backlog=1) for _ in names]
-            self.here = Endpoints([_LOOPBACK], doors[0].getsockname()[1], doors[1].getsockname()[1], 0)
+            self.here = Endpoints([_LOOPBACK], doors[0].getsockname()[1], doors[1].getsockname()[1], 0, "", b"")
             work = [partial(self._bring_once, *each) for each in zip(names, doors, strict=True)]
         else:
             work = [partial(self._bring_back, *each) for each in zip(names, ports, strict=True)]
