@@ -89,7 +89,7 @@ class Meeting:
         return self._pool.submit(self.incoming.receive, self.recipient, self.sink, self.bell, patience)
 
     def attempts(self, data: bytes) -> Attempts:
-        return Attempts(self.sender, WHAT, Outgoing(Memory(data)), None, self.here)
+        return Attempts(self.sender, WHAT, Outgoing(Memory(data)), listening=self.here)
 
     def close(self) -> None:
         self.bell.ring()

@@ -945,6 +945,6 @@ def test_a_pair_that_cannot_be_made_anew_ends_the_transfer_with_the_reason(
     with Line(pair.sender) as line:
         line.send(*frames.opening(), frames.chunk(frames.whole()))
         line.acknowledged(C)
-        monkeypatch.setattr(pair.listener, "_open", none_left)
+        monkeypatch.setattr(pair.listener.listening, "_open", none_left)
     error = error_of(receiving)
     assert (type(error), error.detail) == (DescriptorsTaken, "descriptors")
