@@ -131,6 +131,8 @@ class Sending:
         self._path = ""
         self._receipt = Path()
         """Where it is kept, once it has come."""
+        self._hears = False
+        """Whether the bell alone ends what is under way."""
         self._flowed = False
         self._unmet: ZkcError | None = None
         """The condition that was not met the last time that anybody said."""
@@ -158,6 +160,12 @@ class Sending:
             self._close_doors()
             if self._record is not None:
                 self._record.close(forget=forget or not self._record.begun)
+
+    def interrupt(self) -> bool:
+        """From a signal handler: whether what is under way ends by itself, and tells its recipient. An exception could
+        come between a frame that is sealed and its way out, and leave a gap that looks like an attack."""
+        self._bell.ring()
+        return self._hears
 
     def _identify(self) -> Delivery | None:
         """Which delivery this is: a new one, or one that an earlier command has begun; or even ended, with its key."""
@@ -243,7 +251,11 @@ class Sending:
         if self._attempts is None:
             raise ValueError("a handshake that led to nothing")
         told = Told(self._on_begun, self._on_flowing, self._on_progress, self._on_receipt)
-        delivered = self._attempts.next(self._bell, told, deadline=self._timeout)
+        self._hears = True
+        try:
+            delivered = self._attempts.next(self._bell, told, deadline=self._timeout)
+        finally:
+            self._hears = False
         return self._delivered(delivered.body)
 
     def _is_silent(self) -> bool:

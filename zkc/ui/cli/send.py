@@ -170,15 +170,17 @@ def _send_from_here(
     with contextlib.ExitStack() as closing:
         bell = Bell()
         closing.callback(bell.close)
-        closing.enter_context(Signals(bell.ring))
+        under_way: list[Sending] = []
+        closing.enter_context(Signals(lambda: under_way[0].interrupt() if under_way else bell.ring()))
         closing.callback(source.close)
         store = closing.enter_context(open_store(home))
         config = client_config(call, home)
         access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
-        return Sending(
+        under_way.append(Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,
             on_event=shown.event,
-        ).run()
+        ))
+        return under_way[0].run()
 
 
 # --- what is sent --------------------------------------------------------------------------------------------------
