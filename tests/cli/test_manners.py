@@ -36,6 +36,8 @@ def inbox(fleet: Fleet) -> Iterator[Fleet]:
     yield fleet
     while fleet.zkc("bob", "recv", "-o", "-").code == 0:
         pass
+    for item in inbox_of(fleet.home("bob"))[1]:
+        assert fleet.zkc("bob", "inbox", "rm", item.id).code == 0
 
 
 @pytest.fixture
@@ -89,11 +91,19 @@ def test_a_signal_ends_a_command_that_waits_for_its_limit(inbox: Fleet, tmp_path
     assert process.returncode == 143
 
 
-def test_no_rate_and_none_that_can_be_read(fleet: Fleet) -> None:
+def test_no_rate_and_none_that_can_be_read(inbox: Fleet) -> None:
     """0 is no limit, as for rsync."""
-    assert fleet.zkc("alice", "send", "bob", "--bwlimit", "0", "-m", "x").code == 0
-    done = fleet.zkc("alice", "send", "bob", "--bwlimit", "fast", "-m", "x")
+    assert inbox.zkc("alice", "send", "bob", "--bwlimit", "0", "-m", "x").code == 0
+    done = inbox.zkc("alice", "send", "bob", "--bwlimit", "fast", "-m", "x")
     assert (done.code, done.err.startswith(b"zkc: send: --bwlimit: 'fast' is not a size")) == (2, True)
+
+
+
+def test_a_small_payload_that_the_daemon_sends_is_held_to_the_limit_too(inbox: Fleet) -> None:
+    began = time.monotonic()
+    done = inbox.zkc("alice", "send", "bob", "--bwlimit", "10K", "--compress", stdin=os.urandom(30 * 1024))
+    assert done.code == 0
+    assert time.monotonic() - began > 0.8 * 3
 
 
 # --- --compress -----------------------------------------------------------------------------------------------------

@@ -118,6 +118,18 @@ def test_the_limit_is_of_the_command(fleet: Fleet, tmp_path: Path) -> None:
     assert max(event["seconds"] for event in done.events if event["event"] == "delivered") > 0.8 * 4
 
 
+def test_a_folder_goes_to_each_and_what_is_skipped_is_told_once(fleet: Fleet, tmp_path: Path) -> None:
+    place = tmp_path / "many"
+    place.mkdir()
+    (place / "file").write_bytes(b"content")
+    os.mkfifo(place / "fifo")
+    done = fleet.zkc("alice", "send", "bob,carol", str(place))
+    assert (done.code, done.err.count(b"skipped")) == (0, 1)
+    for name in RECEIVE:
+        assert fleet.zkc(name, "recv", "-o", str(tmp_path / name)).code == 0
+        assert (tmp_path / name / "file").read_bytes() == b"content"
+
+
 @pytest.mark.attack("L07")
 def test_a_signal_ends_all_of_them(fleet: Fleet) -> None:
     words = ["send", "bob,dave", "--wait", "60s", "--bwlimit", "1K"]

@@ -74,6 +74,25 @@ def test_a_folder_is_its_listing_and_the_contents_in_that_order(place: Path) -> 
     assert data_bytes(sparse) < 1 << 20, "holes are not sent"
 
 
+def test_it_says_which_file_a_byte_belongs_to_forwards_and_back(place: Path, tmp_path: Path) -> None:
+    """For progress; the listing itself belongs to none."""
+    (tmp_path / "more").write_bytes(b"more")
+    source, _ = tree_of(place, tmp_path / "more")
+    with closing(source):
+        entries, size = listed(whole(source)), source.size
+        at = size - sum(data_bytes(entry) for entry in entries if isinstance(entry, TreeFile))
+        expected, path = [(0, ""), (at - 1, "")], list[bytes]()
+        for entry in entries:
+            path[entry.depth :] = [entry.name]
+            if isinstance(entry, TreeFile) and data_bytes(entry):
+                name = os.fsdecode(b"/".join(path))
+                expected += [(at, name), (at + data_bytes(entry) - 1, name)]
+                at += data_bytes(entry)
+        assert "many/sparse.img" in {name for _, name in expected}
+        for each in (expected, reversed(expected)):
+            assert all(source.entry_at(position) == name for position, name in each)
+
+
 @pytest.mark.parametrize("n", [1, 7, 4096, 1 << 20])
 def test_it_can_be_read_from_any_byte_on_in_parts_of_any_size(tmp_path: Path, n: int) -> None:
     """What `seek` promises a transfer that goes on."""

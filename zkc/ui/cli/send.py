@@ -214,18 +214,19 @@ def _payload(
 # --- what is told --------------------------------------------------------------------------------------------------
 
 
-def open_source(out: Out, what: What, head: bytes = b"") -> tuple[AnySource, Manifest]:
-    """``what`` opened; of a stream ``head`` was read already."""
+def open_source(out: Out | None, what: What, head: bytes = b"") -> tuple[AnySource, Manifest]:
+    """``what`` opened; of a stream ``head`` was read already. ``out`` is told what is skipped."""
     from zkc.client.sources import source_of
 
     on_skip = partial(_tell_skipped, out)
     return source_of(what.payload, what.name, what.note, head, exclude=what.exclude, on_skip=on_skip)
 
 
-def _tell_skipped(out: Out, skipped: Skipped) -> None:
+def _tell_skipped(out: Out | None, skipped: Skipped) -> None:
     from zkc.rules.names import escape
 
-    out.notice(f"skipped {escape(skipped.path)}: a {skipped.kind} cannot be sent")
+    if out is not None:
+        out.notice(f"skipped {escape(skipped.path)}: a {skipped.kind} cannot be sent")
 
 
 class Shown:

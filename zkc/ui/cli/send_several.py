@@ -13,8 +13,10 @@ from zkc.ui.cli.options import Invocation
 
 if TYPE_CHECKING:
     from zkc.client.events import Options
+    from zkc.client.sources import AnySource
     from zkc.net.pipe import Bell
     from zkc.ui.cli.send import What
+    from zkc.wire.messages import Manifest
 
 
 def recipients_of(text: str) -> list[str]:
@@ -60,9 +62,9 @@ def send_to_each(
         store = closing.enter_context(open_store(home))
         config = client_config(call, home)
         with contextlib.ExitStack() as opened:
-            sources = {}
+            sources: dict[str, tuple[AnySource, Manifest]] = {}
             for name in names:
-                sources[name] = open_source(call.out, what)
+                sources[name] = open_source(None if sources else call.out, what)  # told once
                 opened.callback(sources[name][0].close)
             opened.pop_all()  # each is closed by who sends it
         if not isinstance(what.payload, str | list) and not options.dry_run:
