@@ -612,7 +612,7 @@ def test_numbers_of_attempts_only_rise_also_over_rollovers(
         receiving.result(DEADLINE)
     assert pair.sink.got == data
     assert len(set(used)) == len(used)
-    assert max(attempt for _, _, attempt, _ in used) > 24 * C // rollover
+    assert max(attempt for _, _, attempt, _ in used) >= 24 * C // rollover
 
 
 @pytest.mark.claims("B5")
@@ -945,6 +945,6 @@ def test_a_pair_that_cannot_be_made_anew_ends_the_transfer_with_the_reason(
     with Line(pair.sender) as line:
         line.send(*frames.opening(), frames.chunk(frames.whole()))
         line.acknowledged(C)
-        monkeypatch.setattr(pair.listener, "_open", none_left)
+        monkeypatch.setattr(pair.listener.listening, "_open", none_left)
     error = error_of(receiving)
     assert (type(error), error.detail) == (DescriptorsTaken, "descriptors")
