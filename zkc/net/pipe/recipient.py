@@ -16,6 +16,7 @@ from zkc.errors import Interrupted, PeerViolation, ZkcError
 from zkc.net.pipe.budget import Budget, Share
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
+    PARTING_SECONDS,
     REPEAT_SECONDS,
     TELL_SECONDS,
     Bell,
@@ -37,8 +38,6 @@ ARRIVAL_SECONDS: Final = 16 * CONNECT_SECONDS + 10.0
 each address once, there are at most 16, and after that it makes a new handshake; its place is not held any longer."""
 FAREWELL_SECONDS: Final = 10.0
 """How long the recipient keeps a finished link open for a sender that has not said that it has the receipt."""
-PARTING_SECONDS: Final = 1.0
-"""How long the data may outlive the acknowledgements, whose connection has ended: the sender's last words are there."""
 FRAMES_A_TURN: Final = 16
 """Frames read before the bell, the clock and the acknowledgement have their turn: 8 MiB of usual chunks, 10 ms."""
 _LOOPBACK: Final = "127.0.0.1"

@@ -16,6 +16,7 @@ from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
+    PARTING_SECONDS,
     TELL_SECONDS,
     Bell,
     LinkLost,
@@ -170,15 +171,18 @@ class _Attempt:
         push, pull = pair.data, pair.acks
         self._first_word = self._clock.monotonic() + FIRST_WORD_SECONDS
         gone = more = False
+        parting = math.inf
         try:
             while True:
-                ready = self._poll(push, pull, at_once=more)
+                ready = self._poll(push, pull, parting, at_once=more)
                 if self._bell.fd in ready:
                     raise interrupted(self._session)
                 if self._deadline is not None and self._clock.monotonic() >= self._deadline:
                     raise self._out_of_time()
                 # Asked before the frames are read: what came before the end of the connection still counts.
-                gone = gone or pair.data_end.is_gone() or pair.acks_end.is_gone() or pair.is_over()
+                gone = gone or pair.acks_end.is_gone() or pair.is_over() or self._clock.monotonic() >= parting
+                if parting == math.inf and pair.data_end.is_gone():
+                    parting = self._clock.monotonic() + PARTING_SECONDS
                 if pair.data_end.progress.cut or pair.acks_end.progress.cut:
                     raise PeerViolation("limit", "a message without an end")
                 heard = self._read(pull)
@@ -217,7 +221,7 @@ class _Attempt:
                 flush(push, self._queue)
             self._pair.let_go(until - self._clock.monotonic(), self._clock)
 
-    def _poll(self, push: Socket, pull: Socket, *, at_once: bool) -> dict[Any, int]:
+    def _poll(self, push: Socket, pull: Socket, parting: float, *, at_once: bool) -> dict[Any, int]:
         poller = zmq.Poller()
         for readable in (pull, self._bell.fd, *self._pair.watched):
             poller.register(readable, zmq.POLLIN)
@@ -240,8 +244,9 @@ class _Attempt:
                     f"{self._session.req.recipient} took the connection and said nothing for {FIRST_WORD_SECONDS:g} s",
                     detail="link",
                 )
-        if self._deadline is not None:
-            timeout = min(max(self._deadline - now, 0), timeout if timeout is not None else 3600.0)
+        end = min(parting, math.inf if self._deadline is None else self._deadline)
+        if end != math.inf:
+            timeout = min(max(end - now, 0), timeout if timeout is not None else 3600.0)
         return dict(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
 
     def _read(self, pull: Socket) -> Delivered | bool:
