@@ -32,8 +32,7 @@ def every_command() -> Iterator[tuple[str, click.Command]]:
 ALL = dict(every_command())
 LATER = {
     "send": [
-        ["--queue"], ["--from", "carol"], ["--bwlimit", "1M"], ["--compress"],
-        ["--require", "present"], ["--require", "authorised"],
+        ["--queue"], ["--from", "carol"], ["--require", "present"], ["--require", "authorised"],
     ],
     "join": [["--accept", "ask"]],
 }
@@ -93,7 +92,7 @@ def test_what_does_not_work_yet_is_not_shown(words: list[str]) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["send", "bob,carol", "-m", "x"], ["send", "bob", "-", "two"], ["send", "Bob", "-m", "x"],
+        ["send", "bob", "-", "two"], ["send", "Bob", "-m", "x"],
         ["send", "bob", "-m", "x", "file"], ["send", "bob", "--cipher", "aes", "-m", "x"],
         ["send", "bob", "--key-source", "me", "-m", "x"], ["send", "bob", "--wait", "soon", "-m", "x"],
         ["send", "bob", "-m", "x", "--name", "a/b"], ["send", "bob", "-m", "x" * 65537],

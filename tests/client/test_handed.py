@@ -33,7 +33,7 @@ def job(home: Home, **changes: object) -> Job:
     return Job(**(fields | changes))  # type: ignore[arg-type]
 
 
-async def offline(_wanted: Wanted, _within: float | None) -> Grant:
+async def offline(_wanted: Wanted, _within: float | None, _listen: object) -> Grant:
     raise RecipientOffline("bob is offline", detail="offline")
 
 
@@ -44,7 +44,7 @@ class Never:
         self.asked = 0
         self.cancelled = 0
 
-    async def __call__(self, _wanted: Wanted, _within: float | None) -> Grant:
+    async def __call__(self, _wanted: Wanted, _within: float | None, _listen: object) -> Grant:
         self.asked += 1
         try:
             await asyncio.Event().wait()
@@ -127,7 +127,7 @@ def test_one_that_waits_between_two_tries_is_ended_too(home: Home) -> None:
     async def scene() -> None:
         tries: list[Wanted] = []
 
-        async def nobody(wanted: Wanted, within: float | None) -> Grant:
+        async def nobody(wanted: Wanted, within: float | None, _listen: object) -> Grant:
             tries.append(wanted)
             return await offline(wanted, within)
 
@@ -162,9 +162,9 @@ def test_no_event_is_passed_over_and_the_thread_goes_on_once_it_was_told(home: H
     async def scene() -> None:
         asked = asyncio.Event()
 
-        async def grant(wanted: Wanted, within: float | None) -> Grant:
+        async def grant(wanted: Wanted, within: float | None, listen: object) -> Grant:
             asked.set()
-            return await offline(wanted, within)
+            return await offline(wanted, within, listen)
 
         handed = Handed(home, grant, SystemClock(), SystemEntropy())
         events = handed.send(job(home))

@@ -121,7 +121,7 @@ def test_another_delivery_has_nothing_of_this_one(bob: Bob) -> None:
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
-        (LOST, True), (Interrupted("ends", detail="shutdown"), True), (LocalIOError("full", detail="no-space"), True),
+        (LOST, True), (Interrupted("ends", detail="shutdown"), True), (LocalIOError("full", detail="no-space"), False),
         (LocalIOError("changed", detail="source-changed"), False), (IntegrityError("bad", detail="truncated"), False),
         (PolicyRefused("no", detail="limit"), False), (RuntimeError("a defect"), False),
     ],
@@ -133,6 +133,34 @@ def test_what_was_cut_off_stays_and_what_was_refused_does_not(bob: Bob, error: B
     end(bob, b"c", error)
     assert [item.size for item in bob.partials()] == ([4] if kept else [])
     assert bob.inbox.items() == []
+
+
+class Full:
+    """In place of an `Incoming`: the disk takes ``data``, and then nothing more."""
+
+    def __init__(self, data: bytes, manifest: Manifest) -> None:
+        self._data, self._manifest = data, manifest
+
+    def receive(self, session: Any, sink: InboxSink, bell: Bell, patience: float) -> None:
+        sink.resume()
+        sink.announced(self._manifest)
+        sink.write(self._data)
+        assert sink._partial is not None
+        sink._partial.write = self._nothing_more  # type: ignore[method-assign]
+        sink.write(b"more")
+
+    def _nothing_more(self, data: bytes | bytearray | memoryview) -> None:
+        raise LocalIOError("full", detail="no-space")
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.parametrize("size", [100, None])
+def test_what_found_no_room_stays_where_a_later_command_can_go_on_with_it(bob: Bob, size: int | None) -> None:
+    """With a file it can; of a pipe nobody has the rest, and what is here would only take room."""
+    sink = bob.sink()
+    with pytest.raises(LocalIOError):
+        deliver(Full(b"prec", replace(WHAT, size=size)), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
+    assert [item.size for item in bob.partials()] == ([4] if size else [])
 
 
 def test_reading_again_ends_with_the_bell(bob: Bob) -> None:

@@ -136,6 +136,10 @@ async def agreed(bob: Bob, reader: Reading, serial: int) -> Session:
     return session
 
 
+async def nobody_asked(_body: object) -> AnswerBody:
+    raise AssertionError("the coordinator was asked something")
+
+
 def test_the_one_that_waits_longest_is_the_first_and_without_one_it_is_the_inbox(bob: Bob) -> None:
     async def scene() -> None:
         first, second = await Reading(bob, 1000).wait(), await Reading(bob, 2000).wait()
@@ -241,9 +245,8 @@ def test_what_broke_off_is_refused_once_and_then_comes_to_the_inbox(bob: Bob) ->
             (effect,) = made.effects
             asked = effect.message
             card = bob.alice.card.encoded
-            answer = await bob.receiver.handle(
-                bob.principal, COORDINATOR, Notify(asked.request, asked.signature, card, bob.alice.certificate)
-            )
+            notice = Notify(asked.request, asked.signature, card, bob.alice.certificate)
+            answer = await bob.receiver.handle(bob.principal, COORDINATOR, nobody_asked, notice)
             assert verdict(answer) == expected
 
     play(bob, scene())

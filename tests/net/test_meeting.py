@@ -243,7 +243,7 @@ def test_the_ports_of_one_handshake_serve_the_next(sender_listens: Meeting) -> N
     talk = world("x25519").transfer(terms("bob", serial=7))
     talk.run()
     older = talk.sessions[0].k
-    here.expect(older)
+    here.expect(older, C)
     here.rest()
     old = login(older, "data", 0)
     assert here.door.admit("data", (old.user, old.password)) is None
@@ -311,12 +311,13 @@ def test_a_listening_sender_names_the_address_by_which_it_was_reached(sender_lis
 def test_a_ring_ends_the_wait_of_either_end(sender_listens: Meeting) -> None:
     here, ring = sender_listens.here, sender_listens.ring
     assert here is not None
-    here.expect(sender_listens.sender.k)
+    here.expect(sender_listens.sender.k, C)
     ring.ring()
     with pytest.raises(Rung):
         here.meet(ring, time.monotonic() + DEADLINE)
     dialling = Dialling(
-        sender_listens.doors.context, sender_listens.sender.k, here.at(["127.0.0.9"]), sends=False, peer="x"
+        sender_listens.doors.context, sender_listens.sender.k, here.at(["127.0.0.9"]), chunk=C, sends=False,
+        peer="x",
     )
     with silent("127.0.0.9", here.data_port, here.ack_port), pytest.raises(Rung):
         dialling.meet(ring, time.monotonic() + DEADLINE)

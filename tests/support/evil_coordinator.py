@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from blake3 import blake3
 
 from zkc import logs
 from zkc.client.principal import Principal, load_main
@@ -482,6 +483,9 @@ class _Loot:
     session: Agreement
     data: bytearray = field(default_factory=bytearray)
     manifest: Manifest | None = None
+
+    def resume(self) -> tuple[int, blake3]:
+        return 0, blake3()
 
     def announced(self, manifest: Manifest) -> None:
         self.manifest = manifest

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from blake3 import blake3
 
-from tests.support.looking import inbox_of, payloads
+from tests.support.looking import inbox_of, payloads, stopped
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.testing import Fleet
@@ -37,6 +37,15 @@ class Wire:
         """How long each piece of at most 64 KiB is held."""
         for proxy in self.proxies:
             proxy.delay(seconds)
+
+    def stall(self) -> None:
+        """Nothing passes, and nothing is closed."""
+        for proxy in self.proxies:
+            proxy.stall()
+
+    def go_on(self) -> None:
+        for proxy in self.proxies:
+            proxy.resume()
 
     def close(self) -> None:
         for proxy in self.proxies:
@@ -243,4 +252,59 @@ def test_a_key_never_delivers_twice(fleet: Fleet, tmp_path: Path, piped: bool) -
             seen.append(ended(process)[-1])
     assert seen[0]["transfer"] == seen[1]["transfer"]
     assert seen[0]["digest"] == seen[1]["digest"]
+    arrived(fleet, content)
+
+
+@pytest.mark.attack("D18")
+def test_a_recipient_that_stands_still_is_31_after_the_patience_and_goes_on_later(
+    fleet: Fleet, wire: Wire, tmp_path: Path
+) -> None:
+    """Its kernel still answers; its pings tell. What its sender holds meanwhile is bounded."""
+    path, content = a_file(tmp_path, 64 * MIB)
+    bob = fleet.program("bob").process
+    wire.slow(0.002)
+    with sending(fleet, str(path), env={"ZKC_TRANSFER_PATIENCE": "2s"}) as process:
+        begun(fleet, 8 * MIB)
+        with stopped(bob.pid):
+            out, _ = process.communicate(timeout=4 * DEADLINE)
+    assert process.returncode == 31, out
+    wire.slow(0)
+    # To the coordinator it was gone too.
+    with sending(fleet, str(path), "--wait", "60s") as process:
+        events = ended(process)
+    granted = next(event for event in events if event["event"] == "granted")
+    assert granted["resumed_from"] >= 8 * MIB
+    arrived(fleet, content)
+
+
+@pytest.mark.attack("D12")
+def test_a_recipient_may_start_after_its_sender_and_one_that_never_does_is_offline(fleet: Fleet) -> None:
+    """``--wait`` says for how long; never is it told as sent."""
+    fleet.program("bob").terminate()
+    with sending(fleet, "-m", "late", "--wait", "0s") as process:
+        out, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 21, out
+    with sending(fleet, "-m", "late", "--wait", "60s") as process:
+        assert process.stdout is not None
+        assert b"requested" in process.stdout.readline()
+        fleet.start_daemon("bob")
+        assert ended(process)[-1]["event"] == "delivered"
+    arrived(fleet, b"late")
+
+
+def test_a_link_that_is_silent_for_longer_than_pings_are_waited_for_is_made_anew(
+    fleet: Fleet, wire: Wire, tmp_path: Path
+) -> None:
+    """Nothing is reset: the bytes just do not come any more. Once they do, the transfer goes on from where it was."""
+    path, content = a_file(tmp_path, 32 * MIB)
+    wire.slow(0.002)
+    with sending(fleet, str(path)) as process:
+        begun(fleet, 4 * MIB)
+        seen = len(wire.proxies[0].connections)
+        wire.stall()
+        wait_until(lambda: len(wire.proxies[0].connections) > seen or process.poll() is not None)
+        wire.go_on()
+        wire.slow(0)
+        events = ended(process)
+    assert events[-1]["event"] == "delivered"
     arrived(fleet, content)
