@@ -59,7 +59,7 @@ def test_a_recipient_s_message_without_end_costs_its_transfer_alone(part: int) -
     tops: list[int] = []
 
     def behave(delivering: Delivering) -> None:
-        push = delivering.listener._push
+        push = delivering.listener.listening._pair[1]
         assert push.poll(int(DEADLINE * 1000), zmq.POLLOUT)
         send_long(push, bytes(part), on_the_wire(part))
         delivering.wait_gone()

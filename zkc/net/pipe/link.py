@@ -58,7 +58,9 @@ class Bell:
                 os.read(self.fd, 4096)
 
     def close(self) -> None:
-        for fd in (self.fd, self._ring):
+        """Again: nothing. Rung later, it wakes nobody, whoever may have its descriptors then."""
+        fds, self.fd, self._ring = (self.fd, self._ring), -1, -1
+        for fd in fds:
             with contextlib.suppress(OSError):
                 os.close(fd)
 

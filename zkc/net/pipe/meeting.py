@@ -66,7 +66,7 @@ class Meeting(Protocol):
     def meet(self, bell: Bell, until: float) -> Pair:
         """The next connection, waited for until ``until`` (monotonic seconds), or until nothing is left to try.
 
-        `LinkLost` where there is none; `Rung`; `DescriptorsTaken`.
+        `LinkLost` where there is none; `Rung`; `DescriptorsTaken`; `PeerViolation` for one that was cut off.
         """
 
     def leave(self, highest: int) -> None:
@@ -439,6 +439,8 @@ class Dialling:
         self._waiting: dict[Socket, _Candidate] = {}
         self._stand: dict[bool, _Candidate] = {}
         """The connections that stand, by whether they are the data's."""
+        self._gone: list[_Candidate] = []
+        """Of this `meet`: those that did not come to stand."""
         self.number = number
         """Of the next attempt."""
 
@@ -446,6 +448,7 @@ class Dialling:
         number, now = self.number, self._clock.monotonic()
         # Tokens that were shown are spent, whatever comes of them.
         self.number += 1
+        self._gone.clear()
         until = min(until, now + CONNECT_SECONDS + NEXT_ADDRESS_SECONDS * max(len(self._addresses) - 1, 0))
         left, due = deque(self._addresses), now
         try:
@@ -462,6 +465,8 @@ class Dialling:
                         "this client connect to",
                     )
                 self._await_one(bell, min(until, due) if left else until)
+                if any(each.progress.cut for each in (*self._waiting.values(), *self._stand.values(), *self._gone)):
+                    raise PeerViolation("limit", "a message without an end")
         except BaseException:
             self._drop(0)
             raise
@@ -508,6 +513,7 @@ class Dialling:
             if waiting.has_come() and waiting.is_data not in self._stand:
                 self._stand[waiting.is_data] = waiting
             else:
+                self._gone.append(waiting)
                 waiting.close(0)
 
     def _drop(self, linger: int) -> None:

@@ -99,6 +99,8 @@ class Attempts:
                 pair = meeting.meet(bell, until if deadline is None else min(until, deadline))
             except Rung:
                 raise interrupted(self.session) from None
+            except PeerViolation as violation:
+                raise broken_rule(f"{self.session.req.recipient} broke the rules of the link", violation) from None
             attempt = _Attempt(pair, self, bell, told, deadline)
             try:
                 return attempt.run()
