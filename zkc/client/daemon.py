@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ async def run(
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         try:
             on_ready(await daemon.start(home.prepare_socket(lock)))
+            # What stands now stays: the collector need not go through it again and again.
+            gc.freeze()
             await daemon.until_ended(stop)
         finally:
             with contextlib.suppress(TimeoutError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -184,6 +185,8 @@ class Engine:
             fingerprint = identity.fingerprint.hex()
             self._log.info("ready", endpoints=list(self._bound), fingerprint=fingerprint, suite=identity.suite.name)
             self._settings.on_ready(Ready(self._bound, fingerprint))
+            # What stands now stays: the collector need not go through it again and again.
+            gc.freeze()
             await self._until_stopped(ctx, identity)
         self._log.info("stopped")
         if self._broken is not None:

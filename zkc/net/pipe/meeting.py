@@ -11,6 +11,7 @@ sockets of its own, so that nothing of two is ever mixed. Either end gives its l
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import math
 import threading
@@ -416,6 +417,12 @@ class _Admitted:
 # --- the dialling end ------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _over_what_is_dialled() -> Watch:
+    """One for all that this process dials: a thread for each transfer took a tenth of a small one's time."""
+    return Watch(BULK_BOUNDS, lambda _cut: None)
+
+
 class Dialling:
     """Towards the addresses that ``peer`` has told, best first; one connection for each `meet`."""
 
@@ -432,7 +439,7 @@ class Dialling:
             self._addresses = []
         self._sends = sends
         self._chunk = chunk
-        self._watch = Watch(BULK_BOUNDS, lambda _cut: None)
+        self._watch = _over_what_is_dialled()
         self._peer = peer
         self._by = by
         self._clock = clock or SystemClock()
@@ -481,7 +488,6 @@ class Dialling:
         self._drop(0)
 
     def close(self) -> None:
-        self._watch.close()
         # The farewell is still on its way; the other end waits for it.
         self._drop(500)
 
