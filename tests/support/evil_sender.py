@@ -155,6 +155,7 @@ class Line:
             for kind, given in (("data", data), ("ack", ack))
         ]
         self._monitors: list[ThreadMonitor] = []
+        self._gone = False
         self.push = self._connect(zmq.PUSH, self.data_port, tokens[0])
         self.pull = self._connect(zmq.PULL, self.ack_port, tokens[1])
 
@@ -200,9 +201,9 @@ class Line:
             self.send_parts(one)
 
     def send_parts(self, *parts: bytes | bytearray) -> None:
-        if self.push.poll(int(DEADLINE * 1000), zmq.POLLOUT):
-            with contextlib.suppress(zmq.Again):
-                self.push.send_multipart(parts, zmq.DONTWAIT)
+        wait_until(lambda: self.push.poll(10, zmq.POLLOUT) or self.gone())
+        with contextlib.suppress(zmq.Again):
+            self.push.send_multipart(parts, zmq.DONTWAIT)
 
     def answer(self, within: float = DEADLINE) -> Ack | Done | Stop | None:
         """The recipient's next word, opened; None if there is none in time."""
@@ -242,8 +243,10 @@ class Line:
                 return
 
     def gone(self) -> bool:
-        """Whether the recipient has closed the connections."""
-        return any(event.kind is EventKind.DISCONNECTED for monitor in self._monitors for event in monitor.drain())
+        """Whether the recipient has closed one of the connections."""
+        events = [event for monitor in self._monitors for event in monitor.drain()]
+        self._gone = self._gone or any(event.kind is EventKind.DISCONNECTED for event in events)
+        return self._gone
 
 
 class RawLine:

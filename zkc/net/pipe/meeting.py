@@ -45,6 +45,8 @@ from zkc.wire.messages import Endpoints
 
 NEXT_ADDRESS_SECONDS: Final = 0.25
 """How long one address is tried alone before the next one is tried beside it (RFC 8305)."""
+_UNBIND_SECONDS: Final = 5.0
+"""Far longer than libzmq's thread takes to close a listener."""
 _ENDS_OF_CONNECTING: Final = frozenset(
     {
         EventKind.HANDSHAKE_SUCCEEDED,
@@ -339,7 +341,7 @@ class Listening:
         monitors: list[ThreadMonitor] = []
 
         def watch(sock: Socket) -> None:
-            monitors.append(ThreadMonitor(sock))
+            monitors.append(ThreadMonitor(sock, kinds=CONNECTION_KINDS | {EventKind.CLOSED}))
 
         try:
             self._pair = serve_bulk(
@@ -355,9 +357,13 @@ class Listening:
 
     def _shut(self, linger: int) -> None:
         """Of what this end said last the data's socket is dropped at once where it only receives."""
-        for end in self._ends or ():
+        pair, ends = self._pair or (), self._ends or ()
+        # First of all: the other end may dial again as soon as it sees its connection end, and what it shows then is
+        # for the sockets that follow on the same ports.
+        for sock, end in zip(pair, ends, strict=True):
+            end.accept_no_more(sock)
+        for sock, end in zip(pair, ends, strict=True):
             end.close()
-        for sock in self._pair or ():
             sock.close(linger=linger if sock.type == zmq.PUSH else 0)
         self._pair = self._ends = None
 
@@ -397,6 +403,12 @@ class _Admitted:
     def unsent(self) -> int:
         self._look()
         return sum(unsent(fd, self._open[fd]) for fd in self._candidates or () if fd in self._open)
+
+    def accept_no_more(self, sock: Socket) -> None:
+        """Return once libzmq's thread has closed the listener of ``sock``, which this end watches."""
+        with contextlib.suppress(zmq.ZMQError):
+            sock.unbind(sock.getsockopt_string(zmq.LAST_ENDPOINT))
+            self._monitor.wait({EventKind.CLOSED}, _UNBIND_SECONDS)
 
     def close(self) -> None:
         self._monitor.close()
