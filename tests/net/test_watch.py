@@ -308,6 +308,21 @@ def test_a_watch_that_is_closed_leaves_neither_thread_nor_descriptor(
     assert threading.active_count() == before[1]
 
 
+def test_a_connection_that_ended_before_the_watch_began_takes_no_bell_with_it() -> None:
+    """Its number is the bell's by then; a watch that loses its bell never ends, nor does whoever closes it."""
+    with socket.create_server(("127.0.0.1", 0)) as ended:
+        number, inode = ended.fileno(), inode_of(ended.fileno())
+    watch = Watch(ROUTER_BOUNDS, lambda _: None)
+    watch.opened(number, inode)
+    assert inode_of(number) == 0
+    assert os.fstat(number), "the lowest free number, and so the next one given"
+    watch.closed(number)
+    closing = threading.Thread(target=watch.close, daemon=True)
+    closing.start()
+    closing.join(DEADLINE)
+    assert not closing.is_alive()
+
+
 def test_without_a_descriptor_to_spare_it_begins_with_a_later_connection(
     tcp: tuple[socket.socket, socket.socket],
 ) -> None:

@@ -35,6 +35,7 @@ from zkc.net.sockets import (
     DATA_RCVHWM,
     DEALER_RCVHWM,
     ROUTER_RCVHWM,
+    inode_of,
     own_connection,
     shutdown_connection,
 )
@@ -193,6 +194,10 @@ class Watch:
         """A TCP connection stands since just now. ``progress``: of the socket that it belongs to; else its own."""
         with self._lock:
             if not inode or self._closing.is_set() or not self._is_running():
+                return
+            # One that has ended by now may have left its number to the bell just made, and `closed` would take that
+            # out of the epoll. From here on the bell's number is nobody else's.
+            if inode_of(fd) != inode:
                 return
             progress = progress or Progress(self._bounds.each)
             self._connections[fd] = Ahead(fd, inode, progress, self._clock.monotonic())

@@ -52,10 +52,9 @@ class Bell:
 
     def hush(self) -> None:
         """For one that is rung again and again: until the next time. Where it was not rung: nothing."""
-        if self.rung:
-            self.rung = False
-            with contextlib.suppress(BlockingIOError):
-                os.read(self.fd, 4096)
+        self.rung = False
+        with contextlib.suppress(OSError):
+            os.read(self.fd, 4096)
 
     def close(self) -> None:
         """Again: nothing. Rung later, it wakes nobody, whoever may have its descriptors then."""
