@@ -627,6 +627,28 @@ def test_a_link_that_breaks_off_in_one_command_is_no_resume(bob: Bob, run: Run, 
     assert len(bob.asked) == 1
 
 
+@pytest.mark.attack("D14")
+def test_what_does_not_verify_after_another_handshake_of_one_command_is_sent_anew_once(
+    bob: Bob, run: Run, path: Path
+) -> None:
+    """The recipient's disk has lost some of it meanwhile. Who does it again and again gets it twice, and no more."""
+
+    def wrong(connection: Connection) -> Delivered:
+        connection.send(4)
+        raise IntegrityError("the totals do not fit", detail="truncated")
+
+    bob.connecting = 3.0
+    bob.link = each(broken(4), lost, wrong, lambda connection: connection.deliver())
+    assert run(path).bytes == len(DATA)
+    assert bob.fresh == [True, False, True]
+    asked, made = len(bob.asked), len(bob.connections)
+    links = [broken(4), lost, wrong]
+    bob.link = lambda connection: links[(connection.number - made - 1) % 3](connection)
+    with pytest.raises(IntegrityError):
+        run(path)
+    assert bob.fresh[asked:] == [True, False, True, False]
+
+
 def test_a_delivery_that_was_done_is_answered_with_its_receipt(bob: Bob, run: Run, path: Path) -> None:
     """The command was killed before the receipt came; the file is read again and held against it."""
     killed(bob, run, path, len(DATA))
