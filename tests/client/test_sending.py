@@ -277,6 +277,26 @@ def test_a_connection_that_stands_again_counts_from_anew(bob: Bob, run: Run, pat
     assert bob.connections == [0] * 9
 
 
+def test_a_limit_that_is_met_after_data_flowed_is_waited_for_and_one_before_is_the_end(
+    bob: Bob, run: Run, path: Path
+) -> None:
+    """Whoever else is there has the ports meanwhile; a limit that the data itself meets is another thing."""
+    full = PolicyRefused("no port became free in time", detail="limit")
+    bob.connecting = 3.0
+    bob.answers = iter([bob.agree, full, full])
+    bob.link = each(broken(4), lost, lambda connection: connection.deliver(4))
+    run(path)
+    assert len(bob.asked) == 4
+    bob.answers = itertools.chain([bob.agree], itertools.repeat(full))
+    bob.link = lambda connection: broken(4)(connection) if connection.number == 5 else lost()
+    with pytest.raises(Interrupted, match="broke off, and then: no port") as caught:
+        run(path)
+    assert caught.value.detail == "limit"
+    bob.answers = iter([full])
+    with pytest.raises(PolicyRefused):
+        run(path, resume=False)
+
+
 def test_the_old_session_is_kept_while_the_coordinator_is_away(bob: Bob, run: Run, path: Path) -> None:
     """It may still lead to the recipient; only what is followed by another, or is over, is wiped."""
     away = [CoordinatorUnreachable("gone", detail="unreachable"), RecipientOffline("gone", detail="offline")]

@@ -22,8 +22,8 @@ QUEUE_MS: Final = 400
 """What such a link holds back for whoever sends faster than it carries."""
 KIB: Final = 1024
 LONG: Final = 3 << 20
-CONNECTIONS: Final = 2
-"""Of a transfer: data, and acknowledgements."""
+BESIDE_BYTES: Final = 256 * KIB
+"""More than two handshakes, a message and the clients' heartbeats take."""
 
 
 @pytest.mark.root
@@ -38,12 +38,12 @@ CONNECTIONS: Final = 2
 def test_a_transfer_over_a_slow_link_is_one_transfer_and_leaves_room_beside_it(
     tmp_path: Path, chunk: str, size: int
 ) -> None:
-    """No deadline takes it for a broken one, and no connection is made twice; a message gets through meanwhile."""
+    """No deadline takes it for a broken one, and nothing of it is sent twice; a message gets through meanwhile."""
     source, content = tmp_path / "large", os.urandom(size)
     source.write_bytes(content)
     client = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.chunk": chunk, "log.level": "debug"}
     with slow_link() as link, Fleet("alice", "bob", client=client) as fleet:
-        before = link.accepted()
+        before = link.carried()
         link.limit(BITS, QUEUE_MS)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with fleet.popen("alice", "send", "bob", str(source), "--json", **pipes) as large:
@@ -57,14 +57,13 @@ def test_a_transfer_over_a_slow_link_is_one_transfer_and_leaves_room_beside_it(
                 with contextlib.suppress(ProcessLookupError):
                     large.kill()
         done = Done(large.returncode, out, err)
-        made = link.accepted() - before
+        carried = link.carried() - before
         link.release()
         assert (beside.code, done.code) == (0, 0), (beside, done)
         assert done.events[-1]["seconds"] > 0.8 * 8 * size / BITS, "the link was not slow"
         assert [event["event"] for event in done.events].count("granted") == 1
-        assert made == 2 * CONNECTIONS
-        small, whole = inbox_of(fleet.home("bob"))[0]
-        assert (small.kind, small.digest) == ("message", blake3(b"beside").digest())
-        assert whole.digest == blake3(content).digest()
+        assert carried < 1.15 * size + BESIDE_BYTES, "some of it was sent twice"
+        items = {item.kind: item.digest for item in inbox_of(fleet.home("bob"))[0]}
+        assert items == {"message": blake3(b"beside").digest(), "file": blake3(content).digest()}
         for name in ("alice", "bob", "coordinator"):
             assert not [event for event in log_of(fleet, name) if event["event"] in {"not-received", "defect"}]

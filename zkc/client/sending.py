@@ -270,6 +270,11 @@ class Sending:
         try:
             granted = self._granter.grant(self._wanted, self._left(), self._listen)
         except (*_CONDITIONS, PolicyRefused) as condition:
+            if self._flowed and isinstance(condition, PolicyRefused) and condition.detail == "limit":
+                # It was let in once: others have its place, or come too fast, and that passes.
+                raise LinkLost(
+                    f"the transfer broke off, and then: {condition.message}", detail="limit", hint=self._again
+                ) from None
             if self._attempts is None or (isinstance(condition, PolicyRefused) and condition.detail != "no-relay"):
                 raise
             return None
