@@ -30,7 +30,7 @@ BESIDE_BYTES: Final = 256 * KIB
 @pytest.mark.attack("D13")
 @pytest.mark.parametrize(
     ("chunk", "size"), [
-        pytest.param("512K", 128 * KIB, id="a file of one chunk"),
+        pytest.param("512K", 96 * KIB, id="a file of one chunk"),
         # Half a minute a chunk: longer than any of the pipe's own deadlines but the patience.
         pytest.param("1M", LONG, id="chunks of a MiB", marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
     ],
