@@ -89,7 +89,6 @@ def test_a_recipient_that_starts_ten_seconds_later_gets_all_of_it_once(fleet: Fl
     for name, each in done.items():
         assert last(each)["event"] == "delivered"
         assert last(each)["digest"] == f"blake3:{blake3(senders.contents[name]).hexdigest()}"
-        assert last(each)["seconds"] >= LATE - 1
     items, partials = inbox_of(fleet.home("bob"))
     assert partials == []
     assert {item.name: item.digest for item in items} == {

@@ -105,6 +105,8 @@ class Interrupted:
         self.words = "send", "bob", *([] if piped else [str(source)]), "--json", "--id", key
         self.stdin = self.content if piped else b""
         self._piped = piped
+        self._rest = memoryview(self.content)[HELD:]
+        self._out = folder / "out"
         self._fleet = fleet
         self._kept = folder / "kept"
 
@@ -112,21 +114,35 @@ class Interrupted:
         fleet = self._fleet
         fleet.program("bob").terminate()
         power.start_daemon(fleet, "bob", self._kept)
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        if self._piped:
-            self.process = fleet.popen("alice", *self.words, stdin=subprocess.PIPE, **pipes)
-            self.process.stdin.write(self.content[:HELD])
-            self.process.stdin.flush()
-        else:
-            self.process = held_send(fleet, "alice", *self.words[1:], **pipes)
+        with self._out.open("wb") as out:
+            pipes = {"stdout": out, "stderr": subprocess.PIPE}
+            if self._piped:
+                self.process = fleet.popen("alice", *self.words, stdin=subprocess.PIPE, bufsize=0, **pipes)
+                self.process.stdin.write(self.content[:HELD])
+            else:
+                self.process = held_send(fleet, "alice", *self.words[1:], **pipes)
         wait_until(lambda: [item.size for item in inbox_of(fleet.home("bob"))[1]] == [HELD])
+        if self._piped:
+            wait_until(self._heard)
         power.cut(fleet.home("bob"), self._kept)
         return self
+
+    def _heard(self) -> bool:
+        """Whether alice was told that some of it was taken over, and so has it no longer; else a little more goes out,
+        for bob to say something about."""
+        told = [json.loads(line) for line in self._out.read_bytes().split(b"\n")[:-1]]
+        if any(event["event"] == "progress" and event["bytes"] for event in told):
+            return True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.1)  # it tells of no more than five steps a second
+        self.process.stdin.write(self._rest[:1])
+        self._rest = self._rest[1:]
+        return False
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for stream in (self.process.stdin, self.process.stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
@@ -137,8 +153,8 @@ class Interrupted:
 
     def ended(self) -> Done:
         """The command, which gets the rest."""
-        out, err = self.process.communicate(self.content[HELD:] if self._piped else None, timeout=2 * DEADLINE)
-        return Done(self.process.returncode, out, err)
+        _, err = self.process.communicate(self._rest if self._piped else None, timeout=2 * DEADLINE)
+        return Done(self.process.returncode, self._out.read_bytes(), err)
 
 
 @pytest.mark.attack("D14")
