@@ -33,6 +33,8 @@ CHUNK_MAX: Final = 2 * 1024 * 1024
 """The same at most; the recipient chooses between them. Larger ones are no faster, and a frame is held whole."""
 MANIFEST_MAX: Final = 60 * 1024
 """Bytes; a manifest is one frame."""
+MESSAGE_TEXT_MAX: Final = 64 * 1024
+"""Bytes of a message, which a person reads; what is longer is a file or a stream."""
 LISTING_HEADER_BYTES: Final = 8
 """u64, the length of the listing that follows: the first bytes of a tree's stream."""
 TRAILER_BYTES: Final = 8 + 32 + 32
@@ -199,5 +201,3 @@ LINK_TARGET_MAX: Final = 4095
 """Bytes of a symbolic link's target: the limit of Linux."""
 RUNS_MAX: Final = 2048
 """Runs of data of one sparse file; where it has more, the smallest holes are sent as zeros."""
-MESSAGE_TEXT_MAX: Final = 64 * 1024
-"""Bytes of `send -m`."""

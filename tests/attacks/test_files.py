@@ -19,8 +19,9 @@ import pytest
 
 from tests.support.evil_recipient import EvilRecipient
 from tests.support.evil_sender import EvilSender, Frames, Line
-from tests.support.looking import ending, inbox_of, log_of, tree
+from tests.support.looking import ending, inbox_of, log_of, memory, tree
 from tests.support.waiting import DEADLINE
+from zkc.constants import MESSAGE_TEXT_MAX
 from zkc.rules.names import escape
 from zkc.testing import Fleet
 from zkc.wire.codec import encode
@@ -405,7 +406,7 @@ class Terminal:
         )
 
 
-def on_terminal(fleet: Fleet, name: str, *words: str, cwd: Path, code: int = 0) -> bytes:
+def on_terminal(fleet: Fleet, name: str, *words: str, cwd: Path, code: int = 0, columns: int = 400) -> bytes:
     """What ``zkc WORDS`` writes to a terminal; it ends with ``code``."""
     master, slave = pty.openpty()
     output = bytearray()
@@ -416,7 +417,7 @@ def on_terminal(fleet: Fleet, name: str, *words: str, cwd: Path, code: int = 0) 
                 output.extend(piece)
 
     reader = threading.Thread(target=read)
-    env = fleet.environment(name) | {"TERM": "dumb", "COLUMNS": "400", "NO_COLOR": "1"}
+    env = fleet.environment(name) | {"TERM": "dumb", "COLUMNS": str(columns), "NO_COLOR": "1"}
     with subprocess.Popen(
         [*_zkc(), *words], stdin=slave, stdout=slave, stderr=slave, env=env, cwd=cwd, start_new_session=True
     ) as process:
@@ -504,6 +505,59 @@ def test_a_message_is_shown_escaped(fleet: Fleet, mallory: EvilSender, place: Pl
     Terminal().show(on_terminal(fleet, "bob", "inbox", "show", item.id, cwd=place.folder))
     done = fleet.zkc("bob", "inbox", "show", item.id, "--json")
     assert json.loads(done.out)["text"] == text
+
+
+@pytest.mark.attack("F11")
+@pytest.mark.parametrize("told", [True, False], ids=["announced", "not announced"])
+def test_a_message_of_a_gibibyte_is_refused_and_leaves_nothing(
+    fleet: Fleet, mallory: EvilSender, place: Place, told: bool
+) -> None:
+    """Before its first byte where it says how long it is, else with the first byte too many: 25, and nothing of it on
+    disk or in memory. The longest that there may be is shown whole."""
+    before = memory(fleet.program("bob").process.pid, "VmHWM")
+    session = mallory.agree("bob")
+    frames = Frames(session, kind="message", size=1 << 30 if told else None)
+    with Line(session) as line:
+        line.send(*frames.opening())
+        line.send(*(frames.chunk(b"x" * min(frames.chunk_bytes, MESSAGE_TEXT_MAX)) for _ in range(2)))
+        word = line.verdict()
+    assert isinstance(word, Stop)
+    assert (word.code, word.detail) == (25, "limit")
+    end = ending(fleet, "bob", session.req.xid)
+    assert (end["event"], end["code"], end["detail"]) == ("not-received", 25, "limit")
+    assert inbox_of(fleet.home("bob")) == ([], [])
+    assert memory(fleet.program("bob").process.pid, "VmHWM") - before < 16 << 20
+    longest = ("line\n" * MESSAGE_TEXT_MAX)[:MESSAGE_TEXT_MAX]
+    deliver(mallory, "message", longest.encode(), kind="message")
+    (item,) = inbox_of(fleet.home("bob"))[0]
+    assert json.loads(fleet.zkc("bob", "inbox", "show", item.id, "--json").out)["text"] == longest
+    assert place.saved() == []
+
+
+@pytest.mark.attack("F11")
+def test_no_text_of_a_peer_begins_where_a_prompt_does(fleet: Fleet, mallory: EvilSender, place: Place) -> None:
+    """Not by a line of its own, and not by what is so long that the terminal would break it: each line of a message
+    is behind a bar, and what else is long behind a margin. No command that shows it asks for anything."""
+    fakes = ("Invitation: ", "PIN: ", "[sudo] password for bob: ", "bob@host:~$ ", "id:  0123", "accept? [y/N] ")
+    width = 72
+    wrapped = "".join(fake.rjust(2 * width + len(fake) - (len(fake) % width)) for fake in fakes)
+    aimed = [" " * columns + fake for fake in fakes for columns in (width, width - 2, width - 13)]
+    text = "\n".join([*fakes, wrapped, *aimed, "\u4e2d" * width + fakes[0]])
+    note = ("n" * (width - 13) + fakes[2]) + "n" * width + fakes[1]
+    deliver(mallory, "x" * 200, text.encode(), kind="message", note=note)
+    (item,) = inbox_of(fleet.home("bob"))[0]
+    shown = on_terminal(fleet, "bob", "inbox", "show", item.id, cwd=place.folder, columns=width)
+    screen = pyte.HistoryScreen(width, 1000)
+    pyte.ByteStream(screen).feed(shown)
+    lines = [line.rstrip() for line in screen.display]
+    head, body = lines[: lines.index("")], lines[lines.index("") + 1 : screen.cursor.y]
+    keys = {line.partition(":")[0] for line in head if not line.startswith(" " * 13)}
+    assert keys == {
+        "id", "state", "from", "name", "kind", "bytes", "digest", "note", "transfer", "key_source", "received", "path"
+    }
+    assert [line for line in body if not line.startswith("|")] == []
+    assert "".join(line[2:] for line in body).replace(" ", "").startswith("".join(fakes).replace(" ", ""))
+    assert (screen.cursor.x, lines[screen.cursor.y]) == (0, ""), "it ended its line"
 
 
 @pytest.mark.attack("F07")

@@ -385,7 +385,7 @@ def test_partial_items_are_listed_only_when_asked_for(home: Home) -> None:
 
 def test_show_prints_a_message(home: Home, put: Put) -> None:
     item = put("message", b"two\nlines", kind="message")
-    assert run(home, "inbox", "show", item[:6]).out.endswith("\n\ntwo\nlines\n")
+    assert run(home, "inbox", "show", item[:6]).out.endswith("\n\n| two\n| lines\n")
     assert run(home, "inbox", "show", item, "--json").objects[0]["text"] == "two\nlines"
     assert left(home) == ["message"]
 

@@ -277,6 +277,26 @@ def test_a_connection_that_stands_again_counts_from_anew(bob: Bob, run: Run, pat
     assert bob.connections == [0] * 9
 
 
+def test_a_limit_that_is_met_after_data_flowed_is_waited_for_and_one_before_is_the_end(
+    bob: Bob, run: Run, path: Path
+) -> None:
+    """Whoever else is there has the ports meanwhile; a limit that the data itself meets is another thing."""
+    full = PolicyRefused("no port became free in time", detail="limit")
+    bob.connecting = 3.0
+    bob.answers = iter([bob.agree, full, full])
+    bob.link = each(broken(4), lost, lambda connection: connection.deliver(4))
+    run(path)
+    assert len(bob.asked) == 4
+    bob.answers = itertools.chain([bob.agree], itertools.repeat(full))
+    bob.link = lambda connection: broken(4)(connection) if connection.number == 5 else lost()
+    with pytest.raises(Interrupted, match="broke off, and then: no port") as caught:
+        run(path)
+    assert caught.value.detail == "limit"
+    bob.answers = iter([full])
+    with pytest.raises(PolicyRefused):
+        run(path, resume=False)
+
+
 def test_the_old_session_is_kept_while_the_coordinator_is_away(bob: Bob, run: Run, path: Path) -> None:
     """It may still lead to the recipient; only what is followed by another, or is over, is wiped."""
     away = [CoordinatorUnreachable("gone", detail="unreachable"), RecipientOffline("gone", detail="offline")]
@@ -625,6 +645,28 @@ def test_a_link_that_breaks_off_in_one_command_is_no_resume(bob: Bob, run: Run, 
     with pytest.raises(IntegrityError):
         run(path)
     assert len(bob.asked) == 1
+
+
+@pytest.mark.attack("D14")
+def test_what_does_not_verify_after_another_handshake_of_one_command_is_sent_anew_once(
+    bob: Bob, run: Run, path: Path
+) -> None:
+    """The recipient's disk has lost some of it meanwhile. Who does it again and again gets it twice, and no more."""
+
+    def wrong(connection: Connection) -> Delivered:
+        connection.send(4)
+        raise IntegrityError("the totals do not fit", detail="truncated")
+
+    bob.connecting = 3.0
+    bob.link = each(broken(4), lost, wrong, lambda connection: connection.deliver())
+    assert run(path).bytes == len(DATA)
+    assert bob.fresh == [True, False, True]
+    asked, made = len(bob.asked), len(bob.connections)
+    links = [broken(4), lost, wrong]
+    bob.link = lambda connection: links[(connection.number - made - 1) % 3](connection)
+    with pytest.raises(IntegrityError):
+        run(path)
+    assert bob.fresh[asked:] == [True, False, True, False]
 
 
 def test_a_delivery_that_was_done_is_answered_with_its_receipt(bob: Bob, run: Run, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from zkc.client.sources import AnySource, FileSource, PipeSource, source_of
-from zkc.constants import NOTE_MAX
+from zkc.constants import MESSAGE_TEXT_MAX, NOTE_MAX
 from zkc.errors import LocalIOError, UsageError, ZkcError
 
 
@@ -48,7 +48,7 @@ def test_a_path_is_a_file_and_an_open_stream_is_piped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("payload", "note", "error"),
     [(object(), "", UsageError), (b"", "\u00e9" * NOTE_MAX, UsageError), ("\ud800", "", UsageError),
-     (Path("missing"), "", LocalIOError)],
+     ("x" * (MESSAGE_TEXT_MAX + 1), "", UsageError), (Path("missing"), "", LocalIOError)],
 )
 def test_what_cannot_be_sent_is_told(payload: Any, note: str, error: type[ZkcError], tmp_path: Path) -> None:
     with pytest.raises(error) as told:

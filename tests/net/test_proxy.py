@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -99,6 +100,20 @@ def test_it_stalls_and_resumes(proxy: TcpProxy) -> None:
         sock.settimeout(DEADLINE)
         proxy.resume()
         assert exactly(sock, 1) == b"b"
+
+
+def test_what_is_late_is_under_way_together(proxy: TcpProxy) -> None:
+    """Each way takes its time, however many pieces there are; the end comes behind them."""
+    proxy.latency(0.1)
+    with connect(proxy) as sock:
+        began = time.monotonic()
+        for _ in range(50):
+            sock.sendall(b"x")
+            wait_until(lambda: proxy.open_connections)
+        sock.shutdown(socket.SHUT_WR)
+        assert exactly(sock, 50) == b"x" * 50
+        assert sock.recv(1) == b""
+        assert 0.2 <= time.monotonic() - began < 50 * 0.2
 
 
 def test_it_cuts_and_refuses(proxy: TcpProxy) -> None:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import pickle
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.support.link import flipped, places
 from tests.support.parties import identity_of, world
 from tests.support.talks import terms
-from zkc.constants import CHUNK_MIN, MANIFEST_MAX, TRAILER_BYTES
+from zkc.constants import CHUNK_MIN, MANIFEST_MAX, MESSAGE_TEXT_MAX, TRAILER_BYTES
 from zkc.crypto import ciphers
 from zkc.crypto.chunks import StreamOpener, StreamSealer
 from zkc.crypto.ciphers import AeadCipher
@@ -903,6 +903,23 @@ def test_more_bytes_than_the_recipient_takes_are_over_the_limit() -> None:
     over = Delivery.of((sessions()[0], limited)).begin()
     assert violation(lambda: over.send(content(2 * C + 1))) == "limit"
     assert over.complete is None
+
+
+@pytest.mark.attack("F11")
+def test_a_message_longer_than_one_is_over_the_limit() -> None:
+    """By what it announces, before its first byte; where it announces nothing, with the chunk that is too much."""
+    for size in (MESSAGE_TEXT_MAX, MESSAGE_TEXT_MAX + 1, 1 << 30, None):
+        text = Manifest("message", "message", "", size, 0o600, 0)
+        forger, recipient = Forger(sessions()[0]), DeliveryRecipient(sessions()[1])
+        recipient.receive(forger.start())
+        if size is not None and size > MESSAGE_TEXT_MAX:
+            assert violation(partial(recipient.receive, forger.manifest(text))) == "limit"
+            continue
+        recipient.receive(forger.manifest(text))
+        recipient.receive(forger.chunk(content(MESSAGE_TEXT_MAX)))
+        beyond = forger.chunk(b"!")
+        assert violation(partial(recipient.receive, beyond)) == "limit"
+        assert recipient.received == MESSAGE_TEXT_MAX
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])

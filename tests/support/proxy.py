@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
@@ -55,6 +56,7 @@ class TcpProxy:
         self._flowing.set()
         self._refusing = False
         self._delay = 0.0
+        self._latency = 0.0
         self._flips: deque[_Flip] = deque()
         self._open: dict[int, tuple[socket.socket, socket.socket]] = {}
         self._threads: list[threading.Thread] = []
@@ -109,8 +111,12 @@ class TcpProxy:
         self._flowing.set()
 
     def delay(self, seconds: float) -> None:
-        """Hold each piece (at most 64 KiB) for so long before it goes on."""
+        """Hold each piece (at most 64 KiB) for so long before it goes on, and all behind it."""
         self._delay = seconds
+
+    def latency(self, seconds: float) -> None:
+        """Each piece arrives so much later, and others are under way meanwhile."""
+        self._latency = seconds
 
     def flip(self, way: Way, at: int | None = None, mask: int = 0x01) -> None:
         """Damage one byte, once: the next that passes, or that at position ``at`` of a connection."""
@@ -166,9 +172,14 @@ class TcpProxy:
 
     def _carry(self, client: socket.socket, server: socket.socket, record: Recorded) -> None:
         routes: dict[socket.socket, tuple[socket.socket, Way]] = {client: (server, "up"), server: (client, "down")}
+        under_way: deque[tuple[float, socket.socket, bytes]] = deque()
         try:
-            while routes:
-                readable, _, _ = select.select(list(routes), [], [])
+            while routes or under_way:
+                pause = max(under_way[0][0] - time.monotonic(), 0.0) if under_way else None
+                readable, _, _ = select.select(list(routes), [], [], pause)
+                while under_way and under_way[0][0] <= time.monotonic():
+                    self._flowing.wait()
+                    self._arrive(*under_way.popleft()[1:])
                 for source in readable:
                     target, way = routes[source]
                     self._flowing.wait()
@@ -177,13 +188,15 @@ class TcpProxy:
                         return
                     if not piece:
                         del routes[source]
-                        target.shutdown(socket.SHUT_WR)
-                        continue
                     start = len(record.way(way))
                     record.way(way).extend(piece)
                     if self._delay:
                         self._closing.wait(self._delay)
-                    target.sendall(self._damage(way, start, piece))
+                    piece = self._damage(way, start, piece)
+                    if self._latency or under_way:
+                        under_way.append((time.monotonic() + self._latency, target, piece))
+                    else:
+                        self._arrive(target, piece)
         except OSError:
             pass  # One end has gone: so does the other.
         finally:
@@ -191,6 +204,13 @@ class TcpProxy:
                 del self._open[id(record)]
                 client.close()
                 server.close()
+
+    @staticmethod
+    def _arrive(target: socket.socket, piece: bytes) -> None:
+        if piece:
+            target.sendall(piece)
+        else:
+            target.shutdown(socket.SHUT_WR)
 
     def _damage(self, way: Way, start: int, piece: bytes) -> bytes:
         with self._lock:

@@ -321,16 +321,19 @@ class Receiver:
             transfer.turn = None
 
     def _make_room(self, wanted: _Transfer) -> None:
-        """Of those whose sender has gone one has to make room: that of this very delivery, else who is longest away.
+        """Those of this very delivery have to, whose sender asks for another; else of those whose sender has gone the
+        one that is longest away.
 
         What has come of it stays; its sender makes a new handshake when it is back.
         """
-        lost = [
-            (other.req.tid != wanted.req.tid, other.incoming.lost_since, other.bell)
-            for other in self._transfers.values()
-            if other.incoming is not None and other.incoming.lost_since is not None and other.bell is not None
+        older = [other.bell for other in self._older(wanted, wanted.state.sender.fingerprint) if other.bell is not None]
+        now = self._clock.monotonic()
+        away = [
+            (other.incoming.lost_since, other.bell) for other in self._transfers.values()
+            if other.bell is not None and other.incoming is not None and other.incoming.lost_since is not None
         ]
-        for _, _, bell in sorted(lost, key=lambda each: each[:2])[:1]:
+        gone = [bell for since, bell in sorted(away, key=lambda each: each[0]) if since <= now]
+        for bell in older or gone[:1]:
             bell.ring(superseded=True)
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
@@ -424,10 +427,7 @@ class Receiver:
     def _end_older(self, transfer: _Transfer, session: Session) -> list[asyncio.Future[None]]:
         """The sender has come back with a new handshake: an older one has no sender any more. What to wait for."""
         ending = []
-        for other in self._transfers.values():
-            same = other is not transfer and other.agreed and other.req.tid == session.req.tid
-            if not same or other.state.session.peer.fingerprint != session.peer.fingerprint:
-                continue
+        for other in self._older(transfer, session.peer.fingerprint):
             if other.bell is not None:
                 other.bell.ring(superseded=True)
                 if other.done is not None:
@@ -435,6 +435,14 @@ class Receiver:
             elif other.reader is not None:
                 other.reader.send_away(Interrupted(f"{session.req.sender} has begun it anew", detail="ended"))
         return ending
+
+    def _older(self, transfer: _Transfer, sender_fp: bytes) -> list[_Transfer]:
+        """Those of the same delivery that were agreed before."""
+        return [
+            other for other in self._transfers.values()
+            if other is not transfer and other.agreed and other.req.tid == transfer.req.tid
+            and other.state.session.peer.fingerprint == sender_fp
+        ]
 
     async def _hand_over(self, transfer: _Transfer, reader: Reader) -> None:
         session = transfer.state.session

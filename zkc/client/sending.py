@@ -127,7 +127,10 @@ class Sending:
         self._next_pause = _PAUSE_FIRST
         """Before the next try: longer each time, until something arrives that never had before."""
         self._resumed = False
-        """Whether the recipient had some of it before this command."""
+        """Whether the recipient had some of it before a handshake: in a file, of which a loss of power takes what was
+        not synced."""
+        self._anew = False
+        """Whether that was not what was sent, and all of it is sent once more: no recipient gets it a third time."""
         self._path = ""
         self._receipt = Path()
         """Where it is kept, once it has come."""
@@ -220,10 +223,10 @@ class Sending:
                 self._drop_session()
                 until = self._after_loss(ended)
             except IntegrityError:
-                if not (self._resumed and self._source.again):
+                if self._anew or not (self._resumed and self._source.again):
                     raise
                 # What the recipient had of it is not what was sent: once more, from the first byte.
-                self._resumed = False
+                self._anew = True
                 self._start_anew()
                 continue
             except (*_CONDITIONS, PolicyRefused) as condition:
@@ -267,6 +270,11 @@ class Sending:
         try:
             granted = self._granter.grant(self._wanted, self._left(), self._listen)
         except (*_CONDITIONS, PolicyRefused) as condition:
+            if self._flowed and isinstance(condition, PolicyRefused) and condition.detail == "limit":
+                # It was let in once: others have its place, or come too fast, and that passes.
+                raise LinkLost(
+                    f"the transfer broke off, and then: {condition.message}", detail="limit", hint=self._again
+                ) from None
             if self._attempts is None or (isinstance(condition, PolicyRefused) and condition.detail != "no-relay"):
                 raise
             return None
@@ -321,7 +329,7 @@ class Sending:
 
     def _on_begun(self, path: str, position: int) -> None:
         self._lost = None
-        self._resumed = self._resumed or (position > 0 and not self._flowed)
+        self._resumed = self._resumed or (position > 0 and not self._announced)
         self._wanted = replace(self._wanted, fresh=False)
         self._path = path
         if self._session is not None and not self._announced:

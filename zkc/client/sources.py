@@ -11,7 +11,7 @@ from typing import BinaryIO
 from zkc.client.small import Small
 from zkc.client.trees import TreeSource
 from zkc.client.walking import Root, Skipped, is_excluded, is_sparse, joint_name, name_of, nothing_left, roots_of
-from zkc.constants import NOTE_MAX
+from zkc.constants import MESSAGE_TEXT_MAX, NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
 from zkc.stores.pipes import widen_pipe
@@ -188,7 +188,7 @@ def source_of(
     """
     note = _note(note)
     if isinstance(payload, str):
-        text = _encoded(payload, "the message")
+        text = _message(payload)
         return BytesSource(text), Manifest("message", _named(name, "message"), note, len(text), 0o600, 0)
     if isinstance(payload, bytes | bytearray | memoryview):
         data = bytes(payload)
@@ -255,6 +255,15 @@ def _note(note: str) -> str:
     if len(note.encode()) > NOTE_MAX:
         raise UsageError("the note is too long", hint=f"at most {NOTE_MAX} bytes")
     return note
+
+
+def _message(payload: str) -> bytes:
+    text = _encoded(payload, "the message")
+    if len(text) > MESSAGE_TEXT_MAX:
+        raise UsageError(
+            "the message is too long", detail="limit", hint=f"at most {MESSAGE_TEXT_MAX} bytes; send it as bytes"
+        )
+    return text
 
 
 def _encoded(text: str, what: str) -> bytes:

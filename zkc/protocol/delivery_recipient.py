@@ -20,7 +20,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from zkc.constants import MANIFEST_MAX, TRAILER_BYTES
+from zkc.constants import MANIFEST_MAX, MESSAGE_TEXT_MAX, TRAILER_BYTES
 from zkc.crypto.chunks import StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.crypto.stream_cipher import Buffer
@@ -279,8 +279,11 @@ def consume_rollover(line: Line, state: Receiving, message: Start) -> Step:
 def consume_manifest(line: Line, state: AwaitingManifest, message: Manifest) -> Step:
     """What is coming, for the caller to judge before the first chunk (Figure 16, blocks 1601-1602).
 
-    `PeerViolation` (``unexpected``) where it is not what was accepted before (attack F06).
+    `PeerViolation`: ``unexpected`` where it is not what was accepted before (attack F06), ``limit`` for a message that
+    is none by its length (attack F11).
     """
+    if message.kind == "message" and (message.size or 0) > MESSAGE_TEXT_MAX:
+        raise PeerViolation("limit", "a message that is too long")
     if line.manifest is not None and message != line.manifest:
         raise PeerViolation("unexpected", "another manifest than before")
     return Step(Receiving(state.received, state.limit, message), (Announced(message),))
@@ -353,6 +356,8 @@ def _take(line: Line, state: Receiving, data: bytes) -> int:
         raise PeerViolation("limit", "more bytes under way than there was credit for")
     if most and received > most:
         raise PeerViolation("limit", "more bytes than this client takes")
+    if state.manifest.kind == "message" and received > MESSAGE_TEXT_MAX:
+        raise PeerViolation("limit", "a message that is too long")
     if announced is not None and received > announced:
         raise PeerViolation("truncated", "more bytes than were announced")
     line.hash.update(data)

@@ -36,6 +36,8 @@ from zkc.wire.messages import Endpoints, Manifest
 ARRIVAL_SECONDS: Final = 16 * CONNECT_SECONDS + 10.0
 """How long a sender that has the key may take to come and to say what it sends, whatever patience there is: it tries
 each address once, there are at most 16, and after that it makes a new handshake; its place is not held any longer."""
+COME_SECONDS: Final = 2 * CONNECT_SECONDS
+"""From the agreement to a sender that comes, before its place is another's who waits for one."""
 FAREWELL_SECONDS: Final = 10.0
 """How long the recipient keeps a finished link open for a sender that has not said that it has the receipt."""
 FRAMES_A_TURN: Final = 16
@@ -107,7 +109,8 @@ class Incoming:
         """None: the sender listens."""
         self.share: Final = Share(bulk.budget)
         self.lost_since: float | None = None
-        """Monotonic seconds; None while the sender is here, or has not been here yet."""
+        """Monotonic seconds; None while the sender is here. One that has the key and does not come has gone when it
+        should have been here."""
         self.finished = False
         """Whether all of it is here, durable: the sender's farewell alone is missing."""
 
@@ -179,6 +182,7 @@ class _Receiver:
         self._patience = patience
         self._deadline = clock.monotonic() + min(patience, ARRIVAL_SECONDS)
         """By when the sender has to be here, to have begun, or to have left; infinite while data may flow."""
+        incoming.lost_since = clock.monotonic() + COME_SECONDS
         # What goes on from one connection to the next.
         self._position, self._digest = sink.resume()
         self._manifest: Manifest | None = None

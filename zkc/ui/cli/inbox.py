@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zkc.constants import MESSAGE_TEXT_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.items import CONFLICTS, Saved, item_fields, save
 from zkc.ui.cli.kinds import word
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from zkc.stores.inbox import Inbox
     from zkc.stores.items import Item
 
-_TEXT_SHOWN = 64 * 1024
-"""Bytes of a message that ``show`` prints."""
+_BAR = "| "
+"""Before each line of a message, so that none looks like a prompt, or like ours (attack F11)."""
 
 
 @contextlib.contextmanager
@@ -78,11 +79,11 @@ def _show(call: Invocation, *, id: str) -> None:
         return
     for key, value in fields.items():
         if value not in (None, ""):
-            call.out.text(f"{key + ':':<12} {escape(str(value))}")
+            call.out.folded(f"{key + ':':<12} ", escape(str(value)), " " * 13)
     if text is not None:
         call.out.text("")
         for line in text.split("\n"):
-            call.out.text(escape(line))
+            call.out.folded(_BAR, escape(line), _BAR)
     _show_tree(call, item)
 
 
@@ -119,7 +120,7 @@ def _text(inbox: Inbox, item: Item) -> str:
     if claim is None:
         raise LocalIOError(f"another command has item {item.id} right now", detail="busy", hint="run it again")
     with claim, claim.open() as payload:
-        return payload.read(_TEXT_SHOWN).decode(errors="replace")
+        return payload.read(MESSAGE_TEXT_MAX).decode(errors="replace")
 
 
 @click.command(

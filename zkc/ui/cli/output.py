@@ -7,6 +7,7 @@ who makes a line of text by himself does it himself. JSON is pure ASCII and need
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -56,6 +57,18 @@ class Out:
     def text(self, text: str) -> None:
         """A line of data (or several) on stdout, as it is."""
         self._on_stdout(text + "\n")
+
+    def folded(self, head: str, text: str, margin: str) -> None:
+        """``text`` of a peer, escaped, behind ``head``. A terminal gets no line longer than it is wide, and ``margin``
+        before all but the first: what a peer wrote never begins where lines of ours do (attack F11)."""
+        room = math.inf
+        if _is_terminal(self._stdout):
+            import shutil
+
+            room = max(shutil.get_terminal_size().columns - len(head), 1)
+        for piece in _pieces(text, room):
+            self.text(head + piece)
+            head = margin
 
     def event(self, noun: str, fields: Mapping[str, object] | None = None) -> None:
         """One JSON object with ``--json``; nothing without."""
@@ -248,6 +261,21 @@ def _width(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(letter) else 1 + (east_asian_width(letter) in "WF") for letter in text)
+
+
+def _pieces(text: str, room: float) -> Iterable[str]:
+    """``text`` in pieces that are no wider; at least one."""
+    if _width(text) <= room:
+        yield text
+        return
+    piece, used = "", 0
+    for letter in text:
+        wide = _width(letter)
+        if used + wide > room:
+            yield piece
+            piece, used = "", 0
+        piece, used = piece + letter, used + wide
+    yield piece
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
