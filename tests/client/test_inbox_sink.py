@@ -163,6 +163,19 @@ def test_what_found_no_room_stays_where_a_later_command_can_go_on_with_it(bob: B
     assert [item.size for item in bob.partials()] == ([4] if size else [])
 
 
+@pytest.mark.attack("D16")
+@pytest.mark.parametrize("size", [9, None])
+def test_what_is_here_stays_where_the_rest_finds_no_room_at_once(
+    bob: Bob, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    end(bob, b"prec", LOST)
+    monkeypatch.setattr(Inbox, "free_bytes", lambda _: 0)
+    sink = bob.sink()
+    with pytest.raises(LocalIOError):
+        deliver(Full(b"ious", replace(WHAT, size=size)), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
+    assert [item.size for item in bob.partials()] == ([4] if size else [])
+
+
 def test_reading_again_ends_with_the_bell(bob: Bob) -> None:
     end(bob, b"prec", LOST)
     sink = bob.sink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from tests.support.env import FixedClock
+from tests.support.items import stop
 from tests.support.parties import World, world
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, until
@@ -58,9 +60,10 @@ class Bob:
         config = self.receiver.config
         self.receiver.config = structs.replace(config, inbox=structs.replace(config.inbox, **changes))
 
-    def request(self, serial: int) -> tuple[bytes, Notify]:
+    def request(self, serial: int, **changes: Any) -> tuple[bytes, Notify]:
         """The xid and the notification of alice's ``serial``th transfer."""
-        made = transfer_sender.create_request(self.alice.sender(), terms("bob", serial=serial))
+        asked_for = replace(terms("bob", serial=serial), **changes)
+        made = transfer_sender.create_request(self.alice.sender(), asked_for)
         (effect,) = made.effects
         asked = effect.message
         assert isinstance(asked, TransferRequest)
@@ -70,9 +73,9 @@ class Bob:
     async def ask(self, body: Any) -> AnswerBody:
         return await self.receiver.handle(self.principal, COORDINATOR, no_relay, body)
 
-    async def answer(self, serial: int) -> tuple[str, str]:
+    async def answer(self, serial: int, **changes: Any) -> tuple[str, str]:
         """The verdict on alice's ``serial``th transfer, and its finer word."""
-        return verdict(await self.ask(self.request(serial)[1]))
+        return verdict(await self.ask(self.request(serial, **changes)[1]))
 
 
 def verdict(answer: AnswerBody) -> tuple[str, str]:
@@ -159,6 +162,23 @@ def test_the_rate_of_one_sender_is_the_configurations_also_once_it_is_read_again
             bob.clock.advance(1.0)
             answers = [await bob.answer(next(serials)) for _ in range(per_second + 10)]
             assert answers == [("refuse", "accept")] * per_second + [("refuse", "limit")] * 10
+
+    play(bob, scene())
+
+
+@pytest.mark.attack("D16")
+def test_what_is_here_already_needs_no_room_again(bob: Bob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that goes on is not refused for bytes that it does not bring."""
+    free = bob.receiver.config.receiving_rules().min_free
+    monkeypatch.setattr(Inbox, "free_bytes", lambda _: free + 600)
+    tid = terms("bob").tid
+    stop(bob.inbox, tid, bytes(500), sender_fp=bob.alice.identity.public.fingerprint)
+
+    async def scene() -> None:
+        large = {"tid": tid, "size_class": 11}  # more than 1024 bytes
+        assert await bob.answer(1, **large) == ("accept", "")
+        assert await bob.answer(2, **large, fresh=True) == ("refuse", "no-space")
+        assert await bob.answer(3, size_class=11) == ("refuse", "no-space")
 
     play(bob, scene())
 

@@ -362,6 +362,18 @@ def test_recovery_leaves_what_a_living_process_writes(home: Home, inbox: Inbox) 
         assert other.recover(NOW) == 1
 
 
+@pytest.mark.attack("P03")
+@pytest.mark.parametrize("act", [os.rename, os.link], ids=["renamed", "with both names"])
+def test_what_was_killed_before_it_was_recorded_is_a_partial_item_again(
+    home: Home, inbox: Inbox, act: Callable[[Path, Path], None]
+) -> None:
+    stopped = stop(inbox)
+    act(home.inbox / "partial" / stopped.id, home.inbox / "files" / stopped.id)
+    assert inbox.recover(NOW) == 0
+    assert on_disk(home) == [f"partial/{stopped.id}"]
+    assert inbox.partials() == [stopped]
+
+
 # --- a damaged index --------------------------------------------------------------------------------------------------
 
 
@@ -467,12 +479,14 @@ def test_a_disk_full_at_the_commit_is_no_space_and_nothing_is_visible(small_disk
         with pytest.raises(LocalIOError) as caught:
             inbox.commit(partial, b"d" * 32, bytes(20_000), NOW)
         assert caught.value.detail == "no-space"
-        partial.close(discard=True)
+        partial.close(discard=False)
         assert inbox.items() == []
         assert inbox.done(FP, TID) is None
-        assert on_disk(home) == []
+        assert on_disk(home) == [f"partial/{partial.id}"]
         (home.data / "filler").unlink()
-        receive(inbox)
+        later = inbox.resume(FP, TID)
+        assert later is not None
+        assert inbox.commit(later, b"d" * 32, bytes(20_000), NOW).path.read_bytes() == b"abc"
         assert len(inbox.items()) == 1
 
 

@@ -310,6 +310,8 @@ def test_only_the_same_delivery_of_the_same_sender_goes_on(inbox: Inbox) -> None
     stop(inbox)
     assert inbox.resume(FP, b"another tid aaaa") is None
     assert inbox.resume(b"g" * 32, TID) is None
+    assert (inbox.held_bytes(FP, b"another tid aaaa"), inbox.held_bytes(b"g" * 32, TID)) == (0, 0)
+    assert inbox.held_bytes(FP, TID) == 4
     assert inbox.resume(FP, TID) is not None
 
 

@@ -123,6 +123,14 @@ def family(pid: int) -> list[int]:
     return [pid, *(int(child) for child in children)]
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process, which has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def stopped(pid: int) -> _Stopped:
     """Context manager: the process stands still (SIGSTOP) inside the block."""
     return _Stopped(pid)

@@ -15,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 from tests.support.held_send import HELD, SIZE, held_send
-from tests.support.looking import family, inbox_of, log_of, memory, payloads, stopped
+from tests.support.looking import family, inbox_of, lives, log_of, memory, payloads, stopped
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK_MIN
 from zkc.testing import Done, Fleet
@@ -449,7 +449,7 @@ def test_a_coordinator_that_is_killed_costs_a_running_transfer_nothing_and_all_c
         begun(fleet, 2 * CHUNK)
         pids = family(fleet.coordinator.process.pid)
         fleet.coordinator.kill()
-        wait_until(lambda: not any(_lives(pid) for pid in pids))
+        wait_until(lambda: not any(lives(pid) for pid in pids))
         wait_until(lambda: fleet.zkc("bob", "status").code == 10)
         process.stdin.close()
         assert process.wait(DEADLINE) == 0, "the coordinator is not needed while data flows"
@@ -464,7 +464,7 @@ def test_a_coordinator_that_is_killed_costs_a_running_transfer_nothing_and_all_c
 def test_a_coordinator_killed_before_a_request_makes_a_waiting_sender_wait(fleet: Fleet) -> None:
     pids = family(fleet.coordinator.process.pid)
     fleet.coordinator.kill()
-    wait_until(lambda: not any(_lives(pid) for pid in pids))
+    wait_until(lambda: not any(lives(pid) for pid in pids))
     refused = fleet.zkc("alice", "send", "bob", stdin=b"x")
     assert refused.code == 10
     one_line(refused)
@@ -474,11 +474,3 @@ def test_a_coordinator_killed_before_a_request_makes_a_waiting_sender_wait(fleet
         fleet.start_coordinator()
         assert process.wait(60) == 0
     received(fleet, b"when it is back")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any, Final
 import pytest
 from blake3 import blake3
 
+from tests.support.held_send import HELD, SIZE, held_send
 from tests.support.looking import inbox_of, payloads, stopped
+from tests.support.ports import two_ports
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.testing import Fleet
@@ -50,15 +51,6 @@ class Wire:
     def close(self) -> None:
         for proxy in self.proxies:
             proxy.close()
-
-
-def two_ports() -> tuple[int, int]:
-    """Two free ports one after the other."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as one:
-            first = one.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError), socket.create_server(("127.0.0.1", first + 1)):
-                return first, first + 1
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +244,32 @@ def test_a_key_never_delivers_twice(fleet: Fleet, tmp_path: Path, piped: bool) -
             seen.append(ended(process)[-1])
     assert seen[0]["transfer"] == seen[1]["transfer"]
     assert seen[0]["digest"] == seen[1]["digest"]
+    arrived(fleet, content)
+
+
+@pytest.mark.attack("P03")
+@pytest.mark.parametrize("words", [[], ["--id", "lost"]], ids=["file", "key"])
+def test_a_sender_killed_while_its_acknowledgement_is_under_way_delivers_once(
+    fleet: Fleet, wire: Wire, tmp_path: Path, words: list[str]
+) -> None:
+    """The recipient has it and has said so, to nobody: the same command is told, and sends nothing."""
+    path, content = a_file(tmp_path, SIZE)
+    process = held_send(fleet, "alice", "bob", *words, str(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        begun(fleet, HELD)
+        wire.proxies[1].stall()
+        process.stdin.close()
+        wait_until(lambda: inbox_of(fleet.home("bob"))[0])
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+        wire.go_on()
+    with sending(fleet, *words, str(path)) as again:
+        events = ended(again)
+    assert [event["event"] for event in events] == ["requested", "delivered"]
     arrived(fleet, content)
 
 

@@ -5,6 +5,8 @@ All of it happens in the transfer's thread, and nothing on the daemon's loop.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -23,6 +25,7 @@ from zkc.rules.trees import ListingReader
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import NewItem
 from zkc.stores.partials import Partial
+from zkc.stores.sqlite import NothingChanged
 from zkc.wire.messages import Manifest
 
 _READ: Final = 4 * 1024 * 1024
@@ -73,17 +76,18 @@ class InboxSink:
         self._manifest = manifest
         self._listing = ListingReader(manifest.size) if manifest.kind == "tree" else None
         req, here = self._session.req, self._partial.position if self._partial else 0
-        self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes() + here))
         entry = NewItem(
             sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
             note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
             mtime_ns=manifest.mtime_ns,
         )
-        if self._partial is None:
-            self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)
-        else:
-            self._partial.announce(entry)
-            self._read_again(self._partial, here)
+        with self._room():
+            self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes(), held_bytes=here))
+            if self._partial is None:
+                self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)
+            else:
+                self._partial.announce(entry)
+        self._read_again(self._partial, here)
         self.size = here
         self.item_id = self._partial.id
 
@@ -105,16 +109,22 @@ class InboxSink:
             raise PolicyRefused("data before its manifest", detail="limit")
         self._judge(data)
         self._until_check -= len(data)
-        try:
+        with self._room():
             if self._until_check < 0:
                 # The bound holds within 16 MiB, without a system call for every chunk.
                 self._check_space(len(data))
                 self._until_check = 16 * 1024 * 1024
             self._partial.write(data)
-        except LocalIOError:
+        self.size += len(data)
+
+    @contextlib.contextmanager
+    def _room(self, error: type[LocalIOError] = LocalIOError) -> Iterator[None]:
+        """Where the disk takes no more inside the block, what it has can wait for room."""
+        try:
+            yield
+        except error:
             self.found_no_room = self._manifest is not None and self._manifest.size is not None
             raise
-        self.size += len(data)
 
     def _judge(self, data: bytes) -> None:
         if self._listing is not None and not self._listing.complete:
@@ -129,7 +139,9 @@ class InboxSink:
         now = self._clock.wall()
         body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
         receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
-        item = self._inbox.commit(self._partial, digest, receipt, now)
+        # Other errors leave it open what is on the disk.
+        with self._room(NothingChanged):
+            item = self._inbox.commit(self._partial, digest, receipt, now)
         self.item_id = item.id
         self._partial = None
         return receipt

@@ -211,7 +211,7 @@ class Receiver:
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
         transfer.reader = self.readers.take(req, sender.fingerprint)
-        standing = self._standing(req)
+        standing = self._standing(req, sender.fingerprint)
         refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
         if refusal is not None:
             return self._decline(req, refusal.code, detail=refusal.detail)
@@ -391,7 +391,7 @@ class Receiver:
         """To the log, but no oftener than it can bear: a peer causes it."""
         self._repeats.tell(self._log, level, event, about, **ids)
 
-    def _standing(self, req: Req) -> Standing:
+    def _standing(self, req: Req, sender_fp: bytes) -> Standing:
         now = self._clock.monotonic()
         if len(self._requests) > _SENDERS_KEPT:
             self._requests = {name: seen for name, seen in self._requests.items() if not seen.is_over(now)}
@@ -400,7 +400,8 @@ class Receiver:
             other.req.sender == req.sender and not (other.incoming is not None and other.incoming.finished)
             for other in self._transfers.values()
         ) - 1
-        return Standing(at_once, seen, self._inbox.free_bytes())
+        held = 0 if req.fresh else self._inbox.held_bytes(sender_fp, req.tid)
+        return Standing(at_once, seen, self._inbox.free_bytes(), held)
 
     # --- delivery ---------------------------------------------------------------------------------------------------
 

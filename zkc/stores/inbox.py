@@ -106,12 +106,16 @@ class Inbox:
         """
         return self._partials.resume(sender_fp, tid)
 
+    def held_bytes(self, sender_fp: bytes, tid: bytes) -> int:
+        """How many bytes of this delivery are here already, of a partial item."""
+        return self._partials.held_bytes(sender_fp, tid)
+
     def commit(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
         """Make ``partial``, whose every byte has been verified, an item; durable when this returns.
 
         A delivery that is done already stays as it is: the item that it had is the answer (its file may have been taken
         since), `done` has its receipt, and ``partial`` is discarded. After an error nothing of it is visible and
-        ``partial`` can only be closed.
+        ``partial`` can only be closed; after `NothingChanged` a later commit may still do it.
         """
         known = self._done_item(partial, digest, now)
         if known is not None:
@@ -125,6 +129,8 @@ class Inbox:
             item = self._record(partial, digest, receipt, now)
         except NothingChanged:
             # After any other error it is not certain that nothing was recorded: `recover` will see.
+            with suppress(OSError):
+                files.publish(self._files_folder, partial.id, self._partial_folder, partial.id)
             files.unlink(self._files_folder, partial.id)
             raise
         if item.id != partial.id:
@@ -192,6 +198,7 @@ class Inbox:
         with self._db.writing() as connection:
             self._check_ids(connection)
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
+            self._put_back(connection)
             removed = self._partials.drop_old(connection, now)
             # A commit under way holds its file's lock until it is inside a transaction like this one.
             for folder, table in ((self._partial_folder, "partials"), (self._files_folder, "items")):
@@ -200,6 +207,14 @@ class Inbox:
                 orphans = [name for name in self._names(folder) if name not in kept]
                 removed += sum(sweep(folder, name) == "removed" for name in orphans)
         return removed
+
+    def _put_back(self, connection: sqlite3.Connection) -> None:
+        """What a commit had renamed and not recorded is a partial item again: its sender need not send it once more."""
+        begun = {checked_id(self._db, row[0]) for row in connection.execute("SELECT id FROM partials")}
+        recorded = {row[0] for row in connection.execute("SELECT id FROM items")}
+        for name in self._names(self._files_folder):
+            if name in begun - recorded:
+                sweep(self._files_folder, name, into=self._partial_folder)
 
     def _check_ids(self, connection: sqlite3.Connection) -> None:
         """A damaged index takes no payload with it (attack K03): each id stands in its row and in an index, alike."""

@@ -136,6 +136,12 @@ class Partials:
             raise
         return partial
 
+    def held_bytes(self, sender_fp: bytes, tid: bytes) -> int:
+        """See `Inbox.held_bytes`."""
+        with self._db.reading() as connection:
+            found = self.select(connection, "WHERE sender_fp = ? AND tid = ?", sender_fp, tid)
+        return sum(item.size for item in found)
+
     def describe(self, partial: Partial) -> None:
         """Its row says what `Partial.entry` says."""
         changes = ", ".join(f"{each.name} = ?" for each in fields(NewItem))

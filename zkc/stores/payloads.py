@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from typing import Literal
 
 from zkc.stores import files
@@ -22,8 +23,9 @@ def open_payload(folder: int, name: str) -> int:
     return descriptor
 
 
-def sweep(folder: int, name: str) -> Swept:
-    """Remove a file of ours that no living process has locked."""
+def sweep(folder: int, name: str, into: int | None = None) -> Swept:
+    """Remove a file of ours that no living process has locked; with ``into`` it goes to that folder, unless something
+    has its name there."""
     with files.translated("sweeping the inbox"):
         try:
             descriptor = open_payload(folder, name)
@@ -31,6 +33,9 @@ def sweep(folder: int, name: str) -> Swept:
             return "nothing"  # no file of ours stands there: left for a person to look at
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if into is not None:
+                with suppress(FileExistsError):  # `files.publish` was killed between its two steps
+                    files.publish(folder, name, into, name)
             files.unlink(folder, name)
         except BlockingIOError:
             return "locked"
