@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from scripts.bench.peers import SECONDS
 from scripts.bench.report import timed
@@ -21,7 +20,8 @@ class Pair:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.peaks: dict[str, int] = {}
-        """Bytes of resident memory at its highest, by process."""
+        """Bytes of resident memory at its highest, by process; of several commands at once the largest."""
+        self._mutex = Lock()
 
     def send(self, *words: str | Path, stdin: int | Path = subprocess.DEVNULL) -> float:
         """Seconds of ``zkc send bob ...`` until it ends with 0."""
@@ -30,6 +30,8 @@ class Pair:
                 return self.send(*words, stdin=file.fileno())
         took = timed(lambda: self._run("alice", "send", "bob", *map(str, words), stdin=stdin))
         self._remember("bob's daemon", self.fleet.program("bob").process.pid)
+        # Of its two processes the one that serves; the other only watches over it.
+        self._remember("coordinator", *_children(self.fleet.coordinator.process.pid))
         return took
 
     def save(self, folder: Path) -> float:
@@ -59,6 +61,18 @@ class Pair:
 
             return timed(both)
 
+    @contextmanager
+    def live(self, stdout: int) -> Iterator[None]:
+        """``zkc recv --live`` of bob waits for a sender, who comes in this block, and takes all that he sends."""
+        waits = Event()
+        with ThreadPoolExecutor(1) as pool:
+            words = ("recv", "--live", "-o", "-", "--wait", f"{SECONDS:.0f}s")
+            taking = pool.submit(self._run, "bob", *words, stdout=stdout, on_word=waits.set)
+            if not waits.wait(SECONDS):
+                raise RuntimeError("nobody waits")
+            yield
+            taking.result()
+
     def _run(
         self, name: str, *words: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL,
         on_word: Callable[[], None] = lambda: None,
@@ -66,21 +80,24 @@ class Pair:
         process = self.fleet.popen(name, *words, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
         if process.stderr is None:
             raise RuntimeError("no stderr")
-        said = process.stderr.readline()
-        on_word()
-        said += process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise RuntimeError(said.decode(errors="replace"))
-        self._peak(f"zkc {words[0]}", used.ru_maxrss << 10)
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            on_word()
+            # The last line comes when all is done. What the system says of a process that has ended would not do: it
+            # counts the memory of whoever started it.
+            self._remember(f"zkc {words[0]}", process.pid)
+        process.stderr.close()
+        if process.wait():
+            raise RuntimeError(b"".join(said).decode(errors="replace"))
 
-    def _remember(self, name: str, pid: int) -> None:
-        status = Path(f"/proc/{pid}/status").read_text()
-        self._peak(name, next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")))
-
-    def _peak(self, name: str, peak: int) -> None:
-        self.peaks[name] = max(self.peaks.get(name, 0), peak)
+    def _remember(self, name: str, *pids: int) -> None:
+        for pid in pids:
+            status = Path(f"/proc/{pid}/status").read_text()
+            # Absent where the process has ended.
+            peaks = [int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")]
+            with self._mutex:
+                self.peaks[name] = max([self.peaks.get(name, 0), *peaks])
 
     def clear(self) -> None:
         """Empty bob's inbox."""
@@ -94,6 +111,10 @@ class Pair:
         return "Resident memory at its highest: " + ", ".join(
             f"{name} {peak / 2**20:.0f} MiB" for name, peak in self.peaks.items()
         ) + "."
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

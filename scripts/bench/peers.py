@@ -108,6 +108,7 @@ def sshd(folder: Path) -> Iterator[Ssh | None]:
     config.write_text(
         f"Port {port}\nListenAddress {HOST}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
         "UsePAM no\nStrictModes no\nPidFile none\nPermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n"
+        "MaxStartups 256\n"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
