@@ -35,7 +35,8 @@ def empty(fleet: Fleet) -> Iterator[None]:
         while fleet.zkc(name, "recv", "-o", "-").code == 0:
             pass
         for item in inbox_of(fleet.home(name))[1]:
-            assert fleet.zkc(name, "inbox", "rm", item.id).code == 0
+            # Not while it is being received: the daemon may hear of the sender's end a moment later.
+            wait_until(lambda name=name, item=item: fleet.zkc(name, "inbox", "rm", item.id).code == 0)
 
 
 def taken(fleet: Fleet, name: str) -> bytes:

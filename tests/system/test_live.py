@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -385,15 +386,12 @@ def stand_still(reader: Live, pipe: Pipe) -> None:
             while True:
                 os.write(stdin.fileno(), piece)
         except BlockingIOError:
-            return not select_writable(stdin.fileno(), 0.5)
+            return not select.select([], [stdin], [], 0.5)[1]
 
+    os.write(stdin.fileno(), piece)
+    # Begun: a sender that is slow to start takes nothing either.
+    assert select.select([reader.process.stdout], [], [], DEADLINE)[0]
     wait_until(is_full)
-
-
-def select_writable(fd: int, seconds: float) -> bool:
-    import select
-
-    return bool(select.select([], [fd], [], seconds)[1])
 
 
 @pytest.mark.attack("D18")
