@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 from blake3 import blake3
+from msgspec import Struct
 
 from tests.support.parties import World, identity_of, newcomer
 from tests.support.talks import RegistrationTalk, Talk, Turn, greeted, hello_info, only, terms
@@ -50,18 +51,22 @@ MESSAGES: Final = tuple(
 each_machine = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__.rpartition(".")[2])
 
 
+def is_value(kind: type) -> bool:
+    return is_dataclass(kind) or issubclass(kind, Struct)
+
+
 def own_types(machine: ModuleType) -> list[type]:
     """States, effects, events and contexts that a machine defines."""
     return [
         each
         for _, each in inspect.getmembers(machine, inspect.isclass)
-        if each.__module__ == machine.__name__ and is_dataclass(each)
+        if each.__module__ == machine.__name__ and is_value(each)
     ]
 
 
 def blank(kind: type) -> Any:
     """An instance without content: the dispatcher looks at types alone."""
-    if issubclass(kind, messages.Message):
+    if issubclass(kind, Struct):
         return kind(*[None] * len(kind.__struct_fields__))
     return None if kind is type(None) else kind.__new__(kind)
 
@@ -102,11 +107,13 @@ def test_machines_that_hold_keys_can_be_erased() -> None:
     """`erase` takes every state that a table names."""
     for machine in MACHINES:
         for state, _ in machine.TABLE:
-            assert is_dataclass(state)
+            assert is_value(state)
             erase(_with_nothing(state))
 
 
 def _with_nothing(state: type) -> Any:
+    if issubclass(state, Struct):
+        return blank(state)
     value = state.__new__(state)
     for name in getattr(state, "__dataclass_fields__", {}):
         object.__setattr__(value, name, None)

@@ -83,6 +83,11 @@ def check_mac(expected: bytes, received: bytes) -> None:
         raise PeerViolation("forged", "a MAC does not verify")
 
 
+def fresh_key() -> bytes:
+    """32 bytes of the library that makes the key pairs and the HPKE secrets too: it takes no entropy of ours."""
+    return AESGCM.generate_key(256)
+
+
 def aead_seal(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
     """AES-256-GCM; the nonce is 12 bytes, the key 32, always."""
     return AESGCM(_key32(key)).encrypt(_nonce12(nonce), plaintext, aad)

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa, x25519
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 from cryptography.hazmat.primitives.hpke import (
     AEAD,
     KDF,
@@ -25,14 +23,12 @@ from cryptography.hazmat.primitives.hpke import (
 )
 from cryptography.hazmat.primitives.hpke import Suite as Hpke
 
-from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal
+from zkc.crypto.primitives import Secret, fresh_key
 from zkc.errors import PeerViolation
 
 _MLKEM_PUBLIC: Final = 1184
 _MLKEM_SEED: Final = 64
 _X25519: Final = 32
-_RSA_BITS: Final = range(3072, 4097)
-_RSA_EXPONENT: Final = 65537
 
 _X25519_FIELD: Final = 2**255 - 19
 # Points of small order on Curve25519: a shared secret with one is a constant.
@@ -165,64 +161,11 @@ def _hpke(suite: Hpke) -> tuple[Callable[[Any, bytes, bytes], bytes], Callable[[
     return encrypt, decrypt
 
 
-# --- rsa: OAEP-SHA-256 (RFC 8017), and AES-256-GCM for what is longer than a key -----------------------------------
+def _rsa() -> Any:
+    """`zkc.crypto.rsa`: what it imports takes 10 ms of a command's start, and few coordinators are of that suite."""
+    from zkc.crypto import rsa  # noqa: PLC0415
 
-
-def _rsa_generate() -> tuple[Any, bytes, bytes]:
-    key = rsa.generate_private_key(_RSA_EXPONENT, _RSA_BITS.start)
-    private = key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return key, private, _rsa_public_bytes(key.public_key())
-
-
-def _rsa_public_bytes(key: rsa.RSAPublicKey) -> bytes:
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _rsa_load_private(private: bytes) -> tuple[Any, bytes]:
-    key = serialization.load_der_private_key(private, None)
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise ValueError("not an RSA key")
-    return key, _rsa_public_bytes(key.public_key())
-
-
-def _rsa_load_public(public: bytes) -> Any:
-    try:
-        key = serialization.load_der_public_key(public)
-    except UnsupportedAlgorithm:
-        raise ValueError("a key of an unknown kind") from None
-    if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in _RSA_BITS:
-        raise ValueError("not an RSA key of 3072 to 4096 bits")
-    numbers = key.public_numbers()
-    if numbers.e != _RSA_EXPONENT or _rsa_public_bytes(key) != public:
-        raise ValueError("not the canonical encoding of an RSA key with exponent 65537")
-    if numbers.n % 2 == 0:  # loads, and then fails when something is encrypted to it
-        raise ValueError("an RSA modulus is odd")
-    return key
-
-
-def _oaep(info: bytes) -> padding.OAEP:
-    return padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=info)
-
-
-def _rsa_encapsulate(key: Any, info: bytes, secret: bytes) -> bytes:
-    return bytes(key.encrypt(secret, _oaep(info)))
-
-
-def _rsa_decapsulate(key: Any, info: bytes, ciphertext: bytes) -> bytes:
-    return bytes(key.decrypt(ciphertext, _oaep(info)))
-
-
-def _rsa_encrypt(key: Any, info: bytes, plaintext: bytes) -> bytes:
-    content_key = _fresh_secret()
-    return _rsa_encapsulate(key, info, content_key) + aead_seal(content_key, ZERO_NONCE, plaintext, info)
-
-
-def _rsa_decrypt(key: Any, info: bytes, ciphertext: bytes) -> bytes:
-    size = (key.key_size + 7) // 8
-    content_key = _rsa_decapsulate(key, info, ciphertext[:size])
-    return aead_open(content_key, ZERO_NONCE, ciphertext[size:], info)
+    return rsa
 
 
 _hybrid_encrypt, _hybrid_decrypt = _hpke(_HPKE_HYBRID)
@@ -236,8 +179,10 @@ _X: Final = _Kind(
     _x25519_encrypt, _x25519_decrypt, _x25519_encrypt, _x25519_decrypt,
 )
 _RSA: Final = _Kind(
-    3, _rsa_generate, _rsa_load_private, _rsa_load_public,
-    _rsa_encrypt, _rsa_decrypt, _rsa_encapsulate, _rsa_decapsulate,
+    3, lambda: _rsa().generate(), lambda private: _rsa().load_private(private),
+    lambda public: _rsa().load_public(public),
+    lambda *args: _rsa().encrypt(*args), lambda *args: _rsa().decrypt(*args),
+    lambda *args: _rsa().encapsulate(*args), lambda *args: _rsa().decapsulate(*args),
 )
 _KINDS: Final = {kind.number: kind for kind in (_HYBRID, _X, _RSA)}
 
@@ -347,7 +292,7 @@ def open_sealed(key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes) ->
 def kem_encapsulate(key: KemPublicKey, label: str, th: bytes) -> tuple[Secret, bytes]:
     """KemEnc(pk, label, th): a fresh 32-byte secret, and it sealed to ``key``."""
     TALLY.operations += 1
-    secret = _fresh_secret()
+    secret = fresh_key()
     return Secret(secret), _KINDS[key.kind].encapsulate(key.native, _info(label, th), secret)
 
 
@@ -357,11 +302,6 @@ def kem_decapsulate(key: KemPrivateKey, label: str, th: bytes, ciphertext: bytes
     if len(secret) != 32:
         raise PeerViolation("forged", "an encapsulated secret is 32 bytes long")
     return Secret(secret)
-
-
-def _fresh_secret() -> bytes:
-    """32 bytes of the library that makes the key pairs and the HPKE secrets too: it takes no entropy of ours."""
-    return AESGCM.generate_key(256)
 
 
 def _info(label: str, th: bytes) -> bytes:

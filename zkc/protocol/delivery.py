@@ -6,7 +6,7 @@ machine of its own; what goes on from one to the next is the position, the runni
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from zkc.crypto.chunks import StreamOpener, StreamSealer
 from zkc.crypto.stream_cipher import Buffer
@@ -15,16 +15,14 @@ from zkc.protocol.session import Session
 from zkc.wire.frames import DataHeader, Stream
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """Event: nothing comes of it, with a code of the contract."""
 
     code: int
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """Effect: the other end gave up, with a code of the contract."""
 
     code: int

@@ -14,11 +14,12 @@ States are values; `Line` owns the nonce counters and the running digest, and is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from hmac import compare_digest
 from typing import Final
 
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 
 from zkc.constants import MANIFEST_MAX, MESSAGE_TEXT_MAX, TRAILER_BYTES
 from zkc.crypto.chunks import StreamOpener
@@ -39,16 +40,14 @@ UNBOUNDED: Final = 1 << 63
 # --- what the caller wants: events -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
+class Acknowledge(Struct, frozen=True):
     """Event: ``position`` bytes are taken over, ``credit`` more may be under way."""
 
     position: int
     credit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Durable:
+class Durable(Struct, frozen=True):
     """Event: all of it would outlive a loss of power; here is the receipt."""
 
     receipt: bytes
@@ -57,22 +56,19 @@ class Durable:
 # --- what the sender says, opened; with START, manifest and STOP of the wire -----------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A frame of data with no flag."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class LastChunk:
+class LastChunk(Struct, frozen=True):
     """A frame of data with LAST: the trailer is in it."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
+class Bye(Struct, frozen=True):
     """A frame of data with BYE."""
 
     data: bytes
@@ -81,27 +77,23 @@ class Bye:
 # --- what came of it: effects ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """The sender is there and holds K."""
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(Struct, frozen=True):
     """What is coming: name, note, size where it is known."""
 
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(Struct, frozen=True):
     """Authenticated bytes, in order."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(Struct, frozen=True):
     """The last bytes; total and digest of the whole are right."""
 
     data: bytes
@@ -109,8 +101,7 @@ class Complete:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Farewell:
+class Farewell(Struct, frozen=True):
     """The sender has its receipt."""
 
 
@@ -119,24 +110,21 @@ Event = Started | Announced | Data | Complete | Farewell | Stopped
 # --- states; ``received``: bytes taken so far, ``limit``: up to which byte there is credit ---------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitingStart:
+class AwaitingStart(Struct, frozen=True):
     """The sender has not shown yet that it holds K."""
 
     received: int
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitingManifest:
+class AwaitingManifest(Struct, frozen=True):
     """The sender is there."""
 
     received: int
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Receiving:
+class Receiving(Struct, frozen=True):
     """What is coming is known, and ``received`` bytes of it are here."""
 
     received: int
@@ -144,29 +132,25 @@ class Receiving:
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(Struct, frozen=True):
     """Every byte is here, and the digest is right; it is not durable yet."""
 
     received: int
 
 
-@dataclass(frozen=True, slots=True)
-class Receipted:
+class Receipted(Struct, frozen=True):
     """The receipt was sealed; the sender may not have it yet."""
 
     received: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The sender broke a rule: nothing more is heard; it may be told."""
 
     received: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """One of the two has said its last word."""
 
     received: int

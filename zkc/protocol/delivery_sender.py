@@ -17,10 +17,11 @@ States are values; `Line` owns the nonce counters and the running digest, and is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final
 
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 
 from zkc.crypto.chunks import StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
@@ -39,45 +40,39 @@ WRONG_RECEIPT: Final = "the other end lies, or one of the two versions is defect
 # --- what the caller wants: events -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(Struct, frozen=True):
     """Event: START and the manifest may go out."""
 
     digest: blake3
     """Has taken every byte before the recipient's position."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """Event: the next bytes, at most as many as a chunk has."""
 
     data: Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class LastChunk:
+class LastChunk(Struct, frozen=True):
     """Event: the last bytes, at most as many as a chunk has."""
 
     data: Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Struct, frozen=True):
     """Event: the receipt is here, and was found right."""
 
 
 # --- what came of the recipient's words: effects ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Credited:
+class Credited(Struct, frozen=True):
     """The recipient has taken over ``position`` bytes."""
 
     position: int
 
 
-@dataclass(frozen=True)
-class Delivered:
+class Delivered(Struct, frozen=True):
     """The recipient holds everything; the receipt has been held against what was sent."""
 
     receipt: bytes
@@ -87,53 +82,46 @@ class Delivered:
 # --- states; ``sent``: bytes sealed so far, ``limit``: up to which byte there is credit ------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitingAck:
+class AwaitingAck(Struct, frozen=True):
     """Nothing was said: the recipient speaks first."""
 
     sent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """The recipient has shown that it holds K, and has given credit."""
 
     sent: int
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
+class Sending(Struct, frozen=True):
     """START and the manifest are sealed, and ``sent`` bytes after them."""
 
     sent: int
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitingDone:
+class AwaitingDone(Struct, frozen=True):
     """Every byte and the trailer are sealed; ``digest``: BLAKE3 of the whole."""
 
     sent: int
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """The receipt is here."""
 
     sent: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The recipient broke a rule: nothing more is heard; it may be told."""
 
     sent: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """One of the two has said its last word."""
 
     sent: int
