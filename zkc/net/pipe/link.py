@@ -87,7 +87,7 @@ def receive_frame(sock: Socket) -> zmq.Frame | None:
 
 
 def flush(sock: Socket, queue: deque[bytearray]) -> None:
-    """As many frames as the socket takes now. Copied: handing a buffer over costs pyzmq more than a chunk's copy does."""
+    """As many frames as the socket takes now. Copied: to hand a buffer over costs pyzmq more than a chunk's copy."""
     while queue:
         # Out of the queue first: a signal's exception may come once the socket has it, and nothing may go twice.
         frame = queue.popleft()
