@@ -191,7 +191,8 @@ def _head(what: str, points: Sequence[Point]) -> list[str]:
 def _row(what: str, point: Point, size: int) -> list[str]:
     times = [f"{seconds * 1e3:,.0f} ms" for seconds in point.seconds.values()]
     peaks = [f"{point.peaks[name] / 2**20:.0f} MiB" for name in PROCESSES]
-    return [what, *times, f"{size / point.seconds[OURS] / 1e9:.3f} GB/s", *peaks]
+    rate = size / point.seconds[OURS]
+    return [what, *times, f"{rate / 1e9:.2f} GB/s" if rate > 1e8 else f"{rate / 1e6:.2f} MB/s", *peaks]
 
 
 def _size(size: int) -> str:
