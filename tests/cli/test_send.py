@@ -204,6 +204,41 @@ def test_a_condition_that_is_not_met_ends_with_its_code(
     assert reason(fleet.zkc("alice", "send", *words, "-m", "x", "--json")) == told
 
 
+@pytest.mark.parametrize(
+    "words",
+    [[""], ["report.txt", ""], ["report.txt", "--id", ""], ["-m", "x", "--id", ""], ["report.txt", "./report.txt"]],
+)
+def test_a_variable_that_is_unset_names_nothing_and_a_file_is_named_once(
+    fleet: Fleet, tmp_path: Path, words: list[str]
+) -> None:
+    """An empty path is not the current folder, and an empty key not one that every unset variable shares."""
+    (tmp_path / "report.txt").write_text("report")
+    done = fleet.zkc("alice", "send", "bob", *words, "--json", cwd=tmp_path)
+    assert done.code == 2, done
+    assert fleet.zkc("bob", "recv", "-o", "-").code == 22
+
+
+def test_a_current_folder_that_was_removed_is_33(fleet: Fleet, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", sys.executable, "-m", "zkc", "send", "bob", "."]
+    env = fleet.environment("alice") | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(words, cwd=gone, env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (33, 1), done.stderr
+
+
+def test_a_key_that_was_used_for_something_else_is_said_so(inbox: Fleet, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    first, again, other = (
+        inbox.zkc("alice", "send", "bob", str(tmp_path / name), "--id", "nightly job") for name in ("one", "one", "two")
+    )
+    assert [done.code for done in (first, again, other)] == [0, 0, 0]
+    assert [b"of another name" in done.err for done in (first, again, other)] == [False, False, True]
+    assert inbox.zkc("bob", "recv", "-o", "-").out == b"one"
+    assert inbox.zkc("bob", "recv", "-o", "-").code == 22
+
+
 def test_a_timeout_while_it_waits_for_the_recipient_is_what_it_waited_for(fleet: Fleet, tmp_path: Path) -> None:
     words = ["send", "carol", "--wait", "60m", "--timeout", "30m", "--json"]
     later = tmp_path / "later"

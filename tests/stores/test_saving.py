@@ -120,13 +120,13 @@ def test_overwrite_replaces_a_file_and_a_link_itself_but_no_folder(
 @pytest.mark.parametrize(
     ("sent", "umask", "saved"),
     [
-        (0o644, 0o022, 0o644), (0o600, 0o022, 0o644), (0o755, 0o022, 0o755), (0o700, 0o077, 0o700),
-        (0o777, 0o027, 0o750), (0o666, 0o002, 0o664), (0o400, 0o022, 0o444), (0o500, 0o022, 0o555),
-        (0o4755, 0o022, 0o755), (0o6711, 0o022, 0o755), (0o1777, 0o022, 0o755), (0o7777, 0o000, 0o777),
+        (0o644, 0o022, 0o644), (0o600, 0o022, 0o600), (0o755, 0o022, 0o755), (0o755, 0o077, 0o700),
+        (0o777, 0o027, 0o750), (0o666, 0o002, 0o664), (0o440, 0o022, 0o440), (0o700, 0o022, 0o700),
+        (0o4755, 0o022, 0o755), (0o6711, 0o022, 0o711), (0o1777, 0o022, 0o755), (0o7777, 0o000, 0o777),
         (0o077, 0o022, 0o000), (0o644, 0o777, 0o600),
     ],
 )
-def test_the_owner_gets_the_bits_as_sent_and_the_others_what_the_umask_leaves(
+def test_the_owner_gets_the_bits_as_sent_and_the_others_of_theirs_what_the_umask_leaves(
     inbox: Inbox, target: Path, sent: int, umask: int, saved: int
 ) -> None:
     item = receive(inbox, what=entry(mode=sent))

@@ -117,7 +117,7 @@ class Connection:
         if self._answered:
             return CoordinatorUnreachable(
                 f"what answers at {self.endpoint} is not this client's coordinator", detail="handshake",
-                hint="something else listens there, or a coordinator with another key",
+                hint="it may be ending; or something else listens there, or a coordinator with another key",
             )
         return CoordinatorUnreachable(
             f"cannot reach the coordinator at {self.endpoint}", detail="refused",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from zkc.errors import UsageError
 from zkc.ids import KeySource
 
 
@@ -27,6 +28,10 @@ class Options:
     bwlimit: float = 0.0
     """Bytes a second; 0: none."""
     compress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.key == "":
+            raise UsageError("an empty key is no key", detail="payload", hint="is a variable unset?")
 
 
 @dataclass(frozen=True)

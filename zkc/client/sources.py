@@ -196,9 +196,9 @@ def source_of(
     if isinstance(payload, os.PathLike):
         payload = [payload]
     if isinstance(payload, list | tuple):
-        paths = [Path(path) for path in payload]
-        if not paths:
+        if not payload or any(os.fspath(path) in ("", b"") for path in payload):
             raise UsageError("no path to send", detail="payload")
+        paths = [Path(path) for path in payload]
         if len(paths) > 1 or paths[0].is_dir():
             return _tree(paths, name, note, exclude, on_skip)
         if exclude and is_excluded(name_of(paths[0]), exclude):

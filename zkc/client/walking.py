@@ -317,7 +317,12 @@ def roots_of(paths: Sequence[Path]) -> list[Root]:
 
 def name_of(path: Path) -> str:
     """What a path is called, also one that ends in ``.`` or ``..``."""
-    name = path.name if path.name not in {"", ".", ".."} else os.path.basename(os.path.realpath(path))
+    name = path.name
+    if name in {"", ".", ".."}:
+        try:
+            name = os.path.basename(os.path.realpath(path))
+        except FileNotFoundError as error:  # the current folder was removed
+            raise unreadable(str(path), error) from None
     if not name:
         raise UsageError(f"{path} has no name", detail="bad-name", hint="give it one with --name")
     return name
@@ -341,6 +346,9 @@ def unreadable(path: str, error: OSError) -> LocalIOError:
 
 
 def _collision(one: str, other: str) -> UsageError:
+    with suppress(OSError):
+        if os.path.samefile(one, other):
+            return UsageError(f"{other} is named twice", detail="collision", hint="name it once")
     with suppress(ValueError):
         one = os.path.relpath(one)
     return UsageError(

@@ -252,6 +252,13 @@ def scratch_name(stem: str) -> str:
     return f".{stem}.{os.getpid()}.{next(_scratch_numbers)}"
 
 
+def kept_mode(sent: int) -> int:
+    """What may be kept of permissions that a peer sent, before the umask: of group and others nothing that the
+    owner has not; never set-user-id, set-group-id or sticky (attack F05)."""
+    owner = sent & stat.S_IRWXU
+    return sent & (owner | owner >> 3 | owner >> 6)
+
+
 def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
     """The file ``path``, 0600, with exactly ``data``, durable when this returns; old or new at every instant.
 

@@ -20,6 +20,8 @@ Conflict = Literal["skip", "overwrite", "rename"]
 """What to do where the destination exists."""
 
 _COPY_BYTES: Final = 1 << 20
+_NEW: Final = 0o666
+"""Of what was no file where it was sent: the umask decides."""
 
 
 def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> Path | None:
@@ -27,7 +29,7 @@ def save_item(item: Item, destination: Path, conflict: Conflict = "rename") -> P
 
     Whole or not there: it is written under another name in the same folder and renamed. Where ``destination`` exists,
     ``skip`` leaves it and answers None, ``overwrite`` replaces it (a link itself, never what it points to), ``rename``
-    finds a free name, ``a (2).txt``. The owner's permissions are as sent, those of group and others follow the umask;
+    finds a free name, ``a (2).txt``. Permissions are as sent, of group and others as far as the umask grants them;
     nothing else of the sender's file is taken over but its time of change (attack F05).
 
     A tree becomes a folder at ``destination``; one that ``overwrite`` replaces goes with all that is in it.
@@ -93,21 +95,21 @@ def _settle(folder: int, scratch: str, name: str, conflict: Conflict) -> str | N
 
 def _copy(item: Item, folder: int) -> str:
     """The payload in a file of its own in ``folder``, with its final permissions; the file's name."""
-    owner = item.mode & stat.S_IRWXU if item.kind == "file" else stat.S_IRUSR | stat.S_IWUSR
+    mode = files.kept_mode(item.mode) if item.kind == "file" else _NEW
     scratch = files.scratch_name(f"zkc-{item.id}")
     source = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         files.unlink(folder, scratch)  # of a process of this number that was killed
-        # Made with the owner's bits for all, so that the system itself applies the umask, or the folder's ACL.
+        # Made with its final mode, so that the system itself applies the umask, or the folder's ACL.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        target = os.open(scratch, flags, owner | owner >> 3 | owner >> 6, dir_fd=folder)
+        target = os.open(scratch, flags, mode, dir_fd=folder)
         try:
             if _copy_bytes(source, target) != item.size:
                 raise LocalIOError(
                     f"the file of item {item.id} is not as it arrived", detail="damaged",
                     hint=f"remove it (zkc inbox rm {item.id}), and have it sent again",
                 )
-            os.fchmod(target, os.fstat(target).st_mode & 0o077 | owner)
+            os.fchmod(target, os.fstat(target).st_mode & 0o077 | mode & stat.S_IRWXU)
             if item.kind == "file" and item.mtime_ns:
                 with suppress(OSError, OverflowError):  # a time that this file system cannot hold
                     os.utime(target, ns=(item.mtime_ns, item.mtime_ns))

@@ -184,8 +184,8 @@ class _Unpacking:
         self._granted = scratch.granted
         self._umask_spares_owner = scratch.granted & stat.S_IRWXU == stat.S_IRWXU
         self.tops: dict[str, int | None] = {}
-        """Of a tree of several: what stands at the top, and the owner's bits that a folder gets in its place: one that
-        its owner may not write to cannot be moved into another."""
+        """Of a tree of several: what stands at the top, and the mode that a folder gets in its place: one that its
+        owner may not write to cannot be moved into another."""
 
     def run(self, *, is_whole: bool) -> None:
         """``is_whole``: the scratch folder becomes the tree; else what is in it moves to its place."""
@@ -227,8 +227,8 @@ class _Unpacking:
     def _end_root(self, folder: _Opened, *, is_whole: bool) -> None:
         _make_links(folder)
         if is_whole:
-            owner = stat.S_IRWXU if folder.entry is None else folder.entry.mode & stat.S_IRWXU
-            os.fchmod(self._scratch, _allowed(self._granted, owner))
+            mode = _ALL if folder.entry is None else files.kept_mode(folder.entry.mode)
+            os.fchmod(self._scratch, _allowed(self._granted, mode))
         if folder.entry is not None:
             _set_time(self._scratch, folder.entry.mtime_ns)
 
@@ -239,15 +239,15 @@ class _Unpacking:
         return os.open(name, _FOLDER, dir_fd=parent)
 
     def _new_file(self, parent: int, name: bytes, entry: TreeFile, position: int) -> None:
-        owner = entry.mode & stat.S_IRWXU
-        target = os.open(name, _NEW_FILE, _for_all(owner), dir_fd=parent)
+        mode = files.kept_mode(entry.mode)
+        target = os.open(name, _NEW_FILE, mode, dir_fd=parent)
         try:
             for at, data in self._tree.content(entry, position):
                 _write_at(target, data, at)
             if entry.runs is not None:
                 os.ftruncate(target, entry.size)
             if not self._umask_spares_owner:
-                os.fchmod(target, os.fstat(target).st_mode & 0o077 | owner)
+                os.fchmod(target, os.fstat(target).st_mode & 0o077 | mode & stat.S_IRWXU)
             _set_time(target, entry.mtime_ns)
         finally:
             os.close(target)
@@ -259,11 +259,11 @@ class _Unpacking:
             _make_links(folder)
             if entry is None:
                 return
-            owner = entry.mode & stat.S_IRWXU
-            if entry.depth == 0 and not owner & stat.S_IWUSR:
-                self.tops[os.fsdecode(folder.name)] = owner
-            elif owner != stat.S_IRWXU:
-                os.fchmod(folder.descriptor, _allowed(os.fstat(folder.descriptor).st_mode, owner))
+            mode = files.kept_mode(entry.mode)
+            if entry.depth == 0 and not mode & stat.S_IWUSR:
+                self.tops[os.fsdecode(folder.name)] = mode
+            elif mode != _ALL:
+                os.fchmod(folder.descriptor, _allowed(os.fstat(folder.descriptor).st_mode, mode))
             _set_time(folder.descriptor, entry.mtime_ns)
         finally:
             os.close(folder.descriptor)
@@ -289,21 +289,16 @@ def _make_links(folder: _Opened) -> None:
                 os.utime(entry.name, ns=times, dir_fd=folder.descriptor, follow_symlinks=False)
 
 
-def _for_all(owner: int) -> int:
-    """The owner's bits for all: so the system itself applies the umask, or the folder's ACL."""
-    return owner | owner >> 3 | owner >> 6
+def _allowed(made: int, mode: int) -> int:
+    """Permissions of a folder that the system made with ``made``: the owner's of ``mode``, of group and others what
+    both grant; a set-group-id bit that the user's own folder passes on stays."""
+    return mode & stat.S_IRWXU | made & mode & 0o077 | made & stat.S_ISGID
 
 
-def _allowed(made: int, owner: int) -> int:
-    """Permissions of a folder that the system made with ``made``: the owner's as sent, of group and others what is left
-    of those; a set-group-id bit that the user's own folder passes on stays."""
-    return owner | made & _for_all(owner) & 0o077 | made & stat.S_ISGID
-
-
-def _set_mode(folder: int, name: str, owner: int) -> None:
+def _set_mode(folder: int, name: str, mode: int) -> None:
     descriptor = os.open(name, _FOLDER, dir_fd=folder)
     try:
-        os.fchmod(descriptor, _allowed(os.fstat(descriptor).st_mode, owner))
+        os.fchmod(descriptor, _allowed(os.fstat(descriptor).st_mode, mode))
     finally:
         os.close(descriptor)
 

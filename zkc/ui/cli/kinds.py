@@ -52,8 +52,8 @@ class Word(click.ParamType[str]):
         words = self._words()
         if value in words:
             return str(value)
-        meant = nearest(str(value), words, at_least=0.0)
-        hint = f"the nearest is {meant}" if len(words) > 1 else f"it takes {words[0]}"
+        meant = nearest(str(value), words)
+        hint = f"it takes {', '.join(words)}" if meant is None else f"the nearest is {meant}"
         raise UsageError(f"{_where(param, ctx)} knows no {str(value)[:40]!r}", hint=hint)
 
 

@@ -71,11 +71,11 @@ def pass_invocation(command: Callable[Concatenate[Invocation, P], R]) -> Callabl
     return with_invocation
 
 
-def nearest(word: str, known: Iterable[str], at_least: float = 0.6) -> str | None:
-    """The one of ``known`` that ``word`` was most likely meant to be; None where none is ``at_least`` as like it."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``word`` was most likely meant to be; None where none is like it."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(word, list(known), n=1, cutoff=at_least)), None)
+    return next(iter(get_close_matches(word, list(known), n=1)), None)
 
 
 def spot(context: click.Context) -> str:

@@ -200,6 +200,8 @@ def _payload(
         return message
     if "-" in paths and len(paths) > 1:
         raise UsageError("send: '-' is standard input, and goes alone", hint="a file of that name is ./-")
+    if "" in paths:
+        raise UsageError("send: an empty path names nothing", hint="is a variable unset? the current folder is .")
     if paths and paths != ("-",):
         return [Path(path) for path in paths]
     if sys.stdin is None:
@@ -320,6 +322,8 @@ def _delivered(out: Out, done: Delivery) -> None:
             "key_source": done.key_source, "path": done.path, "cipher": done.cipher,
         },
     )
+    if not done.path and not _is_of(done):
+        out.notice("this key was used before, for something of another name: that is what was delivered, and not this")
     if not out.json:
         from zkc.rules.names import escape
         from zkc.rules.units import show_size
@@ -330,6 +334,16 @@ def _delivered(out: Out, done: Delivery) -> None:
             f"sent {escape(done.name)} to {done.recipient}: {show_size(done.bytes)} in {done.seconds:.1f} s "
             f"({rate}/s), key made by the {done.key_source}{unsafe}, {done.path or 'delivered by an earlier try'}"
         )
+
+
+def _is_of(done: Delivery) -> bool:
+    """Whether the receipt is for what was to be sent now, as far as the name tells."""
+    from zkc.crypto.receipts import name_digest
+    from zkc.wire.codec import decode
+    from zkc.wire.messages import Receipt, ReceiptBody
+
+    body = decode(decode(done.receipt.read_bytes(), Receipt).body, ReceiptBody)
+    return bool(body.name_digest == name_digest(done.name))
 
 
 def _would_accept(out: Out, recipient: str, done: WouldAccept) -> None:
