@@ -239,7 +239,7 @@ def seed() -> int:
 
 
 @pytest.mark.attack("D10")
-@sample(24)
+@sample(20)
 def test_a_long_transfer_outlives_kills_at_random_moments(fleet: Fleet, tmp_path: Path, kills: int, seed: int) -> None:
     """One file and one command: it goes on from where it was each time, and is delivered once."""
     ordeal = Ordeal(fleet, tmp_path, kills, seed)

@@ -245,29 +245,35 @@ def test_a_slow_disk_holds_its_sender_back_and_nothing_else_happens(fleet: Fleet
     taken(fleet, blake3(bytes(STREAM)).digest())
 
 
+@contextlib.contextmanager
+def waiting(fleet: Fleet, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``zkc recv --live`` by a client, which waits for a transfer by now."""
+    with fleet.popen(name, "recv", "--live", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            assert b"waiting" in process.stderr.readline()
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.attack("D18")
 def test_a_slow_reader_of_a_stream_holds_its_sender_back_and_nothing_else_happens(fleet: Fleet) -> None:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with fleet.popen("bob", "recv", "--live", **pipes) as reader, sending(fleet, "bob") as process:
-        try:
-            assert reader.stdout is not None
-            assert reader.stderr is not None
-            assert b"waiting" in reader.stderr.readline()
-            feed, got = Feed(process, STREAM), 0
-            for _ in range(8):
-                wait_until(feed.stands_still)
-                assert feed.taken - got < AHEAD
-                got += len(reader.stdout.read(4 * MIB))
-            while got < STREAM - AHEAD:
-                got += len(reader.stdout.read(MIB))
-            peaks = [memory(each.pid, "VmHWM") for each in (reader, process)]
-            rest = ThreadPoolExecutor(1).submit(reader.stdout.read)
-            feed.end()
-            done = result(process)
-            assert got + len(rest.result(LONG)) == STREAM
-            assert reader.wait(DEADLINE) == 0
-        finally:
-            reader.kill()
+    with waiting(fleet, "bob") as reader, sending(fleet, "bob") as process:
+        assert reader.stdout is not None
+        feed, got = Feed(process, STREAM), 0
+        for _ in range(8):
+            wait_until(feed.stands_still)
+            assert feed.taken - got < AHEAD
+            got += len(reader.stdout.read(4 * MIB))
+        while got < STREAM - AHEAD:
+            got += len(reader.stdout.read(MIB))
+        peaks = [memory(each.pid, "VmHWM") for each in (reader, process)]
+        rest = ThreadPoolExecutor(1).submit(reader.stdout.read)
+        feed.end()
+        done = result(process)
+        assert got + len(rest.result(LONG)) == STREAM
+        assert reader.wait(DEADLINE) == 0
     assert (done.code, positions(done), done.events[-1]["bytes"]) == (0, [0], STREAM), done
     assert max(peaks) < MEMORY
 
