@@ -114,29 +114,40 @@ class Inbox:
         """Make ``partial``, whose every byte has been verified, an item; durable when this returns.
 
         A delivery that is done already stays as it is: the item that it had is the answer (its file may have been taken
-        since), `done` has its receipt, and ``partial`` is discarded. After an error nothing of it is visible and
-        ``partial`` can only be closed; after `NothingChanged` a later commit may still do it.
+        since), `done` has its receipt, and ``partial`` is discarded. After an error ``partial`` can only be closed; a
+        later commit may still do it, of what `resume` finds then, or after the next `recover`.
         """
         known = self._done_item(partial, digest, now)
         if known is not None:
             partial.close(discard=True)
             return known
         with files.translated("finishing an item of the inbox"):
-            os.fsync(partial.fileno())
+            _sync(partial.fileno())
             files.publish(self._partial_folder, partial.id, self._files_folder, partial.id)
-            os.fsync(self._files_folder)
+            try:
+                os.fsync(self._files_folder)
+            except OSError:
+                self._take_back(partial)
+                raise
         try:
             item = self._record(partial, digest, receipt, now)
         except NothingChanged:
-            # After any other error it is not certain that nothing was recorded: `recover` will see.
-            with suppress(OSError):
-                files.publish(self._files_folder, partial.id, self._partial_folder, partial.id)
-            files.unlink(self._files_folder, partial.id)
+            self._take_back(partial)
+            raise
+        except LocalIOError:
+            partial.let_go()  # it is not certain that nothing was recorded: `recover` will see
             raise
         if item.id != partial.id:
             files.unlink(self._files_folder, partial.id)
         partial.close(discard=True)
         return item
+
+    def _take_back(self, partial: Partial) -> None:
+        """What was published, and surely not recorded, is a partial item again."""
+        try:
+            os.rename(partial.id, partial.id, src_dir_fd=self._files_folder, dst_dir_fd=self._partial_folder)
+        except OSError:
+            partial.let_go()  # nothing is lost where it is: `recover` does it
 
     def _record(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
         with self._db.writing(patient=True) as connection:
@@ -386,3 +397,15 @@ class Claim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sync(descriptor: int) -> None:
+    """What was written is on disk when this returns."""
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # The kernel takes for clean what it could not write, and the next fsync succeeds: whoever goes on with it must
+        # read what the disk really has.
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        raise
