@@ -18,7 +18,7 @@ import fcntl
 import os
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import astuple
 from types import TracebackType
@@ -28,7 +28,7 @@ from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import LocalIOError, UsageError
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.items import COLUMNS, ID_BYTES, SCHEMA, SELECT, Item, NewItem, checked_id, is_id, item_of
+from zkc.stores.items import COLUMNS, ID_BYTES, SCHEMA, SELECT, SELECT_PAGE, Item, NewItem, checked_id, is_id, item_of
 from zkc.stores.localdb import LocalDb, insert, one
 from zkc.stores.partials import Partial, Partials
 from zkc.stores.payloads import open_payload, sweep
@@ -37,6 +37,8 @@ from zkc.stores.sqlite import NothingChanged
 DONE_SECONDS: Final = 90 * 86400.0
 """How long a repeated delivery is answered with its receipt (`protocol`: the sender keeps its rows as long)."""
 
+_PAGE: Final = 32
+"""Items read at once by who wants the first one: mostly the very first is free, and matches."""
 _PREFIX: Final = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 
@@ -314,7 +316,19 @@ class Inbox:
 
     def take_first(self, matches: Callable[[Item], bool]) -> Claim | None:
         """A claim on the oldest item that ``matches`` and that no other process has."""
-        return next((claim for item in self.items() if matches(item) and (claim := self.take(item.id))), None)
+        return next((claim for item in self._each() if matches(item) and (claim := self.take(item.id))), None)
+
+    def _each(self) -> Iterator[Item]:
+        """All items, oldest first, no more of them read at once than are soon looked at."""
+        last = 0
+        while True:
+            with self._db.reading() as connection:
+                rows = connection.execute(SELECT_PAGE, (last, _PAGE)).fetchall()
+            for _, *row in rows:
+                yield self._item(tuple(row))
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1][0]
 
     def remove(self, item_id: str) -> bool:
         """Remove an item, also one that is being read, or a partial item. False: there is none.
