@@ -205,8 +205,8 @@ class Inbox:
         """Sweep what killed processes left, files without a row and rows without a file, and what has become too old:
         receipts of 90 days, partial items of 7.
 
-        For the daemon, at its start. What a living process works on is locked and stays; a file that has no name of
-        ours is not ours. Answers how many files went.
+        For the daemon, at its start and daily. What a living process works on is locked and stays; a file that has no
+        name of ours is not ours. Answers how many files went.
         """
         with self._db.writing() as connection:
             self._check_ids(connection)
