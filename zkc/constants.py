@@ -179,8 +179,12 @@ RELAY_UNUSED_SECONDS: Final = 600.0
 """How long a relay knows of a meeting at which nobody is: longer than ends are patient, unless it is said otherwise."""
 RELAY_LONE_SECONDS: Final = 10.0
 """How long a relay holds one end alone; it comes again as long as it hopes."""
-RELAY_BUFFER_BYTES: Final = 256 * 1024
-"""Bytes in flight of one direction, beyond one read: then its source is not read until they are fewer."""
+RELAY_BUFFER_BYTES: Final = 64 * 1024
+"""Bytes of one direction in flight at a relay, at most: its source is not read again before they have left."""
+RELAY_BUFFER_LEAST: Final = 4 * 1024
+"""The same once many are slow: all together hold at most `RELAY_BUFFERS_BYTES`, and this for each connection."""
+RELAY_BUFFERS_BYTES: Final = 32 * 1024 * 1024
+"""Bytes in flight of all directions together, before each is read in the smallest pieces."""
 RELAY_ANNOUNCE_SECONDS: Final = 10.0
 """A relay says so often that it is there: a coordinator that was told to name it need not ask."""
 NOTE_MAX: Final = 4096

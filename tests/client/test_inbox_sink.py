@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +19,14 @@ from zkc.client.inbox_sink import InboxSink, deliver
 from zkc.config import ClientConfig
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
 from zkc.net.pipe import Bell, LinkLost
+from zkc.net.sockets import DescriptorsTaken
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
 from zkc.wire.messages import Manifest
 
 WHAT = Manifest("file", "report.pdf", "a note", 9, 0o644, 0)
+PIPE = Manifest("stream", "stdin", "", None, 0o644, 0)
 
 
 @pytest.fixture
@@ -67,20 +71,20 @@ def bob(inbox: Inbox, bell: Bell) -> Bob:
 class Ending:
     """In place of an `Incoming`: writes ``data``, and ends with an error."""
 
-    def __init__(self, data: bytes, error: BaseException) -> None:
-        self._data, self._error = data, error
+    def __init__(self, data: bytes, error: BaseException, what: Manifest) -> None:
+        self._data, self._error, self._what = data, error, what
 
     def receive(self, session: Any, sink: InboxSink, bell: Bell, patience: float) -> None:
         sink.resume()
-        sink.announced(WHAT)
+        sink.announced(self._what)
         sink.write(self._data)
         raise self._error
 
 
-def end(bob: Bob, data: bytes, error: BaseException, **choices: Any) -> None:
+def end(bob: Bob, data: bytes, error: BaseException, what: Manifest = WHAT, **choices: Any) -> None:
     sink = bob.sink(**choices)
     with pytest.raises(type(error)):
-        deliver(Ending(data, error), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
+        deliver(Ending(data, error, what), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
 
 
 LOST = LinkLost("lost", detail="link")
@@ -121,7 +125,8 @@ def test_another_delivery_has_nothing_of_this_one(bob: Bob) -> None:
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
-        (LOST, True), (Interrupted("ends", detail="shutdown"), True), (LocalIOError("full", detail="no-space"), False),
+        (LOST, True), (Interrupted("ends", detail="shutdown"), True), (LocalIOError("full", detail="no-space"), True),
+        (LocalIOError("a bad disk", detail="io"), True), (DescriptorsTaken("none", detail="descriptors"), True),
         (LocalIOError("changed", detail="source-changed"), False), (IntegrityError("bad", detail="truncated"), False),
         (PolicyRefused("no", detail="limit"), False), (RuntimeError("a defect"), False),
     ],
@@ -133,6 +138,29 @@ def test_what_was_cut_off_stays_and_what_was_refused_does_not(bob: Bob, error: B
     end(bob, b"c", error)
     assert [item.size for item in bob.partials()] == ([4] if kept else [])
     assert bob.inbox.items() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (LOST, True), (DescriptorsTaken("none", detail="descriptors"), True),
+        (LocalIOError("full", detail="no-space"), False),
+    ],
+    ids=lambda value: getattr(value, "detail", None) or repr(value),
+)  # fmt: skip
+def test_of_a_pipe_stays_what_its_sender_was_not_told_the_end_of(bob: Bob, error: ZkcError, kept: bool) -> None:
+    """What it was told ends it, and then nobody has the rest."""
+    end(bob, b"prec", error, what=PIPE)
+    assert [item.size for item in bob.partials()] == ([4] if kept else [])
+
+
+def test_of_what_stood_here_before_nothing_is_lost_by_what_ends_its_sender_at_once(bob: Bob) -> None:
+    """Before it has said what it sends."""
+    end(bob, b"prec", LOST)
+    sink = bob.sink()
+    sink.resume()
+    sink.abandon(keep=sink.can_go_on(LocalIOError("the source cannot be read", detail="io")))
+    assert [item.size for item in bob.partials()] == [4]
 
 
 class Full:
@@ -174,6 +202,62 @@ def test_what_is_here_stays_where_the_rest_finds_no_room_at_once(
     with pytest.raises(LocalIOError):
         deliver(Full(b"ious", replace(WHAT, size=size)), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
     assert [item.size for item in bob.partials()] == ([4] if size else [])
+
+
+class Whole:
+    """In place of an `Incoming`: all of it comes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def receive(self, session: Any, sink: InboxSink, bell: Bell, patience: float) -> None:
+        position, digest = sink.resume()
+        sink.announced(WHAT)
+        sink.write(self._data[position:])
+        digest.update(self._data[position:])
+        sink.complete(len(self._data), digest.digest())
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("nth", [1, 2], ids=["of the file", "of the folder"])
+def test_what_could_not_be_synced_stays_and_is_delivered_later(
+    bob: Bob, monkeypatch: pytest.MonkeyPatch, number: int, nth: int
+) -> None:
+    def once() -> None:
+        sink = bob.sink()
+        deliver(Whole(b"precious\n"), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
+
+    real, calls = os.fsync, iter(range(1, 100))
+
+    def fail(descriptor: int) -> None:
+        if next(calls) == nth:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(LocalIOError):
+        once()
+    monkeypatch.undo()
+    assert [item.size for item in bob.partials()] == [9]
+    assert bob.inbox.items() == []
+    once()
+    assert bob.partials() == []
+    assert [item.path.read_bytes() for item in bob.inbox.items()] == [b"precious\n"]
+
+
+@pytest.mark.attack("D16")
+def test_what_cannot_be_read_again_goes_so_that_its_sender_can_begin_anew(
+    bob: Bob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    end(bob, b"prec", LOST)
+    monkeypatch.setattr(os, "pread", bad)
+    end(bob, b"ious", LocalIOError("not reached"))
+    monkeypatch.undo()
+    assert bob.partials() == []
 
 
 def test_reading_again_ends_with_the_bell(bob: Bob) -> None:

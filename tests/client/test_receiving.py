@@ -45,6 +45,7 @@ class Bob:
 
     def __init__(self, home: Home, everyone: World, closing: ExitStack) -> None:
         bob = everyone.bob
+        self.everyone = everyone
         self.alice = everyone.alice
         self.clock = FixedClock()
         self.store = closing.enter_context(KeyStore.open(home))
@@ -162,6 +163,31 @@ def test_the_rate_of_one_sender_is_the_configurations_also_once_it_is_read_again
             bob.clock.advance(1.0)
             answers = [await bob.answer(next(serials)) for _ in range(per_second + 10)]
             assert answers == [("refuse", "accept")] * per_second + [("refuse", "limit")] * 10
+
+    play(bob, scene())
+
+
+def agreed(bob: Bob, serial: int, **changes: Any) -> None:
+    """A transfer of alice's whose handshake is over, and which waits for her to come back."""
+    talk = bob.everyone.transfer(replace(terms("bob", serial=serial), **changes))
+    talk.run()
+    side = talk.sides["recipient"]
+    (notify,) = talk.messages(Notify)
+    transfer = receiving._Transfer(side.context, side.state, notify)
+    transfer.agreed = True
+    bob.receiver._transfers[transfer.req.xid] = transfer
+
+
+def test_what_a_delivery_has_left_here_is_no_other_transfer_of_its_sender(bob: Bob) -> None:
+    """With a bound of one it could else go on only once its older transfer has no patience any more."""
+
+    async def scene() -> None:
+        bob.configure(per_sender=1)
+        tid = b"t" * 16
+        agreed(bob, 1, tid=tid)
+        assert await bob.answer(2) == ("refuse", "limit")
+        assert await bob.answer(3, tid=tid) == ("accept", "")
+        assert await bob.answer(4, tid=tid) == ("refuse", "limit"), "handshakes under way count"
 
     play(bob, scene())
 

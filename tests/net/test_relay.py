@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import pytest
@@ -14,6 +15,9 @@ from tests.support.relays import Relay
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import (
     RELAY_BUFFER_BYTES,
+    RELAY_BUFFER_LEAST,
+    RELAY_BUFFERS_BYTES,
+    RELAY_CONNECTIONS_MAX,
     RELAY_MEETINGS_MAX,
     RELAY_MEETINGS_PER_CLIENT_MAX,
     RELAY_UNUSED_SECONDS,
@@ -190,25 +194,74 @@ def test_connections_are_bounded_for_each_address_and_in_all(
 
 
 def test_a_slow_reader_holds_up_its_sender_and_not_the_relays_memory(relay: Relay, guests: list[Guest]) -> None:
-    """What is in flight stays within the relay's buffer, one read, and what two kernels hold."""
+    """What is in flight stays within one read, and what two kernels hold."""
     sender, recipient, *_ = guests
+    join(sender, recipient, NAME)
+    sent = fill(sender)
+    wait_until(lambda: held(relay))
+    assert held(relay) <= relay.server.held <= RELAY_BUFFER_BYTES
+    assert len(recipient.hear(sent)) == sent
+    wait_until(lambda: relay.server.held == 0)
+
+
+def join(sender: Guest, recipient: Guest, name: bytes) -> None:
+    """Joined by ``name``; their kernels hold little."""
     for guest, size in ((sender, socket.SO_SNDBUF), (recipient, socket.SO_RCVBUF)):
         guest.socket.setsockopt(socket.SOL_SOCKET, size, 65536)
-    sender.ask(f"{NAME.hex()}-s")
-    recipient.ask(f"{NAME.hex()}-r")
+    sender.ask(f"{name.hex()}-s")
+    recipient.ask(f"{name.hex()}-r")
     assert sender.hear(len(JOINED)) == recipient.hear(len(JOINED)) == JOINED
+
+
+def fill(sender: Guest) -> int:
+    """Bytes that went on their way until nothing more did."""
     sender.socket.settimeout(0.5)
     sent, chunk = 0, bytes(65536)
     with contextlib.suppress(TimeoutError):
         while sent < 256 * 1024 * 1024:
             sent += sender.socket.send(chunk)
     assert sent < 64 * 1024 * 1024
+    return sent
 
-    def held() -> int:
-        return max(end._transport.get_write_buffer_size() for end in relay.server._ends if end._transport)
 
-    assert relay.call(held) <= RELAY_BUFFER_BYTES + 256 * 1024
-    assert len(recipient.hear(sent)) == sent
+def held(relay: Relay) -> int:
+    """Bytes in all buffers of a relay."""
+    return relay.call(lambda: sum(end._transport.get_write_buffer_size() for end in relay.server._ends))
+
+
+def test_slow_readers_together_hold_no_more_than_the_budget_and_nobody_else_up() -> None:
+    names = [bytes([number]) * 16 for number in range(12)]
+    budget, pairs = 2 * RELAY_BUFFER_BYTES, []
+    with Relay(budget=budget) as relay, contextlib.ExitStack() as closing:
+        for name in names:
+            relay.announce(name, OTHER)
+            sender, recipient = (Guest(relay) for _ in range(2))
+            closing.callback(sender.close)
+            closing.callback(recipient.close)
+            join(sender, recipient, name)
+            pairs.append((sender, recipient))
+        slow, (quick, reader) = pairs[:-1], pairs[-1]
+        with ThreadPoolExecutor(len(slow)) as pool:
+            sent = list(pool.map(fill, [sender for sender, _ in slow]))
+        wait_until(lambda: held(relay))
+        assert held(relay) <= relay.server.held <= budget + len(slow) * RELAY_BUFFER_LEAST
+        for _ in range(10):
+            quick.say(bytes(100_000))
+            assert len(reader.hear(100_000)) == 100_000
+        for size, (_, recipient) in zip(sent, slow, strict=True):
+            assert len(recipient.hear(size)) == size
+        wait_until(lambda: relay.server.held == 0)
+        # What is never taken goes with its connection.
+        assert fill(quick)
+        wait_until(lambda: relay.server.held)
+        reader.close()
+        quick.close()
+        wait_until(lambda: relay.server.held == 0)
+
+
+@pytest.mark.attack("D16")
+def test_what_all_connections_together_can_make_a_relay_hold_fits_into_its_memory() -> None:
+    assert RELAY_BUFFERS_BYTES + RELAY_CONNECTIONS_MAX * RELAY_BUFFER_LEAST <= 48 * 1024 * 1024
 
 
 @pytest.mark.parametrize("client", ["one", "many"])

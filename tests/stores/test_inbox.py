@@ -20,7 +20,7 @@ import pytest
 from tests.support.items import DAY, FP, NOW, TID, XID, SetClock, entry, on_disk, receive, stop
 from tests.support.program import environment
 from zkc.errors import LocalIOError, VersionMismatch
-from zkc.stores import files
+from zkc.stores import files, localdb
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
@@ -488,6 +488,81 @@ def test_a_disk_full_at_the_commit_is_no_space_and_nothing_is_visible(small_disk
         assert later is not None
         assert inbox.commit(later, b"d" * 32, bytes(20_000), NOW).path.read_bytes() == b"abc"
         assert len(inbox.items()) == 1
+
+
+@pytest.mark.attack("D16")
+def test_an_index_that_another_holds_at_the_commit_costs_nothing_that_came(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localdb, "PATIENT_SECONDS", 0.1)
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"abc")
+    with sqlite3.connect(home.inbox / "index.db", isolation_level=None) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LocalIOError) as caught:
+            inbox.commit(partial, b"d" * 32, b"r", NOW)
+        raw.execute("ROLLBACK")
+    raw.close()
+    assert caught.value.detail == "busy"
+    partial.close(discard=False)
+    again = inbox.resume(FP, TID)
+    assert again is not None
+    assert inbox.commit(again, b"d" * 32, b"r", NOW).path.read_bytes() == b"abc"
+
+
+@pytest.mark.attack("D16", "P03")
+def test_what_finds_no_way_back_from_a_commit_is_put_back_by_the_next_recovery(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of a full disk may take no name."""
+    monkeypatch.setattr(localdb, "PATIENT_SECONDS", 0.1)
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"abc")
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with sqlite3.connect(home.inbox / "index.db", isolation_level=None) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        link = os.link
+        monkeypatch.setattr(os, "link", lambda *names, **where: link(*names, **where) or forbid())
+
+        def forbid() -> None:
+            monkeypatch.setattr(os, "link", no_room)
+            monkeypatch.setattr(os, "rename", no_room)
+
+        with pytest.raises(LocalIOError):
+            inbox.commit(partial, b"d" * 32, b"r", NOW)
+        raw.execute("ROLLBACK")
+    raw.close()
+    monkeypatch.undo()
+    partial.close(discard=False)
+    assert inbox.items() == []
+    assert inbox.recover(NOW) == 0
+    again = inbox.resume(FP, TID)
+    assert again is not None
+    assert again.read(0, 9) == b"abc"
+    again.close(discard=True)
+
+
+def test_what_a_failed_sync_left_is_read_from_the_disk_and_not_from_memory(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows what it could not write as if it had: once more, fsync would say that all is well."""
+    dropped: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *asked: dropped.append(asked))
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"abc")
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(LocalIOError):
+            inbox.commit(partial, b"d" * 32, b"r", NOW)
+    assert dropped == [(partial.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)]
+    partial.close(discard=True)
 
 
 @pytest.mark.attack("D16")

@@ -16,12 +16,12 @@ T = TypeVar("T")
 class Relay:
     """Use as a context manager."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, **options: int) -> None:
         self.events: list[tuple[str, dict[str, object]]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.server = RelayServer(monotonic, lambda event, fields: self.events.append((event, fields)))
+        self.server = RelayServer(monotonic, lambda event, fields: self.events.append((event, fields)), **options)
         self.host, self.port = self.run(self.server.start("127.0.0.1", 0))
 
     def __enter__(self) -> Self:

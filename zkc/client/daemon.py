@@ -22,6 +22,7 @@ from zkc.client.by_link import all_peers
 from zkc.client.granting import grant, overdue
 from zkc.client.grants import Grant, Wanted
 from zkc.client.handed import Handed
+from zkc.client.housekeeping import Housekeeping
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
@@ -84,7 +85,8 @@ async def run(
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Defects(clock))
     with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
-        inbox.recover(clock.wall())
+        keeping = Housekeeping(home, inbox, clock)
+        keeping.sweep()
         daemon = Daemon(home, store, inbox, read_config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
@@ -93,7 +95,11 @@ async def run(
             on_ready(await daemon.start(home.prepare_socket(lock)))
             # What stands now stays: the collector need not go through it again and again.
             gc.freeze()
-            await daemon.until_ended(stop)
+            sweeping = asyncio.create_task(keeping.run())
+            try:
+                await daemon.until_ended(stop)
+            finally:
+                sweeping.cancel()
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE_SECONDS):

@@ -5,8 +5,6 @@ All of it happens in the transfer's thread, and nothing on the daemon's loop.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -17,6 +15,7 @@ from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
 from zkc.net.pipe import Bell, Incoming
+from zkc.net.sockets import DescriptorsTaken
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
@@ -25,7 +24,6 @@ from zkc.rules.trees import ListingReader
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import NewItem
 from zkc.stores.partials import Partial
-from zkc.stores.sqlite import NothingChanged
 from zkc.wire.messages import Manifest
 
 _READ: Final = 4 * 1024 * 1024
@@ -33,12 +31,12 @@ _READ: Final = 4 * 1024 * 1024
 
 
 def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
-    """Receive one transfer to its end. What was cut off, or found no room, stays as a partial item if its sender can go
-    on with it; what was refused does not."""
+    """Receive one transfer to its end. What was cut off, or met a disk or a process that takes no more, stays as a
+    partial item if its sender can go on with it; what was refused does not."""
     try:
         incoming.receive(session, sink, bell, patience)
     except BaseException as error:
-        sink.abandon(keep=isinstance(error, Interrupted) or sink.found_no_room)
+        sink.abandon(keep=sink.can_go_on(error))
         raise
 
 
@@ -61,8 +59,8 @@ class InboxSink:
         self._listing: ListingReader | None = None
         """Of a tree: judged before the bytes that say it are written."""
         self._until_check = 0
-        self.found_no_room = False
-        """Whether it ended here, and a later command of the sender can go on: with a pipe none can."""
+        self._unreadable = False
+        """Whether what earlier attempts wrote cannot be read again."""
         self.size = 0
         self.item_id = ""
 
@@ -81,12 +79,11 @@ class InboxSink:
             note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
             mtime_ns=manifest.mtime_ns,
         )
-        with self._room():
-            self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes(), held_bytes=here))
-            if self._partial is None:
-                self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)
-            else:
-                self._partial.announce(entry)
+        self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes(), held_bytes=here))
+        if self._partial is None:
+            self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)
+        else:
+            self._partial.announce(entry)
         self._read_again(self._partial, here)
         self.size = here
         self.item_id = self._partial.id
@@ -97,9 +94,13 @@ class InboxSink:
         while position < end:
             if self._bell.rung:
                 raise Interrupted("this client ends", detail="shutdown")
-            data = partial.read(position, min(_READ, end - position))
-            if not data:
-                raise LocalIOError("a partial item of the inbox became shorter while it was read", detail="io")
+            try:
+                data = partial.read(position, min(_READ, end - position))
+                if not data:
+                    raise LocalIOError("a partial item of the inbox became shorter while it was read", detail="io")
+            except LocalIOError:
+                self._unreadable = True
+                raise
             self._digest.update(data)
             self._judge(data)
             position += len(data)
@@ -109,22 +110,12 @@ class InboxSink:
             raise PolicyRefused("data before its manifest", detail="limit")
         self._judge(data)
         self._until_check -= len(data)
-        with self._room():
-            if self._until_check < 0:
-                # The bound holds within 16 MiB, without a system call for every chunk.
-                self._check_space(len(data))
-                self._until_check = 16 * 1024 * 1024
-            self._partial.write(data)
+        if self._until_check < 0:
+            # The bound holds within 16 MiB, without a system call for every chunk.
+            self._check_space(len(data))
+            self._until_check = 16 * 1024 * 1024
+        self._partial.write(data)
         self.size += len(data)
-
-    @contextlib.contextmanager
-    def _room(self, error: type[LocalIOError] = LocalIOError) -> Iterator[None]:
-        """Where the disk takes no more inside the block, what it has can wait for room."""
-        try:
-            yield
-        except error:
-            self.found_no_room = self._manifest is not None and self._manifest.size is not None
-            raise
 
     def _judge(self, data: bytes) -> None:
         if self._listing is not None and not self._listing.complete:
@@ -139,12 +130,19 @@ class InboxSink:
         now = self._clock.wall()
         body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
         receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
-        # Other errors leave it open what is on the disk.
-        with self._room(NothingChanged):
-            item = self._inbox.commit(self._partial, digest, receipt, now)
+        item = self._inbox.commit(self._partial, digest, receipt, now)
         self.item_id = item.id
         self._partial = None
         return receipt
+
+    def can_go_on(self, error: BaseException) -> bool:
+        """Whether a later handshake can go on with what is here, after ``error``."""
+        if isinstance(error, Interrupted | DescriptorsTaken):
+            return True  # the sender was told nothing that ends it
+        # Told of this one it ends: the same command goes on with a file, and of a pipe nobody has the rest.
+        ends_a_pipe = self._manifest is not None and self._manifest.size is None
+        spoilt = self._unreadable or getattr(error, "detail", "") == "source-changed"
+        return isinstance(error, LocalIOError) and not (ends_a_pipe or spoilt)
 
     def abandon(self, *, keep: bool) -> None:
         if self._partial is not None:

@@ -75,7 +75,7 @@ _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Transfer:
     """One xid: its handshake's state, its sockets, and once agreed its thread."""
 
@@ -211,7 +211,7 @@ class Receiver:
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
         transfer.reader = self.readers.take(req, sender.fingerprint)
-        standing = self._standing(req, sender.fingerprint)
+        standing = self._standing(transfer, sender.fingerprint)
         refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
         if refusal is not None:
             return self._decline(req, refusal.code, detail=refusal.detail)
@@ -391,15 +391,17 @@ class Receiver:
         """To the log, but no oftener than it can bear: a peer causes it."""
         self._repeats.tell(self._log, level, event, about, **ids)
 
-    def _standing(self, req: Req, sender_fp: bytes) -> Standing:
-        now = self._clock.monotonic()
+    def _standing(self, transfer: _Transfer, sender_fp: bytes) -> Standing:
+        req, now = transfer.req, self._clock.monotonic()
         if len(self._requests) > _SENDERS_KEPT:
             self._requests = {name: seen for name, seen in self._requests.items() if not seen.is_over(now)}
         seen = self._requests.setdefault(req.sender, Window()).add(now)
+        # What this very delivery has left here ends when it is agreed anew. Handshakes of it count: there may be many.
+        older = self._older(transfer, sender_fp)
         at_once = sum(
             other.req.sender == req.sender and not (other.incoming is not None and other.incoming.finished)
-            for other in self._transfers.values()
-        ) - 1
+            for other in self._transfers.values() if other is not transfer and other not in older
+        )
         held = 0 if req.fresh else self._inbox.held_bytes(sender_fp, req.tid)
         return Standing(at_once, seen, self._inbox.free_bytes(), held)
 

@@ -4,12 +4,16 @@ Both ends of a transfer come as clients of a SOCKS5 proxy (RFC 1928: no authenti
 name is a rendezvous that the coordinator has announced, with ``-s`` (the sender's end) or ``-r``. Of each side the
 newest counts: a later one ends what stood. Only when both are there does either get its answer, and only then do
 bytes flow, which this module passes on as they come and does not look at. Names that nobody announced get nothing.
+
+Of each direction one read is in flight: it is read again once the other end has taken that. The more is held for slow
+ends in all, the less is read at once, so that memory is bounded and nobody ever waits for somebody else's end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +22,8 @@ from typing import Final, Literal
 
 from zkc.constants import (
     RELAY_BUFFER_BYTES,
+    RELAY_BUFFER_LEAST,
+    RELAY_BUFFERS_BYTES,
     RELAY_CONNECTIONS_MAX,
     RELAY_CONNECTIONS_PER_ADDRESS_MAX,
     RELAY_LONE_SECONDS,
@@ -55,7 +61,11 @@ class _Meeting:
 class RelayServer:
     """Belongs to the running loop; `start` it, `close` it."""
 
-    def __init__(self, monotonic: Callable[[], float], on_event: OnEvent = lambda _event, _fields: None) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float], on_event: OnEvent = lambda _event, _fields: None,
+        budget: int = RELAY_BUFFERS_BYTES,
+    ) -> None:
+        """``budget``: bytes that it may hold for slow ends, before each is read in the smallest pieces."""
         self._monotonic = monotonic
         self.on_event: Final = on_event
         self._meetings: dict[str, _Meeting] = {}
@@ -63,6 +73,11 @@ class RelayServer:
         self._addresses: Counter[str] = Counter()
         self._ends: set[_End] = set()
         self._server: asyncio.Server | None = None
+        self._buffer = memoryview(bytearray(RELAY_BUFFER_BYTES))
+        """For every read: each is passed on before the next."""
+        self._budget = budget
+        self.held = 0
+        """Bytes that ends have not taken yet."""
         self.passed = 0
         """Bytes, in both directions."""
 
@@ -74,7 +89,7 @@ class RelayServer:
                 lambda: _End(self), None if everywhere else host, port, backlog=256,
             )
         except OSError as error:
-            taken = error.errno == 98
+            taken = error.errno == errno.EADDRINUSE
             raise LocalIOError(
                 f"cannot listen on {tcp_endpoint(host, port)}: {error.strerror or error}",
                 detail="address-in-use" if taken else "address", hint="listen on another address or port",
@@ -108,6 +123,14 @@ class RelayServer:
             self._accounts[client] += 1
 
     # --- for the connections ----------------------------------------------------------------------------------------
+
+    def read(self, size: int) -> bytes:
+        """So many bytes of what `buffer` gave, which is the next read's again."""
+        return bytes(self._buffer[:size])
+
+    def buffer(self) -> memoryview:
+        """Where to the next read goes: a sixteenth of what is left, so that something is always left for others."""
+        return self._buffer[: max(min((self._budget - self.held) // 16, len(self._buffer)), RELAY_BUFFER_LEAST)]
 
     def came(self, end: _End, address: str) -> bool:
         """Whether there is room for another connection from there."""
@@ -161,7 +184,7 @@ class RelayServer:
                     del self._accounts[meeting.client]
 
 
-class _End(asyncio.Protocol):
+class _End(asyncio.BufferedProtocol):
     """One connection: greeting, request, waiting for the other end, joined to it."""
 
     def __init__(self, relay: RelayServer) -> None:
@@ -173,6 +196,8 @@ class _End(asyncio.Protocol):
         self._greeted = False
         self._place: tuple[_Meeting, Side] | None = None
         self._other: _End | None = None
+        self._held = 0
+        """Bytes that are not all written yet."""
         self._ended = False
 
     @property
@@ -190,10 +215,14 @@ class _End(asyncio.Protocol):
             transport.abort()
             return
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        transport.set_write_buffer_limits(high=RELAY_BUFFER_BYTES)
+        transport.set_write_buffer_limits(high=0)
         self._expect_within(HANDSHAKE_SECONDS)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._relay.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._relay.read(nbytes)
         if self._other is not None:
             self._relay.passed += len(data)
             self._other.write(data)
@@ -215,6 +244,7 @@ class _End(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._relay.went(self, self._address)
+        self._let_go()
         if self._place is not None:
             self._relay.leave(self, *self._place)
         if self._other is not None:
@@ -227,6 +257,7 @@ class _End(asyncio.Protocol):
             self._other.pause(True)
 
     def resume_writing(self) -> None:
+        self._let_go()
         if self._other is not None:
             self._other.pause(False)
 
@@ -242,8 +273,12 @@ class _End(asyncio.Protocol):
         self.write(_JOINED)
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._transport is None:
+            return
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size():
+            self._held += len(data)
+            self._relay.held += len(data)
 
     def pause(self, paused: bool) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -272,6 +307,10 @@ class _End(asyncio.Protocol):
             self._transport.abort()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        self._relay.held -= self._held
+        self._held = 0
 
     def _expect_within(self, seconds: float) -> None:
         if self._timer is not None:

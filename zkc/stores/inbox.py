@@ -18,7 +18,7 @@ import fcntl
 import os
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import astuple
 from types import TracebackType
@@ -28,7 +28,7 @@ from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import LocalIOError, UsageError
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.items import COLUMNS, ID_BYTES, SCHEMA, SELECT, Item, NewItem, checked_id, is_id, item_of
+from zkc.stores.items import COLUMNS, ID_BYTES, SCHEMA, SELECT, SELECT_PAGE, Item, NewItem, checked_id, is_id, item_of
 from zkc.stores.localdb import LocalDb, insert, one
 from zkc.stores.partials import Partial, Partials
 from zkc.stores.payloads import open_payload, sweep
@@ -37,6 +37,8 @@ from zkc.stores.sqlite import NothingChanged
 DONE_SECONDS: Final = 90 * 86400.0
 """How long a repeated delivery is answered with its receipt (`protocol`: the sender keeps its rows as long)."""
 
+_PAGE: Final = 32
+"""Items read at once by who wants the first one: mostly the very first is free, and matches."""
 _PREFIX: Final = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 
@@ -114,29 +116,40 @@ class Inbox:
         """Make ``partial``, whose every byte has been verified, an item; durable when this returns.
 
         A delivery that is done already stays as it is: the item that it had is the answer (its file may have been taken
-        since), `done` has its receipt, and ``partial`` is discarded. After an error nothing of it is visible and
-        ``partial`` can only be closed; after `NothingChanged` a later commit may still do it.
+        since), `done` has its receipt, and ``partial`` is discarded. After an error ``partial`` can only be closed; a
+        later commit may still do it, of what `resume` finds then, or after the next `recover`.
         """
         known = self._done_item(partial, digest, now)
         if known is not None:
             partial.close(discard=True)
             return known
         with files.translated("finishing an item of the inbox"):
-            os.fsync(partial.fileno())
+            _sync(partial.fileno())
             files.publish(self._partial_folder, partial.id, self._files_folder, partial.id)
-            os.fsync(self._files_folder)
+            try:
+                os.fsync(self._files_folder)
+            except OSError:
+                self._take_back(partial)
+                raise
         try:
             item = self._record(partial, digest, receipt, now)
         except NothingChanged:
-            # After any other error it is not certain that nothing was recorded: `recover` will see.
-            with suppress(OSError):
-                files.publish(self._files_folder, partial.id, self._partial_folder, partial.id)
-            files.unlink(self._files_folder, partial.id)
+            self._take_back(partial)
+            raise
+        except LocalIOError:
+            partial.let_go()  # it is not certain that nothing was recorded: `recover` will see
             raise
         if item.id != partial.id:
             files.unlink(self._files_folder, partial.id)
         partial.close(discard=True)
         return item
+
+    def _take_back(self, partial: Partial) -> None:
+        """What was published, and surely not recorded, is a partial item again."""
+        try:
+            os.rename(partial.id, partial.id, src_dir_fd=self._files_folder, dst_dir_fd=self._partial_folder)
+        except OSError:
+            partial.let_go()  # nothing is lost where it is: `recover` does it
 
     def _record(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
         with self._db.writing(patient=True) as connection:
@@ -192,8 +205,8 @@ class Inbox:
         """Sweep what killed processes left, files without a row and rows without a file, and what has become too old:
         receipts of 90 days, partial items of 7.
 
-        For the daemon, at its start. What a living process works on is locked and stays; a file that has no name of
-        ours is not ours. Answers how many files went.
+        For the daemon, at its start and daily. What a living process works on is locked and stays; a file that has no
+        name of ours is not ours. Answers how many files went.
         """
         with self._db.writing() as connection:
             self._check_ids(connection)
@@ -303,7 +316,19 @@ class Inbox:
 
     def take_first(self, matches: Callable[[Item], bool]) -> Claim | None:
         """A claim on the oldest item that ``matches`` and that no other process has."""
-        return next((claim for item in self.items() if matches(item) and (claim := self.take(item.id))), None)
+        return next((claim for item in self._each() if matches(item) and (claim := self.take(item.id))), None)
+
+    def _each(self) -> Iterator[Item]:
+        """All items, oldest first, no more of them read at once than are soon looked at."""
+        last = 0
+        while True:
+            with self._db.reading() as connection:
+                rows = connection.execute(SELECT_PAGE, (last, _PAGE)).fetchall()
+            for _, *row in rows:
+                yield self._item(tuple(row))
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1][0]
 
     def remove(self, item_id: str) -> bool:
         """Remove an item, also one that is being read, or a partial item. False: there is none.
@@ -386,3 +411,15 @@ class Claim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sync(descriptor: int) -> None:
+    """What was written is on disk when this returns."""
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # The kernel takes for clean what it could not write, and the next fsync succeeds: whoever goes on with it must
+        # read what the disk really has.
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        raise

@@ -75,6 +75,9 @@ _TYPES: Final = {
 }
 COLUMNS: Final = tuple(_TYPES)
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608 - names of ours
+SELECT_PAGE: Final = (
+    f"SELECT seq, {', '.join(COLUMNS)} FROM items WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - names of ours
+)
 
 PARTIAL_COLUMNS: Final = ("id", "sender_fp", "tid", *(item.name for item in fields(NewItem)), "began")
 _NOT_YET: Final = {"size": "0", "digest": "x''", "received": "began"}

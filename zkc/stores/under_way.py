@@ -107,7 +107,7 @@ class UnderWay:
 
 
 def sweep(home: Home, clock: Clock) -> int:
-    """Remove what is too old; how many went. For the daemon, at its start."""
+    """Remove what is too old; how many went."""
     removed = 0
     folder = home.outbox / "under-way"
     if not folder.is_dir():

@@ -21,8 +21,9 @@ from zkc.net.pipe.link import CONNECT_SECONDS, Bell
 from zkc.wire.messages import Endpoints
 
 _LOOPBACK: Final = "127.0.0.1"
-_BUFFER: Final = 256 * 1024
-"""Bytes of each direction that are read before they are written."""
+_DATA_BYTES: Final = 64 * 1024
+_ACK_BYTES: Final = 4 * 1024
+"""Read of each direction before they are written: a process may have 256 passages, whose ends may all be slow."""
 _HELD_SECONDS: Final = 15.0
 """How long a relay's answer is waited for: longer than it holds one end alone."""
 _PARTING_SECONDS: Final = 2.0
@@ -51,12 +52,13 @@ class Passage:
         self._lock = threading.Lock()
         self.here = Endpoints([], 0, 0, 0, "", b"")
         names = [f"{rendezvous(told.rv, socket).hex()}-{side}".encode() for socket in ("data", "ack")]
+        sizes = _DATA_BYTES, _ACK_BYTES
         if ports is None:
             doors = [socket.create_server((_LOOPBACK, 0), backlog=1) for _ in names]
             self.here = Endpoints([_LOOPBACK], doors[0].getsockname()[1], doors[1].getsockname()[1], 0, "", b"")
-            work = [partial(self._bring_once, *each) for each in zip(names, doors, strict=True)]
+            work = [partial(self._bring_once, *each) for each in zip(names, doors, sizes, strict=True)]
         else:
-            work = [partial(self._bring_back, *each) for each in zip(names, ports, strict=True)]
+            work = [partial(self._bring_back, *each) for each in zip(names, ports, sizes, strict=True)]
         self._threads = [threading.Thread(target=self._run, args=(each,), daemon=True) for each in work]
         for thread in self._threads:
             thread.start()
@@ -82,7 +84,7 @@ class Passage:
                 if not self._left:
                     self._bell.close()
 
-    def _bring_once(self, name: bytes, door: socket.socket) -> None:
+    def _bring_once(self, name: bytes, door: socket.socket, size: int) -> None:
         with door:
             if not self._wait(door, select.POLLIN, None):
                 return
@@ -91,9 +93,9 @@ class Passage:
             far = self._reach(name)
             if far is not None:
                 with far:
-                    self._carry(near, far)
+                    self._carry(near, far, size)
 
-    def _bring_back(self, name: bytes, port: int) -> None:
+    def _bring_back(self, name: bytes, port: int, size: int) -> None:
         pause = _PAUSE_FIRST
         while not self._bell.rung:
             far = self._reach(name)
@@ -103,7 +105,7 @@ class Passage:
                 continue
             pause = _PAUSE_FIRST
             with far, contextlib.suppress(OSError), socket.create_connection((_LOOPBACK, port)) as near:
-                self._carry(near, far)
+                self._carry(near, far, size)
 
     def _reach(self, name: bytes) -> socket.socket | None:
         """A connection to the other end, once it is there; None: no relay, or it refused, or nobody came."""
@@ -149,12 +151,12 @@ class Passage:
         ready = {fd for fd, _ in poller.poll(None if seconds is None else seconds * 1000)}
         return self._bell.fd not in ready and sock is not None and sock.fileno() in ready
 
-    def _carry(self, near: socket.socket, far: socket.socket) -> None:
-        """Every byte either way, until both ways have ended, or one has and the other does not follow."""
+    def _carry(self, near: socket.socket, far: socket.socket, size: int) -> None:
+        """Every byte either way, ``size`` at a time, until both have ended, or one has and the other does not."""
         for sock in (near, far):
             sock.setblocking(False)
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ways = [_Way(near, far), _Way(far, near)]
+        ways = [_Way(near, far, size), _Way(far, near, size)]
         until: float | None = None
         while ways:
             poller = select.poll()
@@ -176,24 +178,25 @@ class Passage:
 
 
 class _Way:
-    """One direction: a buffer's worth of bytes at a time."""
+    """One direction: ``size`` bytes at a time, and none where none are under way."""
 
-    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+    def __init__(self, source: socket.socket, target: socket.socket, size: int) -> None:
         self.source = source
         self.target = target
-        self._buffer = memoryview(bytearray(_BUFFER))
-        self.held = self._buffer[:0]
+        self._size = size
+        self.held = memoryview(b"")
 
     def go_on(self) -> bool:
         """As much as goes without waiting; False at the end, which the other side is told."""
         try:
             if not self.held:
-                size = self.source.recv_into(self._buffer)
-                if not size:
+                data = self.source.recv(self._size)
+                if not data:
                     self.target.shutdown(socket.SHUT_WR)
                     return False
-                self.held = self._buffer[:size]
-            self.held = self.held[self.target.send(self.held) :]
+                self.held = memoryview(data)
+            left = self.held[self.target.send(self.held) :]
+            self.held = left or memoryview(b"")
         except BlockingIOError:
             pass
         except OSError:

@@ -109,12 +109,14 @@ def command(
         if app is not None:
             _register(call, home, config, app)
         with open_inbox(home) as inbox:
-            taken: set[str] = set()
+            stays: set[str] = set()
             seconds = float("inf") if loop and wait is None else wait or 0.0
-            while not taken or loop:
-                with take(inbox, wish, seconds, clock=clock, pause=pause, but=taken) as claim:
-                    _handle(call.out, claim, use)
-                    taken.add(claim.item.id)
+            while True:
+                with take(inbox, wish, seconds, clock=clock, pause=pause, but=stays) as claim:
+                    if not _handle(call.out, claim, use):
+                        stays.add(claim.item.id)
+                if not loop:
+                    return
 
 
 def _register(call: Invocation, home: Home, config: ClientConfig, app: str) -> None:
@@ -175,8 +177,8 @@ def _live(
 # --- what becomes of it ---------------------------------------------------------------------------------------------
 
 
-def _handle(out: Out, claim: Claim, use: _Use) -> None:
-    """Write or run; the item leaves the inbox once that is done."""
+def _handle(out: Out, claim: Claim, use: _Use) -> bool:
+    """Write or run; the item leaves the inbox once that is done. Whether it does, and is not to be kept or skipped."""
     item, saved = claim.item, None
     if use.run:
         _run(claim, use.run)
@@ -191,11 +193,12 @@ def _handle(out: Out, claim: Claim, use: _Use) -> None:
             out.event("recv", item_fields(item, None))
             what = escape(str(done)) if item.kind != "tree" else f"a part of {escape(item.name)}"
             out.notice(f"{what} exists: skipped, and item {item.id} stays in the inbox")
-            return
+            return False
         saved = done
     if not use.keep:
         claim.finish()
     _tell(out, item, saved)
+    return not use.keep
 
 
 def _bytes(claim: Claim) -> Iterator[bytes]:
