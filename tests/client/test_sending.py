@@ -128,7 +128,7 @@ class Bob:
     def agree(self) -> Session:
         asked = self.asked[-1]
         talk = world("x25519").transfer(
-            dataclasses.replace(terms("bob", serial=100 + len(self.sessions)), tid=asked.tid)
+            dataclasses.replace(terms("bob", serial=100 + len(self.sessions)), tid=asked.tid, fresh=asked.fresh)
         )
         talk.run()
         self.sessions.append(talk.sessions)
@@ -483,7 +483,7 @@ def test_a_pipe_goes_on_after_a_lost_link(bob: Bob, pipe: PipeSource, run: Run) 
 def test_a_pipe_of_which_the_recipient_has_lost_some_ends_with_31(bob: Bob, pipe: PipeSource, run: Run) -> None:
     def took(connection: Connection) -> Delivered:
         connection.send()
-        connection.outgoing.taken(8)
+        connection.outgoing.taken(len(DATA))
         return lost()
 
     bob.link = each(took, lambda connection: connection.deliver(4))

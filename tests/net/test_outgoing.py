@@ -195,6 +195,21 @@ def test_a_position_beyond_what_there_is_is_a_lie(again: bool, sealed: int, clai
     assert again or source._position == read
 
 
+@pytest.mark.attack("D17")
+def test_of_a_file_that_begins_the_recipient_has_no_more_than_was_sealed() -> None:
+    """And what it claims beyond is not read to find out."""
+    outgoing = Outgoing(source := Bytes(DATA, again=True))
+    with pytest.raises(IntegrityError):
+        outgoing.go_to(1, fresh=True)
+    sent = Sent(outgoing)
+    sent.chunk()
+    sent.chunk()
+    with pytest.raises(IntegrityError) as caught:
+        outgoing.go_to(2 * SIZE + 1, fresh=True)
+    assert (caught.value.detail, source._position) == ("position", 2 * SIZE)
+    assert outgoing.go_to(2 * SIZE, fresh=True).digest() == blake3(DATA[: 2 * SIZE]).digest()
+
+
 def test_a_file_goes_on_at_a_position_that_this_command_never_sent() -> None:
     """Another command did: the digest of the prefix is read from the file."""
     outgoing = Outgoing(Bytes(DATA, again=True, most=4))

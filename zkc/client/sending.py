@@ -329,11 +329,11 @@ class Sending:
 
     def _on_begun(self, path: str, position: int) -> None:
         self._lost = None
-        self._resumed = self._resumed or (position > 0 and not self._announced)
         self._wanted = replace(self._wanted, fresh=False)
         self._path = path
         if self._session is not None and not self._announced:
             req, resp = self._session.req, self._session.resp
+            self._resumed = self._resumed or (position > 0 and not req.fresh)
             self._on_event(Granted(self._recipient, req.key_source, resp.presence, self._path, position))
             self._announced = True
 

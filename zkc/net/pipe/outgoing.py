@@ -110,12 +110,15 @@ class Outgoing:
             if self._kept:
                 self._kept.popleft()
 
-    def go_to(self, position: int, pause: Callable[[], None] = lambda: None) -> blake3:
+    def go_to(
+        self, position: int, pause: Callable[[], None] = lambda: None, *, fresh: bool = False
+    ) -> blake3:
         """Go on at ``position``; the digest of all before it. ``pause`` is called now and then, and may raise.
 
-        `Interrupted` (``pipe``) where those bytes are gone; `IntegrityError` where there never were so many.
+        ``fresh``: nothing of it is with the recipient but what was sealed here. `Interrupted` (``pipe``) where those
+        bytes are gone; `IntegrityError` (``position``) where the recipient can never have got so many.
         """
-        if position > self._marks[-1][0] and not self._source.again:
+        if position > self._marks[-1][0] and (fresh or not self._source.again):
             raise _never_sent()
         if position < self._marks[0][0]:
             if not self._source.again:

@@ -271,7 +271,8 @@ class _Attempt:
             if self._first_word:
                 self._first_word = 0.0
                 self._told.on_begun(self._pair.path(), event.position)
-                self._queue.extend(self._machine.start(self._outgoing.go_to(event.position, self._pause)))
+                digest = self._outgoing.go_to(event.position, self._pause, fresh=self._session.req.fresh)
+                self._queue.extend(self._machine.start(digest))
             self._check_stall(event.position)
             self._outgoing.taken(event.position)
             self._told.on_progress(event.position)
