@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -36,6 +38,7 @@ from zkc.errors import (
     RecipientOffline,
     TimedOut,
 )
+from zkc.hardening import claim_descriptors
 from zkc.net.local_frames import NoAnswer
 from zkc.net.pipe import Bell, LinkLost, Outgoing, Told
 from zkc.protocol.delivery_recipient import receipt_body
@@ -415,6 +418,27 @@ def test_an_own_daemon_that_does_not_answer_is_waited_for_like_a_recipient_that_
     assert (caught.value.code, caught.value.detail, len(bob.asked)) == (31, "no-answer", 7)
     with pytest.raises(NoAnswer):
         run(path)
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Each one that is made from now on is above 1023, the highest that select takes."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        assert claim_descriptors(2048) >= 2048
+        while True:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+            taken.callback(os.close, descriptor)
+            if descriptor > 1023:
+                break
+        yield
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_program_of_thousands_of_descriptors_tries_again_like_any_other(bob: Bob, run: Run, path: Path) -> None:
+    bob.link = each(lost, lambda connection: connection.deliver())
+    assert run(path).bytes == len(DATA)
 
 
 def test_what_a_link_says_to_do_outlives_the_patience(bob: Bob, run: Run, path: Path) -> None:

@@ -7,7 +7,6 @@ process that owns them, here. `zkc send` calls it in its main thread, the Python
 from __future__ import annotations
 
 import math
-import select
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -398,7 +397,7 @@ class Sending:
         return self._unmet if self._unmet is not None and self._left() == 0 else late
 
     def _sleep(self, seconds: float) -> None:
-        if select.select([self._bell.fd], [], [], max(seconds, 0.0))[0]:
+        if self._bell.wait(seconds):
             raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
 
     def _check_earlier(self, have: Have) -> ReceiptBody:
