@@ -704,6 +704,24 @@ def test_a_delivery_that_was_done_is_answered_with_its_receipt(bob: Bob, run: Ru
     assert len(bob.connections) == made
 
 
+def test_a_deadline_ends_the_reading_of_what_a_receipt_is_held_against(
+    bob: Bob, run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(bob, run, path, len(DATA))
+    read = FileSource.readinto
+
+    def slowly(source: FileSource, into: memoryview) -> int:
+        bob.clock.advance(10.0)
+        return read(source, into)
+
+    monkeypatch.setattr(FileSource, "readinto", slowly)
+    manifest = FileSource(path).manifest(None, "")
+    bob.answers = iter([lambda: bob.have(manifest)])
+    with pytest.raises(TimedOut) as caught:
+        run(path, timeout=10.0)
+    assert caught.value.message == "the transfer to bob timed out while x was read"
+
+
 @pytest.mark.attack("D17")
 @pytest.mark.parametrize(
     "change", [{"xid": bytes(16)}, {"th": bytes(32)}, {"tid": bytes(16)}, {"size": 1}, {"digest": bytes(32)},

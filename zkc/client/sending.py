@@ -427,8 +427,14 @@ class Sending:
         return body
 
     def _pause(self) -> None:
+        """While all of it is read again."""
         if self._bell.rung:
             raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
+        if self._left() == 0:
+            raise TimedOut(
+                f"the transfer to {self._recipient} timed out while {self._manifest.name} was read", detail="timeout",
+                hint="give it a longer timeout",
+            )
 
     def _had(self, have: Have) -> Delivery:
         """An earlier try had delivered it."""

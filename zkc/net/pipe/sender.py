@@ -322,6 +322,8 @@ class _Attempt:
         """While a prefix is read again."""
         if self._bell.rung:
             raise interrupted(self._session)
+        if self._deadline is not None and self._clock.monotonic() >= self._deadline:
+            raise self._out_of_time()
 
     def _out_of_time(self) -> ZkcError:
         name, sent, whole = self._session.req.recipient, self._machine.sent, self._machine.whole
