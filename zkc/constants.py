@@ -87,7 +87,7 @@ CHUNK: Final = 512 * 1024
 WINDOW_BUDGET: Final = 48 * 1024 * 1024
 """Bytes of credit that all transfers of one receiving process share."""
 WINDOW_MAX: Final = 16 * 1024 * 1024
-"""Bytes of credit for one transfer, however few there are."""
+"""Bytes of credit for one transfer, however few there are; a sender takes no more from any recipient."""
 
 # --- bounds on what a peer can make grow ----------------------------------------------------------------------------
 

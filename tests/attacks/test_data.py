@@ -721,6 +721,38 @@ def test_an_acknowledgement_of_more_than_was_sent_is_refused(fleet: Fleet, eve: 
     assert isinstance(send_to(eve, fleet, boast), IntegrityError)
 
 
+@pytest.mark.attack("D17")
+def test_a_recipient_that_claims_to_have_what_it_was_not_sent_is_asked_anew_once_and_no_more(
+    fleet: Fleet, eve: EvilRecipient, tmp_path: Path
+) -> None:
+    """In its first word to each handshake. Of a delivery that begins it has nothing; of one that goes on it may have
+    lost what it had."""
+    fresh: list[bool] = []
+
+    def boast(position: int) -> Callable[[Delivering], None]:
+        def behave(delivering: Delivering) -> None:
+            fresh.append(delivering.session.req.fresh)
+            delivering.say(Ack(0, position, CHUNK))
+            delivering.wait_gone()
+
+        return behave
+
+    def asked(name: str, position: int) -> list[bool]:
+        fresh.clear()
+        path, eve.behave = tmp_path / name, boast(position)
+        if not path.exists():
+            path.write_bytes(bytes(3 * CHUNK))
+        with pytest.raises(IntegrityError) as caught:
+            fleet.client("alice").send("eve", path, timeout=DEADLINE)
+        assert not eve.errors, eve.errors
+        assert caught.value.detail == "position"
+        return list(fresh)
+
+    assert asked("one", 10**12) == [True]
+    assert asked("other", CHUNK) == [True], "within the file, and a lie all the same"
+    assert asked("one", 10**12) == [False, True]
+
+
 def test_an_acknowledgement_frame_above_any_limit_only_loses_the_link(fleet: Fleet, eve: EvilRecipient) -> None:
     def bulge(delivering: Delivering) -> None:
         delivering.send(bytes(128 * 1024))
@@ -733,10 +765,10 @@ def test_credit_without_bound_buys_no_memory_of_the_sender(fleet: Fleet, eve: Ev
     reading, read, measured = (threading.Event() for _ in range(3))
 
     def greedy(delivering: Delivering) -> None:
-        delivering.say(Ack(0, 0, (1 << 32) - 1))
+        delivering.say(Ack(0, 0, most := (1 << 32) - 1))
         assert reading.wait(DEADLINE)
-        complete = delivering.take(Complete)
-        assert isinstance(complete, Complete)
+        while not isinstance(complete := delivering.take(Data, Complete), Complete):
+            delivering.say(Ack(0, delivering.machine.received, most))
         read.set()
         assert measured.wait(DEADLINE)
         delivering.say(Done(delivering.receipt(delivering.body(complete))))

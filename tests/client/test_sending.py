@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -36,6 +38,7 @@ from zkc.errors import (
     RecipientOffline,
     TimedOut,
 )
+from zkc.hardening import claim_descriptors
 from zkc.net.local_frames import NoAnswer
 from zkc.net.pipe import Bell, LinkLost, Outgoing, Told
 from zkc.protocol.delivery_recipient import receipt_body
@@ -128,7 +131,7 @@ class Bob:
     def agree(self) -> Session:
         asked = self.asked[-1]
         talk = world("x25519").transfer(
-            dataclasses.replace(terms("bob", serial=100 + len(self.sessions)), tid=asked.tid)
+            dataclasses.replace(terms("bob", serial=100 + len(self.sessions)), tid=asked.tid, fresh=asked.fresh)
         )
         talk.run()
         self.sessions.append(talk.sessions)
@@ -417,6 +420,27 @@ def test_an_own_daemon_that_does_not_answer_is_waited_for_like_a_recipient_that_
         run(path)
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Each one that is made from now on is above 1023, the highest that select takes."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        assert claim_descriptors(2048) >= 2048
+        while True:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+            taken.callback(os.close, descriptor)
+            if descriptor > 1023:
+                break
+        yield
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_program_of_thousands_of_descriptors_tries_again_like_any_other(bob: Bob, run: Run, path: Path) -> None:
+    bob.link = each(lost, lambda connection: connection.deliver())
+    assert run(path).bytes == len(DATA)
+
+
 def test_what_a_link_says_to_do_outlives_the_patience(bob: Bob, run: Run, path: Path) -> None:
     def link(connection: Connection) -> Delivered:
         raise LinkLost("cannot reach bob", detail="link", hint="look at the firewall")
@@ -483,7 +507,7 @@ def test_a_pipe_goes_on_after_a_lost_link(bob: Bob, pipe: PipeSource, run: Run) 
 def test_a_pipe_of_which_the_recipient_has_lost_some_ends_with_31(bob: Bob, pipe: PipeSource, run: Run) -> None:
     def took(connection: Connection) -> Delivered:
         connection.send()
-        connection.outgoing.taken(8)
+        connection.outgoing.taken(len(DATA))
         return lost()
 
     bob.link = each(took, lambda connection: connection.deliver(4))
@@ -678,6 +702,24 @@ def test_a_delivery_that_was_done_is_answered_with_its_receipt(bob: Bob, run: Ru
     assert (done.bytes, done.digest) == (len(DATA), f"blake3:{blake3(DATA).digest().hex()}")
     assert done.receipt.exists()
     assert len(bob.connections) == made
+
+
+def test_a_deadline_ends_the_reading_of_what_a_receipt_is_held_against(
+    bob: Bob, run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(bob, run, path, len(DATA))
+    read = FileSource.readinto
+
+    def slowly(source: FileSource, into: memoryview) -> int:
+        bob.clock.advance(10.0)
+        return read(source, into)
+
+    monkeypatch.setattr(FileSource, "readinto", slowly)
+    manifest = FileSource(path).manifest(None, "")
+    bob.answers = iter([lambda: bob.have(manifest)])
+    with pytest.raises(TimedOut) as caught:
+        run(path, timeout=10.0)
+    assert caught.value.message == "the transfer to bob timed out while x was read"
 
 
 @pytest.mark.attack("D17")

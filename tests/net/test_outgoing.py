@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Final
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from zkc.constants import CHUNK
 from zkc.errors import IntegrityError, Interrupted, LocalIOError
 from zkc.net.pipe import Outgoing
 
@@ -113,7 +115,7 @@ def test_going_back_again_and_again_loses_and_repeats_nothing(again: bool) -> No
 
 def test_of_a_pipe_only_what_is_not_taken_over_is_kept_and_of_a_file_nothing() -> None:
     for again in (True, False):
-        outgoing = Outgoing(Bytes(DATA, again=again))
+        outgoing = Outgoing(Bytes(DATA, again=again), apart=SIZE)
         sent = Sent(outgoing)
         for _ in range(4):
             sent.chunk()
@@ -124,8 +126,42 @@ def test_of_a_pipe_only_what_is_not_taken_over_is_kept_and_of_a_file_nothing() -
         assert not outgoing._kept
 
 
+@pytest.mark.attack("D18")
+@both
+def test_a_trickle_that_nobody_takes_over_takes_little_more_than_its_bytes(again: bool) -> None:
+    """Each byte was a chunk of its own; neither a buffer nor a digest is kept for each."""
+    data = random.Random(2).randbytes(400)
+    outgoing = Outgoing(Bytes(data, again=again, most=1))
+    digest, at = outgoing.go_to(0), 0
+    tracemalloc.start()
+    try:
+        while outgoing.read(CHUNK):
+            digest.update(outgoing.chunk)
+            at += 1
+            outgoing.sealed(at, digest)
+        assert tracemalloc.get_traced_memory()[1] < 2 * CHUNK
+    finally:
+        tracemalloc.stop()
+    outgoing.taken(7)
+    assert outgoing.go_to(123).digest() == blake3(data[:123]).digest()
+    while outgoing.read(CHUNK):
+        pass
+    assert bytes(outgoing.chunk) == data[123:]
+
+
+def test_a_full_chunk_is_kept_without_a_copy() -> None:
+    outgoing = Outgoing(Bytes(bytes(2 * CHUNK + 1), again=False))
+    sent = Sent(outgoing)
+    for _ in range(2):
+        assert outgoing.read(CHUNK)
+        read = outgoing.chunk.obj
+        sent.at += CHUNK
+        outgoing.sealed(sent.at, sent.digest)
+        assert outgoing._kept[-1].obj is read
+
+
 def test_what_a_recipient_has_lost_of_a_pipe_is_gone_and_of_a_file_read_again() -> None:
-    piped = Outgoing(Bytes(DATA, again=False))
+    piped = Outgoing(Bytes(DATA, again=False), apart=SIZE)
     sent = Sent(piped)
     for _ in range(3):
         sent.chunk()
@@ -157,6 +193,21 @@ def test_a_position_beyond_what_there_is_is_a_lie(again: bool, sealed: int, clai
         outgoing.go_to(claimed)
     assert (caught.value.code, caught.value.detail) == (32, "position")
     assert again or source._position == read
+
+
+@pytest.mark.attack("D17")
+def test_of_a_file_that_begins_the_recipient_has_no_more_than_was_sealed() -> None:
+    """And what it claims beyond is not read to find out."""
+    outgoing = Outgoing(source := Bytes(DATA, again=True))
+    with pytest.raises(IntegrityError):
+        outgoing.go_to(1, fresh=True)
+    sent = Sent(outgoing)
+    sent.chunk()
+    sent.chunk()
+    with pytest.raises(IntegrityError) as caught:
+        outgoing.go_to(2 * SIZE + 1, fresh=True)
+    assert (caught.value.detail, source._position) == ("position", 2 * SIZE)
+    assert outgoing.go_to(2 * SIZE, fresh=True).digest() == blake3(DATA[: 2 * SIZE]).digest()
 
 
 def test_a_file_goes_on_at_a_position_that_this_command_never_sent() -> None:
@@ -214,11 +265,11 @@ def test_size_and_digest_of_the_whole_are_read_where_it_can_be_read_again() -> N
 class Model(RuleBasedStateMachine):
     """Connections that break at any moment, with any of the credit taken over, of a file or a pipe."""
 
-    @initialize(again=st.booleans(), most=st.integers(1, 20), size=st.integers(0, 200))
-    def begin(self, again: bool, most: int, size: int) -> None:
+    @initialize(again=st.booleans(), most=st.integers(1, 20), size=st.integers(0, 200), apart=st.integers(0, 40))
+    def begin(self, again: bool, most: int, size: int, apart: int) -> None:
         self.data = random.Random(size).randbytes(size)
-        self.again = again
-        self.outgoing = Outgoing(Bytes(self.data, again=again, most=most))
+        self.again, self.apart = again, apart
+        self.outgoing = Outgoing(Bytes(self.data, again=again, most=most), apart=apart)
         self.taken = self.at = self.sealed = 0
         self.digest = self.outgoing.go_to(0)
 
@@ -266,6 +317,12 @@ class Model(RuleBasedStateMachine):
             kept = sum(map(len, self.outgoing._kept))
             assert kept == (0 if self.again else self.at - self.outgoing._marks[0][0])
             assert len(self.outgoing._kept) in (0, len(self.outgoing._marks) - 1)
+
+    @invariant()
+    def marks_are_apart(self) -> None:
+        if hasattr(self, "data"):
+            ends = [end for end, _ in self.outgoing._marks]
+            assert all(later - end > self.apart for end, later in zip(ends, ends[2:], strict=False))
 
 
 Model.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

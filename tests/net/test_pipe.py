@@ -404,6 +404,30 @@ class Jumping:
         return 0.0
 
 
+class Reading(Memory):
+    """A file that is read slowly: each read takes ten seconds."""
+
+    def __init__(self, data: bytes, clock: FixedClock) -> None:
+        super().__init__(data)
+        self._clock = clock
+
+    def readinto(self, into: memoryview) -> int:
+        self._clock.advance(10.0)
+        return super().readinto(into)
+
+
+def test_a_deadline_ends_the_reading_of_what_the_recipient_has(pair: Pair) -> None:
+    data, clock, bell = bytes(8 * MIB), FixedClock(), Bell()
+    pair.sink.got += data
+    pair.receive()
+    source, began = Reading(data, clock), clock.monotonic()
+    with pytest.raises(Interrupted) as caught:
+        pair.attempts(source, clock).next(bell, Told(), deadline=began + 15.0)
+    assert (type(caught.value), caught.value.detail) == (Interrupted, "timeout")
+    assert clock.monotonic() - began == 20.0
+    bell.close()
+
+
 def test_a_sender_that_never_comes_is_not_waited_for_as_long_as_patience_goes(pair: Pair) -> None:
     """A sender tries each address once: after that its two ports are free again, however long the patience is."""
     error = error_of(pair.receive(7 * 86400.0, clock=Jumping(ARRIVAL_SECONDS + 1)))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.support.link import flipped, places
 from tests.support.parties import identity_of, world
 from tests.support.talks import terms
-from zkc.constants import CHUNK_MIN, MANIFEST_MAX, MESSAGE_TEXT_MAX, TRAILER_BYTES
+from zkc.constants import CHUNK_MIN, MANIFEST_MAX, MESSAGE_TEXT_MAX, TRAILER_BYTES, WINDOW_MAX
 from zkc.crypto import ciphers
 from zkc.crypto.chunks import StreamOpener, StreamSealer
 from zkc.crypto.ciphers import AeadCipher
@@ -223,6 +223,20 @@ def test_the_recipient_speaks_first_and_credit_bounds_what_is_under_way() -> Non
     assert delivery.sender.has_room()
     delivery.sender.receive(bytes(delivery.recipient.ack(C, 0)))
     assert delivery.sender.has_room(), "credit that was given is not taken back"
+
+
+@pytest.mark.attack("D18")
+def test_no_more_is_under_way_than_an_honest_recipient_allows_whatever_credit_one_gives() -> None:
+    """Of a pipe the sender keeps what is under way. It is the recipient that says how much, and it may take nothing."""
+    delivery = Delivery.of()
+    most = (1 << 32) - 1
+    delivery.sender.receive(bytes(delivery.recipient.ack(0, most)))
+    delivery.sender.start()
+    for taken in (0, 0, 3 * C):
+        delivery.sender.receive(bytes(delivery.recipient.ack(taken, most)))
+        while delivery.sender.has_room():
+            delivery.sender.chunk(bytes(C), last=False)
+        assert delivery.sender.sent == taken + WINDOW_MAX
 
 
 def test_the_manifest_comes_before_the_first_chunk() -> None:

@@ -7,7 +7,6 @@ process that owns them, here. `zkc send` calls it in its main thread, the Python
 from __future__ import annotations
 
 import math
-import select
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -329,11 +328,11 @@ class Sending:
 
     def _on_begun(self, path: str, position: int) -> None:
         self._lost = None
-        self._resumed = self._resumed or (position > 0 and not self._announced)
         self._wanted = replace(self._wanted, fresh=False)
         self._path = path
         if self._session is not None and not self._announced:
             req, resp = self._session.req, self._session.resp
+            self._resumed = self._resumed or (position > 0 and not req.fresh)
             self._on_event(Granted(self._recipient, req.key_source, resp.presence, self._path, position))
             self._announced = True
 
@@ -398,7 +397,7 @@ class Sending:
         return self._unmet if self._unmet is not None and self._left() == 0 else late
 
     def _sleep(self, seconds: float) -> None:
-        if select.select([self._bell.fd], [], [], max(seconds, 0.0))[0]:
+        if self._bell.wait(seconds):
             raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
 
     def _check_earlier(self, have: Have) -> ReceiptBody:
@@ -428,8 +427,14 @@ class Sending:
         return body
 
     def _pause(self) -> None:
+        """While all of it is read again."""
         if self._bell.rung:
             raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
+        if self._left() == 0:
+            raise TimedOut(
+                f"the transfer to {self._recipient} timed out while {self._manifest.name} was read", detail="timeout",
+                hint="give it a longer timeout",
+            )
 
     def _had(self, have: Have) -> Delivery:
         """An earlier try had delivered it."""

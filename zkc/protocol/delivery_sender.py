@@ -23,6 +23,7 @@ from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace
 
+from zkc.constants import WINDOW_MAX
 from zkc.crypto.chunks import StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.stream_cipher import Buffer
@@ -280,7 +281,7 @@ def _receipted(line: Line, size: int, digest: bytes, message: Done) -> Step:
 def _limit(line: Line, sent: int, message: Ack) -> int:
     if message.attempt != line.acks.attempt or message.position > sent:
         raise PeerViolation("unexpected", "an acknowledgement of what was not sent")
-    return message.position + message.credit
+    return message.position + min(message.credit, WINDOW_MAX)
 
 
 TABLE: Final[Table] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from collections import deque
 from typing import Final
 
@@ -49,6 +50,13 @@ class Bell:
         self.rung = True
         with contextlib.suppress(OSError):
             os.write(self._ring, b"!")
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until it is rung, at most so long: whether it was."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        poll.poll(max(seconds, 0.0) * 1000)
+        return self.rung
 
     def hush(self) -> None:
         """For one that is rung again and again: until the next time. Where it was not rung: nothing."""

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from blake3 import blake3
 
+from zkc.constants import CHUNK_MIN
 from zkc.errors import IntegrityError, Interrupted
 
 _READ: Final = 1024 * 1024
@@ -35,15 +36,20 @@ class Source(Protocol):
 class Outgoing:
     """One delivery's stream, whatever connections and handshakes it takes: read, then sealed, then taken over.
 
-    Of a source that cannot be read again, what the recipient has not taken over is kept: at most its credit.
+    Of a source that cannot be read again, what the recipient has not taken over is kept: at most its credit, and the
+    rest of the chunk in which it stands.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, apart: int = CHUNK_MIN) -> None:
+        """``apart``: no two marks on either side of a third are nearer to each other than so many bytes, or short
+        chunks would cost their digests (2 KB) each."""
         self._source = source
+        self._apart = apart
         self._marks: deque[tuple[int, blake3]] = deque([(0, blake3())])
-        """Where chunks ended, each with the digest up to there: the last end that is taken over, and all later ones."""
+        """Where chunks ended, each with the digest up to there: the last end that is taken over, and later ones, up to
+        the last that was sealed."""
         self._kept: deque[memoryview] = deque()
-        """The chunks between two marks each, where the source cannot be read again."""
+        """What is between two marks each, where the source cannot be read again."""
         self._again: deque[memoryview] = deque()
         """What was read from such a source, and is to go out once more."""
         self._buffer = memoryview(b"")
@@ -83,10 +89,18 @@ class Outgoing:
 
     def sealed(self, position: int, digest: blake3) -> None:
         """`chunk`, which ends at ``position``, is on its way; ``digest`` has taken everything up to there."""
+        joins = len(self._marks) > 1 and position - self._marks[-2][0] <= self._apart
+        if joins:
+            self._marks.pop()
         self._marks.append((position, digest.copy()))
         if not self._source.again:
-            self._kept.append(self.chunk)
-            self._buffer = memoryview(b"")
+            if joins:
+                self._kept.append(memoryview(self._kept.pop().tobytes() + self.chunk))
+            elif self._filled < len(self._buffer):
+                self._kept.append(memoryview(self.chunk.tobytes()))
+            else:
+                self._kept.append(self._buffer)
+                self._buffer = memoryview(b"")
         self._filled = 0
 
     def taken(self, position: int) -> None:
@@ -96,12 +110,15 @@ class Outgoing:
             if self._kept:
                 self._kept.popleft()
 
-    def go_to(self, position: int, pause: Callable[[], None] = lambda: None) -> blake3:
+    def go_to(
+        self, position: int, pause: Callable[[], None] = lambda: None, *, fresh: bool = False
+    ) -> blake3:
         """Go on at ``position``; the digest of all before it. ``pause`` is called now and then, and may raise.
 
-        `Interrupted` (``pipe``) where those bytes are gone; `IntegrityError` where there never were so many.
+        ``fresh``: nothing of it is with the recipient but what was sealed here. `Interrupted` (``pipe``) where those
+        bytes are gone; `IntegrityError` (``position``) where the recipient can never have got so many.
         """
-        if position > self._marks[-1][0] and not self._source.again:
+        if position > self._marks[-1][0] and (fresh or not self._source.again):
             raise _never_sent()
         if position < self._marks[0][0]:
             if not self._source.again:

@@ -271,7 +271,8 @@ class _Attempt:
             if self._first_word:
                 self._first_word = 0.0
                 self._told.on_begun(self._pair.path(), event.position)
-                self._queue.extend(self._machine.start(self._outgoing.go_to(event.position, self._pause)))
+                digest = self._outgoing.go_to(event.position, self._pause, fresh=self._session.req.fresh)
+                self._queue.extend(self._machine.start(digest))
             self._check_stall(event.position)
             self._outgoing.taken(event.position)
             self._told.on_progress(event.position)
@@ -321,6 +322,8 @@ class _Attempt:
         """While a prefix is read again."""
         if self._bell.rung:
             raise interrupted(self._session)
+        if self._deadline is not None and self._clock.monotonic() >= self._deadline:
+            raise self._out_of_time()
 
     def _out_of_time(self) -> ZkcError:
         name, sent, whole = self._session.req.recipient, self._machine.sent, self._machine.whole
