@@ -263,7 +263,8 @@ def test_together_they_are_bounded_and_whoever_is_furthest_ahead_goes(ctx: Conte
             peer.send_endless(bytes(60_000), size * MIB)
         wait_until(lambda: pair.watched.cuts)
         (cut,) = pair.watched.cuts
-        assert 5 * MIB <= cut.ahead < 5 * MIB + 70_000
+        # Some of it may still be with the kernel; no other has sent as much.
+        assert 4 * MIB + 70_000 < cut.ahead < 5 * MIB + 70_000
 
 
 def test_a_transfer_that_is_read_slowly_goes_on(ctx: Context, pair: Pair) -> None:
