@@ -41,7 +41,7 @@ FIRST_WORD_SECONDS: Final = 20.0
 COME_SECONDS: Final = CONNECT_SECONDS
 """How long a recipient that has the key may take to come, where the sender listens."""
 FLUSH_SECONDS: Final = 0.02
-"""How long a source may pause before what it gave leaves as a chunk of its own."""
+"""How long what a source gave may wait for more of it to fill a chunk; then it leaves as it is."""
 REPEATS_MAX: Final = 2
 """How often the recipient may say that it waits, while its kernel has everything of ours: then something was lost in
 between, such as a length that a damaged byte made longer."""
@@ -317,12 +317,12 @@ class _Attempt:
             if self._may_read_from(now) > now:
                 return
             if source is None or source in ready:
-                self._flush = now + FLUSH_SECONDS
+                if not outgoing.chunk:
+                    self._flush = now + FLUSH_SECONDS
                 self._ended = not outgoing.read(size)
-                if self._ended or len(outgoing.chunk) == size:
-                    self._seal(last=self._ended)
-            elif outgoing.chunk and now >= self._flush:
-                self._seal(last=False)
+            filled = len(outgoing.chunk)
+            if self._ended or filled == size or (filled and now >= self._flush):
+                self._seal(last=self._ended)
             if source is not None:
                 return
 
