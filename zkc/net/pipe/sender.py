@@ -23,6 +23,7 @@ from zkc.net.pipe.link import (
     broken_rule,
     flush,
     given_up,
+    interrupted,
     receive_frame,
 )
 from zkc.net.pipe.meeting import Dialling, Listening, Meeting, Pair, Rung
@@ -98,7 +99,7 @@ class Attempts:
             try:
                 pair = meeting.meet(bell, until if deadline is None else min(until, deadline))
             except Rung:
-                raise interrupted(self.session) from None
+                raise interrupted(self.session.req.recipient) from None
             except PeerViolation as violation:
                 raise broken_rule(f"{self.session.req.recipient} broke the rules of the link", violation) from None
             attempt = _Attempt(pair, self, bell, told, deadline)
@@ -187,7 +188,7 @@ class _Attempt:
             while True:
                 ready = self._wait(at_once=more)
                 if self._bell.fd in ready:
-                    raise interrupted(self._session)
+                    raise interrupted(self._session.req.recipient)
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = self._is_gone()
                 heard = self._read()
@@ -341,7 +342,7 @@ class _Attempt:
     def _pause(self) -> None:
         """While a prefix is read again."""
         if self._bell.rung:
-            raise interrupted(self._session)
+            raise interrupted(self._session.req.recipient)
         if self._clock.monotonic() >= self._deadline:
             raise self._out_of_time()
 
@@ -354,7 +355,3 @@ class _Attempt:
             )
         what, hint = f"the transfer to {name} timed out after {sent} bytes", "give it a longer timeout"
         return Interrupted(what, detail="timeout", hint=hint) if sent else TimedOut(what, detail="timeout", hint=hint)
-
-
-def interrupted(session: Session) -> Interrupted:
-    return Interrupted(f"the transfer to {session.req.recipient} was interrupted", detail="signal")
