@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from blake3 import blake3
 
 from tests.support.looking import inbox_of
 from tests.support.program import PATIENCE
+from tests.support.trees import make_folder
 from tests.support.waiting import wait_until
 from zkc.testing import Fleet
 
@@ -129,6 +131,31 @@ def test_a_folder_goes_to_each_and_what_is_skipped_is_told_once(fleet: Fleet, tm
     for name in RECEIVE:
         assert fleet.zkc(name, "recv", "-o", str(tmp_path / name)).code == 0
         assert (tmp_path / name / "file").read_bytes() == b"content"
+
+
+ONCE = """
+import sys
+from zkc.client.walking import Walk
+walk, walked = Walk.root, []
+def once(self, root):
+    assert not walked, "it was walked before"
+    walked.append(root)
+    walk(self, root)
+Walk.root = once
+from zkc.ui.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_a_folder_is_walked_once_whoever_it_goes_to(fleet: Fleet, tmp_path: Path) -> None:
+    """A listing may be 32 MiB, and the recipients 64."""
+    place = make_folder(tmp_path / "many")
+    command = [sys.executable, "-c", ONCE, "send", "bob,carol", str(place)]
+    done = subprocess.run(command, env=fleet.environment("alice"), capture_output=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    for name in RECEIVE:
+        assert fleet.zkc(name, "recv", "-o", str(tmp_path / name)).code == 0
+        assert (tmp_path / name / "big.bin").read_bytes() == (place / "big.bin").read_bytes()
 
 
 @pytest.mark.attack("L07")

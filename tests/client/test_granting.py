@@ -1,4 +1,4 @@
-"""A recipient's refusal of our key stays code 12, whatever becomes of the look into it."""
+"""What a grant that is not given is told as."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from zkc.client import granting
-from zkc.errors import IdentityError, LocalIOError, PeerViolation, TimedOut
+from zkc.errors import (
+    CoordinatorUnreachable,
+    IdentityError,
+    LocalIOError,
+    NotRegistered,
+    PeerViolation,
+    TimedOut,
+    ZkcError,
+)
 from zkc.protocol.step import Send
 from zkc.protocol.trust import KeyChanged
 from zkc.rules.refusals import refused_by
@@ -30,6 +38,25 @@ def test_a_look_that_fails_does_not_hide_the_refusal(later: Exception | None) ->
 def test_a_look_that_finds_another_key_says_so() -> None:
     with pytest.raises(KeyChanged):
         asyncio.run(_asked(KeyChanged("bob", b"a" * 32, b"b" * 32)))
+
+
+@pytest.mark.parametrize(
+    ("linked", "problem", "kind"),
+    [(False, None, CoordinatorUnreachable), (False, NotRegistered("revoked"), NotRegistered), (True, None, TimedOut)],
+)  # fmt: skip
+def test_a_grant_that_does_not_come_in_time_is_told_by_what_it_waited_for(
+    linked: bool, problem: ZkcError | None, kind: type[ZkcError]
+) -> None:
+    async def hang(_patience: float) -> None:
+        await asyncio.Event().wait()
+
+    nothing: Any = None
+    wanted: Any = SimpleNamespace(recipient="bob")
+    link: Any = SimpleNamespace(
+        linked=linked, problem=problem, endpoint="tcp://127.0.0.1:1", patience=1.0, wait_linked=hang
+    )
+    with pytest.raises(kind):
+        asyncio.run(granting.grant_within(0.0, link, nothing, wanted, nothing, nothing, nothing))
 
 
 async def _asked(later: Exception | None) -> object:

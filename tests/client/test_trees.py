@@ -53,9 +53,9 @@ def test_a_folder_is_its_listing_and_the_contents_in_that_order(place: Path) -> 
     """Judged as a recipient does; the size is known before, and the contents are those of the files."""
     source, manifest = tree_of(place)
     with closing(source):
-        assert (manifest.kind, manifest.name, manifest.size) == ("tree", "many", source.size)
+        assert (manifest.kind, manifest.name, manifest.size) == ("tree", "many", source.tree.size)
         data = whole(source)
-    assert len(data) == source.size
+    assert len(data) == source.tree.size
     entries = listed(data)
     assert (entries[0].name, entries[0].depth) == (b"", 0)
     at = len(data) - sum(data_bytes(entry) for entry in entries if isinstance(entry, TreeFile))
@@ -79,7 +79,7 @@ def test_it_says_which_file_a_byte_belongs_to_forwards_and_back(place: Path, tmp
     (tmp_path / "more").write_bytes(b"more")
     source, _ = tree_of(place, tmp_path / "more")
     with closing(source):
-        entries, size = listed(whole(source)), source.size
+        entries, size = listed(whole(source)), source.tree.size
         at = size - sum(data_bytes(entry) for entry in entries if isinstance(entry, TreeFile))
         expected, path = [(0, ""), (at - 1, "")], list[bytes]()
         for entry in entries:
@@ -115,6 +115,18 @@ def test_it_can_be_read_from_any_byte_on_in_parts_of_any_size(tmp_path: Path, n:
             assert whole(source, n) == data[offset:], offset
         source.seek(0)
         assert whole(source) == data
+
+
+def test_another_reader_of_it_reads_for_itself(place: Path) -> None:
+    source, _ = tree_of(place)
+    with closing(source):
+        first = read(source, 1000)
+        with closing(TreeSource(source.tree)) as twin:
+            data = whole(twin)
+            assert data.startswith(first)
+            assert first + whole(source) == data
+            twin.seek(500)
+            assert whole(twin) == data[500:]
 
 
 def test_its_identity_is_that_of_the_files_and_not_of_the_command(tmp_path: Path) -> None:

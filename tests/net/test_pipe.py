@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from zkc.net.pipe.budget import Budget, Share
 from zkc.net.pipe.link import CONNECT_SECONDS
 from zkc.net.pipe.meeting import Door
 from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FAREWELL_SECONDS, FRAMES_A_TURN
+from zkc.net.pipe.sender import FLUSH_SECONDS
 from zkc.net.sockets import DescriptorsTaken, Login
 from zkc.protocol.delivery import Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
@@ -948,6 +950,25 @@ def test_what_a_stream_gave_before_it_paused_arrives_while_it_pauses(pair: Pair)
     assert lost
     assert delivered.body.digest == blake3(sent).digest()
     assert pair.sink.got == sent
+
+
+def test_a_stream_that_never_pauses_for_long_does_not_wait_until_it_fills_a_chunk(pair: Pair) -> None:
+    """A measurement every few milliseconds is to arrive now, and not with the rest of the hour."""
+    source = Slow()
+    with ThreadPoolExecutor(1) as pool:
+        receiving = pair.receive()
+        sending = pool.submit(persist, pair.attempts(source))
+        sent = 0
+        try:
+            while not pair.sink.got:
+                assert sent < 3000
+                sent += os.write(source.end, b"x")
+                select.select((), (), (), FLUSH_SECONDS / 10)
+        finally:
+            os.close(source.end)
+        assert sending.result(DEADLINE)[0].body.size == sent
+        receiving.result(DEADLINE)
+    os.close(source.fd)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -6,26 +6,16 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from zkc.client.granting import grant
+from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
-from zkc.errors import (
-    CoordinatorUnreachable,
-    InternalError,
-    Interrupted,
-    NotRegistered,
-    PeerViolation,
-    TimedOut,
-    UsageError,
-    ZkcError,
-)
+from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
 from zkc.net.sockets import Context, context
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
@@ -54,14 +44,11 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name="zkc-loop", daemon=True)
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, T], within: float | None = None) -> T:
-        """What ``coroutine`` returns or raises; `TimeoutError` after ``within`` seconds, and it is cancelled."""
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What ``coroutine`` returns or raises; where the caller is interrupted, it is cancelled."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return future.result(within)
-        except FutureTimeout:
-            future.cancel()
-            raise TimeoutError from None
+            return future.result()
         except BaseException:
             future.cancel()
             raise
@@ -99,23 +86,12 @@ class ByLink:
 
     def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
         async def ask() -> Grant:
-            return await grant(
-                await self._linked(), self._store, wanted, self._clock, self._entropy,
+            return await grant_within(
+                within, self._started(), self._store, wanted, self._clock, self._entropy,
                 lambda coordinator: asyncio.to_thread(listen, coordinator),
             )
 
-        try:
-            return self._run(ask(), within)
-        except TimeoutError:
-            if self._link is not None and not self._link.linked:
-                raise self._link.problem or CoordinatorUnreachable(
-                    f"no link to the coordinator at {self._link.endpoint} in time", detail="timeout",
-                    hint="--timeout gives it more; is the coordinator running?",
-                ) from None
-            raise TimedOut(
-                f"{wanted.recipient} did not answer this client's request in time", detail="timeout",
-                hint="--timeout gives it more",
-            ) from None
+        return self._run(ask())
 
     def peers(self) -> list[Peer]:
         return self._run(all_peers(self._request))
@@ -146,27 +122,27 @@ class ByLink:
             self._loop = None
             self._context.destroy(linger=200)
 
-    def _run(self, coroutine: Coroutine[Any, Any, T], within: float | None = None) -> T:
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
             coroutine.close()
             raise UsageError("this client is closed")
         try:
-            return self._loop.run(coroutine, within)
+            return self._loop.run(coroutine)
         except CancelledError:
             raise Interrupted("this client was closed", detail="signal") from None
 
     async def _request(self, body: RequestBody) -> AnswerBody:
-        return await (await self._linked()).request(body)
+        link = self._started()
+        await link.wait_linked(link.patience)
+        return await link.request(body)
 
-    async def _linked(self) -> Link:
-        """The link, up; the first failure that something says ends a command that does not wait."""
+    def _started(self) -> Link:
         if self._link is None:
             self._link = Link(
                 self._context, self._principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
                 endpoints=self._endpoints,
             )
             self._link.start()
-        await self._link.wait_linked(self._link.patience)
         return self._link
 
 

@@ -19,7 +19,7 @@ import structlog
 from zkc import logs
 from zkc.client import control
 from zkc.client.by_link import all_peers
-from zkc.client.granting import grant, overdue
+from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Wanted
 from zkc.client.handed import Handed
 from zkc.client.housekeeping import Housekeeping
@@ -446,14 +446,7 @@ class Daemon:
     async def _granted(
         self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]]
     ) -> Grant:
-        link = self.main
-        try:
-            async with asyncio.timeout(within):
-                # A command says at once that there is no link; whether it waits for one is its own affair.
-                await link.wait_linked(link.patience)
-                return await grant(link, self._store, wanted, self._clock, self._entropy, listen)
-        except TimeoutError:
-            raise overdue(link, wanted.recipient) from None
+        return await grant_within(within, self.main, self._store, wanted, self._clock, self._entropy, listen)
 
     def _take_listening(self, request: control.AskListening) -> None:
         told = self._listening.get(request.ticket)

@@ -5,6 +5,7 @@ The daemon grants for commands that ask it over its control socket; a command wi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from zkc.client.events import WouldAccept
@@ -77,7 +78,21 @@ async def grant(
             link.tell(TransferEnd(terms.xid, 31, "ended"))
 
 
-def overdue(link: Link, recipient: str) -> ZkcError:
+async def grant_within(
+    within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
+    listen: Callable[[str], Awaitable[Endpoints]],
+) -> Grant:
+    """`grant`, over a link that may not stand yet, in at most ``within`` seconds."""
+    try:
+        async with asyncio.timeout(within):
+            # A command says at once that there is no link; whether it waits for one is its own affair.
+            await link.wait_linked(link.patience)
+            return await grant(link, store, wanted, clock, entropy, listen)
+    except TimeoutError:
+        raise _overdue(link, wanted.recipient) from None
+
+
+def _overdue(link: Link, recipient: str) -> ZkcError:
     """What it means that a grant did not come in time: by what it waited for."""
     if not link.linked:
         return link.problem or CoordinatorUnreachable(

@@ -34,7 +34,7 @@ from zkc.errors import (
 )
 from zkc.ids import check_name
 from zkc.net.addresses import told
-from zkc.net.pipe import Attempts, Bell, Doors, LinkLost, Listening, Outgoing, Told
+from zkc.net.pipe import Attempts, Bell, Doors, LinkLost, Listening, Outgoing, Told, interrupted
 from zkc.net.sockets import PortsTaken, split_endpoint
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session
@@ -252,10 +252,10 @@ class Sending:
                 return done
         if self._attempts is None:
             raise ValueError("a handshake that led to nothing")
-        told = Told(self._on_begun, self._on_flowing, self._on_progress, self._on_receipt)
+        hearing = Told(self._on_begun, self._on_flowing, self._on_progress, self._on_receipt)
         self._hears = True
         try:
-            delivered = self._attempts.next(self._bell, told, deadline=self._timeout)
+            delivered = self._attempts.next(self._bell, hearing, deadline=self._timeout)
         finally:
             self._hears = False
         return self._delivered(delivered.body)
@@ -398,7 +398,7 @@ class Sending:
 
     def _sleep(self, seconds: float) -> None:
         if self._bell.wait(seconds):
-            raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
+            raise interrupted(self._recipient)
 
     def _check_earlier(self, have: Have) -> ReceiptBody:
         """A receipt of an earlier try of this delivery: it must be one of ours, and of this very data."""
@@ -429,7 +429,7 @@ class Sending:
     def _pause(self) -> None:
         """While all of it is read again."""
         if self._bell.rung:
-            raise Interrupted(f"the transfer to {self._recipient} was interrupted", detail="signal")
+            raise interrupted(self._recipient)
         if self._left() == 0:
             raise TimedOut(
                 f"the transfer to {self._recipient} timed out while {self._manifest.name} was read", detail="timeout",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zkc.client.small import Small
-from zkc.client.trees import TreeSource
+from zkc.client.trees import TreeSource, walk
 from zkc.client.walking import Root, Skipped, is_excluded, is_sparse, joint_name, name_of, nothing_left, roots_of
 from zkc.constants import MESSAGE_TEXT_MAX, NOTE_MAX
 from zkc.errors import LocalIOError, UsageError
@@ -242,8 +242,8 @@ def _tree(
         called = _named(name, name_of(paths[0]))
         status = paths[0].stat()
         roots, mode, mtime_ns = [Root(paths[0], b"")], stat.S_IMODE(status.st_mode), max(status.st_mtime_ns, 0)
-    source = TreeSource(roots, exclude, on_skip)
-    return source, Manifest("tree", called, note, source.size, mode, mtime_ns)
+    tree = walk(roots, exclude, on_skip)
+    return TreeSource(tree), Manifest("tree", called, note, tree.size, mode, mtime_ns)
 
 
 def _named(name: str | None, otherwise: str) -> str:

@@ -11,6 +11,7 @@ import os
 import stat
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -23,6 +24,33 @@ from zkc.wire.listing import data_bytes, entries_of, header, runs_of
 from zkc.wire.messages import TreeEntry, TreeFile
 
 
+@dataclass(frozen=True)
+class Tree:
+    """What a walk has found; whoever reads it shares it."""
+
+    head: bytearray
+    """The listing, behind its length."""
+    inodes: array[int]
+    roots: tuple[Root, ...]
+    size: int
+    """Bytes of the stream."""
+
+
+def walk(
+    roots: Sequence[Root], exclude: Sequence[str] = (), on_skip: Callable[[Skipped], None] = lambda _: None
+) -> Tree:
+    """`UsageError` (``limit``, ``collision``, ``excluded``), `LocalIOError` (``unreadable``)."""
+    if len(roots) > TREE_TOPS_MAX:
+        raise too_much(f"more than {TREE_TOPS_MAX} paths")
+    found = Walk(exclude, on_skip)
+    for root in sorted(roots, key=lambda root: folded(root.name)):
+        found.root(root)
+    if not found.entries:
+        raise nothing_left()
+    found.listing[:LISTING_HEADER_BYTES] = header(len(found.listing) - LISTING_HEADER_BYTES)
+    return Tree(found.listing, found.inodes, tuple(found.roots), len(found.listing) + found.data)
+
+
 class TreeSource:
     """`zkc.net.pipe.Source` of files and folders."""
 
@@ -30,34 +58,22 @@ class TreeSource:
     again = True
     """It can be read from any byte on."""
 
-    def __init__(
-        self, roots: Sequence[Root], exclude: Sequence[str] = (), on_skip: Callable[[Skipped], None] = lambda _: None
-    ) -> None:
-        """Walks. `UsageError` (``limit``, ``collision``, ``excluded``), `LocalIOError` (``unreadable``)."""
-        if len(roots) > TREE_TOPS_MAX:
-            raise too_much(f"more than {TREE_TOPS_MAX} paths")
-        walk = Walk(exclude, on_skip)
-        for root in sorted(roots, key=lambda root: folded(root.name)):
-            walk.root(root)
-        if not walk.entries:
-            raise nothing_left()
-        walk.listing[:LISTING_HEADER_BYTES] = header(len(walk.listing) - LISTING_HEADER_BYTES)
-        self._head = walk.listing
-        self._inodes = walk.inodes
-        self._roots = tuple(walk.roots)
-        self.size = len(self._head) + walk.data
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._head = tree.head
         self._position = 0
         self._contents = self._fresh()
         self._places: _Places | None = None
 
     def _fresh(self) -> _Contents:
-        return _Contents(self._roots, entries_of(memoryview(self._head)[LISTING_HEADER_BYTES:]), self._inodes)
+        entries = entries_of(memoryview(self._head)[LISTING_HEADER_BYTES:])
+        return _Contents(self.tree.roots, entries, self.tree.inodes)
 
     @property
     def identity(self) -> tuple[bytes, ...]:
         """What is the same when the same files are sent again by another command: where they are, and the listing with
         their sizes and times."""
-        return *(os.path.realpath(os.fsencode(root.path)) for root in self._roots), blake3(self._head).digest()
+        return *(os.path.realpath(os.fsencode(root.path)) for root in self.tree.roots), blake3(self._head).digest()
 
     def readinto(self, into: memoryview) -> int:
         """Fill ``into`` as far as there is something: many small files are one read."""
@@ -84,7 +100,7 @@ class TreeSource:
 
     def check(self) -> None:
         """Each file was held against the listing when it had been read."""
-        if self._position != self.size:
+        if self._position != self.tree.size:
             raise _changed("the folder")
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ delivery machines; here are polling, sockets and backpressure. Both ends hold at
 whatever the length.
 """
 
-from zkc.net.pipe.link import Bell, LinkLost, login
+from zkc.net.pipe.link import Bell, LinkLost, interrupted, login
 from zkc.net.pipe.meeting import Doors, Listening
 from zkc.net.pipe.outgoing import Outgoing, Source
 from zkc.net.pipe.recipient import Bulk, Incoming, Sink
@@ -15,5 +15,5 @@ from zkc.net.pipe.sender import Attempts, Told
 
 __all__ = [
     "Attempts", "Bell", "Bulk", "Doors", "Incoming", "LinkLost", "Listening", "Outgoing", "Sink", "Source", "Told",
-    "login",
+    "interrupted", "login",
 ]

@@ -106,6 +106,11 @@ def flush(sock: Socket, queue: deque[bytearray]) -> None:
             return
 
 
+def interrupted(recipient: str) -> Interrupted:
+    """The bell, as the sender's user is told."""
+    return Interrupted(f"the transfer to {recipient} was interrupted", detail="signal")
+
+
 def given_up(peer: str, code: int, detail: str) -> ZkcError:
     """The other end's STOP, as the user is told."""
     return refused_by(peer, code if code in _STOP_CODES else Interrupted.code, detail)

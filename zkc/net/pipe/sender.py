@@ -23,13 +23,14 @@ from zkc.net.pipe.link import (
     broken_rule,
     flush,
     given_up,
+    interrupted,
     receive_frame,
 )
 from zkc.net.pipe.meeting import Dialling, Listening, Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
 from zkc.net.pipe.passage import Passage
-from zkc.net.sockets import Socket, context
+from zkc.net.sockets import context
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
@@ -40,8 +41,8 @@ FIRST_WORD_SECONDS: Final = 20.0
 """From the connection to the other end's first frame."""
 COME_SECONDS: Final = CONNECT_SECONDS
 """How long a recipient that has the key may take to come, where the sender listens."""
-FLUSH_MS: Final = 20
-"""How long a source may pause before what it gave leaves as a chunk of its own."""
+FLUSH_SECONDS: Final = 0.02
+"""How long what a source gave may wait for more of it to fill a chunk; then it leaves as it is."""
 REPEATS_MAX: Final = 2
 """How often the recipient may say that it waits, while its kernel has everything of ours: then something was lost in
 between, such as a length that a damaged byte made longer."""
@@ -98,7 +99,7 @@ class Attempts:
             try:
                 pair = meeting.meet(bell, until if deadline is None else min(until, deadline))
             except Rung:
-                raise interrupted(self.session) from None
+                raise interrupted(self.session.req.recipient) from None
             except PeerViolation as violation:
                 raise broken_rule(f"{self.session.req.recipient} broke the rules of the link", violation) from None
             attempt = _Attempt(pair, self, bell, told, deadline)
@@ -151,12 +152,24 @@ class _Attempt:
         self._machine = DeliverySender(self._session, attempts.manifest, pair.attempt, self._outgoing.whole)
         self._bell = bell
         self._told = told
-        self._deadline = deadline
         self._clock = attempts.clock
         self._pace = attempts.pace
+        self._poller = zmq.Poller()
+        for readable in (pair.acks, bell.fd, *pair.watched):
+            self._poller.register(readable, zmq.POLLIN)
         self._queue: deque[bytearray] = deque()
+        """Sealed, and not taken by the socket."""
         self._ended = False
-        self._first_word = 0.0
+        """Whether the source's last bytes are sealed."""
+        self._gone = False
+        """Whether nothing more will come."""
+        # Times; infinite where there is none.
+        self._deadline = math.inf if deadline is None else deadline
+        self._first_word = self._clock.monotonic() + FIRST_WORD_SECONDS
+        self._parting = math.inf
+        """Until when the acknowledgements may outlive the other connection."""
+        self._flush = math.inf
+        """When what was read leaves, whether or not it fills a chunk."""
         self._position = -1
         self._repeats = 0
         """How often the recipient has said that position again, though there is more."""
@@ -166,41 +179,25 @@ class _Attempt:
         """The highest attempt number that was used."""
         return self._machine.attempt
 
-    # --- sending ----------------------------------------------------------------------------------------------------
+    # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self) -> Delivered:
-        pair = self._pair
-        push, pull = pair.data, pair.acks
-        self._first_word = self._clock.monotonic() + FIRST_WORD_SECONDS
-        gone = more = False
-        parting = math.inf
+        """Wait, hear, see whether it is over, send; again and again, until the receipt is here."""
+        more = False
         try:
             while True:
-                ready = self._poll(push, pull, parting, at_once=more)
+                ready = self._wait(at_once=more)
                 if self._bell.fd in ready:
-                    raise interrupted(self._session)
-                if self._deadline is not None and self._clock.monotonic() >= self._deadline:
-                    raise self._out_of_time()
+                    raise interrupted(self._session.req.recipient)
                 # Asked before the frames are read: what came before the end of the connection still counts.
-                gone = gone or pair.acks_end.is_gone() or pair.is_over() or self._clock.monotonic() >= parting
-                if parting == math.inf and pair.data_end.is_gone():
-                    parting = self._clock.monotonic() + PARTING_SECONDS
-                if pair.data_end.progress.cut or pair.acks_end.progress.cut:
-                    raise PeerViolation("limit", "a message without an end")
-                heard = self._read(pull)
+                gone = self._is_gone()
+                heard = self._read()
                 if isinstance(heard, Delivered):
-                    self._told.on_receipt(heard)
-                    with contextlib.suppress(zmq.Again):
-                        push.send(self._machine.bye(), zmq.DONTWAIT)
-                        pair.let_go(TELL_SECONDS, self._clock)
+                    self._take_leave(heard)
                     return heard
                 more = heard
-                if gone and not more:
-                    raise LinkLost(
-                        f"the link to {self._session.req.recipient} broke off after {self._machine.sent} bytes",
-                        detail="link",
-                    )
-                self._produce(push, ready)
+                self._expired(self._clock.monotonic(), gone=gone and not more)
+                self._produce(ready)
         except NotOpened:
             raise
         except PeerViolation as violation:
@@ -211,11 +208,53 @@ class _Attempt:
         except BaseException as error:
             # Told whatever ends it, a signal too, so that nobody waits.
             if not self._machine.ended:
-                self._tell(push, error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
+                self._tell(error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
             raise
 
-    def _tell(self, push: Socket, error: ZkcError) -> None:
+    def _wait(self, *, at_once: bool) -> dict[Any, int]:
+        """Until something is here, or the socket takes what is sealed, or there is something to read, or it is time."""
+        now = self._clock.monotonic()
+        wake = min(self._first_word, self._parting, self._deadline)
+        source, read = self._outgoing.fd, self._may_read_from(now)
+        if read > now or source is None:
+            wake = min(wake, read)
+        elif self._outgoing.chunk:
+            wake = min(wake, self._flush)
+        self._poller.register(self._pair.data, zmq.POLLOUT if self._queue else 0)
+        if source is not None:
+            self._poller.register(source, zmq.POLLIN if read <= now else 0)
+        timeout = None if wake == math.inf else math.ceil(max(wake - now, 0) * 1000)
+        return dict(self._poller.poll(0 if at_once else timeout))
+
+    def _is_gone(self) -> bool:
+        pair, now = self._pair, self._clock.monotonic()
+        self._gone = self._gone or pair.acks_end.is_gone() or pair.is_over() or now >= self._parting
+        if self._parting == math.inf and pair.data_end.is_gone():
+            self._parting = now + PARTING_SECONDS
+        return self._gone
+
+    def _expired(self, now: float, *, gone: bool) -> None:
+        """Raises what ends the attempt, where something does."""
+        pair, name = self._pair, self._session.req.recipient
+        if now >= self._deadline:
+            raise self._out_of_time()
+        if pair.data_end.progress.cut or pair.acks_end.progress.cut:
+            raise PeerViolation("limit", "a message without an end")
+        if gone:
+            raise LinkLost(f"the link to {name} broke off after {self._machine.sent} bytes", detail="link")
+        if now >= self._first_word:
+            what = f"{name} took the connection and said nothing for {FIRST_WORD_SECONDS:g} s"
+            raise LinkLost(what, detail="link")
+
+    def _take_leave(self, delivered: Delivered) -> None:
+        self._told.on_receipt(delivered)
+        with contextlib.suppress(zmq.Again):
+            self._pair.data.send(self._machine.bye(), zmq.DONTWAIT)
+            self._pair.let_go(TELL_SECONDS, self._clock)
+
+    def _tell(self, error: ZkcError) -> None:
         """Give up towards the recipient: behind what is sealed already, since frames are numbered; in bounded time."""
+        push = self._pair.data
         self._queue.append(self._machine.stop(error.code, error.detail))
         until = self._clock.monotonic() + TELL_SECONDS
         with contextlib.suppress(zmq.ZMQError):
@@ -223,38 +262,12 @@ class _Attempt:
                 flush(push, self._queue)
             self._pair.let_go(until - self._clock.monotonic(), self._clock)
 
-    def _poll(self, push: Socket, pull: Socket, parting: float, *, at_once: bool) -> dict[Any, int]:
-        poller = zmq.Poller()
-        for readable in (pull, self._bell.fd, *self._pair.watched):
-            poller.register(readable, zmq.POLLIN)
-        timeout: float | None = 0.0 if at_once else None
-        now = self._clock.monotonic()
-        if self._queue:
-            poller.register(push, zmq.POLLOUT)
-        elif self._machine.has_room() and not self._ended:
-            pause = self._pace.pause(now)
-            if pause or self._outgoing.fd is None:
-                timeout = pause if timeout is None else timeout
-            else:
-                poller.register(self._outgoing.fd, zmq.POLLIN)
-                if self._outgoing.chunk:
-                    timeout = FLUSH_MS / 1000 if timeout is None else timeout
-        if self._first_word:
-            timeout = max(self._first_word - now, 0) if timeout is None else timeout
-            if now >= self._first_word:
-                raise LinkLost(
-                    f"{self._session.req.recipient} took the connection and said nothing for {FIRST_WORD_SECONDS:g} s",
-                    detail="link",
-                )
-        end = min(parting, math.inf if self._deadline is None else self._deadline)
-        if end != math.inf:
-            timeout = min(max(end - now, 0), timeout if timeout is not None else 3600.0)
-        return dict(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
+    # --- what is heard ----------------------------------------------------------------------------------------------
 
-    def _read(self, pull: Socket) -> Delivered | bool:
+    def _read(self) -> Delivered | bool:
         """Consume at most a turn's acknowledgements: the receipt, or whether more may be there."""
         for _ in range(FRAMES_A_TURN):
-            frame = receive_frame(pull)
+            frame = receive_frame(self._pair.acks)
             if frame is None:
                 return False
             self._pair.acks_end.progress.delivered += 1
@@ -268,8 +281,8 @@ class _Attempt:
         if isinstance(event, Stopped):
             raise given_up(self._session.req.recipient, event.code, event.detail)
         if isinstance(event, Credited):
-            if self._first_word:
-                self._first_word = 0.0
+            if self._first_word < math.inf:
+                self._first_word = math.inf
                 self._told.on_begun(self._pair.path(), event.position)
                 digest = self._outgoing.go_to(event.position, self._pause, fresh=self._session.req.fresh)
                 self._queue.extend(self._machine.start(digest))
@@ -287,26 +300,34 @@ class _Attempt:
             name = self._session.req.recipient
             raise LinkLost(f"the link to {name} stands still after {position} bytes", detail="link")
 
-    def _produce(self, push: Socket, ready: dict[Any, int]) -> None:
+    # --- what is sent -----------------------------------------------------------------------------------------------
+
+    def _may_read_from(self, now: float) -> float:
+        """When the source may be read: now, once the pace allows it, or, for lack of room or of bytes, never."""
+        if self._queue or self._ended or not self._machine.has_room():
+            return math.inf
+        return now + self._pace.pause(now)
+
+    def _produce(self, ready: dict[Any, int]) -> None:
         """Read, seal and send, as long as there is credit, something to read, and room in the socket."""
-        outgoing, machine = self._outgoing, self._machine
-        size = int(min(machine.chunk_size, self._pace.piece))
-        flush(push, self._queue)
+        outgoing = self._outgoing
+        size = int(min(self._machine.chunk_size, self._pace.piece))
+        flush(self._pair.data, self._queue)
         for _ in range(FRAMES_A_TURN):
-            if self._queue or self._ended or not machine.has_room() or self._pace.pause(self._clock.monotonic()):
+            now, source = self._clock.monotonic(), outgoing.fd
+            if self._may_read_from(now) > now:
                 return
-            waits = outgoing.fd is not None
-            if waits and outgoing.fd not in ready:
-                if outgoing.chunk and not ready:
-                    self._seal(push, last=False)  # the source pauses: what it gave goes
-                return
-            self._ended = not outgoing.read(size)
-            if self._ended or len(outgoing.chunk) == size:
-                self._seal(push, last=self._ended)
-            if waits:
+            if source is None or source in ready:
+                if not outgoing.chunk:
+                    self._flush = now + FLUSH_SECONDS
+                self._ended = not outgoing.read(size)
+            filled = len(outgoing.chunk)
+            if self._ended or filled == size or (filled and now >= self._flush):
+                self._seal(last=self._ended)
+            if source is not None:
                 return
 
-    def _seal(self, push: Socket, *, last: bool) -> None:
+    def _seal(self, *, last: bool) -> None:
         machine, outgoing = self._machine, self._outgoing
         if not machine.sent:
             self._told.on_flowing()
@@ -316,13 +337,13 @@ class _Attempt:
         outgoing.sealed(machine.sent, machine.digest)
         if last:
             outgoing.whole = machine.whole
-        flush(push, self._queue)
+        flush(self._pair.data, self._queue)
 
     def _pause(self) -> None:
         """While a prefix is read again."""
         if self._bell.rung:
-            raise interrupted(self._session)
-        if self._deadline is not None and self._clock.monotonic() >= self._deadline:
+            raise interrupted(self._session.req.recipient)
+        if self._clock.monotonic() >= self._deadline:
             raise self._out_of_time()
 
     def _out_of_time(self) -> ZkcError:
@@ -334,7 +355,3 @@ class _Attempt:
             )
         what, hint = f"the transfer to {name} timed out after {sent} bytes", "give it a longer timeout"
         return Interrupted(what, detail="timeout", hint=hint) if sent else TimedOut(what, detail="timeout", hint=hint)
-
-
-def interrupted(session: Session) -> Interrupted:
-    return Interrupted(f"the transfer to {session.req.recipient} was interrupted", detail="signal")

@@ -41,6 +41,15 @@ def receipt_files(names: Sequence[str], receipt: str | None) -> dict[str, str | 
     return {name: f"{receipt}.{name.replace('/', '+')}" if receipt else receipt for name in names}
 
 
+def _another(first: tuple[AnySource, Manifest], what: What) -> tuple[AnySource, Manifest]:
+    """``what`` for one more recipient; a folder is walked once, whoever it goes to."""
+    from zkc.client.trees import TreeSource
+    from zkc.ui.cli.send import open_source
+
+    source, manifest = first
+    return (TreeSource(source.tree), manifest) if isinstance(source, TreeSource) else open_source(None, what)
+
+
 def send_to_each(
     call: Invocation, names: Sequence[str], what: What, options: Options, copies: Mapping[str, Path | None]
 ) -> int:
@@ -63,8 +72,9 @@ def send_to_each(
         config = client_config(call, home)
         with contextlib.ExitStack() as opened:
             sources: dict[str, tuple[AnySource, Manifest]] = {}
+            first = open_source(call.out, what)
             for name in names:
-                sources[name] = open_source(None if sources else call.out, what)  # told once
+                sources[name] = _another(first, what) if sources else first
                 opened.callback(sources[name][0].close)
             opened.pop_all()  # each is closed by who sends it
         if not isinstance(what.payload, str | list) and not options.dry_run:
