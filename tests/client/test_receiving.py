@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
@@ -20,11 +21,12 @@ from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, until
 from zkc.client import receiving
 from zkc.client.receiving import Receiver
+from zkc.client.sending import _COMES_BACK
 from zkc.config import ClientConfig
 from zkc.env import SystemEntropy
 from zkc.errors import PeerViolation, PolicyRefused
 from zkc.logs import REPEAT_SECONDS
-from zkc.net.pipe import Bulk
+from zkc.net.pipe import Bell, Bulk, Incoming
 from zkc.protocol import transfer_sender
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
@@ -167,7 +169,7 @@ def test_the_rate_of_one_sender_is_the_configurations_also_once_it_is_read_again
     play(bob, scene())
 
 
-def agreed(bob: Bob, serial: int, **changes: Any) -> None:
+def agreed(bob: Bob, serial: int, **changes: Any) -> receiving._Transfer:
     """A transfer of alice's whose handshake is over, and which waits for her to come back."""
     talk = bob.everyone.transfer(replace(terms("bob", serial=serial), **changes))
     talk.run()
@@ -176,6 +178,7 @@ def agreed(bob: Bob, serial: int, **changes: Any) -> None:
     transfer = receiving._Transfer(side.context, side.state, notify)
     transfer.agreed = True
     bob.receiver._transfers[transfer.req.xid] = transfer
+    return transfer
 
 
 def test_what_a_delivery_has_left_here_is_no_other_transfer_of_its_sender(bob: Bob) -> None:
@@ -188,6 +191,32 @@ def test_what_a_delivery_has_left_here_is_no_other_transfer_of_its_sender(bob: B
         assert await bob.answer(2) == ("refuse", "limit")
         assert await bob.answer(3, tid=tid) == ("accept", "")
         assert await bob.answer(4, tid=tid) == ("refuse", "limit"), "handshakes under way count"
+
+    play(bob, scene())
+
+
+def test_who_makes_room_for_others_is_told_what_a_sender_comes_back_from(bob: Bob, closing: ExitStack) -> None:
+    """And not that it has begun anew, which nobody comes back from: of two that are away the one that is so longer."""
+    away: list[Bell] = []
+    for serial, since in ((1, bob.clock.now - 1), (2, bob.clock.now - 2), (3, bob.clock.now + 1)):
+        away.append(closing.enter_context(contextlib.closing(Bell())))
+        transfer = agreed(bob, serial, tid=bytes([serial]) * 16)
+        transfer.bell, transfer.incoming = away[-1], cast("Incoming", SimpleNamespace(lost_since=since))
+
+    def make_room(tid: bytes) -> None:
+        _, notify = bob.request(9, tid=tid)
+        sender = SimpleNamespace(sender=bob.alice.card)
+        bob.receiver._make_room(receiving._Transfer(None, sender, notify))  # type: ignore[arg-type]
+
+    async def scene() -> None:
+        make_room(b"t" * 16)
+        assert [bell.rung for bell in away] == [False, True, False]
+        assert away[1].reason.detail in _COMES_BACK
+        assert "anew" not in away[1].reason.message
+        make_room(bytes([3]) * 16)
+        assert [bell.rung for bell in away] == [False, True, True]
+        assert (away[2].reason.detail, away[2].reason.message) == ("ended", "alice has begun this delivery anew")
+        bob.receiver._transfers.clear()
 
     play(bob, scene())
 

@@ -327,14 +327,19 @@ class Receiver:
         What has come of it stays; its sender makes a new handshake when it is back.
         """
         older = [other.bell for other in self._older(wanted, wanted.state.sender.fingerprint) if other.bell is not None]
+        for bell in older:
+            bell.ring(_anew(wanted.req.sender))
+        if older:
+            return
         now = self._clock.monotonic()
         away = [
-            (other.incoming.lost_since, other.bell) for other in self._transfers.values()
+            (other.incoming.lost_since, other.req.sender, other.bell) for other in self._transfers.values()
             if other.bell is not None and other.incoming is not None and other.incoming.lost_since is not None
         ]
-        gone = [bell for since, bell in sorted(away, key=lambda each: each[0]) if since <= now]
-        for bell in older or gone[:1]:
-            bell.ring(superseded=True)
+        for since, sender, bell in sorted(away, key=lambda each: each[0])[:1]:
+            if since <= now:
+                # A sender that is back at this very moment hears what it comes back from.
+                bell.ring(Interrupted(f"{sender} is away, and another transfer has its place", detail="shutdown"))
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
         """X5, or G1 and G4: the key (Figure 15)."""
@@ -432,11 +437,11 @@ class Receiver:
         ending = []
         for other in self._older(transfer, session.peer.fingerprint):
             if other.bell is not None:
-                other.bell.ring(superseded=True)
+                other.bell.ring(_anew(session.req.sender))
                 if other.done is not None:
                     ending.append(other.done)
             elif other.reader is not None:
-                other.reader.send_away(Interrupted(f"{session.req.sender} has begun it anew", detail="ended"))
+                other.reader.send_away(_anew(session.req.sender))
         return ending
 
     def _older(self, transfer: _Transfer, sender_fp: bytes) -> list[_Transfer]:
@@ -500,6 +505,11 @@ class Receiver:
             self._forget(transfer)
             if transfer.done is not None and not transfer.done.done():
                 transfer.done.set_result(None)
+
+
+def _anew(sender: str) -> Interrupted:
+    """What ends a transfer in whose place another one has been made: nobody has to come back from it."""
+    return Interrupted(f"{sender} has begun this delivery anew", detail="ended")
 
 
 def _xid_of(body: RequestBody) -> bytes:

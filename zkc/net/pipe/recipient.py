@@ -372,11 +372,9 @@ class _Receiver:
             self._word, self._due = None, again
 
     def _hurry(self) -> None:
-        """The bell: `Interrupted`, unless it is done; then the sender may still hear so, for a moment."""
+        """The bell: its reason, unless it is done; then the sender may still hear so, for a moment."""
         if not self._receipt:
-            if self._bell.superseded:
-                raise Interrupted(f"{self._session.req.sender} has begun this delivery anew", detail="ended")
-            raise Interrupted("this client ends", detail="shutdown")
+            raise self._bell.reason
         self._deadline = self._clock.monotonic() + TELL_SECONDS
 
     def _tell(self, error: ZkcError) -> None:
