@@ -192,6 +192,21 @@ def test_the_bell_is_heard_within_a_turn_of_a_sender_that_never_pauses(pair: Pai
     assert len(pair.sink.got) - at[0] < FRAMES_A_TURN * C
 
 
+def test_a_sender_is_told_what_keeps_its_recipient_from_beginning(pair: Pair) -> None:
+    """And not that it cannot be reached."""
+
+    def busy() -> tuple[int, Any]:
+        raise LocalIOError("another one writes it", detail="busy")
+
+    pair.sink.resume = busy  # type: ignore[method-assign]
+    receiving = pair.receive()
+    with pytest.raises(LocalIOError) as told:
+        pair.send(b"data")
+    assert told.value.detail == "busy"
+    assert error_of(receiving).message == "another one writes it"
+    assert not pair.sink.manifests
+
+
 @pytest.mark.parametrize("detail", ["ended", "shutdown"])
 def test_both_ends_hear_why_a_bell_was_rung_first(pair: Pair, detail: str) -> None:
     def ring(_: int) -> None:
