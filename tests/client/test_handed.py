@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.waiting import DEADLINE, until
 from zkc.client.events import Options, Requested
 from zkc.client.grants import Grant, Wanted
-from zkc.client.handed import Handed
+from zkc.client.handed import Handed, _Talk
 from zkc.client.small import Job, Notice, Small, Told, Waiting
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import PolicyRefused, RecipientOffline, UsageError
@@ -117,6 +118,29 @@ def test_a_command_that_hangs_up_ends_its_delivery(home: Home) -> None:
             await waiting
         await events.aclose()
         await until(lambda: never.cancelled)
+        handed.close()
+        await until(lambda: not senders())
+
+    asyncio.run(scene())
+
+
+def test_a_thread_hears_at_once_that_its_command_hung_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when somebody collects what nobody refers to any more."""
+    talks: list[Any] = []
+    real = _Talk.events
+
+    def events_of(talk: _Talk) -> Any:
+        talks.append(real(talk))
+        return talks[-1]
+
+    monkeypatch.setattr(_Talk, "events", events_of)
+
+    async def scene() -> None:
+        handed = Handed(home, Never(), SystemClock(), SystemEntropy())
+        events = handed.send(job(home))
+        assert isinstance(await anext(events), Requested)
+        await events.aclose()
+        assert talks[0].ag_frame is None
         handed.close()
         await until(lambda: not senders())
 

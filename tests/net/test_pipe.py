@@ -194,14 +194,34 @@ def test_the_bell_is_heard_within_a_turn_of_a_sender_that_never_pauses(pair: Pai
     assert len(pair.sink.got) - at[0] < FRAMES_A_TURN * C
 
 
-def test_a_transfer_that_is_begun_anew_does_not_say_that_the_client_ends(pair: Pair) -> None:
-    pair.sink.on_write = lambda _: pair.bell.ring(superseded=True)
+def test_a_sender_is_told_what_keeps_its_recipient_from_beginning(pair: Pair) -> None:
+    """And not that it cannot be reached."""
+
+    def busy() -> tuple[int, Any]:
+        raise LocalIOError("another one writes it", detail="busy")
+
+    pair.sink.resume = busy  # type: ignore[method-assign]
+    receiving = pair.receive()
+    with pytest.raises(LocalIOError) as told:
+        pair.send(b"data")
+    assert told.value.detail == "busy"
+    assert error_of(receiving).message == "another one writes it"
+    assert not pair.sink.manifests
+
+
+@pytest.mark.parametrize("detail", ["ended", "shutdown"])
+def test_both_ends_hear_why_a_bell_was_rung_first(pair: Pair, detail: str) -> None:
+    def ring(_: int) -> None:
+        pair.bell.ring(Interrupted("a reason", detail=detail))
+        pair.bell.ring(Interrupted("another one", detail="signal"))
+
+    pair.sink.on_write = ring
     receiving = pair.receive()
     with pytest.raises(Interrupted) as told:
         pair.send(bytes(64 * 1024 * 1024))
     assert not isinstance(told.value, LinkLost)
-    assert told.value.detail == "ended"
-    assert "anew" in error_of(receiving).message
+    assert told.value.detail == detail
+    assert error_of(receiving).message == "a reason"
 
 
 def test_the_last_word_of_a_recipient_that_gives_up_arrives_though_the_link_ends_behind_it(bulk: Bulk) -> None:

@@ -176,3 +176,19 @@ def test_a_key_has_one_id_for_each_recipient_in_a_home_and_another_in_another(ho
 def test_fields_of_a_key_do_not_run_into_each_other() -> None:
     assert len({key_of(b"ab", b"c"), key_of(b"a", b"bc"), key_of(b"abc"), key_of(b"ab", b"c", b""), key_of()}) == 5
     assert all(len(key_of(what)) == 64 for what in (b"", b"/etc/passwd", b"../.."))
+
+
+@pytest.mark.parametrize("call", ["flock", "fsync"])
+def test_what_cannot_be_begun_holds_no_descriptor(
+    home: Home, clock: SetClock, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    opened(home, key=key_of(b"the folder is there"), clock=clock).close(forget=True)
+
+    def fail(*_: object) -> None:
+        raise OSError(37, "no locks available")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(fcntl if call == "flock" else os, call, fail)
+    with pytest.raises(LocalIOError):
+        UnderWay.open(home, KEY, TID, clock)
+    assert os.listdir("/proc/self/fd") == before

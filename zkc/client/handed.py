@@ -46,8 +46,9 @@ class Handed:
         running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job, call, talk)
         running.add_done_callback(lambda _: talk.over())
         try:
-            async for event in talk.events():
-                yield event
+            async with contextlib.aclosing(talk.events()) as events:
+                async for event in events:
+                    yield event
             yield await running
         finally:
             call.end()

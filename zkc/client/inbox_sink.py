@@ -93,7 +93,7 @@ class InboxSink:
         position = 0
         while position < end:
             if self._bell.rung:
-                raise Interrupted("this client ends", detail="shutdown")
+                raise self._bell.reason
             try:
                 data = partial.read(position, min(_READ, end - position))
                 if not data:

@@ -195,7 +195,7 @@ class _UnderWay:
 
     def interrupt(self) -> bool:
         self._interrupted = True
-        self._bell.ring(superseded=True)
+        self._bell.ring(Interrupted("interrupted", detail="signal"))
         return not self._writes
 
 
@@ -210,7 +210,7 @@ def _watched(answer: Answer[control.ControlReply], bell: Bell) -> Iterator[list[
         except ZkcError as error:
             told.append(error)
         # Not as one who comes back: what a reader has taken is not sent again.
-        bell.ring(superseded=True)
+        bell.ring(Interrupted("the daemon here has given it up", detail="ended"))
 
     watcher = threading.Thread(target=watch, name="zkc-live", daemon=True)
     watcher.start()

@@ -66,25 +66,15 @@ class UnderWay:
                 descriptor = os.open(path, flags, files.PRIVATE_FILE)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(descriptor).st_nlink:
+                        return cls(path, descriptor, _begun(folder, descriptor, tid, clock))
                 except BlockingIOError:
                     os.close(descriptor)
                     return None
-                found = os.fstat(descriptor)
-                if found.st_nlink:
-                    break
+                except BaseException:
+                    os.close(descriptor)
+                    raise
                 os.close(descriptor)  # whoever had it has just finished
-            content = os.pread(descriptor, found.st_size, 0)
-            if len(content) < ID_BYTES or found.st_mtime < clock.wall() - KEPT_SECONDS:
-                os.ftruncate(descriptor, 0)
-                content = tid
-                files.write_all(descriptor, tid)
-                os.fsync(descriptor)
-                _sync(folder)
-            elif half := (len(content) - ID_BYTES) % _TRY_BYTES:
-                # Killed in the middle of a row: what is appended must not stand behind it.
-                content = content[:-half]
-                os.ftruncate(descriptor, len(content))
-        return cls(path, descriptor, content)
 
     @property
     def begun(self) -> bool:
@@ -119,6 +109,23 @@ def sweep(home: Home, clock: Clock) -> int:
                     os.unlink(entry.path)
                 removed += 1
     return removed
+
+
+def _begun(folder: Path, descriptor: int, tid: bytes, clock: Clock) -> bytes:
+    """What is known of the delivery whose file this is: of a new one, or one that is too old, ``tid`` alone."""
+    found = os.fstat(descriptor)
+    content = os.pread(descriptor, found.st_size, 0)
+    if len(content) < ID_BYTES or found.st_mtime < clock.wall() - KEPT_SECONDS:
+        os.ftruncate(descriptor, 0)
+        content = tid
+        files.write_all(descriptor, tid)
+        os.fsync(descriptor)
+        _sync(folder)
+    elif half := (len(content) - ID_BYTES) % _TRY_BYTES:
+        # Killed in the middle of a row: what is appended must not stand behind it.
+        content = content[:-half]
+        os.ftruncate(descriptor, len(content))
+    return content
 
 
 def _folder(home: Home) -> Path:

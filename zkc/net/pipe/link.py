@@ -42,11 +42,11 @@ class Bell:
         self.fd, self._ring = os.pipe()
         os.set_blocking(self.fd, False)
         self.rung = False
-        self.superseded = False
-        """Whether it was rung because a newer handshake of the same delivery has taken over."""
+        self._reason: Interrupted | None = None
 
-    def ring(self, *, superseded: bool = False) -> None:
-        self.superseded = self.superseded or superseded
+    def ring(self, reason: Interrupted | None = None) -> None:
+        """``reason``: what ends then, where that is not this process; of several the first counts."""
+        self._reason = self._reason or reason
         self.rung = True
         with contextlib.suppress(OSError):
             os.write(self._ring, b"!")
@@ -57,6 +57,11 @@ class Bell:
         poll.register(self.fd, select.POLLIN)
         poll.poll(max(seconds, 0.0) * 1000)
         return self.rung
+
+    @property
+    def reason(self) -> Interrupted:
+        """What a recipient that hears it raises."""
+        return self._reason or Interrupted("this client ends", detail="shutdown")
 
     def hush(self) -> None:
         """For one that is rung again and again: until the next time. Where it was not rung: nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import select
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 import zmq
 from blake3 import blake3
@@ -184,7 +184,13 @@ class _Receiver:
         """By when the sender has to be here, to have begun, or to have left; infinite while data may flow."""
         incoming.lost_since = clock.monotonic() + COME_SECONDS
         # What goes on from one connection to the next.
-        self._position, self._digest = sink.resume()
+        self._unready: ZkcError | None = None
+        """Why nothing can be received: told as soon as somebody is there to hear it."""
+        self._position, self._digest = 0, blake3()
+        try:
+            self._position, self._digest = sink.resume()
+        except ZkcError as error:
+            self._unready = error
         self._manifest: Manifest | None = None
         self._receipt = b""
         self._highest = -1
@@ -245,6 +251,8 @@ class _Receiver:
 
     def _connection(self, pair: Pair) -> bool:
         """One connection from its beginning to its end; whether that is the end of the delivery."""
+        if self._unready is not None:
+            self._refuse(pair, self._unready)
         poller = zmq.Poller()
         for readable in (pair.data, self._bell.fd, *pair.watched):
             poller.register(readable, zmq.POLLIN)
@@ -288,6 +296,13 @@ class _Receiver:
                 raise
             self._break_off(self._clock.monotonic())
             return False
+
+    def _refuse(self, pair: Pair, why: ZkcError) -> NoReturn:
+        """Raise ``why`` once the sender can hear it: both its connections stand."""
+        until = self._clock.monotonic() + CONNECT_SECONDS
+        while not pair.data_end.has_come() and (left := self._until(until)):
+            pair.data_end.events.poll(left)
+        raise why
 
     def _break_off(self, now: float) -> None:
         """Keep what the next connection goes on from, and how long it may take to come."""
@@ -372,11 +387,9 @@ class _Receiver:
             self._word, self._due = None, again
 
     def _hurry(self) -> None:
-        """The bell: `Interrupted`, unless it is done; then the sender may still hear so, for a moment."""
+        """The bell: its reason, unless it is done; then the sender may still hear so, for a moment."""
         if not self._receipt:
-            if self._bell.superseded:
-                raise Interrupted(f"{self._session.req.sender} has begun this delivery anew", detail="ended")
-            raise Interrupted("this client ends", detail="shutdown")
+            raise self._bell.reason
         self._deadline = self._clock.monotonic() + TELL_SECONDS
 
     def _tell(self, error: ZkcError) -> None:
