@@ -15,18 +15,20 @@ import msgspec
 import pytest
 from blake3 import blake3
 
+from tests.support.evil import COMMAND, LONG, RawPeer, greeting, raw_frame
 from tests.support.parties import world
 from tests.support.proxy import TcpProxy
 from tests.support.relays import Relay
-from tests.support.streams import WHAT, Kept, Memory, persist
+from tests.support.streams import WHAT, Kept, Memory, Slow, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
-from zkc.constants import CHUNK_MIN
+from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX
 from zkc.crypto.chunks import rendezvous
 from zkc.errors import Interrupted, PolicyRefused, ZkcError
-from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, LinkLost, Outgoing, Told
+from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, LinkLost, Outgoing, Source, Told
 from zkc.net.pipe.link import CONNECT_SECONDS, login
 from zkc.net.pipe.meeting import Dialling, Listening, Rung
+from zkc.net.sockets import BULK_FRAME_MAX, CURVE_OVERHEAD
 from zkc.wire.messages import Endpoints
 
 C: Final = CHUNK_MIN
@@ -89,7 +91,10 @@ class Meeting:
         return self._pool.submit(self.incoming.receive, self.recipient, self.sink, self.bell, patience)
 
     def attempts(self, data: bytes) -> Attempts:
-        return Attempts(self.sender, WHAT, Outgoing(Memory(data)), listening=self.here)
+        return self.attempts_at(Memory(data))
+
+    def attempts_at(self, source: Source) -> Attempts:
+        return Attempts(self.sender, WHAT, Outgoing(source), listening=self.here)
 
     def close(self) -> None:
         self.bell.ring()
@@ -207,6 +212,53 @@ def test_strangers_at_the_ports_change_nothing(meeting: Meeting) -> None:
             strangers.enter_context(socket.create_connection((HOST, port))).sendall(b"GET / HTTP/1.1\r\n\r\n")
         receiving = meeting.receive()
         persist(meeting.attempts(data))
+        receiving.result(DEADLINE)
+    assert meeting.sink.got == data
+
+
+def stranger(port: int, size: int) -> RawPeer:
+    """Without any token, and with a command of ``size`` bytes of which the last one never comes."""
+    made = RawPeer(HOST, port)
+    made.send(greeting(mechanism=b"PLAIN") + raw_frame(LONG | COMMAND, size, bytes(size - 1)))
+    return made
+
+
+@pytest.mark.attack("D01", "O03", "P06")
+def test_a_stranger_who_says_too_much_is_cut_off_alone(meeting: Meeting) -> None:
+    """As much as either socket takes, at either port: the connections of a transfer that flows do not even end."""
+    listening = meeting.here or meeting.incoming.listening
+    assert listening is not None
+    data = random.Random(6).randbytes(2 * MIB)
+    receiving = meeting.receive()
+    with ThreadPoolExecutor(1) as pool, Slow() as source, contextlib.ExitStack() as closing:
+        sending = pool.submit(meeting.attempts_at(source).next, Bell(), Told())
+        source.give(data[:MIB])
+        wait_until(lambda: len(meeting.sink.got) == MIB)
+        strangers = [
+            closing.enter_context(stranger(port, size))
+            for port in (listening.data_port, listening.ack_port)
+            for size in (CONTROL_MESSAGE_MAX + CURVE_OVERHEAD, BULK_FRAME_MAX)
+        ]
+        for each in strangers:
+            each.wait_closed()
+        source.give(data[MIB:])
+        source.end()
+        sending.result(DEADLINE)
+        receiving.result(DEADLINE)
+    assert meeting.sink.got == data
+
+
+@pytest.mark.attack("D01", "P06")
+def test_strangers_that_were_there_first_are_not_taken_for_the_peer(meeting: Meeting) -> None:
+    """Many times what the peer may be ahead arrives, while it is not known which of them it is."""
+    listening = meeting.here or meeting.incoming.listening
+    assert listening is not None
+    data = random.Random(7).randbytes(8 * MIB)
+    with contextlib.ExitStack() as closing:
+        for port in 3 * (listening.data_port, listening.ack_port):
+            closing.enter_context(RawPeer(HOST, port)).send(greeting(mechanism=b"PLAIN"))
+        receiving = meeting.receive()
+        meeting.attempts(data).next(Bell(), Told())
         receiving.result(DEADLINE)
     assert meeting.sink.got == data
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import random
 import socket
 import threading
@@ -21,7 +20,7 @@ from tests.support.env import FixedClock
 from tests.support.evil_sender import Frames, Line, damaged
 from tests.support.parties import world
 from tests.support.proxy import TcpProxy
-from tests.support.streams import WHAT, Kept, Memory, persist
+from tests.support.streams import WHAT, Kept, Memory, Slow, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import BAD_FRAMES_MAX, CHUNK_MAX, CHUNK_MIN, TRANSFERS_MAX, WINDOW_BUDGET, WINDOW_MAX
@@ -886,50 +885,24 @@ def test_a_position_beyond_what_was_sent_is_a_lie_and_told(pair: Pair) -> None:
 # --- streams that pause ----------------------------------------------------------------------------------------------
 
 
-class Slow:
-    """A pipe with a descriptor, read once."""
-
-    again = False
-
-    def __init__(self) -> None:
-        self.fd, self.end = os.pipe()
-
-    def readinto(self, into: memoryview) -> int:
-        return os.readv(self.fd, [into])
-
-    def seek(self, position: int) -> None:
-        raise AssertionError("a pipe is read once")
-
-    def check(self) -> None:
-        """Whatever comes."""
-
-
 def test_what_a_stream_gave_before_it_paused_arrives_while_it_pauses(pair: Pair) -> None:
     """As chunks of their own, however short; so also what it gave just before its connection broke."""
-    source = Slow()
-    with Cut(pair) as line, ThreadPoolExecutor(1) as pool:
+    with Cut(pair) as line, ThreadPoolExecutor(1) as pool, Slow() as source:
         receiving = pair.receive()
         sending = pool.submit(persist, pair.attempts(source))
         sent = b""
         for number, piece in enumerate((b"one", b"two" * C, b"", b"three", b"x", b"y" * (C + 1))):
-            write_all(source.end, piece)
+            source.give(piece)
             sent += piece
             wait_until(lambda: pair.sink.got == sent)  # noqa: B023
             if number % 2:
                 line.cut()
-        os.close(source.end)
+        source.end()
         delivered, lost = sending.result(DEADLINE)
         receiving.result(DEADLINE)
-    os.close(source.fd)
     assert lost
     assert delivered.body.digest == blake3(sent).digest()
     assert pair.sink.got == sent
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """All of ``data``, which may be more than a pipe holds."""
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def test_a_pair_that_cannot_be_made_anew_ends_the_transfer_with_the_reason(

@@ -266,6 +266,32 @@ def test_together_they_are_bounded_and_whoever_is_furthest_ahead_goes(ctx: Conte
         assert 5 * MIB <= cut.ahead < 5 * MIB + 70_000
 
 
+@pytest.mark.attack("D01", "O03")
+def test_together_strangers_go_before_whoever_was_let_in(ctx: Context) -> None:
+    """A peer that was let in may be ahead by a whole queue, and is not the one who makes it too much for all."""
+    cuts: list[Cut] = []
+    with contextlib.ExitStack() as closing:
+        watch = closing.enter_context(contextlib.closing(Watch(Bounds(each=0, together=4 * MIB), cuts.append)))
+        server = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def ahead(size: int, *, admitted: bool) -> Progress:
+            near = closing.enter_context(socket.create_connection(server.getsockname()))
+            far = closing.enter_context(server.accept()[0])
+            progress = Progress(8 * MIB, admitted=admitted)
+            watch.opened(far.fileno(), inode_of(far.fileno()), progress)
+            with contextlib.suppress(OSError):  # cut off in the middle
+                for _ in range(size // 4096):
+                    near.sendall(bytes(4096))
+                    far.recv(4096, socket.MSG_WAITALL)
+            return progress
+
+        honest, *others = ahead(3 * MIB, admitted=True), ahead(MIB // 2, admitted=False), ahead(MIB, admitted=False)
+        wait_until(lambda: cuts)
+        assert honest.cut is None
+        assert [bool(each.cut) for each in others] == [False, True]
+        assert not others[1].is_broken(), "it was not beyond the bound of one"
+
+
 def test_a_transfer_that_is_read_slowly_goes_on(ctx: Context, pair: Pair) -> None:
     """Chunks of the agreed size, with the reader away for a while: its queue is full and nobody is cut off."""
     push, pull = connect_bulk(

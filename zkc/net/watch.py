@@ -72,7 +72,7 @@ class Bounds:
     each: int
     """One connection, unless its `Progress` says otherwise."""
     together: int
-    """All connections that are noticed; beyond it whoever is furthest ahead goes."""
+    """All connections that are noticed; beyond it whoever is furthest ahead goes, and strangers before others."""
     noticed: int = 0
     """A connection that is less ahead counts for nothing."""
 
@@ -102,15 +102,21 @@ class Cut:
 class Progress:
     """How much of what one connection, or those of one socket, brought has reached us: set by the reader, read here."""
 
-    __slots__ = ("bound", "cut", "delivered")
+    __slots__ = ("admitted", "bound", "cut", "delivered")
 
-    def __init__(self, bound: int) -> None:
+    def __init__(self, bound: int, *, admitted: bool = True) -> None:
         self.bound = bound
         """Bytes that each of the connections may be ahead."""
+        self.admitted = admitted
+        """Whether it is a peer that was let in: where all together are too far ahead, strangers go first."""
         self.delivered = 0
         """Messages or bytes: it rises with each whole message."""
         self.cut: Cut | None = None
         """Set by the watch before the connection ends: why it did."""
+
+    def is_broken(self) -> bool:
+        """Whether it was cut off for what it did itself: not for what all together did."""
+        return self.cut is not None and self.cut.ahead > self.bound
 
 
 def bytes_taken(fd: int, inode: int) -> tuple[int, int] | None:
@@ -272,7 +278,7 @@ class Watch:
             if ahead > bounds.noticed or not connection.settled:
                 self._again.add(connection)
         while self._noticed and sum(self._noticed.values()) > bounds.together:
-            furthest = max(self._noticed, key=self._noticed.__getitem__)
+            furthest = max(self._noticed, key=lambda each: (not each.progress.admitted, self._noticed[each]))
             self._again.discard(furthest)
             self._cut(furthest, self._noticed.pop(furthest))
 

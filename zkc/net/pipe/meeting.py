@@ -84,8 +84,12 @@ class End(Protocol):
 
     events: Socket
     """Polled; readable when something has happened to it."""
-    progress: Progress
-    """Of what it brought: the loop counts each message, and learns whether it was cut off (attack P06)."""
+
+    def delivered(self, message: zmq.Frame) -> None:
+        """To be told of each whole message that it brought: what is none counts against it (attack P06)."""
+
+    def is_cut(self) -> bool:
+        """Whether it brought so much of what is none that it was cut off."""
 
     def has_come(self) -> bool:
         """Whether its handshake is over."""
@@ -279,7 +283,7 @@ class Listening:
         ``chunk`` bytes."""
         self._chunk = chunk
         for end, bound in zip(self._ends or (), _bounds(chunk, sends=self._sends), strict=False):
-            end.progress.bound = bound
+            end.bound(bound)
         self.door.expect(k)
         if self._pair is None:
             self._open()
@@ -375,18 +379,38 @@ class Listening:
 class _Admitted:
     """Whether the one connection that a bound socket let in still stands. Strangers come and go without harm.
 
-    The end of a handshake names no connection: the admitted one is among those that were open then, and the others
-    of these are gone within the handshake's own limit.
+    The end of a handshake names no connection: the admitted one is among those that were open then. It is known where
+    it was the only one, or once it has said something; till then nothing that one of these does counts against it. The
+    others of these are gone within the handshake's own limit.
     """
 
     def __init__(self, monitor: ThreadMonitor, watch: Watch, bound: int) -> None:
         self.events = monitor.socket
-        self.progress = Progress(bound)
+        self._bound = bound
         self._watch = watch
         self._monitor = monitor
-        self._open: dict[int, int] = {}
-        """Inodes by descriptor."""
-        self._candidates: set[int] | None = None
+        self._open: dict[int, tuple[int, Progress]] = {}
+        """By descriptor: inode, and what came of each."""
+        self._candidates: dict[int, Progress] | None = None
+        """By descriptor, whether or not they have ended; None: nobody was let in."""
+        self._known: Progress | None = None
+        """Of the admitted one."""
+
+    def bound(self, bound: int) -> None:
+        """How far each connection may be ahead from now on, bytes."""
+        self._bound = bound
+        for _, progress in self._open.values():
+            progress.bound = bound
+
+    def delivered(self, message: zmq.Frame) -> None:
+        if self._known is None:
+            self._look()  # its handshake was over before it said anything
+            self._know(int(message.get(zmq.SRCFD)))
+        if self._known is not None:
+            self._known.delivered += 1
+
+    def is_cut(self) -> bool:
+        return self._known is not None and self._known.is_broken()
 
     def has_come(self) -> bool:
         self._look()
@@ -394,15 +418,15 @@ class _Admitted:
 
     def is_gone(self) -> bool:
         self._look()
-        return self._candidates is not None and not self._candidates
+        return self._candidates is not None and not self._standing()
 
     def own_endpoint(self) -> str | None:
         self._look()
-        return next((own_endpoint(fd) for fd in self._candidates or ()), None)
+        return next((own_endpoint(fd) for fd, _ in self._standing()), None)
 
     def unsent(self) -> int:
         self._look()
-        return sum(unsent(fd, self._open[fd]) for fd in self._candidates or () if fd in self._open)
+        return sum(unsent(*each) for each in self._standing())
 
     def accept_no_more(self, sock: Socket) -> None:
         """Return once libzmq's thread has closed the listener of ``sock``, which this end watches."""
@@ -415,15 +439,29 @@ class _Admitted:
 
     def _look(self) -> None:
         for event in self._monitor.drain():
-            self._watch.on_event(event, self.progress)
             if event.kind is EventKind.ACCEPTED:
-                self._open[event.fd] = event.inode
+                progress = Progress(self._bound, admitted=False)
+                self._open[event.fd] = event.inode, progress
+                self._watch.on_event(event, progress)
             elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:
-                self._candidates = set(self._open)
-            elif event.kind is EventKind.DISCONNECTED:
-                self._open.pop(event.fd, None)
-                if self._candidates is not None:
-                    self._candidates.discard(event.fd)
+                self._candidates = {fd: progress for fd, (_, progress) in self._open.items()}
+                if len(self._candidates) == 1:
+                    self._know(*self._candidates)
+            elif event.kind is EventKind.DISCONNECTED and event.fd in self._open:
+                _, progress = self._open.pop(event.fd)
+                self._watch.on_event(event, progress)
+
+    def _standing(self) -> list[tuple[int, int]]:
+        """Descriptor and inode of those candidates that have not ended."""
+        candidates = self._candidates or {}
+        return [(fd, inode) for fd, (inode, progress) in self._open.items() if candidates.get(fd) is progress]
+
+    def _know(self, fd: int) -> None:
+        """The admitted one is that."""
+        if self._candidates and fd in self._candidates:
+            self._known = self._candidates[fd]
+            self._known.admitted = True
+            self._candidates = {fd: self._known}
 
 
 # --- the dialling end ------------------------------------------------------------------------------------------------
@@ -484,7 +522,7 @@ class Dialling:
                         "this client connect to",
                     )
                 self._await_one(bell, min(until, due) if left else until)
-                if any(each.progress.cut for each in (*self._waiting.values(), *self._stand.values(), *self._gone)):
+                if any(each.is_cut() for each in (*self._waiting.values(), *self._stand.values(), *self._gone)):
                     raise PeerViolation("limit", "a message without an end")
         except BaseException:
             self._drop(0)
@@ -548,13 +586,19 @@ class _Candidate:
         self.sock = sock
         self.path = path
         self.is_data = is_data
-        self.progress = Progress(bound)
+        self._progress = Progress(bound)
         self._watch = watch
         self._connection = -1, 0
         """Descriptor and inode."""
         self._monitor = ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))
         self.events = self._monitor.socket
         self._seen: list[SocketEvent] = []
+
+    def delivered(self, _message: zmq.Frame) -> None:
+        self._progress.delivered += 1
+
+    def is_cut(self) -> bool:
+        return self._progress.is_broken()
 
     def has_ended(self) -> bool:
         """Whether its handshake is over, one way or the other."""
@@ -576,7 +620,7 @@ class _Candidate:
 
     def _kinds(self) -> set[EventKind]:
         for event in self._monitor.drain():
-            self._watch.on_event(event, self.progress)
+            self._watch.on_event(event, self._progress)
             if event.kind is EventKind.CONNECTED:
                 self._connection = event.fd, event.inode
             self._seen.append(event)

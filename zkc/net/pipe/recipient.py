@@ -264,7 +264,7 @@ class _Receiver:
                 if parting == math.inf and pair.acks_end.is_gone():
                     parting = self._clock.monotonic() + PARTING_SECONDS
                 more = self._read(pair)
-                if pair.data_end.progress.cut or pair.acks_end.progress.cut:
+                if pair.data_end.is_cut() or pair.acks_end.is_cut():
                     raise PeerViolation("limit", "a message without an end")
                 if isinstance(more, Farewell):
                     return True
@@ -309,13 +309,13 @@ class _Receiver:
             frame = receive_frame(pair.data)
             if frame is None:
                 return False
+            pair.data_end.delivered(frame)
             event = self._consume(pair, frame.buffer)
             if event is not None:
                 return event
         return True
 
     def _consume(self, pair: Pair, frame: memoryview) -> Farewell | None:
-        pair.data_end.progress.delivered += 1
         event = self._here().receive(frame)
         if isinstance(event, Data):
             self._sink.write(event.data)

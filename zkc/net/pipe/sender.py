@@ -185,7 +185,7 @@ class _Attempt:
                 gone = gone or pair.acks_end.is_gone() or pair.is_over() or self._clock.monotonic() >= parting
                 if parting == math.inf and pair.data_end.is_gone():
                     parting = self._clock.monotonic() + PARTING_SECONDS
-                if pair.data_end.progress.cut or pair.acks_end.progress.cut:
+                if pair.data_end.is_cut() or pair.acks_end.is_cut():
                     raise PeerViolation("limit", "a message without an end")
                 heard = self._read(pull)
                 if isinstance(heard, Delivered):
@@ -257,7 +257,7 @@ class _Attempt:
             frame = receive_frame(pull)
             if frame is None:
                 return False
-            self._pair.acks_end.progress.delivered += 1
+            self._pair.acks_end.delivered(frame)
             event = self._consume(frame.buffer)
             if isinstance(event, Delivered):
                 return event
