@@ -19,7 +19,7 @@ from tests.support.evil import KeyedPeer, RawPeer, send_long
 from tests.support.looking import memory
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK, CONTROL_MESSAGE_MAX
-from zkc.net.monitor import ThreadMonitor
+from zkc.net.monitor import EventKind, SocketEvent, ThreadMonitor
 from zkc.net.sockets import DATA_RCVHWM, BulkPorts, Context, Socket, connect_bulk, inode_of, serve_bulk
 from zkc.net.sockets import Login as BulkLogin
 from zkc.net.watch import (
@@ -347,6 +347,32 @@ def test_a_connection_that_ended_before_the_watch_began_takes_no_bell_with_it() 
     closing.start()
     closing.join(DEADLINE)
     assert not closing.is_alive()
+
+
+@pytest.mark.attack("P06")
+def test_the_end_of_one_connection_ends_no_watch_over_the_next_with_its_number() -> None:
+    """One watch serves all transfers of a process, and a thread that is busy tells late that its connection ended."""
+    cuts: list[Cut] = []
+    with (
+        contextlib.closing(Watch(BULK_BOUNDS, cuts.append)) as watch,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        first, second = Progress(MIB), Progress(MIB)
+        with socket.create_connection(server.getsockname()), server.accept()[0] as ended:
+            number, inode = ended.fileno(), inode_of(ended.fileno())
+            watch.on_event(SocketEvent(EventKind.ACCEPTED, "", number, inode), first)
+        with socket.create_connection(server.getsockname()) as near, server.accept()[0] as far:
+            assert far.fileno() == number, "the lowest free numbers are given first"
+            watch.on_event(SocketEvent(EventKind.ACCEPTED, "", number, inode_of(number)), second)
+            watch.on_event(SocketEvent(EventKind.DISCONNECTED, "", number), first)
+            with contextlib.suppress(OSError):  # cut off in the middle
+                for _ in range(2 * MIB // 4096):
+                    near.sendall(bytes(4096))
+                    far.recv(4096, socket.MSG_WAITALL)
+            wait_until(lambda: cuts)
+            assert second.cut == cuts[0]
+            watch.on_event(SocketEvent(EventKind.DISCONNECTED, "", number), second)
+            assert not watch._connections
 
 
 def test_without_a_descriptor_to_spare_it_begins_with_a_later_connection(

@@ -194,7 +194,7 @@ class Watch:
         if event.kind in (EventKind.ACCEPTED, EventKind.CONNECTED):
             self.opened(event.fd, event.inode, progress)
         elif event.kind is EventKind.DISCONNECTED:
-            self.closed(event.fd)
+            self.closed(event.fd, progress)
 
     def opened(self, fd: int, inode: int, progress: Progress | None = None) -> None:
         """A TCP connection stands since just now. ``progress``: of the socket that it belongs to; else its own."""
@@ -212,10 +212,16 @@ class Watch:
             with contextlib.suppress(OSError):
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
 
-    def closed(self, fd: int) -> None:
-        """The connection has ended; again: nothing."""
+    def closed(self, fd: int, progress: Progress | None = None) -> None:
+        """The connection has ended; again: nothing. ``progress``: as in `opened`, where several threads tell what
+        happens: by the time that one hears of an end, the number may be a connection's of which another one has told.
+        """
         with self._lock:
-            if self._connections.pop(fd, None) is not None and not self._closing.is_set():
+            known = self._connections.get(fd)
+            if known is None or (progress is not None and known.progress is not progress):
+                return
+            del self._connections[fd]
+            if not self._closing.is_set():
                 with contextlib.suppress(OSError):
                     self._epoll.unregister(fd)
 
