@@ -28,6 +28,7 @@ from zkc.net.pipe.link import (
 from zkc.net.pipe.meeting import Dialling, Doors, Listening, Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.passage import Passage
+from zkc.net.sockets import DescriptorsTaken
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.session import Session
@@ -224,13 +225,13 @@ class _Receiver:
             except Rung:
                 self._hurry()
                 return None
-            except LinkLost as lost:
+            except (LinkLost, DescriptorsTaken) as lost:
                 left = self._deadline - self._clock.monotonic()
                 if left <= 0:
                     if self._receipt:
                         return None
                     raise LinkLost(f"{self._absence()}: {lost.message}", detail="link", hint=lost.hint) from None
-                # Nobody there, at once: it may be a moment late, or on its way back.
+                # Nobody there, at once: it may be a moment late, or on its way back. Or others have all descriptors.
                 waiting = select.poll()
                 waiting.register(self._bell.fd, select.POLLIN)
                 waiting.poll(min(pause, left) * 1000)
