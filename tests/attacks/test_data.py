@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -19,10 +20,10 @@ from tests.support.evil_sender import EvilSender, Frames, Line, RawLine, damaged
 from tests.support.looking import Watch, ending, inbox_of, log_of, memory, payloads
 from tests.support.waiting import DEADLINE
 from zkc.client.grants import Have
-from zkc.constants import BAD_FRAMES_MAX, CHUNK_MIN
+from zkc.constants import BAD_FRAMES_MAX, CHUNK_MIN, CONTROL_MESSAGE_MAX
 from zkc.crypto.chunks import StreamSealer
 from zkc.errors import IntegrityError, Interrupted, ZkcError
-from zkc.net.sockets import BULK_FRAME_MAX, Login
+from zkc.net.sockets import BULK_FRAME_MAX, CURVE_OVERHEAD, Login
 from zkc.protocol.delivery_recipient import Complete, Data, Started
 from zkc.protocol.session import Session
 from zkc.testing import Fleet
@@ -204,6 +205,33 @@ def test_strangers_that_come_and_go_do_not_end_a_transfer_that_flows(fleet: Flee
     assert ending(fleet, "bob", session.req.xid)["event"] == "received"
     with fleet.client("bob").receive(sender="mallory") as item:
         assert item.read() == b"".join(payload)
+
+
+@pytest.mark.attack("D01", "O03", "P06")
+def test_a_stranger_s_endless_command_costs_nobody_but_the_stranger(fleet: Fleet, mallory: EvilSender) -> None:
+    """As long as either socket takes it, at both ports, while data flows."""
+    session = mallory.agree("bob")
+    assert session.endpoints is not None
+    host, ports = session.endpoints.addresses[0], (session.endpoints.data_port, session.endpoints.ack_port)
+    sizes = CONTROL_MESSAGE_MAX + CURVE_OVERHEAD, BULK_FRAME_MAX
+
+    frames = Frames(session)
+    first, last = frames.whole(), frames.whole()
+    with Line(session) as line, transfer_meanwhile(fleet), contextlib.ExitStack() as closing:
+        line.send(*frames.opening(), frames.chunk(first))
+        line.acknowledged(CHUNK)
+        strangers = [closing.enter_context(evil.RawPeer(host, port)) for port in ports for _ in sizes]
+        for stranger, size in zip(strangers, 2 * sizes, strict=True):
+            endless = evil.raw_frame(evil.LONG | evil.COMMAND, size, bytes(size - 1))
+            stranger.send(evil.greeting(mechanism=b"PLAIN") + endless)
+        for stranger in strangers:
+            stranger.wait_closed()
+        line.send(frames.last(last))
+        assert isinstance(line.verdict(), Done)
+        line.send(frames.bye())
+    assert ending(fleet, "bob", session.req.xid)["event"] == "received"
+    with fleet.client("bob").receive(sender="mallory") as item:
+        assert item.read() == first + last
 
 
 @pytest.mark.attack("D02")

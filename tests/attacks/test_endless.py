@@ -12,10 +12,9 @@ import zmq
 from tests.support.bystander import transfer_meanwhile
 from tests.support.evil import RawPeer, send_long
 from tests.support.evil_recipient import Delivering, EvilRecipient
-from tests.support.evil_sender import EvilSender, Frames, Line, RawLine, login
+from tests.support.evil_sender import EvilSender, Frames, RawLine, login
 from tests.support.looking import ending, memory
 from tests.support.waiting import DEADLINE, wait_until
-from zkc.net.sockets import Login
 from zkc.testing import Fleet
 
 MIB: Final = 1 << 20
@@ -43,9 +42,13 @@ def test_a_sender_s_message_without_end_costs_its_transfer_alone(port: str, part
                     line.send(*Frames(session).opening())
                     sent = line.peer.send_endless(bytes(part), on_the_wire(part))
             else:
-                address, token = session.endpoints.addresses[0], login(session, "ack")
-                with Line(session, ack=Login(b"no", b"body")), RawPeer(address, session.endpoints.ack_port) as peer:
-                    assert peer.handshake_plain(token.user, token.password, b"PULL")
+                address, data, ack = session.endpoints.addresses[0], login(session, "data"), login(session, "ack")
+                with (
+                    RawPeer(address, session.endpoints.data_port) as other,
+                    RawPeer(address, session.endpoints.ack_port) as peer,
+                ):
+                    assert other.handshake_plain(data.user, data.password, b"PUSH")
+                    assert peer.handshake_plain(ack.user, ack.password, b"PULL")
                     sent = peer.send_endless(bytes(part), on_the_wire(part))
             assert sent < on_the_wire(part)
             event = ending(fleet, "bob", session.req.xid)

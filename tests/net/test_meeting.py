@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 import socket
 import time
@@ -13,20 +14,23 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+import zmq
 from blake3 import blake3
 
+from tests.support.evil import COMMAND, LONG, RawPeer, greeting, raw_frame
 from tests.support.parties import world
 from tests.support.proxy import TcpProxy
 from tests.support.relays import Relay
-from tests.support.streams import WHAT, Kept, Memory, persist
+from tests.support.streams import WHAT, Kept, Memory, Slow, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
-from zkc.constants import CHUNK_MIN
+from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX
 from zkc.crypto.chunks import rendezvous
 from zkc.errors import Interrupted, PolicyRefused, ZkcError
-from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, LinkLost, Outgoing, Told
+from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, LinkLost, Outgoing, Source, Told
 from zkc.net.pipe.link import CONNECT_SECONDS, login
-from zkc.net.pipe.meeting import Dialling, Listening, Rung
+from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Dialling, Listening, Rung
+from zkc.net.sockets import BULK_FRAME_MAX, CURVE_OVERHEAD, BulkPorts, context
 from zkc.wire.messages import Endpoints
 
 C: Final = CHUNK_MIN
@@ -89,7 +93,10 @@ class Meeting:
         return self._pool.submit(self.incoming.receive, self.recipient, self.sink, self.bell, patience)
 
     def attempts(self, data: bytes) -> Attempts:
-        return Attempts(self.sender, WHAT, Outgoing(Memory(data)), listening=self.here)
+        return self.attempts_at(Memory(data))
+
+    def attempts_at(self, source: Source) -> Attempts:
+        return Attempts(self.sender, WHAT, Outgoing(source), listening=self.here)
 
     def close(self) -> None:
         self.bell.ring()
@@ -211,6 +218,53 @@ def test_strangers_at_the_ports_change_nothing(meeting: Meeting) -> None:
     assert meeting.sink.got == data
 
 
+def stranger(port: int, size: int) -> RawPeer:
+    """Without any token, and with a command of ``size`` bytes of which the last one never comes."""
+    made = RawPeer(HOST, port)
+    made.send(greeting(mechanism=b"PLAIN") + raw_frame(LONG | COMMAND, size, bytes(size - 1)))
+    return made
+
+
+@pytest.mark.attack("D01", "O03", "P06")
+def test_a_stranger_who_says_too_much_is_cut_off_alone(meeting: Meeting) -> None:
+    """As much as either socket takes, at either port: the connections of a transfer that flows do not even end."""
+    listening = meeting.here or meeting.incoming.listening
+    assert listening is not None
+    data = random.Random(6).randbytes(2 * MIB)
+    receiving = meeting.receive()
+    with ThreadPoolExecutor(1) as pool, Slow() as source, contextlib.ExitStack() as closing:
+        sending = pool.submit(meeting.attempts_at(source).next, Bell(), Told())
+        source.give(data[:MIB])
+        wait_until(lambda: len(meeting.sink.got) == MIB)
+        strangers = [
+            closing.enter_context(stranger(port, size))
+            for port in (listening.data_port, listening.ack_port)
+            for size in (CONTROL_MESSAGE_MAX + CURVE_OVERHEAD, BULK_FRAME_MAX)
+        ]
+        for each in strangers:
+            each.wait_closed()
+        source.give(data[MIB:])
+        source.end()
+        sending.result(DEADLINE)
+        receiving.result(DEADLINE)
+    assert meeting.sink.got == data
+
+
+@pytest.mark.attack("D01", "P06")
+def test_strangers_that_were_there_first_are_not_taken_for_the_peer(meeting: Meeting) -> None:
+    """Many times what the peer may be ahead arrives, while it is not known which of them it is."""
+    listening = meeting.here or meeting.incoming.listening
+    assert listening is not None
+    data = random.Random(7).randbytes(8 * MIB)
+    with contextlib.ExitStack() as closing:
+        for port in 3 * (listening.data_port, listening.ack_port):
+            closing.enter_context(RawPeer(HOST, port)).send(greeting(mechanism=b"PLAIN"))
+        receiving = meeting.receive()
+        meeting.attempts(data).next(Bell(), Told())
+        receiving.result(DEADLINE)
+    assert meeting.sink.got == data
+
+
 # --- a sender that listens -------------------------------------------------------------------------------------------
 
 
@@ -269,6 +323,11 @@ def silent(host: str, *ports: int) -> Iterator[None]:
         yield
 
 
+def free_ports() -> tuple[int, int]:
+    with contextlib.closing(BulkPorts(HOST)) as ports:
+        return ports.data_port, ports.ack_port
+
+
 @pytest.mark.parametrize("family", ["127.0.0.1", "::1"])
 def test_an_address_that_is_silent_holds_up_nobody(family: str) -> None:
     """Further candidates are tried beside it, and the one that answers is named."""
@@ -296,6 +355,98 @@ def test_an_address_that_is_silent_holds_up_nobody(family: str) -> None:
     incoming.close()
     bulk.close()
     bell.close()
+
+
+@contextlib.contextmanager
+def dialling(addresses: list[str], ports: tuple[int, int], most: int) -> Iterator[Dialling]:
+    """From a context that has room for ``most`` sockets."""
+    talk = world("x25519").transfer(terms("bob"))
+    talk.run()
+    ctx = context()
+    ctx.set(zmq.MAX_SOCKETS, most)
+    made = Dialling(ctx, talk.sessions[0].k, Endpoints(addresses, *ports, 0, "", b""), chunk=C, sends=True, peer="bob")
+    try:
+        yield made
+    finally:
+        made.close()
+        ctx.destroy(linger=0)
+
+
+def test_of_many_addresses_that_are_silent_a_few_are_tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names them takes no sockets from others; each has its time, and then the next one has its turn."""
+    monkeypatch.setattr("zkc.net.pipe.meeting.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("zkc.net.pipe.meeting.NEXT_ADDRESS_SECONDS", 0.01)
+    addresses = [f"127.0.0.{number}" for number in range(10, 19)]
+    with contextlib.ExitStack() as closing:
+        ports = free_ports()
+        for address in addresses:
+            closing.enter_context(silent(address, *ports))
+        # Twice: libzmq takes a moment to give back those that are closed.
+        dials = closing.enter_context(dialling(addresses, ports, 2 * 6 * ADDRESSES_AT_ONCE))
+        bell = closing.enter_context(contextlib.closing(Bell()))
+        begun = time.monotonic()
+        with pytest.raises(LinkLost, match="cannot reach bob at 127.0.0.10, "):
+            dials.meet(bell, begun + DEADLINE)
+        assert time.monotonic() - begun > math.ceil(len(addresses) / ADDRESSES_AT_ONCE) * 0.5
+
+
+def test_behind_many_addresses_that_refuse_the_one_that_answers_is_found(sender_listens: Meeting) -> None:
+    """Those that have failed make room."""
+    where = sender_listens.where()
+    addresses = [f"127.0.0.{number}" for number in range(20, 30)]
+    sender_listens.recipient = dataclasses.replace(
+        sender_listens.recipient, endpoints=msgspec.structs.replace(where, addresses=[*addresses, HOST])
+    )
+    receiving = sender_listens.receive()
+    persist(sender_listens.attempts(b"found"))
+    receiving.result(DEADLINE)
+    assert sender_listens.sink.got == b"found"
+
+
+@pytest.mark.attack("D01")
+def test_a_stranger_at_one_of_the_addresses_that_says_too_much_is_passed_over(sender_listens: Meeting) -> None:
+    where, junk = sender_listens.where(), greeting(mechanism=b"PLAIN", as_server=True)
+    with contextlib.ExitStack() as closing, ThreadPoolExecutor(2) as pool:
+        for port in (where.data_port, where.ack_port):
+            server = closing.enter_context(socket.create_server(("127.0.0.9", port)))
+
+            def flood(server: socket.socket = server) -> None:
+                with server.accept()[0] as stranger, contextlib.suppress(OSError):
+                    stranger.sendall(junk + raw_frame(LONG | COMMAND, BULK_FRAME_MAX, bytes(BULK_FRAME_MAX - 1)))
+                    stranger.recv(1)
+
+            pool.submit(flood)
+        sender_listens.recipient = dataclasses.replace(
+            sender_listens.recipient, endpoints=msgspec.structs.replace(where, addresses=["127.0.0.9", HOST])
+        )
+        receiving = sender_listens.receive()
+        persist(sender_listens.attempts(b"true"))
+        receiving.result(DEADLINE)
+    assert sender_listens.sink.got == b"true"
+
+
+def test_a_recipient_that_finds_no_socket_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other transfers have them all for a while."""
+    monkeypatch.setattr("zkc.net.pipe.recipient.TRANSFERS_MAX", 1)
+    made, meetings = Meeting("sender listens"), []
+    meet = Dialling.meet
+
+    def counted(dialling: Dialling, bell: Bell, until: float) -> Any:
+        meetings.append(dialling.number)
+        return meet(dialling, bell, until)
+
+    monkeypatch.setattr(Dialling, "meet", counted)
+    with contextlib.closing(made), contextlib.ExitStack() as taken, ThreadPoolExecutor(1) as pool:
+        with contextlib.suppress(zmq.ZMQError):
+            while True:
+                taken.enter_context(made.bulk.context.socket(zmq.PAIR))
+        receiving = made.receive()
+        sending = pool.submit(persist, made.attempts(b"patient"))
+        wait_until(lambda: len(meetings) > 2 or receiving.done())
+        taken.close()
+        sending.result(DEADLINE)
+        receiving.result(DEADLINE)
+    assert made.sink.got == b"patient"
 
 
 def test_a_listening_sender_names_the_address_by_which_it_was_reached(sender_listens: Meeting) -> None:

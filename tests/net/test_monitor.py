@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
@@ -9,6 +10,7 @@ import pytest
 import zmq
 
 from tests.net.conftest import Door
+from tests.support.evil import JUNK, throw
 from tests.support.waiting import DEADLINE, until, wait_until
 from zkc.errors import InternalError
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent, ThreadMonitor, parse_event
@@ -41,6 +43,19 @@ def test_a_monitor_that_is_not_read_stops_neither_the_socket_nor_its_own_end(ctx
     closing.start()
     closing.join(DEADLINE)
     assert not closing.is_alive()
+
+
+def test_who_hears_late_takes_nobody_for_a_connection_that_has_ended(door: Door) -> None:
+    """By then its number may be another socket's of this process: that one's inode is not the connection's."""
+    monitor = ThreadMonitor(door.socket)
+    throw(door.address, JUNK["http"])
+    with contextlib.ExitStack() as closing:
+        others = [closing.enter_context(each) for _ in range(8) for each in socket.socketpair()]
+        events = monitor.drain()
+        assert [event.kind for event in events if event.fd >= 0] == [EventKind.ACCEPTED, EventKind.DISCONNECTED]
+        assert events[0].fd in [each.fileno() for each in others], "the lowest free numbers are given first"
+        assert events[0].inode == 0
+    monitor.close()
 
 
 def test_a_thread_sees_the_life_of_a_connection_from_both_ends(ctx: Context, door: Door) -> None:

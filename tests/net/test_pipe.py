@@ -22,7 +22,7 @@ from tests.support.env import FixedClock
 from tests.support.evil_sender import Frames, Line, damaged
 from tests.support.parties import world
 from tests.support.proxy import TcpProxy
-from tests.support.streams import WHAT, Kept, Memory, persist
+from tests.support.streams import WHAT, Kept, Memory, Slow, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import BAD_FRAMES_MAX, CHUNK_MAX, CHUNK_MIN, TRANSFERS_MAX, WINDOW_BUDGET, WINDOW_MAX
@@ -261,8 +261,16 @@ def test_every_place_gets_two_chunks_and_all_together_stay_within_the_budget(wan
 
 
 def test_as_many_pairs_as_there_are_places_can_be_bound(bulk: Bulk) -> None:
-    """libzmq's own bound on sockets lies below; and where the bound is met, the next transfer waits for its turn."""
+    """libzmq's own bound on sockets lies below."""
+    with contextlib.ExitStack() as closing:
+        for _ in range(TRANSFERS_MAX):
+            closing.callback(bulk.listen(HOST, None).close)
+
+
+def test_where_no_more_sockets_can_be_made_the_next_pair_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zkc.net.pipe.recipient.TRANSFERS_MAX", 1)
     listeners: list[Incoming] = []
+    bulk = Bulk()
 
     def binds() -> bool:
         try:
@@ -272,14 +280,15 @@ def test_as_many_pairs_as_there_are_places_can_be_bound(bulk: Bulk) -> None:
         return True
 
     try:
-        while len(listeners) < 2 * TRANSFERS_MAX and binds():
+        while len(listeners) < TRANSFERS_MAX and binds():
             pass
-        assert TRANSFERS_MAX <= len(listeners) < 2 * TRANSFERS_MAX
+        assert 1 <= len(listeners) < TRANSFERS_MAX
         listeners.pop().close()
         wait_until(binds)
     finally:
         for listener in listeners:
             listener.close()
+        bulk.close()
 
 
 def test_what_is_under_way_never_exceeds_the_budget_whoever_sends_or_sits_on_his_credit() -> None:
@@ -932,41 +941,21 @@ def test_a_position_beyond_what_was_sent_is_a_lie_and_told(pair: Pair) -> None:
 # --- streams that pause ----------------------------------------------------------------------------------------------
 
 
-class Slow:
-    """A pipe with a descriptor, read once."""
-
-    again = False
-
-    def __init__(self) -> None:
-        self.fd, self.end = os.pipe()
-
-    def readinto(self, into: memoryview) -> int:
-        return os.readv(self.fd, [into])
-
-    def seek(self, position: int) -> None:
-        raise AssertionError("a pipe is read once")
-
-    def check(self) -> None:
-        """Whatever comes."""
-
-
 def test_what_a_stream_gave_before_it_paused_arrives_while_it_pauses(pair: Pair) -> None:
     """As chunks of their own, however short; so also what it gave just before its connection broke."""
-    source = Slow()
-    with Cut(pair) as line, ThreadPoolExecutor(1) as pool:
+    with Cut(pair) as line, ThreadPoolExecutor(1) as pool, Slow() as source:
         receiving = pair.receive()
         sending = pool.submit(persist, pair.attempts(source))
         sent = b""
         for number, piece in enumerate((b"one", b"two" * C, b"", b"three", b"x", b"y" * (C + 1))):
-            write_all(source.end, piece)
+            source.give(piece)
             sent += piece
             wait_until(lambda: pair.sink.got == sent)  # noqa: B023
             if number % 2:
                 line.cut()
-        os.close(source.end)
+        source.end()
         delivered, lost = sending.result(DEADLINE)
         receiving.result(DEADLINE)
-    os.close(source.fd)
     assert lost
     assert delivered.body.digest == blake3(sent).digest()
     assert pair.sink.got == sent
@@ -989,12 +978,6 @@ def test_a_stream_that_never_pauses_for_long_does_not_wait_until_it_fills_a_chun
         assert sending.result(DEADLINE)[0].body.size == sent
         receiving.result(DEADLINE)
     os.close(source.fd)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """All of ``data``, which may be more than a pipe holds."""
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def test_a_pair_that_cannot_be_made_anew_ends_the_transfer_with_the_reason(

@@ -19,7 +19,7 @@ from tests.support.evil import KeyedPeer, RawPeer, send_long
 from tests.support.looking import memory
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK, CONTROL_MESSAGE_MAX
-from zkc.net.monitor import ThreadMonitor
+from zkc.net.monitor import EventKind, SocketEvent, ThreadMonitor
 from zkc.net.sockets import DATA_RCVHWM, BulkPorts, Context, Socket, connect_bulk, inode_of, serve_bulk
 from zkc.net.sockets import Login as BulkLogin
 from zkc.net.watch import (
@@ -267,6 +267,32 @@ def test_together_they_are_bounded_and_whoever_is_furthest_ahead_goes(ctx: Conte
         assert 4 * MIB + 70_000 < cut.ahead < 5 * MIB + 70_000
 
 
+@pytest.mark.attack("D01", "O03")
+def test_together_strangers_go_before_whoever_was_let_in(ctx: Context) -> None:
+    """A peer that was let in may be ahead by a whole queue, and is not the one who makes it too much for all."""
+    cuts: list[Cut] = []
+    with contextlib.ExitStack() as closing:
+        watch = closing.enter_context(contextlib.closing(Watch(Bounds(each=0, together=4 * MIB), cuts.append)))
+        server = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def ahead(size: int, *, admitted: bool) -> Progress:
+            near = closing.enter_context(socket.create_connection(server.getsockname()))
+            far = closing.enter_context(server.accept()[0])
+            progress = Progress(8 * MIB, admitted=admitted)
+            watch.opened(far.fileno(), inode_of(far.fileno()), progress)
+            with contextlib.suppress(OSError):  # cut off in the middle
+                for _ in range(size // 4096):
+                    near.sendall(bytes(4096))
+                    far.recv(4096, socket.MSG_WAITALL)
+            return progress
+
+        honest, *others = ahead(3 * MIB, admitted=True), ahead(MIB // 2, admitted=False), ahead(MIB, admitted=False)
+        wait_until(lambda: cuts)
+        assert honest.cut is None
+        assert [bool(each.cut) for each in others] == [False, True]
+        assert not others[1].is_broken(), "it was not beyond the bound of one"
+
+
 def test_a_transfer_that_is_read_slowly_goes_on(ctx: Context, pair: Pair) -> None:
     """Chunks of the agreed size, with the reader away for a while: its queue is full and nobody is cut off."""
     push, pull = connect_bulk(
@@ -322,6 +348,32 @@ def test_a_connection_that_ended_before_the_watch_began_takes_no_bell_with_it() 
     closing.start()
     closing.join(DEADLINE)
     assert not closing.is_alive()
+
+
+@pytest.mark.attack("P06")
+def test_the_end_of_one_connection_ends_no_watch_over_the_next_with_its_number() -> None:
+    """One watch serves all transfers of a process, and a thread that is busy tells late that its connection ended."""
+    cuts: list[Cut] = []
+    with (
+        contextlib.closing(Watch(BULK_BOUNDS, cuts.append)) as watch,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        first, second = Progress(MIB), Progress(MIB)
+        with socket.create_connection(server.getsockname()), server.accept()[0] as ended:
+            number, inode = ended.fileno(), inode_of(ended.fileno())
+            watch.on_event(SocketEvent(EventKind.ACCEPTED, "", number, inode), first)
+        with socket.create_connection(server.getsockname()) as near, server.accept()[0] as far:
+            assert far.fileno() == number, "the lowest free numbers are given first"
+            watch.on_event(SocketEvent(EventKind.ACCEPTED, "", number, inode_of(number)), second)
+            watch.on_event(SocketEvent(EventKind.DISCONNECTED, "", number), first)
+            with contextlib.suppress(OSError):  # cut off in the middle
+                for _ in range(2 * MIB // 4096):
+                    near.sendall(bytes(4096))
+                    far.recv(4096, socket.MSG_WAITALL)
+            wait_until(lambda: cuts)
+            assert second.cut == cuts[0]
+            watch.on_event(SocketEvent(EventKind.DISCONNECTED, "", number), second)
+            assert not watch._connections
 
 
 def test_without_a_descriptor_to_spare_it_begins_with_a_later_connection(

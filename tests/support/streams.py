@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from blake3 import blake3
 
@@ -42,6 +44,46 @@ class Memory:
 
     def check(self) -> None:
         """It does not change."""
+
+
+class Slow:
+    """A pipe, read once, that pauses where nothing is given. Use as a context manager."""
+
+    again = False
+
+    def __init__(self) -> None:
+        self.fd, self._giving = os.pipe()
+        os.set_blocking(self._giving, False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        os.close(self.fd)
+
+    def give(self, data: bytes) -> None:
+        """All of it, which may be more than a pipe holds."""
+        poller = select.poll()
+        poller.register(self._giving, select.POLLOUT)
+        while data:
+            assert poller.poll(DEADLINE * 1000), "nobody reads"
+            data = data[os.write(self._giving, data) :]
+
+    def end(self) -> None:
+        """Nothing more comes. Again: nothing."""
+        giving, self._giving = self._giving, -1
+        if giving >= 0:
+            os.close(giving)
+
+    def readinto(self, into: memoryview) -> int:
+        return os.readv(self.fd, [into])
+
+    def seek(self, position: int) -> None:
+        raise AssertionError("a pipe is read once")
+
+    def check(self) -> None:
+        """Whatever comes."""
 
 
 class Kept:

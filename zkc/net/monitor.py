@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -130,12 +130,16 @@ class ThreadMonitor:
 
     def drain(self) -> list[SocketEvent]:
         """Every event that is there, oldest first."""
-        events = []
+        events: list[SocketEvent] = []
         while True:
             try:
-                events.append(parse_event(self.socket.recv_multipart(zmq.DONTWAIT)))
+                event = parse_event(self.socket.recv_multipart(zmq.DONTWAIT))
             except zmq.Again:
                 return events
+            if event.kind is EventKind.DISCONNECTED:
+                # Who is late to hear of a connection may have found another one under its number.
+                events = [replace(each, inode=0) if each.fd == event.fd else each for each in events]
+            events.append(event)
 
     def wait(self, kinds: Collection[EventKind], timeout: float) -> SocketEvent | None:
         """The next event of ``kinds``; None after ``timeout`` seconds. Events of other kinds are dropped."""

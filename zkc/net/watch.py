@@ -72,7 +72,7 @@ class Bounds:
     each: int
     """One connection, unless its `Progress` says otherwise."""
     together: int
-    """All connections that are noticed; beyond it whoever is furthest ahead goes."""
+    """All connections that are noticed; beyond it whoever is furthest ahead goes, and strangers before others."""
     noticed: int = 0
     """A connection that is less ahead counts for nothing."""
 
@@ -102,15 +102,21 @@ class Cut:
 class Progress:
     """How much of what one connection, or those of one socket, brought has reached us: set by the reader, read here."""
 
-    __slots__ = ("bound", "cut", "delivered")
+    __slots__ = ("admitted", "bound", "cut", "delivered")
 
-    def __init__(self, bound: int) -> None:
+    def __init__(self, bound: int, *, admitted: bool = True) -> None:
         self.bound = bound
         """Bytes that each of the connections may be ahead."""
+        self.admitted = admitted
+        """Whether it is a peer that was let in: where all together are too far ahead, strangers go first."""
         self.delivered = 0
         """Messages or bytes: it rises with each whole message."""
         self.cut: Cut | None = None
         """Set by the watch before the connection ends: why it did."""
+
+    def is_broken(self) -> bool:
+        """Whether it was cut off for what it did itself: not for what all together did."""
+        return self.cut is not None and self.cut.ahead > self.bound
 
 
 def bytes_taken(fd: int, inode: int) -> tuple[int, int] | None:
@@ -188,7 +194,7 @@ class Watch:
         if event.kind in (EventKind.ACCEPTED, EventKind.CONNECTED):
             self.opened(event.fd, event.inode, progress)
         elif event.kind is EventKind.DISCONNECTED:
-            self.closed(event.fd)
+            self.closed(event.fd, progress)
 
     def opened(self, fd: int, inode: int, progress: Progress | None = None) -> None:
         """A TCP connection stands since just now. ``progress``: of the socket that it belongs to; else its own."""
@@ -206,10 +212,16 @@ class Watch:
             with contextlib.suppress(OSError):
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
 
-    def closed(self, fd: int) -> None:
-        """The connection has ended; again: nothing."""
+    def closed(self, fd: int, progress: Progress | None = None) -> None:
+        """The connection has ended; again: nothing. ``progress``: as in `opened`, where several threads tell what
+        happens: by the time that one hears of an end, the number may be a connection's of which another one has told.
+        """
         with self._lock:
-            if self._connections.pop(fd, None) is not None and not self._closing.is_set():
+            known = self._connections.get(fd)
+            if known is None or (progress is not None and known.progress is not progress):
+                return
+            del self._connections[fd]
+            if not self._closing.is_set():
                 with contextlib.suppress(OSError):
                     self._epoll.unregister(fd)
 
@@ -272,7 +284,7 @@ class Watch:
             if ahead > bounds.noticed or not connection.settled:
                 self._again.add(connection)
         while self._noticed and sum(self._noticed.values()) > bounds.together:
-            furthest = max(self._noticed, key=self._noticed.__getitem__)
+            furthest = max(self._noticed, key=lambda each: (not each.progress.admitted, self._noticed[each]))
             self._again.discard(furthest)
             self._cut(furthest, self._noticed.pop(furthest))
 

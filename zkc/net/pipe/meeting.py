@@ -45,6 +45,8 @@ from zkc.wire.messages import Endpoints
 
 NEXT_ADDRESS_SECONDS: Final = 0.25
 """How long one address is tried alone before the next one is tried beside it (RFC 8305)."""
+ADDRESSES_AT_ONCE: Final = 3
+"""Addresses of one peer that are tried beside each other: a peer names as many as it likes, and each takes sockets."""
 _UNBIND_SECONDS: Final = 5.0
 """Far longer than libzmq's thread takes to close a listener."""
 _ENDS_OF_CONNECTING: Final = frozenset(
@@ -84,8 +86,12 @@ class End(Protocol):
 
     events: Socket
     """Polled; readable when something has happened to it."""
-    progress: Progress
-    """Of what it brought: the loop counts each message, and learns whether it was cut off (attack P06)."""
+
+    def delivered(self, message: zmq.Frame) -> None:
+        """To be told of each whole message that it brought: what is none counts against it (attack P06)."""
+
+    def is_cut(self) -> bool:
+        """Whether it brought so much of what is none that it was cut off."""
 
     def has_come(self) -> bool:
         """Whether its handshake is over."""
@@ -210,10 +216,11 @@ class Doors:
     """A context in which ends listen, and the one ZAP handler that all of them share. Any thread."""
 
     def __init__(self, places: int = 1) -> None:
-        """``places``: how many ends may listen at once."""
+        """``places``: how many ends may listen, or dial, at once."""
         self.context: Final[Context] = context()
-        # A pair is four sockets with their monitors; libzmq's own bound is 1023, and counts before the first is made.
-        self.context.set(zmq.MAX_SOCKETS, 6 * places + 64)
+        # A pair is two sockets, each with its monitor's two; libzmq's own bound is 1023, and counts before the first
+        # is made. Who dials from here has a pair for each address.
+        self.context.set(zmq.MAX_SOCKETS, 6 * ADDRESSES_AT_ONCE * places + 64)
         # Whoever is cut off is told of as any connection that ends, by the loop that finds it gone.
         self.watch: Final = Watch(BULK_BOUNDS, lambda _cut: None)
         self._doors: dict[str, Door] = {}
@@ -279,7 +286,7 @@ class Listening:
         ``chunk`` bytes."""
         self._chunk = chunk
         for end, bound in zip(self._ends or (), _bounds(chunk, sends=self._sends), strict=False):
-            end.progress.bound = bound
+            end.bound(bound)
         self.door.expect(k)
         if self._pair is None:
             self._open()
@@ -295,6 +302,8 @@ class Listening:
 
     def meet(self, bell: Bell, until: float) -> Pair:
         while True:
+            if self._pair is None:
+                self._open()  # there was no descriptor for it
             data, acks = self._here
             ends = self._ends_here
             attempt = self.door.attempt()
@@ -375,18 +384,38 @@ class Listening:
 class _Admitted:
     """Whether the one connection that a bound socket let in still stands. Strangers come and go without harm.
 
-    The end of a handshake names no connection: the admitted one is among those that were open then, and the others
-    of these are gone within the handshake's own limit.
+    The end of a handshake names no connection: the admitted one is among those that were open then. It is known where
+    it was the only one, or once it has said something; till then nothing that one of these does counts against it. The
+    others of these are gone within the handshake's own limit.
     """
 
     def __init__(self, monitor: ThreadMonitor, watch: Watch, bound: int) -> None:
         self.events = monitor.socket
-        self.progress = Progress(bound)
+        self._bound = bound
         self._watch = watch
         self._monitor = monitor
-        self._open: dict[int, int] = {}
-        """Inodes by descriptor."""
-        self._candidates: set[int] | None = None
+        self._open: dict[int, tuple[int, Progress]] = {}
+        """By descriptor: inode, and what came of each."""
+        self._candidates: dict[int, Progress] | None = None
+        """By descriptor, whether or not they have ended; None: nobody was let in."""
+        self._known: Progress | None = None
+        """Of the admitted one."""
+
+    def bound(self, bound: int) -> None:
+        """How far each connection may be ahead from now on, bytes."""
+        self._bound = bound
+        for _, progress in self._open.values():
+            progress.bound = bound
+
+    def delivered(self, message: zmq.Frame) -> None:
+        if self._known is None:
+            self._look()  # its handshake was over before it said anything
+            self._know(int(message.get(zmq.SRCFD)))
+        if self._known is not None:
+            self._known.delivered += 1
+
+    def is_cut(self) -> bool:
+        return self._known is not None and self._known.is_broken()
 
     def has_come(self) -> bool:
         self._look()
@@ -394,15 +423,15 @@ class _Admitted:
 
     def is_gone(self) -> bool:
         self._look()
-        return self._candidates is not None and not self._candidates
+        return self._candidates is not None and not self._standing()
 
     def own_endpoint(self) -> str | None:
         self._look()
-        return next((own_endpoint(fd) for fd in self._candidates or ()), None)
+        return next((own_endpoint(fd) for fd, _ in self._standing()), None)
 
     def unsent(self) -> int:
         self._look()
-        return sum(unsent(fd, self._open[fd]) for fd in self._candidates or () if fd in self._open)
+        return sum(unsent(*each) for each in self._standing())
 
     def accept_no_more(self, sock: Socket) -> None:
         """Return once libzmq's thread has closed the listener of ``sock``, which this end watches."""
@@ -415,15 +444,29 @@ class _Admitted:
 
     def _look(self) -> None:
         for event in self._monitor.drain():
-            self._watch.on_event(event, self.progress)
             if event.kind is EventKind.ACCEPTED:
-                self._open[event.fd] = event.inode
+                progress = Progress(self._bound, admitted=False)
+                self._open[event.fd] = event.inode, progress
+                self._watch.on_event(event, progress)
             elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:
-                self._candidates = set(self._open)
-            elif event.kind is EventKind.DISCONNECTED:
-                self._open.pop(event.fd, None)
-                if self._candidates is not None:
-                    self._candidates.discard(event.fd)
+                self._candidates = {fd: progress for fd, (_, progress) in self._open.items()}
+                if len(self._candidates) == 1:
+                    self._know(*self._candidates)
+            elif event.kind is EventKind.DISCONNECTED and event.fd in self._open:
+                _, progress = self._open.pop(event.fd)
+                self._watch.on_event(event, progress)
+
+    def _standing(self) -> list[tuple[int, int]]:
+        """Descriptor and inode of those candidates that have not ended."""
+        candidates = self._candidates or {}
+        return [(fd, inode) for fd, (inode, progress) in self._open.items() if candidates.get(fd) is progress]
+
+    def _know(self, fd: int) -> None:
+        """The admitted one is that."""
+        if self._candidates and fd in self._candidates:
+            self._known = self._candidates[fd]
+            self._known.admitted = True
+            self._candidates = {fd: self._known}
 
 
 # --- the dialling end ------------------------------------------------------------------------------------------------
@@ -458,8 +501,8 @@ class Dialling:
         self._waiting: dict[Socket, _Candidate] = {}
         self._stand: dict[bool, _Candidate] = {}
         """The connections that stand, by whether they are the data's."""
-        self._gone: list[_Candidate] = []
-        """Of this `meet`: those that did not come to stand."""
+        self._cut = False
+        """Whether one of this `meet` was cut off."""
         self.number = number
         """Of the next attempt."""
 
@@ -467,25 +510,19 @@ class Dialling:
         number, now = self.number, self._clock.monotonic()
         # Tokens that were shown are spent, whatever comes of them.
         self.number += 1
-        self._gone.clear()
-        until = min(until, now + CONNECT_SECONDS + NEXT_ADDRESS_SECONDS * max(len(self._addresses) - 1, 0))
+        self._cut = False
         left, due = deque(self._addresses), now
         try:
             while len(self._stand) < 2:
                 now = self._clock.monotonic()
-                if left and (now >= due or not self._waiting):
-                    self._try(left.popleft(), number)
+                for late in [each for each in self._waiting.values() if now >= each.until]:
+                    self._fail(late)
+                if left and (not self._waiting or (now >= due and self._has_room())):
+                    self._try(left.popleft(), number, now + CONNECT_SECONDS)
                     due = now + NEXT_ADDRESS_SECONDS
                 if not self._waiting or now >= until:
-                    named = f"the relay {self._by}" if self._by else ", ".join(self._endpoints.addresses)
-                    raise LinkLost(
-                        f"cannot reach {self._peer} at {named or 'nowhere'}", detail="link",
-                        hint=f"transfer.listen at {self._peer} must name an address and ports that a firewall lets "
-                        "this client connect to",
-                    )
-                self._await_one(bell, min(until, due) if left else until)
-                if any(each.progress.cut for each in (*self._waiting.values(), *self._stand.values(), *self._gone)):
-                    raise PeerViolation("limit", "a message without an end")
+                    raise self._nobody()
+                self._await_one(bell, min(until, due) if left and self._has_room() else until)
         except BaseException:
             self._drop(0)
             raise
@@ -503,14 +540,17 @@ class Dialling:
         # The farewell is still on its way; the other end waits for it.
         self._drop(500)
 
-    def _try(self, address: str, number: int) -> None:
+    def _has_room(self) -> bool:
+        return len(self._waiting) + len(self._stand) <= 2 * (ADDRESSES_AT_ONCE - 1)
+
+    def _try(self, address: str, number: int, until: float) -> None:
         told, tokens = self._endpoints, (login(self._k, socket, number) for socket in ("data", "ack"))
         path = f"relay {self._by}" if self._by else f"direct {tcp_endpoint(address, told.data_port)}"
 
         def watch(sock: Socket) -> None:
             is_data = (sock.type == zmq.PUSH) is self._sends
             bound = _bounds(self._chunk, sends=self._sends)[0 if is_data else 1]
-            self._waiting[sock] = _Candidate(sock, path, self._watch, bound, is_data=is_data)
+            self._waiting[sock] = _Candidate(sock, path, self._watch, bound, until, is_data=is_data)
 
         connect_bulk(
             self._context, address, told.data_port, told.ack_port, *tokens, sends=self._sends, watch=watch
@@ -521,18 +561,30 @@ class Dialling:
         poller.register(bell.fd, zmq.POLLIN)
         for waiting in self._waiting.values():
             poller.register(waiting.events, zmq.POLLIN)
+            until = min(until, waiting.until)
         ready = dict(poller.poll(int(max(until - self._clock.monotonic(), 0) * 1000) + 1))
         if bell.fd in ready:
             raise Rung
         for waiting in [each for each in self._waiting.values() if each.events in ready]:
-            if not waiting.has_ended():
-                continue
-            del self._waiting[waiting.sock]
             if waiting.has_come() and waiting.is_data not in self._stand:
-                self._stand[waiting.is_data] = waiting
-            else:
-                self._gone.append(waiting)
-                waiting.close(0)
+                self._stand[waiting.is_data] = self._waiting.pop(waiting.sock)
+            elif waiting.has_ended():
+                self._fail(waiting)
+
+    def _fail(self, candidate: _Candidate) -> None:
+        del self._waiting[candidate.sock]
+        self._cut = self._cut or candidate.is_cut()
+        candidate.close(0)
+
+    def _nobody(self) -> Exception:
+        if self._cut or any(each.is_cut() for each in self._stand.values()):
+            return PeerViolation("limit", "a message without an end")
+        named = f"the relay {self._by}" if self._by else ", ".join(self._endpoints.addresses)
+        return LinkLost(
+            f"cannot reach {self._peer} at {named or 'nowhere'}", detail="link",
+            hint=f"transfer.listen at {self._peer} must name an address and ports that a firewall lets "
+            "this client connect to",
+        )
 
     def _drop(self, linger: int) -> None:
         for each in (*self._waiting.values(), *self._stand.values()):
@@ -544,17 +596,25 @@ class Dialling:
 class _Candidate:
     """One socket towards one address, and what has become of it."""
 
-    def __init__(self, sock: Socket, path: str, watch: Watch, bound: int, *, is_data: bool) -> None:
+    def __init__(self, sock: Socket, path: str, watch: Watch, bound: int, until: float, *, is_data: bool) -> None:
         self.sock = sock
+        self.until: Final = until
+        """By when it has to have come."""
         self.path = path
         self.is_data = is_data
-        self.progress = Progress(bound)
+        self._progress = Progress(bound)
         self._watch = watch
         self._connection = -1, 0
         """Descriptor and inode."""
         self._monitor = ThreadMonitor(sock, kinds=(*CONNECTION_KINDS, EventKind.CLOSED))
         self.events = self._monitor.socket
         self._seen: list[SocketEvent] = []
+
+    def delivered(self, _message: zmq.Frame) -> None:
+        self._progress.delivered += 1
+
+    def is_cut(self) -> bool:
+        return self._progress.is_broken()
 
     def has_ended(self) -> bool:
         """Whether its handshake is over, one way or the other."""
@@ -576,7 +636,7 @@ class _Candidate:
 
     def _kinds(self) -> set[EventKind]:
         for event in self._monitor.drain():
-            self._watch.on_event(event, self.progress)
+            self._watch.on_event(event, self._progress)
             if event.kind is EventKind.CONNECTED:
                 self._connection = event.fd, event.inode
             self._seen.append(event)

@@ -28,6 +28,7 @@ from zkc.net.pipe.link import (
 from zkc.net.pipe.meeting import Dialling, Doors, Listening, Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.passage import Passage
+from zkc.net.sockets import DescriptorsTaken
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.session import Session
@@ -230,13 +231,13 @@ class _Receiver:
             except Rung:
                 self._hurry()
                 return None
-            except LinkLost as lost:
+            except (LinkLost, DescriptorsTaken) as lost:
                 left = self._deadline - self._clock.monotonic()
                 if left <= 0:
                     if self._receipt:
                         return None
                     raise LinkLost(f"{self._absence()}: {lost.message}", detail="link", hint=lost.hint) from None
-                # Nobody there, at once: it may be a moment late, or on its way back.
+                # Nobody there, at once: it may be a moment late, or on its way back. Or others have all descriptors.
                 waiting = select.poll()
                 waiting.register(self._bell.fd, select.POLLIN)
                 waiting.poll(min(pause, left) * 1000)
@@ -272,7 +273,7 @@ class _Receiver:
                 if parting == math.inf and pair.acks_end.is_gone():
                     parting = self._clock.monotonic() + PARTING_SECONDS
                 more = self._read(pair)
-                if pair.data_end.progress.cut or pair.acks_end.progress.cut:
+                if pair.data_end.is_cut() or pair.acks_end.is_cut():
                     raise PeerViolation("limit", "a message without an end")
                 if isinstance(more, Farewell):
                     return True
@@ -324,13 +325,13 @@ class _Receiver:
             frame = receive_frame(pair.data)
             if frame is None:
                 return False
+            pair.data_end.delivered(frame)
             event = self._consume(pair, frame.buffer)
             if event is not None:
                 return event
         return True
 
     def _consume(self, pair: Pair, frame: memoryview) -> Farewell | None:
-        pair.data_end.progress.delivered += 1
         event = self._here().receive(frame)
         if isinstance(event, Data):
             self._sink.write(event.data)

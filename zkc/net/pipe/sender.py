@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import select
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -238,7 +239,7 @@ class _Attempt:
         pair, name = self._pair, self._session.req.recipient
         if now >= self._deadline:
             raise self._out_of_time()
-        if pair.data_end.progress.cut or pair.acks_end.progress.cut:
+        if pair.data_end.is_cut() or pair.acks_end.is_cut():
             raise PeerViolation("limit", "a message without an end")
         if gone:
             raise LinkLost(f"the link to {name} broke off after {self._machine.sent} bytes", detail="link")
@@ -270,7 +271,7 @@ class _Attempt:
             frame = receive_frame(self._pair.acks)
             if frame is None:
                 return False
-            self._pair.acks_end.progress.delivered += 1
+            self._pair.acks_end.delivered(frame)
             event = self._consume(frame.buffer)
             if isinstance(event, Delivered):
                 return event
@@ -324,7 +325,7 @@ class _Attempt:
             filled = len(outgoing.chunk)
             if self._ended or filled == size or (filled and now >= self._flush):
                 self._seal(last=self._ended)
-            if source is not None:
+            if source is not None and not (source in ready and _has_more(source)):
                 return
 
     def _seal(self, *, last: bool) -> None:
@@ -355,3 +356,10 @@ class _Attempt:
             )
         what, hint = f"the transfer to {name} timed out after {sent} bytes", "give it a longer timeout"
         return Interrupted(what, detail="timeout", hint=hint) if sent else TimedOut(what, detail="timeout", hint=hint)
+
+
+def _has_more(source: int) -> bool:
+    """Whether a source can be read at once: much cheaper to ask than another turn of the loop."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    return bool(poll.poll(0))
