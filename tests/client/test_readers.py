@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.client.test_receiving import COORDINATOR, Bob, verdict
 from tests.support.parties import world
+from tests.support.receivers import COORDINATOR, Bob, verdict
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, until
 from zkc.client import control, readers

@@ -126,6 +126,10 @@ class Agreed:
     session: Session
 
 
+State = Notified | Responded | Closed | KeyHeld | Agreed
+"""Once a request has been read."""
+
+
 def read_request(message: Notify) -> Req:
     """REQ as it stands, before anything is verified: to look up what is known of the sender.
 
