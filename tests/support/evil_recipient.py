@@ -18,13 +18,13 @@ import zmq
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.by_link import LoopThread
 from zkc.client.daemon import Daemon
-from zkc.client.receiving import Receiver
+from zkc.client.transfers import Transfer
 from zkc.config import load
 from zkc.crypto.chunks import StreamSealer
 from zkc.crypto.receipts import make_receipt
 from zkc.crypto.signing import IdentityKey
 from zkc.env import SystemClock, SystemEntropy
-from zkc.net.pipe import Incoming
+from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.delivery_recipient import Announced, Complete, DeliveryRecipient, Event, receipt_body
 from zkc.protocol.session import Session
 from zkc.stores.home import Home
@@ -120,8 +120,8 @@ class EvilRecipient:
         config = load("client", home.config_file, {}).config
         entropy = SystemEntropy()
         daemon = Daemon(home, self._store, self._inbox, lambda: config, SystemClock(), entropy)
-        daemon._receiver = _EvilReceiver(daemon._bulk, self._store, self._inbox, config, SystemClock(), entropy)
-        daemon._receiver.owner = self
+        self._deliveries = daemon._receiver._deliveries
+        setattr(self._deliveries, "_receive", self._receive)  # noqa: B010  (for the program, not for mypy)
         await daemon.start(home.prepare_socket(self._lock))
         await daemon.main.wait_linked(DEADLINE)
         return daemon
@@ -136,26 +136,20 @@ class EvilRecipient:
         self._store.close()
         self._lock.release()
 
-
-class _EvilReceiver(Receiver):
-    owner: EvilRecipient
-
     async def _receive(
-        self, transfer: Any, session: Session, listener: Incoming, bell: Any, older: Sequence[Any] = ()
+        self, transfer: Transfer, session: Session, listener: Incoming, bell: Bell, older: Sequence[Any] = ()
     ) -> None:
         context = transfer.context
         delivering = Delivering(session, listener, context.identity, context.card.encoded)
         try:
-            await self._in_thread(self.owner.behave, delivering)
+            await asyncio.get_running_loop().run_in_executor(self._deliveries._threads, self.behave, delivering)
         except BaseException as error:  # noqa: BLE001 - shown by the test
-            self.owner.errors.append(error)
+            self.errors.append(error)
         finally:
             bell.close()
-            self._forget(transfer)
-            transfer.done.set_result(None)
-
-    async def _in_thread(self, call: Behaviour, delivering: Delivering) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, call, delivering)
+            self._deliveries._over(transfer)
+            if transfer.done is not None:
+                transfer.done.set_result(None)
 
 
 def noise(n: int) -> bytes:
