@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import random
 import select
 import socket
@@ -963,21 +962,18 @@ def test_what_a_stream_gave_before_it_paused_arrives_while_it_pauses(pair: Pair)
 
 def test_a_stream_that_never_pauses_for_long_does_not_wait_until_it_fills_a_chunk(pair: Pair) -> None:
     """A measurement every few milliseconds is to arrive now, and not with the rest of the hour."""
-    source = Slow()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, Slow() as source:
         receiving = pair.receive()
         sending = pool.submit(persist, pair.attempts(source))
         sent = 0
-        try:
-            while not pair.sink.got:
-                assert sent < 3000
-                sent += os.write(source.end, b"x")
-                select.select((), (), (), FLUSH_SECONDS / 10)
-        finally:
-            os.close(source.end)
+        while not pair.sink.got:
+            assert sent < 3000
+            source.give(b"x")
+            sent += 1
+            select.select((), (), (), FLUSH_SECONDS / 10)
+        source.end()
         assert sending.result(DEADLINE)[0].body.size == sent
         receiving.result(DEADLINE)
-    os.close(source.fd)
 
 
 def test_a_pair_that_cannot_be_made_anew_ends_the_transfer_with_the_reason(
