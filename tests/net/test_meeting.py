@@ -17,6 +17,7 @@ import pytest
 import zmq
 from blake3 import blake3
 
+from tests.support.descriptors import open_now, spare
 from tests.support.evil import COMMAND, LONG, RawPeer, greeting, raw_frame
 from tests.support.parties import world
 from tests.support.proxy import TcpProxy
@@ -30,7 +31,8 @@ from zkc.errors import Interrupted, PolicyRefused, ZkcError
 from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, LinkLost, Outgoing, Source, Told
 from zkc.net.pipe.link import CONNECT_SECONDS, login
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Dialling, Listening, Rung
-from zkc.net.sockets import BULK_FRAME_MAX, CURVE_OVERHEAD, BulkPorts, context
+from zkc.net.pipe.passage import Passage
+from zkc.net.sockets import BULK_FRAME_MAX, CURVE_OVERHEAD, BulkPorts, DescriptorsTaken, context
 from zkc.wire.messages import Endpoints
 
 C: Final = CHUNK_MIN
@@ -447,6 +449,34 @@ def test_a_recipient_that_finds_no_socket_tries_again(monkeypatch: pytest.Monkey
         sending.result(DEADLINE)
         receiving.result(DEADLINE)
     assert made.sink.got == b"patient"
+
+
+@pytest.mark.parametrize("left", range(4))
+@pytest.mark.parametrize("what", ["ports", "passage"])
+def test_what_finds_no_descriptor_says_so_and_leaves_none_behind(
+    sender_listens: Meeting, what: str, left: int
+) -> None:
+    """A recipient waits for its turn then, and a sender is told what its machine lacks."""
+    told = Endpoints([HOST], 1, 1, 0, "relay1", RV)
+
+    def make() -> None:
+        if what == "ports":
+            sender_listens.bulk.bind(HOST, None, sends=False, peer="alice")
+        else:
+            Passage(told, "s")
+
+    before = open_now()
+    with spare(left), pytest.raises(DescriptorsTaken):
+        make()
+    assert open_now() == before
+
+
+@pytest.mark.parametrize("left", [0, 1])  # with one more libzmq itself aborts
+def test_a_context_that_finds_no_descriptor_says_so(left: int) -> None:
+    before = open_now()
+    with spare(left), pytest.raises(DescriptorsTaken):
+        Doors()
+    assert open_now() == before
 
 
 def test_a_listening_sender_names_the_address_by_which_it_was_reached(sender_listens: Meeting) -> None:

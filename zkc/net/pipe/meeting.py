@@ -216,7 +216,7 @@ class Doors:
     """A context in which ends listen, and the one ZAP handler that all of them share. Any thread."""
 
     def __init__(self, places: int = 1) -> None:
-        """``places``: how many ends may listen, or dial, at once."""
+        """``places``: how many ends may listen, or dial, at once. `DescriptorsTaken`."""
         self.context: Final[Context] = context()
         # A pair is two sockets, each with its monitor's two; libzmq's own bound is 1023, and counts before the first
         # is made. Who dials from here has a pair for each address.
@@ -225,7 +225,11 @@ class Doors:
         self.watch: Final = Watch(BULK_BOUNDS, lambda _cut: None)
         self._doors: dict[str, Door] = {}
         self._numbers = iter(range(1, 1 << 62))
-        self._zap = ThreadZap(self.context, self._admit)
+        try:
+            self._zap = ThreadZap(self.context, self._admit)
+        except BaseException:
+            self.context.destroy(linger=0)
+            raise
 
     def bind(self, host: str, ports: range | None, *, sends: bool, peer: str) -> Listening:
         """Two ports for one transfer, with ``peer``; ``sends``: whether this end has the bytes. None: any ports.
