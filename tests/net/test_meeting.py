@@ -8,7 +8,7 @@ import math
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CHUNK_MIN, CONTROL_MESSAGE_MAX
 from zkc.crypto.chunks import rendezvous
 from zkc.errors import Interrupted, PolicyRefused, ZkcError
+from zkc.net.monitor import EventKind, SocketEvent, ThreadMonitor
 from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, LinkLost, Outgoing, Source, Told
 from zkc.net.pipe.link import CONNECT_SECONDS, login
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Dialling, Listening, Rung
@@ -307,6 +308,35 @@ def test_the_ports_of_one_handshake_serve_the_next(sender_listens: Meeting) -> N
     delivered, _ = persist(sender_listens.attempts(b"again"))
     receiving.result(DEADLINE)
     assert delivered.body.size == 5
+
+
+def test_a_pair_that_is_renewed_waits_for_its_listeners_and_one_that_is_closed_does_not(
+    sender_listens: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon closes the pairs of handshakes that came to nothing on its event loop."""
+    here, waits = sender_listens.here, []
+    assert here is not None
+    wait = ThreadMonitor.wait
+
+    def seen(monitor: ThreadMonitor, kinds: Collection[EventKind], timeout: float) -> SocketEvent | None:
+        waits.append(kinds)
+        return wait(monitor, kinds, timeout)
+
+    monkeypatch.setattr(ThreadMonitor, "wait", seen)
+    here.refuse()
+    here.leave(-1)
+    assert waits == [{EventKind.CLOSED}] * 2
+    here.close()
+    assert len(waits) == 2
+
+    def are_free() -> bool:
+        with contextlib.suppress(OSError):
+            for port in (here.data_port, here.ack_port):
+                socket.create_server((HOST, port)).close()
+            return True
+        return False
+
+    wait_until(are_free)
 
 
 # --- candidates ------------------------------------------------------------------------------------------------------

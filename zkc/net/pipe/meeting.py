@@ -298,6 +298,7 @@ class Listening:
     def rest(self) -> None:
         """Nobody may come, but the ports stay; who comes waits for the next `expect`."""
         self.door.expect(None)
+        self._accept_no_more()
         self._shut(0)
 
     def at(self, addresses: list[str]) -> Endpoints:
@@ -329,12 +330,14 @@ class Listening:
                 self.leave(-1)
 
     def leave(self, highest: int) -> None:
+        self._accept_no_more()
         self._shut(0)
         self.door.renew(highest + 1)
         self._open()
 
     def close(self) -> None:
         self._doors.forget(self._domain)
+        # Nobody binds these ports before libzmq's thread has closed them too: there is nothing to wait for.
         self._shut(500)
         self._ports.close()
 
@@ -368,14 +371,15 @@ class Listening:
         data, acks = (_Admitted(monitor, self._doors.watch, bound) for monitor, bound in watched)
         self._ends = data, acks
 
+    def _accept_no_more(self) -> None:
+        """Before `_shut`, where the ports stay: the other end may dial again as soon as it sees its connection end, and
+        what it shows then is for the sockets that follow on them."""
+        for sock, end in zip(self._pair or (), self._ends or (), strict=True):
+            end.accept_no_more(sock)
+
     def _shut(self, linger: int) -> None:
         """Of what this end said last the data's socket is dropped at once where it only receives."""
-        pair, ends = self._pair or (), self._ends or ()
-        # First of all: the other end may dial again as soon as it sees its connection end, and what it shows then is
-        # for the sockets that follow on the same ports.
-        for sock, end in zip(pair, ends, strict=True):
-            end.accept_no_more(sock)
-        for sock, end in zip(pair, ends, strict=True):
+        for sock, end in zip(self._pair or (), self._ends or (), strict=True):
             end.close()
             sock.close(linger=linger if sock.type == zmq.PUSH else 0)
         self._pair = self._ends = None
