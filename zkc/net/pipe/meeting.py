@@ -574,9 +574,11 @@ class Dialling:
         if bell.fd in ready:
             raise Rung
         for waiting in [each for each in self._waiting.values() if each.events in ready]:
+            if not waiting.has_ended():
+                continue
             if waiting.has_come() and waiting.is_data not in self._stand:
                 self._stand[waiting.is_data] = self._waiting.pop(waiting.sock)
-            elif waiting.has_ended():
+            else:
                 self._fail(waiting)
 
     def _fail(self, candidate: _Candidate) -> None:
