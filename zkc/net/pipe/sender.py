@@ -204,18 +204,20 @@ class _Attempt:
         except NotOpened:
             raise
         except PeerViolation as violation:
-            what = f"the acknowledgements of {self._session.req.recipient} did not verify"
-            raise broken_rule(what, violation) from None
+            error = broken_rule(f"the acknowledgements of {self._session.req.recipient} did not verify", violation)
+            self._tell(push, error)
+            raise error from None
         except LinkLost:
             raise
         except BaseException as error:
             # Told whatever ends it, a signal too, so that nobody waits.
-            if not self._machine.ended:
-                self._tell(push, error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
+            self._tell(push, error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
             raise
 
     def _tell(self, push: Socket, error: ZkcError) -> None:
         """Give up towards the recipient: behind what is sealed already, since frames are numbered; in bounded time."""
+        if self._machine.ended:
+            return
         self._queue.append(self._machine.stop(error.code, error.detail))
         until = self._clock.monotonic() + TELL_SECONDS
         with contextlib.suppress(zmq.ZMQError):
