@@ -30,8 +30,8 @@ from zkc.env import SystemClock
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
 from zkc.net.pipe import Attempts, Bell, Bulk, Incoming, LinkLost, Outgoing, Source, Told, login
 from zkc.net.pipe.budget import Budget, Share
+from zkc.net.pipe.doors import Door
 from zkc.net.pipe.link import CONNECT_SECONDS
-from zkc.net.pipe.meeting import Door
 from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FAREWELL_SECONDS, FRAMES_A_TURN
 from zkc.net.sockets import DescriptorsTaken, Login
 from zkc.protocol.delivery import Stopped

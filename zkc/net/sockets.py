@@ -412,17 +412,13 @@ def inode_of(fd: int) -> int:
     return status.st_ino if stat.S_ISSOCK(status.st_mode) else 0
 
 
-def own_endpoint(fd: int) -> str | None:
-    """Which of this machine's addresses has the TCP connection behind ``fd``; None where there is none any more."""
-    try:
-        mine = os.dup(fd)
-    except (OSError, OverflowError):
-        return None
-    with sockets.socket(fileno=mine) as connection, contextlib.suppress(OSError):
-        if connection.family in (sockets.AF_INET, sockets.AF_INET6):
-            host, port = connection.getsockname()[:2]
-            return tcp_endpoint(plain_address(host), port)
-    return None
+def own_endpoint(fd: int, inode: int) -> str | None:
+    """Which of this machine's addresses has the TCP connection; None where it has ended."""
+    with own_connection(fd, inode) as connection:
+        if connection is None:
+            return None
+        host, port = connection.getsockname()[:2]
+        return tcp_endpoint(plain_address(host), port)
 
 
 def shutdown_connection(fd: int, inode: int) -> bool:
