@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.support.meetings import Meeting
 from tests.support.waiting import DEADLINE
 from zkc.net.sockets import (
     BulkPorts,
@@ -74,3 +75,10 @@ def door(ctx: Context) -> Iterator[Door]:
         router, (endpoint,) = bind_router(ctx, ["tcp://127.0.0.1:0"], server.secret)
         yield Door(router, endpoint, server, guest, asked)
         router.close(linger=0)
+
+
+@pytest.fixture
+def sender_listens() -> Iterator[Meeting]:
+    made = Meeting("sender listens")
+    yield made
+    made.close()

@@ -31,8 +31,8 @@ from zkc.env import SystemClock
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
 from zkc.net.pipe import Attempts, Bell, Bulk, Incoming, LinkLost, Outgoing, Source, Told, login
 from zkc.net.pipe.budget import Budget, Share
+from zkc.net.pipe.doors import Door
 from zkc.net.pipe.link import CONNECT_SECONDS
-from zkc.net.pipe.meeting import Door
 from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FAREWELL_SECONDS, FRAMES_A_TURN
 from zkc.net.pipe.sender import FLUSH_SECONDS
 from zkc.net.sockets import DescriptorsTaken, Login
@@ -698,8 +698,9 @@ def test_a_recipient_that_is_done_waits_for_a_farewell_and_not_for_ever(pair: Pa
         line.send(*frames.opening(), frames.last(b"all"))
         assert isinstance(line.verdict(), Done)
     clock.advance(FAREWELL_SECONDS + 1)
-    with socket.create_connection((HOST, pair.listener.listening.data_port)):  # wakes it
-        receiving.result(DEADLINE)
+    with contextlib.suppress(ConnectionRefusedError):  # wakes it, unless it has woken and gone
+        socket.create_connection((HOST, pair.listener.listening.data_port)).close()
+    receiving.result(DEADLINE)
     assert pair.sink.completed == 1
 
 
@@ -935,6 +936,22 @@ def test_a_position_beyond_what_was_sent_is_a_lie_and_told(pair: Pair) -> None:
             error = error_of(sending)
         assert (type(error), error.detail) == (IntegrityError, "position")
         listener.listening.leave(0)
+
+
+def test_a_recipient_that_breaks_a_rule_hears_that_the_sender_gives_up(pair: Pair) -> None:
+    """It would wait for a sender that does not come back, for as long as its patience goes."""
+    machine, listener = DeliveryRecipient(pair.recipient, 0), pair.listener.listening
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(pair.attempts(Memory(bytes(4 * C))).next, Bell(), Told())
+        assert listener._pair[1].poll(int(DEADLINE * 1000), zmq.POLLOUT)
+        listener._pair[1].send(machine.ack(0, 2 * C))
+        listener._pair[1].send(machine.ack(1 << 40, 2 * C))
+        error = error_of(sending)
+        event: Any = None
+        while not isinstance(event, Stopped):
+            assert listener._pair[0].poll(int(DEADLINE * 1000)), "it left without a word"
+            event = machine.receive(listener._pair[0].recv())
+    assert event == Stopped(error.code, error.detail) == Stopped(32, "unexpected")
 
 
 # --- streams that pause ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.support.program import TOP
 from tests.support.proxy import TcpProxy
 from zkc.crypto.chunks import StreamSealer
 from zkc.net import sockets
-from zkc.net.pipe import meeting
+from zkc.net.pipe import dialling
 from zkc.testing import Fleet
 from zkc.wire.frames import DataHeader
 
@@ -98,7 +98,7 @@ def main(words: list[str]) -> int:
         network.note("frame", header.xid_tag.hex(), int(header.stream), header.attempt, header.index)
         return frame
 
-    setattr(meeting, "connect_bulk", network.connect)  # noqa: B010  (where it is called by name)
+    setattr(dialling, "connect_bulk", network.connect)  # noqa: B010  (where it is called by name)
     setattr(StreamSealer, "seal", sealed)  # noqa: B010
     return zkc(words[1:])
 

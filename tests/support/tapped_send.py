@@ -13,7 +13,7 @@ from typing import Any
 from tests.support.proxy import TcpProxy
 from zkc.client import sending
 from zkc.net import sockets
-from zkc.net.pipe import Attempts, meeting
+from zkc.net.pipe import Attempts, dialling
 from zkc.ui.cli.main import main
 
 
@@ -34,7 +34,7 @@ def tapped(out: Path, words: list[str]) -> int:
             seen["k"] = session.k.reveal().hex()
             super().__init__(session, *rest)
 
-    setattr(meeting, "connect_bulk", connect_through)  # noqa: B010  (where they are called by name)
+    setattr(dialling, "connect_bulk", connect_through)  # noqa: B010  (where they are called by name)
     setattr(sending, "Attempts", Telling)  # noqa: B010
     try:
         code = main(words)

@@ -161,10 +161,14 @@ def seed_c_rng(entropy: Entropy | None = None) -> None:
 
 
 def context(entropy: Entropy | None = None) -> Context:
-    """A ZeroMQ context, on a libzmq that is new enough and with its generator seeded. Ends with `destroy(linger=0)`."""
+    """A ZeroMQ context, on a libzmq that is new enough and with its generator seeded. Ends with `destroy(linger=0)`.
+
+    `DescriptorsTaken`.
+    """
     require_libzmq()
     seed_c_rng(entropy)
-    made: Context = zmq.Context()
+    with descriptors():
+        made: Context = zmq.Context()
     made.set(zmq.BLOCKY, 0)
     return made
 
@@ -408,17 +412,13 @@ def inode_of(fd: int) -> int:
     return status.st_ino if stat.S_ISSOCK(status.st_mode) else 0
 
 
-def own_endpoint(fd: int) -> str | None:
-    """Which of this machine's addresses has the TCP connection behind ``fd``; None where there is none any more."""
-    try:
-        mine = os.dup(fd)
-    except (OSError, OverflowError):
-        return None
-    with sockets.socket(fileno=mine) as connection, contextlib.suppress(OSError):
-        if connection.family in (sockets.AF_INET, sockets.AF_INET6):
-            host, port = connection.getsockname()[:2]
-            return tcp_endpoint(plain_address(host), port)
-    return None
+def own_endpoint(fd: int, inode: int) -> str | None:
+    """Which of this machine's addresses has the TCP connection; None where it has ended."""
+    with own_connection(fd, inode) as connection:
+        if connection is None:
+            return None
+        host, port = connection.getsockname()[:2]
+        return tcp_endpoint(plain_address(host), port)
 
 
 def shutdown_connection(fd: int, inode: int) -> bool:
@@ -470,20 +470,16 @@ def new_socket(ctx: Context, kind: int) -> Socket:
 
 @contextlib.contextmanager
 def descriptors() -> Iterator[None]:
-    """`DescriptorsTaken` where libzmq has none for what the block makes."""
+    """`DescriptorsTaken` where libzmq, or the system, has none for what the block makes."""
     try:
         yield
-    except zmq.ZMQError as error:
+    except (zmq.ZMQError, OSError) as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
-        raise _descriptors_taken(error.strerror) from None
-
-
-def _descriptors_taken(why: str) -> DescriptorsTaken:
-    return DescriptorsTaken(
-        f"no socket can be made: {why}", detail="descriptors",
-        hint="allow more open files: ulimit -n, or LimitNOFILE= of its service",
-    )
+        raise DescriptorsTaken(
+            f"no socket can be made: {error.strerror}", detail="descriptors",
+            hint="allow more open files: ulimit -n, or LimitNOFILE= of its service",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -525,10 +521,9 @@ def _listening_of(host: str, left: Iterator[int], ports: range | None) -> socket
     """A TCP socket that listens on the first free port of ``left``."""
     for port in left:
         try:
-            return _listening(host, port)
+            with descriptors():
+                return _listening(host, port)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise _descriptors_taken(str(error.strerror)) from None
             if error.errno != errno.EADDRINUSE:
                 raise LocalIOError(
                     f"cannot listen on {tcp_endpoint(host, port)}: {error.strerror}", detail="address",
@@ -557,10 +552,8 @@ def _listening(host: str, port: int) -> sockets.socket:
 
 def _take_over(sock: Socket, listening: sockets.socket) -> None:
     """Let libzmq accept on a copy of ``listening``, which it closes by itself."""
-    try:
+    with descriptors():
         copy = os.dup(listening.fileno())
-    except OSError as error:
-        raise _descriptors_taken(str(error.strerror)) from None
     sock.setsockopt(zmq.USE_FD, copy)
     # Where it listens is decided: the endpoint says no more than which transport that is.
     sock.bind("tcp://*:*")

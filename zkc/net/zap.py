@@ -18,7 +18,16 @@ import zmq
 
 from zkc.errors import InternalError, PeerViolation
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
-from zkc.net.sockets import Context, Socket, connect_dealer, generate_curve, plain_address, reach_locally
+from zkc.net.sockets import (
+    Context,
+    Socket,
+    connect_dealer,
+    descriptors,
+    generate_curve,
+    new_socket,
+    plain_address,
+    reach_locally,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -139,7 +148,12 @@ class ThreadZap:
         self._admit = admit
         self._on_error = on_error or self._show
         self._sock = _bind(ctx)
-        self._bell, self._ring = os.pipe()
+        try:
+            with descriptors():
+                self._bell, self._ring = os.pipe()
+        except BaseException:
+            self._sock.close(linger=0)
+            raise
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="zkc-zap", daemon=True)
         self._thread.start()
@@ -173,7 +187,7 @@ class ThreadZap:
 
 
 def _bind(ctx: Context) -> Socket:
-    sock = ctx.socket(zmq.REP)
+    sock = new_socket(ctx, zmq.REP)
     sock.setsockopt(zmq.LINGER, 0)
     try:
         sock.bind(ENDPOINT)

@@ -7,8 +7,8 @@ delivery machines; here are polling, sockets and backpressure. Both ends hold at
 whatever the length.
 """
 
+from zkc.net.pipe.doors import Doors, Listening
 from zkc.net.pipe.link import Bell, LinkLost, interrupted, login
-from zkc.net.pipe.meeting import Doors, Listening
 from zkc.net.pipe.outgoing import Outgoing, Source
 from zkc.net.pipe.recipient import Bulk, Incoming, Sink
 from zkc.net.pipe.sender import Attempts, Told

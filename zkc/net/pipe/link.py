@@ -13,7 +13,7 @@ import zmq
 from zkc.crypto.chunks import token, xid_tag
 from zkc.crypto.primitives import Secret
 from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError
-from zkc.net.sockets import Login, Socket
+from zkc.net.sockets import Login, Socket, descriptors
 from zkc.protocol.delivery import NotOpened
 from zkc.rules.refusals import refused_by
 
@@ -39,7 +39,9 @@ class Bell:
     """Wakes a thread that polls: rung once, from anywhere (a signal handler included)."""
 
     def __init__(self) -> None:
-        self.fd, self._ring = os.pipe()
+        """`DescriptorsTaken`."""
+        with descriptors():
+            self.fd, self._ring = os.pipe()
         os.set_blocking(self.fd, False)
         self.rung = False
         self._reason: Interrupted | None = None

@@ -18,6 +18,7 @@ from typing import Final, Literal
 from zkc.crypto.chunks import rendezvous
 from zkc.env import Clock, SystemClock
 from zkc.net.pipe.link import CONNECT_SECONDS, Bell
+from zkc.net.sockets import descriptors
 from zkc.wire.messages import Endpoints
 
 _LOOPBACK: Final = "127.0.0.1"
@@ -44,17 +45,21 @@ class Passage:
     ) -> None:
         """``told``: the relay, and the meeting there. With ``ports`` of a listening end: again and again the other end
         is awaited at the relay, and brought there. Without: what connects to `here`, once, is brought to the relay.
+        `DescriptorsTaken`.
         """
         self._relay = told.addresses[0], told.data_port
         self._clock = clock or SystemClock()
-        self._bell = Bell()
         self._left = 2
         self._lock = threading.Lock()
         self.here = Endpoints([], 0, 0, 0, "", b"")
         names = [f"{rendezvous(told.rv, socket).hex()}-{side}".encode() for socket in ("data", "ack")]
         sizes = _DATA_BYTES, _ACK_BYTES
+        with contextlib.ExitStack() as made, descriptors():
+            self._bell = made.enter_context(contextlib.closing(Bell()))
+            servers = () if ports is not None else names
+            doors = [made.enter_context(socket.create_server((_LOOPBACK, 0), backlog=1)) for _ in servers]
+            made.pop_all()
         if ports is None:
-            doors = [socket.create_server((_LOOPBACK, 0), backlog=1) for _ in names]
             self.here = Endpoints([_LOOPBACK], doors[0].getsockname()[1], doors[1].getsockname()[1], 0, "", b"")
             work = [partial(self._bring_once, *each) for each in zip(names, doors, sizes, strict=True)]
         else:

@@ -14,6 +14,8 @@ from zkc.constants import BAD_FRAMES_MAX, TRANSFERS_MAX
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, ZkcError
 from zkc.net.pipe.budget import Budget, Share
+from zkc.net.pipe.dialling import Dialling
+from zkc.net.pipe.doors import Doors, Listening
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
     PARTING_SECONDS,
@@ -25,7 +27,7 @@ from zkc.net.pipe.link import (
     given_up,
     receive_frame,
 )
-from zkc.net.pipe.meeting import Dialling, Doors, Listening, Meeting, Pair, Rung
+from zkc.net.pipe.meeting import Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.passage import Passage
 from zkc.net.sockets import DescriptorsTaken

@@ -15,6 +15,8 @@ import zmq
 from zkc.constants import BAD_FRAMES_MAX
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
+from zkc.net.pipe.dialling import Dialling
+from zkc.net.pipe.doors import Listening
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
     PARTING_SECONDS,
@@ -27,7 +29,7 @@ from zkc.net.pipe.link import (
     interrupted,
     receive_frame,
 )
-from zkc.net.pipe.meeting import Dialling, Listening, Meeting, Pair, Rung
+from zkc.net.pipe.meeting import Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
 from zkc.net.pipe.passage import Passage
@@ -202,14 +204,14 @@ class _Attempt:
         except NotOpened:
             raise
         except PeerViolation as violation:
-            what = f"the acknowledgements of {self._session.req.recipient} did not verify"
-            raise broken_rule(what, violation) from None
+            error = broken_rule(f"the acknowledgements of {self._session.req.recipient} did not verify", violation)
+            self._tell(error)
+            raise error from None
         except LinkLost:
             raise
         except BaseException as error:
             # Told whatever ends it, a signal too, so that nobody waits.
-            if not self._machine.ended:
-                self._tell(error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
+            self._tell(error if isinstance(error, ZkcError) else Interrupted("", detail="signal"))
             raise
 
     def _wait(self, *, at_once: bool) -> dict[Any, int]:
@@ -255,6 +257,8 @@ class _Attempt:
 
     def _tell(self, error: ZkcError) -> None:
         """Give up towards the recipient: behind what is sealed already, since frames are numbered; in bounded time."""
+        if self._machine.ended:
+            return
         push = self._pair.data
         self._queue.append(self._machine.stop(error.code, error.detail))
         until = self._clock.monotonic() + TELL_SECONDS
