@@ -37,6 +37,10 @@ def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, p
     on with it; what was refused does not."""
     try:
         incoming.receive(session, sink, bell, patience)
+    except Interrupted:
+        # Where this end did not break it off, the command that sent has ended: no other goes on with its pipe.
+        sink.abandon(keep=bell.rung or not sink.is_piped)
+        raise
     except BaseException as error:
         sink.abandon(keep=isinstance(error, Interrupted) or sink.found_no_room)
         raise
@@ -145,6 +149,11 @@ class InboxSink:
         self.item_id = item.id
         self._partial = None
         return receipt
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether it comes from a pipe, as its sender has said here."""
+        return self._manifest is not None and self._manifest.kind == "stream"
 
     def abandon(self, *, keep: bool) -> None:
         if self._partial is not None:

@@ -217,6 +217,15 @@ class Inbox:
                 removed += sum(sweep(folder, name) == "removed" for name in orphans)
         return removed
 
+    def drop_pipes(self, before: float) -> int:
+        """Remove what came of pipes and was given up before then (seconds since 1970): the commands that read them have
+        had the time since to come back, and no other can go on. Answers how many files went."""
+        with self._db.reading() as connection:
+            if not self._partials.has_pipes(connection, before):
+                return 0
+        with self._db.writing(patient=True) as connection:
+            return self._partials.drop_pipes(connection, before)
+
     def _put_back(self, connection: sqlite3.Connection) -> None:
         """What a commit had renamed and not recorded is a partial item again: its sender need not send it once more."""
         begun = {checked_id(self._db, row[0]) for row in connection.execute("SELECT id FROM partials")}
