@@ -356,8 +356,9 @@ def test_a_signal_while_data_flows_ends_it_with_its_code_and_the_recipient_is_to
         while json.loads(process.stdout.readline())["event"] != "granted":
             pass
         process.send_signal(number)
-        process.communicate(timeout=PATIENCE)
+        last = json.loads(process.communicate(timeout=PATIENCE)[0].splitlines()[-1])
         assert process.returncode == code
+    assert (last["event"], last["code"], last["reason"], last["detail"]) == ("error", code, "interrupted", "signal")
     wait_until(lambda: b'"not-received"' in log.read_bytes()[before:])
     assert inbox.zkc("bob", "inbox").out == b""
 
@@ -372,8 +373,8 @@ def test_a_signal_while_it_waits_for_the_recipient_ends_it_with_its_code(
         assert process.stdout is not None
         assert b"requested" in process.stdout.readline()
         process.send_signal(number)
-        assert process.communicate(timeout=PATIENCE) == (b"", b"")
-        assert process.returncode == code
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, json.loads(out)["code"], err) == (code, code, b"")
 
 
 # --- a receipt that was lost ----------------------------------------------------------------------------------------
