@@ -84,6 +84,16 @@ def test_the_oldest_item_is_written_here_and_its_path_printed(home: Home, put: P
     assert (out(home), left(home)) == ({"one.txt": b"1"}, ["two.txt"])
 
 
+@pytest.mark.attack("F05")
+def test_a_printed_path_is_no_option_and_no_stdin_to_the_command_that_gets_it(home: Home, put: Put) -> None:
+    put("-", b"first")
+    put("-rf", b"second")
+    assert run(home, "recv").out == "_-\n"
+    assert run(home, "inbox", "save", put("-", b"third")).out == "_- (2)\n"
+    assert run(home, "recv").out == "_-rf\n"
+    assert out(home) == {"_-": b"first", "_- (2)": b"third", "_-rf": b"second"}
+
+
 def test_an_empty_inbox_ends_at_once_with_22_empty(home: Home) -> None:
     done = run(home, "recv", "--json")
     assert (done.code, done.objects[0]["detail"]) == (22, "empty")
