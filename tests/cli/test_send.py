@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,25 @@ def test_no_space_at_the_recipient_is_33(fleets: Fleets) -> None:
     done = fleet.zkc("alice", "send", "bob", "-m", "x", "--json")
     assert reason(done) == (33, "local-io", "no-space")
     assert done.events[-1]["message"].startswith("bob has no space left for it")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("before", [None, b"older", "a device"])
+def test_of_a_receipt_that_cannot_be_copied_nothing_stays(
+    before: bytes | str | None, inbox: Fleet, small_disk: Callable[[int], Path]
+) -> None:
+    """It was delivered all the same, and its receipt is kept; 33 says so."""
+    copy = small_disk(1 << 16) / "receipt"
+    if before == "a device":
+        copy.symlink_to("/dev/full")
+    elif isinstance(before, bytes):
+        copy.write_bytes(before)
+    with suppress(OSError):
+        (copy.parent / "filler").write_bytes(bytes(1 << 17))
+    done = inbox.zkc("alice", "send", "bob", "-m", "x", "--receipt", str(copy), "--json")
+    assert (done.code, done.events[-1]["detail"]) == (33, "unwritable"), done
+    assert "was delivered" in done.events[-1]["message"]
+    assert os.path.lexists(copy) == (before == "a device")
 
 
 def test_a_receipt_that_cannot_be_written_is_33_before_anything_is_sent(inbox: Fleet) -> None:
