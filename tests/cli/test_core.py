@@ -129,7 +129,8 @@ def test_debug_shows_where_an_error_arose() -> None:
 
 def test_a_file_that_cannot_be_read_is_no_defect() -> None:
     done = odd("odd", "defect", "--file")
-    assert (done.code, done.err) == (33, "zkc: not-there: No such file or directory\n")
+    hint = "did something remove it, or its folder?"
+    assert (done.code, done.err) == (33, f"zkc: cannot use not-there: No such file or directory; {hint}\n")
 
 
 # --- streams --------------------------------------------------------------------------------------------------------

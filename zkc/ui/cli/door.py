@@ -113,8 +113,11 @@ def _local(error: OSError) -> ZkcError:
     limits = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO}
     if error.filename is None and error.errno not in limits:
         return _defect(error)
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    return LocalIOError(f"{where}{error.strerror or error}")
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return LocalIOError(f"{error.strerror or error}")
+    from zkc.stores.files import local_error
+
+    return local_error(error, f"cannot use {os.fsdecode(error.filename)}")
 
 
 def _defect(error: Exception) -> ZkcError:
