@@ -1,4 +1,4 @@
-"""What holds for every test: markers that select, and nothing left behind when a worker ends."""
+"""What holds for every test: markers that select, a small disk, and nothing left behind when a worker ends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import gc
 import os
 import secrets
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -38,6 +39,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """``small_disk(bytes)``: a folder on a tmpfs of that size. Needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a small disk")
+    mounted: list[Path] = []
+
+    def mount(size: int) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", folder], check=True)
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

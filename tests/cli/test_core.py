@@ -129,7 +129,8 @@ def test_debug_shows_where_an_error_arose() -> None:
 
 def test_a_file_that_cannot_be_read_is_no_defect() -> None:
     done = odd("odd", "defect", "--file")
-    assert (done.code, done.err) == (33, "zkc: not-there: No such file or directory\n")
+    hint = "did something remove it, or its folder?"
+    assert (done.code, done.err) == (33, f"zkc: cannot use not-there: No such file or directory; {hint}\n")
 
 
 # --- streams --------------------------------------------------------------------------------------------------------
@@ -268,8 +269,30 @@ def test_a_command_that_a_signal_ends_says_nothing_and_returns_128_and_its_numbe
 ) -> None:
     with waiting(*words) as process:
         process.send_signal(number)
-        _, err = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, err) == (code, b"")
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out, err) == (code, b"", b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_for_a_script_a_signal_s_end_is_an_object_like_any_error(number: signal.Signals) -> None:
+    with waiting("--json") as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (128 + number, b"")
+    assert json.loads(out) == {
+        "v": 1, "event": "error", "code": 128 + number, "reason": "interrupted", "detail": "signal",
+        "message": f"{number.name} ended the command",
+    }
+
+
+def test_a_signal_s_end_that_nobody_hears_of_keeps_its_code() -> None:
+    with waiting("--json") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 143
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 # --- cost and installation ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -81,6 +82,16 @@ def test_the_oldest_item_is_written_here_and_its_path_printed(home: Home, put: P
     assert "from alice" in done.err
     assert "key made by the sender" in done.err
     assert (out(home), left(home)) == ({"one.txt": b"1"}, ["two.txt"])
+
+
+@pytest.mark.attack("F05")
+def test_a_printed_path_is_no_option_and_no_stdin_to_the_command_that_gets_it(home: Home, put: Put) -> None:
+    put("-", b"first")
+    put("-rf", b"second")
+    assert run(home, "recv").out == "_-\n"
+    assert run(home, "inbox", "save", put("-", b"third")).out == "_- (2)\n"
+    assert run(home, "recv").out == "_-rf\n"
+    assert out(home) == {"_-": b"first", "_- (2)": b"third", "_-rf": b"second"}
 
 
 def test_an_empty_inbox_ends_at_once_with_22_empty(home: Home) -> None:
@@ -222,26 +233,28 @@ def test_a_signal_ends_a_loop_with_0_and_a_wait_with_its_own_code(
     words: list[str], code: int | None, number: signal.Signals, home: Home, put: Put
 ) -> None:
     put()
-    command = [sys.executable, "-m", "zkc", "recv", *words, "--home", str(home.data), "--name", "*.txt"]
+    command = [sys.executable, "-m", "zkc", "recv", *words, "--home", str(home.data), "--name", "*.txt", "--json"]
     env, cwd = environment(), home.data.parent / "out"
     if code is None:
         command += ["--from", "nobody"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd=cwd) as process:
         assert process.stdout is not None
         if code == 0:
-            assert process.stdout.readline() == b"a.txt\n"
+            assert json.loads(process.stdout.readline())["path"] == "a.txt"
         else:
-            wait_until(lambda: _catches(process.pid, signal.SIGTERM))
+            wait_until(lambda: _has_open(process.pid, "index.db"))
         process.send_signal(number)
-        process.communicate(timeout=PATIENCE)
+        told = [json.loads(line) for line in process.communicate(timeout=PATIENCE)[0].splitlines()]
         assert process.returncode == (128 + number if code is None else code)
+    errors = [(event["event"], event["code"], event["reason"], event["detail"]) for event in told]
+    assert errors == ([("error", 128 + number, "interrupted", "signal")] if code is None else [])
 
 
-def _catches(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler for the signal by now."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]
-    return bool(int(caught, 16) & 1 << (number - 1))
+def _has_open(pid: int, name: str) -> bool:
+    """Whether the process has a file of that name open by now."""
+    with contextlib.suppress(FileNotFoundError):  # closed again while we looked
+        return any(os.path.basename(os.readlink(each)) == name for each in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 # --- recv --exec ----------------------------------------------------------------------------------------------------

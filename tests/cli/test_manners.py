@@ -36,8 +36,10 @@ def inbox(fleet: Fleet) -> Iterator[Fleet]:
     yield fleet
     while fleet.zkc("bob", "recv", "-o", "-").code == 0:
         pass
-    for item in inbox_of(fleet.home("bob"))[1]:
-        assert fleet.zkc("bob", "inbox", "rm", item.id).code == 0
+    # What came of a pipe goes once the daemon has heard of its sender's end.
+    wait_until(lambda: all(
+        fleet.zkc("bob", "inbox", "rm", item.id).code == 0 for item in inbox_of(fleet.home("bob"))[1]
+    ))
 
 
 @pytest.fixture

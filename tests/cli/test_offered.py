@@ -162,6 +162,17 @@ def test_a_home_of_the_other_role_is_a_usage_error(role: str, words: list[str], 
     assert (done.code, done.objects[-1]["detail"]) == (2, "role")
 
 
+@pytest.mark.parametrize(
+    "words", [["status"], ["send", "bob", "-m", "x"], ["recv"], ["join"], ["daemon"], ["coordinator", "run"]]
+)
+def test_a_home_that_is_a_file_is_a_usage_error(words: list[str], home: Path) -> None:
+    home.write_text("mine")
+    done = zkc("--home", str(home), *words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"zkc: the home {home} is not a folder; name another with --home or ZKC_HOME\n"
+    assert home.read_text() == "mine"
+
+
 def test_a_path_that_cannot_be_read_is_33(home: Path) -> None:
     assert zkc("send", "bob", "not-there", env={"ZKC_HOME": str(home)}).code == 33
     assert zkc("join", "--invite-file", "not-there", env={"ZKC_HOME": str(home)}).code == 33

@@ -36,9 +36,10 @@ def empty(fleet: Fleet) -> Iterator[None]:
     for name in RECEIVE:
         while fleet.zkc(name, "recv", "-o", "-").code == 0:
             pass
-        for item in inbox_of(fleet.home(name))[1]:
-            # Not while it is being received: the daemon may hear of the sender's end a moment later.
-            wait_until(lambda name=name, item=item: fleet.zkc(name, "inbox", "rm", item.id).code == 0)
+        # What came of a pipe goes once the daemon has heard of its sender's end; files' partial items are removed.
+        wait_until(lambda name=name: all(
+            fleet.zkc(name, "inbox", "rm", item.id).code == 0 for item in inbox_of(fleet.home(name))[1]
+        ))
 
 
 def taken(fleet: Fleet, name: str) -> bytes:

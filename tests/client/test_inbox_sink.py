@@ -71,17 +71,18 @@ def bob(inbox: Inbox, bell: Bell) -> Bob:
 class Ending:
     """In place of an `Incoming`: writes ``data``, and ends with an error."""
 
-    def __init__(self, data: bytes, error: BaseException, what: Manifest) -> None:
+    def __init__(self, data: bytes, error: BaseException, what: Manifest | None) -> None:
         self._data, self._error, self._what = data, error, what
 
     def receive(self, session: Any, sink: InboxSink, bell: Bell, patience: float) -> None:
         sink.resume()
-        sink.announced(self._what)
-        sink.write(self._data)
+        if self._what is not None:
+            sink.announced(self._what)
+            sink.write(self._data)
         raise self._error
 
 
-def end(bob: Bob, data: bytes, error: BaseException, what: Manifest = WHAT, **choices: Any) -> None:
+def end(bob: Bob, data: bytes, error: BaseException, what: Manifest | None = WHAT, **choices: Any) -> None:
     sink = bob.sink(**choices)
     with pytest.raises(type(error)):
         deliver(Ending(data, error, what), sink._session, sink, bob.bell, 1.0)  # type: ignore[arg-type]
@@ -143,7 +144,7 @@ def test_what_was_cut_off_stays_and_what_was_refused_does_not(bob: Bob, error: B
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
-        (LOST, True), (DescriptorsTaken("none", detail="descriptors"), True),
+        (LOST, False), (DescriptorsTaken("none", detail="descriptors"), True),
         (LocalIOError("full", detail="no-space"), False),
     ],
     ids=lambda value: getattr(value, "detail", None) or repr(value),
@@ -161,6 +162,20 @@ def test_of_what_stood_here_before_nothing_is_lost_by_what_ends_its_sender_at_on
     sink.resume()
     sink.abandon(keep=sink.can_go_on(LocalIOError("the source cannot be read", detail="io")))
     assert [item.size for item in bob.partials()] == [4]
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.parametrize("error", [LOST, Interrupted("given up", detail="signal")], ids=lambda error: error.detail)
+def test_what_came_of_a_pipe_goes_with_the_command_that_read_it(bob: Bob, error: Interrupted) -> None:
+    """Nobody else has the rest. The command has not ended where this end broke off, or it has not come yet."""
+    pipe = Manifest("stream", "stdin", "", None, 0o600, 0)
+    bob.bell.ring()
+    end(bob, b"half", Interrupted("ends", detail="shutdown"), pipe)
+    bob.bell.hush()
+    end(bob, b"", error, None)
+    assert [item.size for item in bob.partials()] == [4]
+    end(bob, b" more", error, pipe)
+    assert bob.partials() == []
 
 
 class Full:

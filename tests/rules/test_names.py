@@ -26,6 +26,9 @@ NAMES = {
     "~root": "_~root",
     ".ssh/authorized_keys": "_.ssh_authorized_keys",
     ".bashrc": "_.bashrc",
+    "-": "_-",
+    "-rf": "_-rf",
+    "--output=x": "_--output=x",
     "a\0b": "a_b",
     "": "unnamed",
     ".": "_",
@@ -54,10 +57,10 @@ NAMES = {
 }
 
 HARMLESS = [
-    "a", "report.pdf", "10:30.log", "console.txt", "-rf", "a b (1).txt", "\u65e5\u672c.txt", "a..b", "x~", "CO.N",
+    "a", "report.pdf", "10:30.log", "console.txt", "a-b", "a b (1).txt", "\u65e5\u672c.txt", "a..b", "x~", "CO.N",
 ]  # fmt: skip
 
-hostile = st.text(st.sampled_from("./\\~: \0\n\x1b\x9b\u202e\u200b\ud800CONcon1aé日") | st.characters(), max_size=400)
+hostile = st.text(st.sampled_from("./\\~-: \0\n\x1b\x9b\u202e\u200b\ud800CONcon1aé日") | st.characters(), max_size=400)
 
 
 @pytest.mark.attack("F01", "F05")
@@ -84,7 +87,7 @@ def test_a_safe_name_is_one_component_for_any_text(text: str) -> None:
     assert 0 < len(name.encode()) <= 255
     assert not {"/", "\\", "\0"} & set(name)
     assert not any(char < " " or "\x7f" <= char <= "\x9f" or "\u202a" <= char <= "\u202e" for char in name)
-    assert name[0] not in ".~"
+    assert name[0] not in ".~-"
     assert name[-1] not in ". "
     assert not re.match(r"[A-Za-z]:", name)
     assert not re.fullmatch(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.split("[.: ]", name)[0])

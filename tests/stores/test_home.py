@@ -118,11 +118,15 @@ def test_a_role_that_cannot_be_read_is_damage_and_not_another_role(home: Home) -
     assert caught.value.detail == "damaged"
 
 
-def test_a_file_in_place_of_the_home_is_told_and_left(tmp_path: Path) -> None:
-    (tmp_path / "home").write_text("mine")
-    with pytest.raises(LocalIOError, match="is not a folder"):
-        Home.resolve("client", str(tmp_path / "home")).prepare()
-    assert (tmp_path / "home").read_text() == "mine"
+@pytest.mark.parametrize("below", ["", "/new"])
+def test_a_file_in_place_of_the_home_is_told_and_left(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "home"
+    file.write_text("mine")
+    home = Home.resolve("client", f"{file}{below}")
+    for refuse in (home.prepare, home.check):
+        with pytest.raises(UsageError, match=f"{file} is not a folder"):
+            refuse()
+    assert file.read_text() == "mine"
 
 
 # --- who may write ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.items import DAY, FP, NOW, TID, XID, SetClock, entry, on_disk, receive, stop
-from tests.support.program import environment
+from tests.support.program import environment, zkc
 from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores import files, localdb
 from zkc.stores.home import Home
@@ -175,8 +175,8 @@ def test_files_of_the_inbox_are_0600_and_folders_0700(tmp_path: Path, sent: int)
             found = [path.lstat().st_mode for path in home.data.rglob("*")]
     finally:
         os.umask(before)
-    # role; index.db and its side files; a partial item; an item; a receipt
-    assert sorted(stat.S_IMODE(mode) for mode in found if not stat.S_ISDIR(mode)) == [0o600] * 7
+    # role; index.db, its side files and its spare room; a partial item; an item; a receipt
+    assert sorted(stat.S_IMODE(mode) for mode in found if not stat.S_ISDIR(mode)) == [0o600] * 8
     assert {stat.S_IMODE(mode) for mode in found if stat.S_ISDIR(mode)} == {0o700}
 
 
@@ -585,12 +585,43 @@ def test_an_item_can_be_removed_from_a_full_disk(small_disk: Callable[[int], Pat
     home = Home.resolve("client", str(small_disk(1_000_000))).prepare()
     with Inbox.open(home) as inbox:
         item, other = receive(inbox, bytes(100_000)), receive(inbox, b"another", tid=b"o" * 16)
-        with (home.data / "filler").open("wb", buffering=0) as filler, suppress(OSError):
-            while filler.write(bytes(4096)):
-                pass
+        fill(home)
         with Inbox.open(home) as command:  # as `zkc inbox rm` beside a daemon
             assert command.remove(item.id)
         assert inbox.items() == [other]
+
+
+def fill(home: Home) -> None:
+    """Not a byte more fits on the disk of ``home``."""
+    with (home.data / "filler").open("ab", buffering=0) as filler, suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.root
+def test_commands_see_and_make_room_on_a_full_disk_without_the_daemon(
+    small_disk: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """Each of them finds not a byte: others take whatever the one before has left free."""
+    home = Home.resolve("client", str(small_disk(2_000_000))).prepare()
+    with Inbox.open(home) as inbox:
+        tiny, big, other = (receive(inbox, data, tid=data[:16]) for data in (b"t" * 16, b"b" * 500_000, b"o" * 16))
+        part = stop(inbox)
+
+    def run(*words: str) -> list[dict[str, Any]]:
+        fill(home)
+        done = zkc("--home", str(home.data), *words, "--json")
+        assert done.code == 0, done
+        return done.objects
+
+    assert [each["id"] for each in run("inbox", "--partial")] == [tiny.id, big.id, other.id, part.id]
+    assert [each["id"] for each in run("inbox", "rm", tiny.id)] == [tiny.id]
+    assert run("recv", "-o", str(tmp_path / "taken"))[0]["id"] == big.id
+    assert (tmp_path / "taken").read_bytes() == b"b" * 500_000
+    assert [each["id"] for each in run("inbox", "rm", part.id, other.id)] == [part.id, other.id]
+    assert run("inbox", "--partial") == []
+    assert on_disk(home) == []
 
 
 @pytest.mark.attack("D16")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +171,24 @@ def test_a_partial_item_whose_file_a_stranger_removed_is_none(home: Home, inbox:
     raw = sqlite3.connect(home.inbox / "index.db")
     assert raw.execute("SELECT id FROM partials").fetchall() == [(kept.id,)]
     raw.close()
+
+
+def test_what_came_of_a_pipe_goes_once_nobody_has_written_it_for_a_while(home: Home, inbox: Inbox) -> None:
+    """Counted from its end here, however long the pipe had been silent before. What is being received stays, and so do
+    files: with those a later command can go on."""
+    pipe = entry("stdin", kind="stream")
+    file, given_up = stop(inbox), stop(inbox, b"u" * 16, what=pipe, sender_fp=b"g" * 32)
+    running = inbox.begin(FP, b"v" * 16, pipe)
+    os.utime(given_up.path, (NOW, NOW))
+    os.utime(running.fileno(), (NOW, NOW))
+    assert inbox.drop_pipes(NOW) == 0
+    assert inbox.drop_pipes(NOW + 1) == 1
+    assert [item.id for item in inbox.partials()] == [file.id, running.id]
+    running.close(discard=False)
+    assert inbox.drop_pipes(NOW + 1) == 0
+    assert inbox.drop_pipes(time.time() + 1) == 1
+    assert inbox.partials() == [file]
+    assert on_disk(home) == [f"partial/{file.id}"]
 
 
 @pytest.mark.attack("F03")

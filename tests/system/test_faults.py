@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -421,24 +422,49 @@ def test_a_recipient_that_stays_away_ends_the_patience_with_31(fleet: Fleet, tmp
 
 
 @pytest.mark.attack("D04")
-def test_a_sender_killed_in_the_middle_leaves_a_partial_item_that_is_listed_apart(fleet: Fleet) -> None:
+def test_a_sender_killed_in_the_middle_leaves_a_partial_item_that_is_listed_apart(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     failures = len(failed(fleet))
-    with sending(fleet, stdin=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        process.stdin.write(bytes(3 * CHUNK))
-        process.stdin.flush()
-        begun(fleet, 3 * CHUNK)
+    with held(fleet, tmp_path / "source") as process:
         process.kill()
         process.wait()
     assert failure(fleet, failures + 1)["code"] == 31
     nothing(fleet, partial=True)
     assert fleet.zkc("bob", "inbox", "--json").events == []
     (listed,) = fleet.zkc("bob", "inbox", "--partial", "--json").events
-    assert (listed["state"], listed["bytes"]) == ("partial", 3 * CHUNK)
+    assert (listed["state"], listed["bytes"]) == ("partial", HELD)
     assert fleet.zkc("bob", "recv").code == 22
     assert fleet.zkc("bob", "inbox", "save", listed["id"]).code == 2
     assert fleet.zkc("bob", "inbox", "rm", listed["id"]).code == 0
     nothing(fleet)
+
+
+@pytest.mark.attack("D16")
+@pytest.mark.parametrize("how", ["the sender gives up", "the sender is killed", "both are killed"])
+def test_what_came_of_a_pipe_goes_once_its_command_cannot_come_back(fleet: Fleet, how: str) -> None:
+    """With Ctrl-C at once; else when its patience is over, or that of a later daemon, whose start may be what it is
+    waiting for (`test_a_pipe_whose_recipient_is_killed_goes_on_when_it_is_back`)."""
+    home = fleet.home("frank")
+    if not home.exists():
+        fleet.join("frank")
+        fleet.configure("frank", {"transfer.patience": "2s"})
+    fleet.start_daemon("frank")
+    with _ended(fleet.popen("alice", "send", "frank", stdin=subprocess.PIPE)) as process:
+        assert process.stdin is not None
+        process.stdin.write(bytes(3 * CHUNK))
+        process.stdin.flush()
+        wait_until(lambda: any(item.size == 3 * CHUNK for item in inbox_of(home)[1]))
+        if how == "both are killed":
+            fleet.program("frank").kill()
+        process.send_signal(signal.SIGINT if how == "the sender gives up" else signal.SIGKILL)
+        process.wait(DEADLINE)
+    if how == "both are killed":
+        assert [item.size for item in inbox_of(home)[1]] == [3 * CHUNK]
+        fleet.start_daemon("frank")
+    wait_until(lambda: inbox_of(home)[1] == [])
+    assert os.listdir(home / "inbox" / "partial") == []
+    assert fleet.program("frank").terminate() == 0
 
 
 def test_a_coordinator_that_is_killed_costs_a_running_transfer_nothing_and_all_come_back(fleet: Fleet) -> None:

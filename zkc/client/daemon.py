@@ -33,6 +33,7 @@ from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
     InternalError,
+    LocalIOError,
     NotRegistered,
     PeerViolation,
     TimedOut,
@@ -134,6 +135,7 @@ class Daemon:
         entropy: Entropy,
     ) -> None:
         self._store = store
+        self._inbox = inbox
         self._read_config = read_config
         self._config = config = read_config()
         self._clock = clock
@@ -155,6 +157,7 @@ class Daemon:
         """What grants under way may wait for: where the command that asked for it listens."""
         self._leaving = False
         self._left = asyncio.Event()
+        self._sweeping: asyncio.Task[None] | None = None
 
     @property
     def main(self) -> Link:
@@ -163,6 +166,7 @@ class Daemon:
 
     async def start(self, socket_path: Path) -> Ready:
         """Begin to link and to serve commands at ``socket_path``."""
+        self._sweeping = asyncio.create_task(self._sweep())
         self._open_links()
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
         return Ready(self.main.endpoint, self._principal.fingerprint.hex())
@@ -186,8 +190,19 @@ class Daemon:
             for wait in waits:
                 wait.cancel()
 
+    async def _sweep(self) -> None:
+        """Give room back that pipes have taken whose commands do not come: for each there was the patience to do so,
+        from this daemon's start at the earliest."""
+        while True:
+            patience = self._config.transfer.patience
+            await asyncio.sleep(patience)
+            with contextlib.suppress(LocalIOError):  # held by another process: the next time
+                await asyncio.to_thread(self._inbox.drop_pipes, self._clock.wall() - patience)
+
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._server is not None:
             await self._server.close()
         self._handed.close()

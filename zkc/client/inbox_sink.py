@@ -137,12 +137,12 @@ class InboxSink:
 
     def can_go_on(self, error: BaseException) -> bool:
         """Whether a later handshake can go on with what is here, after ``error``."""
-        if isinstance(error, Interrupted | DescriptorsTaken):
-            return True  # the sender was told nothing that ends it
-        # Told of this one it ends: the same command goes on with a file, and of a pipe nobody has the rest.
-        ends_a_pipe = self._manifest is not None and self._manifest.size is None
+        # Nobody but the command that read a pipe has the rest of it.
+        is_piped = self._manifest is not None and self._manifest.size is None
+        if isinstance(error, DescriptorsTaken) or (isinstance(error, Interrupted) and self._bell.rung):
+            return True  # this end broke it off, and the command that sends may come again
         spoilt = self._unreadable or getattr(error, "detail", "") == "source-changed"
-        return isinstance(error, LocalIOError) and not (ends_a_pipe or spoilt)
+        return isinstance(error, Interrupted | LocalIOError) and not (is_piped or spoilt)
 
     def abandon(self, *, keep: bool) -> None:
         if self._partial is not None:

@@ -45,14 +45,16 @@ def safe_name(peer_name: str) -> str:
 
     Never raises and never answers with an empty name, ``.`` or ``..``. A harmless name stays as it is; what could mean
     more than a name to a file system, a shell or a reader becomes ``_`` or gets ``_`` before it: separators,
-    control and bidi characters, drive letters, device names of Windows, a dot or ``~`` at the beginning. Dots and
-    spaces at the end go. A long name is shortened before its extension. ``safe_name(safe_name(x)) == safe_name(x)``.
+    control and bidi characters, drive letters, device names of Windows, a dot, ``~`` or ``-`` at the beginning (to a
+    command whose argument it is ``-`` is standard input, and ``-rf`` an option; below the top of a folder names stay).
+    Dots and spaces at the end go. A long name is shortened before its extension.
+    ``safe_name(safe_name(x)) == safe_name(x)``.
     """
     name = _FORBIDDEN.sub("_", _SURROGATE.sub("\ufffd", peer_name))
     name = _DRIVE.sub(r"\1_", name, count=1) if _DRIVE.match(name) else name
     if not name:
         return UNNAMED
-    if name[0] in ".~" or _DEVICE.fullmatch(name):
+    if name[0] in ".~-" or _DEVICE.fullmatch(name):
         name = "_" + name
     return _cut(name, FILE_NAME_MAX).rstrip(". ") or "_"
 

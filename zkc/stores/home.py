@@ -100,9 +100,10 @@ class Home:
     def prepare(self) -> Self:
         """Make what is missing, 0700, and check all of it (attacks K01, L02); the first call settles the home's role.
 
-        Errors: `UsageError` (``role``: it is the other program's home), `LocalIOError`.
+        Errors: `UsageError` (a file is there; ``role``: it is the other program's home), `LocalIOError`.
         """
         for folder in dict.fromkeys((self.data, self.config_folder)):
+            _check_place(folder)
             with files.translated(f"folder {folder}"):
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileExistsError):
@@ -123,6 +124,7 @@ class Home:
     def check(self) -> Self:
         """Check what is there and make nothing. An empty or missing home is fine. Errors: as `prepare`."""
         for folder in dict.fromkeys((self.data, self.config_folder)):
+            _check_place(folder)
             if os.path.lexists(folder):
                 files.check_folder(folder, private=False)
         if self.exists():
@@ -217,6 +219,14 @@ class Home:
                 raise files.refused(path, "is not a socket that zkc made", mend)
             path.unlink()
         return path
+
+
+def _check_place(folder: Path) -> None:
+    """`UsageError` where what stands at ``folder``, or above it, is a file."""
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        why = "is not a folder" if there == folder else f"cannot be made: {there} is not a folder"
+        raise UsageError(f"the home {folder} {why}", hint="name another with --home or ZKC_HOME")
 
 
 class HomeLock:

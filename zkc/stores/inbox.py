@@ -5,6 +5,7 @@
     inbox/partial/ID        what is being received (locked by the process that writes it), or was until a link was lost
     inbox/files/ID          payloads of items; visible only through a row of the index
     inbox/index.db          items, partial items, and the deliveries that are done, with their receipts
+    inbox/spare             room for reading and changing the index on a full disk
 
 `Inbox.commit` is the one way in: fsync(file), rename without replacing, fsync(folder), one transaction {delivery done,
 item, receipt}. Killed anywhere, the old or the new state is there, once `Inbox.recover` has swept (attack P03).
@@ -21,6 +22,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import astuple
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
@@ -32,6 +34,7 @@ from zkc.stores.items import COLUMNS, ID_BYTES, SCHEMA, SELECT, SELECT_PAGE, Ite
 from zkc.stores.localdb import LocalDb, insert, one
 from zkc.stores.partials import Partial, Partials
 from zkc.stores.payloads import open_payload, sweep
+from zkc.stores.spare import Spare
 from zkc.stores.sqlite import NothingChanged
 
 DONE_SECONDS: Final = 90 * 86400.0
@@ -48,9 +51,12 @@ class Inbox:
     Every method raises `LocalIOError` (``no-space``, ``busy``, ``damaged``, ``permission``, ``io``).
     """
 
-    def __init__(self, home: Home, db: LocalDb, folders: tuple[int, int], entropy: Entropy, clock: Clock) -> None:
+    def __init__(
+        self, home: Home, db: LocalDb, spare: Spare, folders: tuple[int, int], entropy: Entropy, clock: Clock
+    ) -> None:
         self._files = home.inbox / "files"
         self._db = db
+        self._spare = spare
         self._partials = Partials(db, home.inbox / "partial", folders[1])
         self._entropy = entropy
         self._clock = clock
@@ -63,7 +69,8 @@ class Inbox:
         files.check_folder(home.data, private=False)
         for folder in (home.inbox, home.inbox / "files", home.inbox / "partial"):
             files.make_folder(folder)
-        db = LocalDb.open(home.inbox / "index.db", SCHEMA)
+        spare = Spare(home.inbox / "spare")
+        db = _open_index(home.inbox / "index.db", spare)
         opened: list[int] = []
         try:
             opened += (files.open_folder(home.inbox / name) for name in ("files", "partial"))
@@ -72,13 +79,15 @@ class Inbox:
             for folder_descriptor in opened:
                 os.close(folder_descriptor)
             raise
-        return cls(home, db, (opened[0], opened[1]), entropy or SystemEntropy(), clock or SystemClock())
+        spare.keep()
+        return cls(home, db, spare, (opened[0], opened[1]), entropy or SystemEntropy(), clock or SystemClock())
 
     def close(self) -> None:
         """Harmless when repeated."""
         if not self._closed:
             self._closed = True
             self._db.close()
+            self._spare.keep()
             os.close(self._files_folder)
             os.close(self._partial_folder)
 
@@ -221,6 +230,15 @@ class Inbox:
                 removed += sum(sweep(folder, name) == "removed" for name in orphans)
         return removed
 
+    def drop_pipes(self, before: float) -> int:
+        """Remove what came of pipes and was given up before then (seconds since 1970): the commands that read them have
+        had the time since to come back, and no other can go on. Answers how many files went."""
+        with self._db.reading() as connection:
+            if not self._partials.has_pipes(connection, before):
+                return 0
+        with self._db.writing(patient=True) as connection:
+            return self._partials.drop_pipes(connection, before)
+
     def _put_back(self, connection: sqlite3.Connection) -> None:
         """What a commit had renamed and not recorded is a partial item again: its sender need not send it once more."""
         begun = {checked_id(self._db, row[0]) for row in connection.execute("SELECT id FROM partials")}
@@ -340,10 +358,12 @@ class Inbox:
         try:
             return self._remove(item_id)
         except NothingChanged as error:
-            if error.detail != "no-space" or not self._has(item_id):
+            is_whole = self._has(item_id)
+            if error.detail != "no-space" or not (self._spare.give_up() or is_whole):
                 raise
-            # Its own bytes are the room that the index needs; a row without a file is what `recover` expects.
-            files.unlink(self._files_folder, item_id)
+            if is_whole:
+                # Its own bytes are room for the index too; a row without a file can be removed like any other.
+                files.unlink(self._files_folder, item_id)
             return self._remove(item_id)
 
     def _remove(self, item_id: str) -> bool:
@@ -423,3 +443,13 @@ def _sync(descriptor: int) -> None:
         with suppress(OSError):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         raise
+
+
+def _open_index(path: Path, spare: Spare) -> LocalDb:
+    """On a full disk too: SQLite makes files beside the index for as long as anybody has it open."""
+    try:
+        return LocalDb.open(path, SCHEMA)
+    except NothingChanged as error:
+        if error.detail != "no-space" or not spare.give_up():
+            raise
+        return LocalDb.open(path, SCHEMA)

@@ -2,8 +2,9 @@
 
 A partial item is never an item (attack D04): it is listed apart, and its bytes are read by nobody but the delivery that
 goes on. It stays until that is done, its sender begins or delivers another one of that name, a person removes it, it
-has become too old, or its sender has too many. Files go before their rows: a row without a file is no partial item, and
-the next start removes it.
+has become too old, or its sender has too many. With what came of a pipe only the command that read it goes on: it stays
+until that has had time to come back. Files go before their rows: a row without a file is no partial item, and the next
+start removes it.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ class Partial:
         try:
             if discard:
                 files.unlink(self._folder, self.id)
+            else:
+                with suppress(OSError):
+                    os.utime(self._descriptor)  # for `Partials.drop_pipes`: a pipe may have been silent for long
             self._partials.ended(self)
         finally:
             self.let_go()
@@ -220,6 +224,22 @@ class Partials:
                 removed += self._drop(connection, item_id) == "removed"
         return removed
 
+    def has_pipes(self, connection: sqlite3.Connection, before: float) -> bool:
+        """Whether `drop_pipes` has something to do, maybe."""
+        return bool(self._pipes(connection, before))
+
+    def drop_pipes(self, connection: sqlite3.Connection, before: float) -> int:
+        """What came of pipes and nobody receives, where nobody did since ``before`` either; how many files went."""
+        return sum(self._drop(connection, item_id) == "removed" for item_id in self._pipes(connection, before))
+
+    def _pipes(self, connection: sqlite3.Connection, before: float) -> list[Any]:
+        """Those whose file is that old, which also one may be that is being received."""
+        rows = connection.execute("SELECT id FROM partials WHERE kind = 'stream'").fetchall()
+        return [
+            item_id for (item_id,) in rows
+            if (found := self._stat(item_id)) is not None and found.st_mtime < before
+        ]
+
     def _drop_surplus(self, connection: sqlite3.Connection, sender_fp: bytes) -> None:
         """The oldest go where one sender has too many; those that are being received count, and stay."""
         (count,) = connection.execute("SELECT count(*) FROM partials WHERE sender_fp = ?", (sender_fp,)).fetchone()
@@ -241,12 +261,16 @@ class Partials:
 
     def _size(self, item_id: Any) -> int | None:
         """Bytes that have come; None where there is no file of ours."""
+        found = self._stat(item_id)
+        return None if found is None else found.st_size
+
+    def _stat(self, item_id: Any) -> os.stat_result | None:
         with files.translated("reading the inbox"):
             try:
                 found = os.stat(checked_id(self._db, item_id), dir_fd=self._folder, follow_symlinks=False)
             except FileNotFoundError:
                 return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _busy(item_id: str) -> LocalIOError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from zkc.errors import LocalIOError
@@ -36,3 +37,17 @@ def find_receipt(home: Home, tid: bytes) -> bytes | None:
 def receipt_path(home: Home, tid: bytes) -> Path:
     """Where the receipt of a delivery is kept."""
     return home.receipts / f"{tid.hex()}.receipt"
+
+
+def write_copy(receipt: Path, file: Path) -> None:
+    """A copy of a kept receipt where its owner wants one: whole, or none. `OSError`."""
+    data = receipt.read_bytes()
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        files.write_all(descriptor, data)
+    except OSError:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # a device, or a pipe, may be meant
+            os.unlink(os.path.realpath(file))
+        raise
+    finally:
+        os.close(descriptor)

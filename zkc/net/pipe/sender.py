@@ -359,6 +359,9 @@ class _Attempt:
                 hint=f"ask {name} whether it has arrived, before you send it again",
             )
         what, hint = f"the transfer to {name} timed out after {sent} bytes", "give it a longer timeout"
+        if not sent and self._outgoing.fd is not None and not self._outgoing.chunk and self._machine.has_room():
+            what = f"the transfer to {name} timed out before the pipe gave anything to send"
+            hint = "does what is before the pipe still run? else give it a longer timeout"
         return Interrupted(what, detail="timeout", hint=hint) if sent else TimedOut(what, detail="timeout", hint=hint)
 
 

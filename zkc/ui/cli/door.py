@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -17,6 +18,7 @@ from zkc.ui.cli.output import StdoutClosedError
 
 BROKEN_PIPE: Final = 141
 """What a shell reports for a program that SIGPIPE ended."""
+SIGNALLED: Final = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM})
 FOREIGN_WORDS: Final = frozenset({"--", "--exec"})
 """What stands behind these is not ours."""
 
@@ -32,8 +34,8 @@ def run(commands: Mapping[str, str], argv: Sequence[str]) -> int:
             return _failed(call, argv, error, error)
         except click.ClickException as error:
             return _failed(call, argv, _usage(error), error)
-        except click.Abort:  # Ctrl-C or the end of input at a prompt
-            return 130
+        except (click.Abort, KeyboardInterrupt, SystemExit) as ended:
+            return _ended(call, argv, ended)
         except OSError as error:
             return _failed(call, argv, _local(error), error)
         except StdoutClosedError:
@@ -71,6 +73,20 @@ def _failed(call: Invocation, argv: Sequence[str], told: ZkcError, cause: Except
     return told.code
 
 
+def _ended(call: Invocation, argv: Sequence[str], ended: BaseException) -> int:
+    """The code of a command that a signal ended, or that had no other end and takes it for a 0."""
+    code = 128 + signal.SIGINT  # Ctrl-C, for click also the end of input at a prompt
+    if isinstance(ended, SystemExit):
+        code = ended.code if isinstance(ended.code, int) else 1
+    if code in SIGNALLED:
+        call.guess(_our_words(argv))
+        try:
+            call.out.ended(code - 128)
+        except (LocalIOError, StdoutClosedError):
+            _forget_stdout()
+    return code
+
+
 def _our_words(argv: Sequence[str]) -> Sequence[str]:
     end = next((at for at, word in enumerate(argv) if word in FOREIGN_WORDS), len(argv))
     return argv[:end]
@@ -97,8 +113,11 @@ def _local(error: OSError) -> ZkcError:
     limits = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO}
     if error.filename is None and error.errno not in limits:
         return _defect(error)
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    return LocalIOError(f"{where}{error.strerror or error}")
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return LocalIOError(f"{error.strerror or error}")
+    from zkc.stores.files import local_error
+
+    return local_error(error, f"cannot use {os.fsdecode(error.filename)}")
 
 
 def _defect(error: Exception) -> ZkcError:

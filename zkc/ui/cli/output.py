@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
-from zkc.errors import LocalIOError, ZkcError
+from zkc.errors import Interrupted, LocalIOError, ZkcError
 
 VERSION: Final = 1
 """``"v"`` of every JSON object: changes when a key changes its meaning or goes."""
@@ -184,6 +185,12 @@ class Out:
                 self._on_stderr(json_line("error", told))
         else:
             self._on_stderr(f"zkc: {about}{': ' if about else ''}{one_line(str(error))}\n")
+
+    def ended(self, number: int) -> None:
+        """With ``--json`` a signal's end is an object like any other error's; a person knows what he did."""
+        message = f"{signal.Signals(number).name} ended the command"
+        told = {"code": 128 + number, "reason": Interrupted.reason, "detail": "signal", "message": message}
+        self.event("error", told)
 
     def trace(self, text: str) -> None:
         """Where an error arose, for ``--debug``."""

@@ -369,10 +369,12 @@ def _receipt_file(receipt: str | None) -> Path | None:
 
 def copy_receipt(done: Delivery, file: Path | None) -> None:
     """Where one was asked for."""
+    from zkc.stores.receipts import write_copy
+
     if file is None:
         return
     try:
-        file.write_bytes(done.receipt.read_bytes())
+        write_copy(done.receipt, file)
     except OSError as error:
         raise LocalIOError(
             f"{done.name} was delivered, but its receipt could not be written to {file}: {error.strerror}",
