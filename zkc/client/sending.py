@@ -359,7 +359,9 @@ class Sending:
             self._patience = now + self._config.transfer.patience
         until = self._patience if self._timeout is None else min(self._patience, self._timeout)
         if now >= until:
-            raise Interrupted(lost.message, detail=lost.detail, hint=lost.hint or self._again) from None
+            # Whoever was reached once is not behind a firewall now.
+            hint = self._again if self._flowed or not lost.hint else lost.hint
+            raise Interrupted(lost.message, detail=lost.detail, hint=hint) from None
         return until
 
     @property

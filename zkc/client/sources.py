@@ -199,7 +199,7 @@ def source_of(
         if not payload or any(os.fspath(path) in ("", b"") for path in payload):
             raise UsageError("no path to send", detail="payload")
         paths = [Path(path) for path in payload]
-        if len(paths) > 1 or paths[0].is_dir():
+        if len(paths) > 1 or os.path.isdir(paths[0]):  # not Path's, which raises where its parent may not be searched
             return _tree(paths, name, note, exclude, on_skip)
         if exclude and is_excluded(name_of(paths[0]), exclude):
             raise nothing_left()

@@ -238,6 +238,8 @@ class _Receiver:
                 if left <= 0:
                     if self._receipt:
                         return None
+                    if self._manifest is not None:
+                        raise LinkLost(self._absence(), detail="link") from None
                     raise LinkLost(f"{self._absence()}: {lost.message}", detail="link", hint=lost.hint) from None
                 # Nobody there, at once: it may be a moment late, or on its way back. Or others have all descriptors.
                 waiting = select.poll()

@@ -360,7 +360,7 @@ def _receipt_file(receipt: str | None) -> Path | None:
     if receipt is None or receipt == "-":
         return None
     file = Path(receipt)
-    if not receipt or file.is_dir():
+    if not receipt or os.path.isdir(file):
         raise UsageError(f"send: --receipt {receipt!r} is a folder or nothing", hint="name a file")
     if not os.access(file.parent, os.W_OK | os.X_OK) or (file.exists() and not os.access(file, os.W_OK)):
         raise LocalIOError(f"cannot write the receipt to {file}", detail="unwritable", hint="nothing was sent")
