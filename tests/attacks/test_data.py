@@ -578,9 +578,11 @@ def test_a_frame_above_what_any_chunk_takes_ends_its_connection(fleet: Fleet, ma
     session = mallory.agree("bob")
     frames = Frames(session)
     with Line(session) as line:
-        line.send(*frames.opening(), bytes(BULK_FRAME_MAX + 1))
+        line.send(*frames.opening(), frames.chunk(frames.whole()))
+        line.acknowledged(CHUNK)  # libzmq may drop what is not read when the connection ends
+        line.send(bytes(BULK_FRAME_MAX + 1))
         ending(fleet, "bob", session.req.xid)
-    nothing_arrived(fleet, session, 31, partial=0)
+    nothing_arrived(fleet, session, 31, partial=CHUNK)
 
 
 @pytest.mark.parametrize(
