@@ -102,12 +102,12 @@ def receive_frame(sock: Socket) -> zmq.Frame | None:
 
 
 def flush(sock: Socket, queue: deque[bytearray]) -> None:
-    """As many frames as the socket takes now. Copied: to hand a buffer over costs pyzmq more than a chunk's copy."""
+    """As many frames as the socket takes now."""
     while queue:
         # Out of the queue first: a signal's exception may come once the socket has it, and nothing may go twice.
         frame = queue.popleft()
         try:
-            sock.send(frame, zmq.DONTWAIT)
+            sock.send(frame, zmq.DONTWAIT, copy=False)
         except zmq.Again:
             queue.appendleft(frame)
             return
