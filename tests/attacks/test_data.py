@@ -576,7 +576,7 @@ def test_a_chunk_one_byte_above_the_agreed_size_is_a_limit(fleet: Fleet, mallory
 @pytest.mark.attack("D11")
 def test_a_frame_above_what_any_chunk_takes_ends_its_connection(fleet: Fleet, mallory: EvilSender) -> None:
     session = mallory.agree("bob")
-    frames = Frames(session)
+    frames = Frames(session, size=2 * CHUNK)
     with Line(session) as line:
         line.send(*frames.opening(), frames.chunk(frames.whole()))
         line.acknowledged(CHUNK)  # libzmq may drop what is not read when the connection ends

@@ -410,8 +410,8 @@ def test_a_signal_while_data_flows_ends_it_with_its_code_and_the_recipient_is_to
         while json.loads(process.stdout.readline())["event"] != "granted":
             pass
         process.send_signal(number)
-        last = json.loads(process.communicate(timeout=PATIENCE)[0].splitlines()[-1])
-        assert process.returncode == code
+        last = json.loads(process.stdout.read().splitlines()[-1])  # its stdin stays open: there is more to come
+        assert process.wait(PATIENCE) == code
     assert (last["event"], last["code"], last["reason"], last["detail"]) == ("error", code, "interrupted", "signal")
     wait_until(lambda: b'"not-received"' in log.read_bytes()[before:])
     assert inbox.zkc("bob", "inbox").out == b""
