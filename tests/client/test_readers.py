@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from tests.support.parties import world
-from tests.support.receivers import COORDINATOR, Bob, verdict
+from tests.support.receivers import COORDINATOR, Bob, play, verdict
 from tests.support.talks import terms
-from tests.support.waiting import DEADLINE, until
+from tests.support.waiting import until
 from zkc.client import control, readers
 from zkc.client.readers import BROKEN_SECONDS
 from zkc.constants import CHUNK, LIVE_READERS_MAX
@@ -110,18 +110,6 @@ class Reading:
 def bob(home: Home) -> Any:
     with ExitStack() as closing:
         yield Bob(home, world("hybrid"), closing)
-
-
-def play(bob: Bob, scene: Coroutine[Any, Any, None]) -> None:
-    async def whole() -> None:
-        try:
-            async with asyncio.timeout(5 * DEADLINE):
-                await scene
-        finally:
-            await bob.receiver.close()
-            await asyncio.to_thread(bob.bulk.close)
-
-    asyncio.run(whole())
 
 
 async def agreed(bob: Bob, reader: Reading, serial: int) -> Session:
