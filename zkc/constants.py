@@ -51,6 +51,9 @@ CARD_SECONDS: Final = 90 * 86400
 """A permanent client key is valid for 90 days unless it is rotated before."""
 CARD_GRACE_SECONDS: Final = 86400
 """The sender, who alone judges a card's end, allows a day for clocks."""
+FORMER_KEYS_SECONDS: Final = 7 * 86400
+"""What a client had before its keys rotated is kept for a ROT2 that was lost, until a channel under the new ones: for
+7 days at most, since a thief may have it."""
 
 # --- tuning: each side's own ----------------------------------------------------------------------------------------
 

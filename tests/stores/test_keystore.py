@@ -24,7 +24,7 @@ from zkc.client.principal import known_about
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
 from zkc.stores import keystore, localdb
 from zkc.stores.home import Home
-from zkc.stores.keystore import KeyStore, Pin, Registration
+from zkc.stores.keystore import KeyStore, Pin, Registration, Renewed
 
 TID, XID, TH = b"t" * 16, b"x" * 16, b"h" * 32
 
@@ -503,7 +503,7 @@ def test_a_damaged_table_is_not_sealed_again_by_a_change(whole: tuple[Home, byte
 def test_a_store_of_a_newer_program_is_left_alone(home: Home) -> None:
     KeyStore.open(home).close()
     raw = sqlite3.connect(home.keys_db, isolation_level=None)
-    raw.execute("PRAGMA user_version = 2")
+    raw.execute("PRAGMA user_version = 99")
     raw.close()
     with pytest.raises(VersionMismatch, match="upgrade zkc"):
         KeyStore.open(home)
@@ -579,3 +579,68 @@ def test_a_store_whose_making_was_killed_is_made_whole_by_the_next_opening(home:
     else:
         pytest.fail("no run went through")
     assert steps > 40
+
+
+# --- new keys ---------------------------------------------------------------------------------------------------------
+
+
+def renewed(number: int = 2, name: str = "bob", replaces: bytes = b"card" * 900) -> Renewed:
+    return Renewed(name, b"u" * 16, replaces, b"card %d" % number, b"IDENTITY-SECRET" * 9, b"NEXT-KEM" * 9, b"N" * 32)
+
+
+def with_keys(known: Registration, next_keys: Renewed) -> Registration:
+    return dataclasses.replace(
+        known, card=next_keys.card, kem_private=next_keys.kem_private, curve_secret=next_keys.curve_secret
+    )
+
+
+def test_new_keys_are_kept_before_and_take_their_place_at_once(home: Home, store: KeyStore) -> None:
+    store.complete(registration())
+    assert store.begin_renewal(renewed()) == renewed()
+    with KeyStore.open(home) as other:
+        assert other.begin_renewal(renewed(3)) == renewed(), "of two processes one makes the keys, and both use them"
+        assert other.registrations() == [registration()]
+        other.complete_renewal(renewed(), with_keys(registration(), renewed()))
+    assert store.registrations() == [with_keys(registration(), renewed())]
+    assert store.renewed("bob") is None
+    store.complete_renewal(renewed(), with_keys(registration(), renewed()))
+    assert store.registrations() == [with_keys(registration(), renewed())]
+    assert b"KEM-SECRETKEM" not in home.keys_db.read_bytes()
+
+
+def test_new_keys_of_another_card_replace_those_that_are_left_over(store: KeyStore) -> None:
+    store.complete(registration())
+    store.begin_renewal(renewed(2, replaces=b"long gone"))
+    assert store.begin_renewal(renewed(3)) == renewed(3)
+    store.complete_renewal(renewed(2, replaces=b"long gone"), with_keys(registration(), renewed()))
+    assert (store.registrations(), store.renewed("bob")) == ([registration()], renewed(3))
+    store.drop_renewal(renewed(3))
+    assert store.renewed("bob") is None
+
+
+@pytest.mark.parametrize("how", ["leave", "revoked", "force"])
+def test_new_keys_leave_the_file_with_their_registration(store: KeyStore, how: str) -> None:
+    store.complete(registration())
+    store.begin_renewal(renewed())
+    match how:
+        case "leave":
+            store.remove("bob")
+        case "revoked":
+            store.revoked(registration(), 1.0)
+        case _:
+            store.complete(registration(uid=b"w" * 16), put_aside=1.0)
+    assert store.renewed("bob") is None
+
+
+def test_a_store_of_an_older_program_is_brought_up_to_date(home: Home) -> None:
+    with KeyStore.open(home) as store:
+        store.complete(registration())
+        set_pin(store, pin())
+    with closing(sqlite3.connect(home.keys_db, isolation_level=None)) as raw:
+        raw.execute("DROP TABLE renewed")
+        raw.execute("DELETE FROM meta WHERE name = 'seal-renewed'")
+        raw.execute("PRAGMA user_version = 1")
+    with KeyStore.open(home) as store, KeyStore.open(home) as other:
+        assert (store.registrations(), store.pins()) == ([registration()], [pin()])
+        store.begin_renewal(renewed())
+        assert other.renewed("bob") == renewed()

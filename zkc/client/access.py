@@ -47,6 +47,9 @@ class Access(Protocol):
     def invite_application(self, app: str) -> str:
         """An invitation for ``NAME/app``, vouched for by this home's registration."""
 
+    def rotate(self) -> list[bytes]:
+        """New permanent keys for every registration of this home; their new cards, encoded."""
+
     def leave(self) -> None:
         """End this home's registration at the coordinator; one that it does not know any more has ended."""
 
@@ -89,6 +92,9 @@ class _Either:
 
     def invite_application(self, app: str) -> str:
         return self._ask(lambda way: way.invite_application(app))
+
+    def rotate(self) -> list[bytes]:
+        return self._ask(lambda way: way.rotate())
 
     def leave(self) -> None:
         self._ask(lambda way: way.leave())
@@ -150,6 +156,10 @@ class ByDaemon:
     def invite_application(self, app: str) -> str:
         reply = self._call(control.AskApplication(app))
         return reply.text if isinstance(reply, control.InvitationReply) else _unexpected(reply)
+
+    def rotate(self) -> list[bytes]:
+        reply = self._call(control.AskRotate())
+        return reply.cards if isinstance(reply, control.RotatedReply) else _unexpected(reply)
 
     def leave(self) -> None:
         self._call(control.AskLeave())

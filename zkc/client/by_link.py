@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, Wanted
 from zkc.client.link import Link
-from zkc.client.principal import Principal
+from zkc.client.principal import Principal, load_main, load_principal
+from zkc.client.renewal import Renewal
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
@@ -78,6 +79,7 @@ class ByLink:
         self._store = store
         self._principal = principal
         self._endpoints = config.coordinator.endpoints
+        self._renewal = Renewal(store, lambda: config.keys.lifetime, clock)
         self._clock = clock
         self._entropy = entropy
         self._loop: LoopThread | None = LoopThread()
@@ -107,6 +109,25 @@ class ByLink:
         if not isinstance(answer, Invitation):
             raise _unexpected(answer)
         return answer.text
+
+    def rotate(self) -> list[bytes]:
+        async def renew() -> list[bytes]:
+            own = load_main(self._store)
+            cards = []
+            for registration in self._store.registrations():
+                link = self._link_for(load_principal(registration))
+                link.start()
+                try:
+                    await link.wait_linked(link.patience)
+                    renewed = await self._renewal.renew(link, own.identity)
+                finally:
+                    await link.close()
+                if renewed.registration.owner is None:
+                    own = self._principal = renewed
+                cards.append(renewed.card.encoded)
+            return cards
+
+        return self._run(renew())
 
     def leave(self) -> None:
         # Refused as nobody's: an earlier leave has got so far, or it was revoked. If the refusal is a lie, the
@@ -138,12 +159,15 @@ class ByLink:
 
     def _started(self) -> Link:
         if self._link is None:
-            self._link = Link(
-                self._context, self._principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
-                endpoints=self._endpoints,
-            )
+            self._link = self._link_for(self._principal)
             self._link.start()
         return self._link
+
+    def _link_for(self, principal: Principal) -> Link:
+        return Link(
+            self._context, principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
+            endpoints=self._endpoints,
+        )
 
 
 async def all_peers(request: Any) -> list[Peer]:

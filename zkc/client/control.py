@@ -23,6 +23,7 @@ from zkc.wire.messages import (
     U16,
     U32,
     U64,
+    EncodedCard,
     Endpoints,
     Hash,
     Id,
@@ -85,6 +86,10 @@ class AskLeave(Message, frozen=True, tag="leave"):
     pass
 
 
+class AskRotate(Message, frozen=True, tag="rotate"):
+    """New permanent keys for every registration of the home."""
+
+
 class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
@@ -131,8 +136,8 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 
 ControlRequest = (
-    AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
-    | AskLiveReady | AskLivePass | AskLiveReceipt
+    AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskRotate
+    | AskReload | AskLive | AskLiveReady | AskLivePass | AskLiveReceipt
 )
 
 
@@ -216,6 +221,11 @@ class InvitationReply(Message, frozen=True, tag="invitation"):
         return "InvitationReply(<secret>)"
 
 
+class RotatedReply(Message, frozen=True, tag="rotated"):
+    cards: list[EncodedCard]
+    """The new one of each registration."""
+
+
 class DoneReply(Message, frozen=True, tag="done"):
     pass
 
@@ -232,7 +242,7 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 
 ControlReply = (
     StatusReply | GrantReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
-    | InvitationReply | DoneReply | LiveReply | LiveReceiptReply
+    | InvitationReply | RotatedReply | DoneReply | LiveReply | LiveReceiptReply
 )
 
 

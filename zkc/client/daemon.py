@@ -26,6 +26,7 @@ from zkc.client.housekeeping import Housekeeping
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
+from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.small import as_told
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
@@ -155,6 +156,8 @@ class Daemon:
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
         """What grants under way may wait for: where the command that asked for it listens."""
+        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock)
+        self._renewing = RenewalDuty(self._renewal, self._log, entropy)
         self._leaving = False
         self._left = asyncio.Event()
         self._sweeping: asyncio.Task[None] | None = None
@@ -168,6 +171,7 @@ class Daemon:
         """Begin to link and to serve commands at ``socket_path``."""
         self._sweeping = asyncio.create_task(self._sweep())
         self._open_links()
+        self._renewing.start(lambda: list(self._links.values()))
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
         return Ready(self.main.endpoint, self._principal.fingerprint.hex())
 
@@ -206,6 +210,7 @@ class Daemon:
         if self._server is not None:
             await self._server.close()
         self._handed.close()
+        self._renewing.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -241,6 +246,15 @@ class Daemon:
                 known = None
             if known is None:
                 self._links[name] = self._open_link(load_principal(registration))
+            elif known.principal.registration != registration:
+                # A command has renewed its keys, before this daemon was there to do it.
+                self._adopt(known, load_principal(registration))
+        self._renewing.wake()
+
+    def _adopt(self, link: Link, principal: Principal) -> None:
+        task = asyncio.create_task(link.adopt(principal))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _open_link(self, principal: Principal) -> Link:
         log = self._log.bind(client=principal.name)
@@ -249,7 +263,7 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
-                return await self._receiver.handle(principal, link.endpoint, link.request, body)
+                return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
@@ -260,6 +274,7 @@ class Daemon:
             why = link.problem
             if linked:
                 log.info("linked", coordinator=link.endpoint)
+                self._renewing.wake()
                 if is_main:
                     self._look_into_all()
             elif why is None:
@@ -357,6 +372,8 @@ class Daemon:
             case control.AskLeave():
                 await self._leave(self.main)
                 self._left.set()
+            case control.AskRotate():
+                return control.RotatedReply(await self._renewing.renew_all())
             case control.AskListening():
                 self._take_listening(request)
             case control.AskLiveReady():

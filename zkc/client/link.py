@@ -78,7 +78,7 @@ class Link:
         self._on_problem = on_problem
         """Told what keeps it from linking: each kind of failure once, until there was a link again."""
         self._told: set[tuple[type[ZkcError], str]] = set()
-        self._info = HelloInfo(role, entropy.bytes(ID_BYTES), list(VERSIONS), principal.card.body.epoch)
+        self._instance: Final = entropy.bytes(ID_BYTES)
         self._calls: Calls[None] = Calls()
         self._waiting: dict[bytes, tuple[asyncio.Future[AnswerBody], str]] = {}
         self._line: Line | None = None
@@ -168,6 +168,31 @@ class Link:
             now = self._clock.monotonic()
             self._send(self._calls.request(self._entropy.bytes(ID_BYTES), body, now, now + OFFLINE_SECONDS))
 
+    async def adopt(self, principal: Principal) -> None:
+        """The registration has new keys, ``principal``: once this returns, the coordinator has a channel under them, or
+        the next line will be. The present one serves until then, and what is asked meanwhile is answered."""
+        self.principal = principal
+        if not self.linked:
+            return
+        old = self._line
+        try:
+            line = await open_first(self._endpoints, self._make_line)
+        except ExceptionGroup:
+            if old is not None:
+                old.close()
+            return
+        if self._line is not old:  # lost meanwhile, and made anew
+            line.close()
+            return
+        self._line = line
+        for outgoing in self._calls.resend(self._clock.monotonic()):
+            self._send(outgoing.plaintext)
+        # Until a record has come over the new one, the coordinator has only the old.
+        with contextlib.suppress(ZkcError):
+            await self._confirm(line)
+        if old is not None:
+            old.close()
+
     async def close(self) -> None:
         """Say goodbye (a daemon waits for its answer, at most `GOODBYE_SECONDS`), then end everything.
 
@@ -251,8 +276,9 @@ class Link:
                 await self._wanted.wait()
 
     def _make_line(self, endpoint: str) -> Line:
+        info = HelloInfo(self._role, self._instance, list(VERSIONS), self.principal.card.body.epoch)
         return Line(
-            self._context, self.principal, endpoint, self._info, self._on_plaintext, clock=self._clock,
+            self._context, self.principal, endpoint, info, self._on_plaintext, clock=self._clock,
             if_refused=f"if it was revoked: {_anew(self.principal.name)}",
         )
 
@@ -287,14 +313,14 @@ class Link:
 
     async def _serve(self, line: Line) -> ZkcError:
         """Until the line is lost, the coordinator falls silent, or has ended this: which of them it was."""
-        while not line.lost.done():
+        while not (line := self._line or line).lost.done():  # `adopt` puts another in its place
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._entropy.jitter(0.8, 1.0) * HEARTBEAT_SECONDS):
                     await asyncio.shield(line.lost)
             if self.ended.done():
                 return self.ended.result()
             if line.lost.done():
-                break
+                continue
             if self._role == "daemon" and self._clock.monotonic() - self._heard > OFFLINE_SECONDS:
                 return CoordinatorUnreachable(
                     f"the coordinator at {line.endpoint} fell silent", detail="no-answer", hint=_ANEW

@@ -96,6 +96,8 @@ def pin_peer(store: KeyStore, card: VerifiedCard, now: float) -> None:
             raise KeyChanged(card.name, pin.fingerprint, card.fingerprint)
         if pin is not None and pin.card_hash == card.hash and now - pin.last_seen < SEEN_SECONDS:
             return pin
+        if pin is not None and pin.epoch > card.body.epoch:  # a newer card was seen meanwhile
+            return replace(pin, last_seen=now)
         first_seen, verified, alarm = (pin.first_seen, pin.verified, pin.alarm) if pin else (now, None, b"")
         return Pin(
             card.name, card.body.kind, card.fingerprint, card.encoded, card.hash, card.body.epoch, first_seen, now,

@@ -43,6 +43,7 @@ _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
 _TTL: Final = duration("1s", "365d")
+_LIFETIME: Final = duration("1m", "365d")
 _BYTES: Final = size(0, SIZE_MAX)
 _CHUNK: Final = size(constants.CHUNK_MIN, constants.CHUNK_MAX)
 _PER_SENDER: Final = whole(1, 4096)
@@ -95,6 +96,12 @@ class RegistrationSection(Struct, frozen=True):
     seal_to: Annotated[Literal["permanent", "temporary"], _SEAL_TO] = "permanent"
 
 
+class KeysSection(Struct, frozen=True):
+    """``[keys]`` of a client; ``lifetime`` in seconds."""
+
+    lifetime: Annotated[float, _LIFETIME] = float(constants.CARD_SECONDS)
+
+
 class ClientConfig(Struct, frozen=True):
     """``config.toml`` in a client's home."""
 
@@ -102,6 +109,7 @@ class ClientConfig(Struct, frozen=True):
     transfer: ClientTransferSection = ClientTransferSection()
     inbox: InboxSection = InboxSection()
     registration: RegistrationSection = RegistrationSection()
+    keys: KeysSection = KeysSection()
     log: LogSection = LogSection()
 
     def sending_rules(self) -> Rules:

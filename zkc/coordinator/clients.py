@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from zkc.constants import (
@@ -25,12 +26,13 @@ from zkc.constants import (
 )
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.sessions import Client, Hello, OnReply, Session, Silence
+from zkc.crypto.primitives import digest
 from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation
 from zkc.net.loopsocket import Sent
 from zkc.protocol.calls import Asked, Expired, Outgoing, Replied
 from zkc.protocol.channel import TABLE, VERSIONS, Channel, Host, PeerKeys, Unheard
-from zkc.protocol.step import step
+from zkc.protocol.step import Step, step
 from zkc.protocol.transfer_coordinator import Party
 from zkc.stores.keydb import ClientRow
 from zkc.wire.codec import decode, encode
@@ -56,6 +58,7 @@ _SEEN_FLUSH_SECONDS: Final = 5.0
 SEEN_FLUSH_ROWS: Final = 128
 """Written down in one tick: 20 ms. When ten thousand go at once, the coordinator serves the others meanwhile."""
 _SWEEP_SECONDS: Final = 0.5
+_EXPIRE_SECONDS: Final = 600.0
 
 
 class Clients:
@@ -70,7 +73,7 @@ class Clients:
         self._by_fd: dict[int, set[Session]] = {}
         self._asking: set[Session] = set()
         self._seen: dict[bytes, float] = {}
-        self._flush_at = self._sweep_at = 0.0
+        self._flush_at = self._sweep_at = self._expire_at = 0.0
 
     # --- who is there -----------------------------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class Clients:
             core.violated("channel", PeerViolation("limit", "too many greetings"), name=client.name)
             return
         try:
-            agreed = step(TABLE, Host(client.keys, _LIMITS, now), Unheard(), decode(body, ChannelMessage))
+            keys, agreed = _greeted(client, decode(body, ChannelMessage), now)
         except PeerViolation as violation:
             core.violated("channel", violation, name=client.name)
             return
@@ -115,7 +118,7 @@ class Clients:
         hello: HelloInfo = agreed.state.hello
         if not set(hello.versions).isdisjoint(VERSIONS):
             channel: Channel = agreed.state.channel
-            client.unconfirmed[channel.tag] = Hello(channel, hello, now)
+            client.unconfirmed[channel.tag] = Hello(channel, hello, now, keys)
             if len(client.unconfirmed) > UNCONFIRMED_CHANNELS_MAX:
                 client.unconfirmed.popitem(last=False)
         for effect in agreed.effects:
@@ -229,6 +232,8 @@ class Clients:
         # Last: a client without sessions and greetings is forgotten, and the old session may have been its only one.
         del client.unconfirmed[channel.tag]
         self._core.count("channel.confirmed")
+        if client.former_keys is not None and hello.keys is client.keys:
+            self._forget_former(client)
         self._on_first_channel(client.uid)
         return session
 
@@ -317,17 +322,50 @@ class Clients:
         row = self._core.db.client(uid)
         if row is None or row.revoked is not None:
             return None
-        suite = self._core.identity.suite
-        # Verified before it was stored, and the row's MAC says that it is what was stored.
-        body: CardBody = decode(decode(row.card, Card).body, CardBody)
-        kem_key = suite.read_public(body.kem_key)
-        client = Client(
-            row,
-            PeerKeys(suite, uid, read_private(row.perm_server_private), kem_key),
-            Party(row.name, row.card, row.certificate, kem_key),
-        )
+        former = self._core.db.former_keys(uid, self._core.clock.wall())
+        if former is None:
+            client = Client(row, *self._keys_of(row, None))
+        else:
+            former_keys, former_party = self._keys_of(
+                replace(
+                    row, card=former.card, certificate=former.certificate,
+                    perm_server_private=former.perm_server_private,
+                ), None,
+            )
+            client = Client(row, *self._keys_of(row, former_party), former_keys)
         self._by_uid[uid] = self._by_name[row.name] = client
         return client
+
+    def _keys_of(self, row: ClientRow, former: Party | None) -> tuple[PeerKeys, Party]:
+        suite = self._core.identity.suite
+        # Verified before it was stored, and the row's MAC says that it is what was stored.
+        body = decode(row.card, Card).body
+        kem_key = suite.read_public(decode(body, CardBody).kem_key)
+        return (
+            PeerKeys(suite, row.uid, read_private(row.perm_server_private), kem_key),
+            Party(row.name, row.card, row.certificate, kem_key, digest(body), former),
+        )
+
+    # --- new keys ---------------------------------------------------------------------------------------------------
+
+    def rotated(self, client: Client, row: ClientRow) -> None:
+        """The key database has new keys of this client. Its channels go on, and so do its handshakes; what it greets
+        with next is of either, until a channel under the new ones stands."""
+        if row.card_hash != client.row.card_hash:
+            client.former_keys = client.keys
+            client.keys, client.party = self._keys_of(row, replace(client.party, former=None))
+        client.row = row
+
+    def _forget_former(self, client: Client) -> None:
+        self._core.db.forget_former(client.uid)
+        if client.former_keys is not None:
+            client.former_keys.perm_server.wipe()
+            client.former_keys = None
+
+    def _expire_former(self) -> None:
+        for uid in self._core.db.expire_former(self._core.clock.wall()):
+            if (client := self._by_uid.get(uid)) is not None:
+                self._forget_former(client)
 
     # --- what ends them ---------------------------------------------------------------------------------------------
 
@@ -395,6 +433,9 @@ class Clients:
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             self._sweep(now)
+        if now >= self._expire_at:
+            self._expire_at = now + _EXPIRE_SECONDS
+            self._expire_former()
         if now >= self._flush_at:
             self._flush_at = now + _SEEN_FLUSH_SECONDS
             self._flush(SEEN_FLUSH_ROWS)
@@ -426,3 +467,12 @@ class Clients:
         self._seen |= dict.fromkeys(self.online, wall)
         self._flush(len(self._seen))
 
+
+def _greeted(client: Client, message: ChannelMessage, now: float) -> tuple[PeerKeys, Step]:
+    """C1 -> S1, and by which keys: a client that has not heard of its new ones greets with the former."""
+    try:
+        return client.keys, step(TABLE, Host(client.keys, _LIMITS, now), Unheard(), message)
+    except PeerViolation:
+        if client.former_keys is None:
+            raise
+    return client.former_keys, step(TABLE, Host(client.former_keys, _LIMITS, now), Unheard(), message)

@@ -346,6 +346,9 @@ class Engine:
         client = self._core.db.client_with_key(key)
         if client is not None:
             return f"u:{client.uid.hex()}"
+        former = self._core.db.former_with_key(key, self._clock.wall())
+        if former is not None:
+            return f"u:{former.uid.hex()}"
         row = self._core.db.invitation_with_key(key)
         if row is not None and not row.retired and self._clock.wall() < row.expires:
             return f"i:{row.invite_id.hex()}"

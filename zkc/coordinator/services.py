@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from zkc.config.keys import LimitsSection
@@ -23,9 +23,13 @@ from zkc.coordinator.invitations import make_invitation
 from zkc.coordinator.relays import Relays
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
+from zkc.crypto.cards import certify, verify_card
+from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.ids import is_name
 from zkc.protocol.calls import Asked
+from zkc.protocol.rotation import consume_rotate, create_rotated
+from zkc.protocol.trust import Authority
 from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
@@ -42,6 +46,7 @@ from zkc.wire.messages import (
     PeerCard,
     PeerPage,
     RelayHere,
+    Rotate,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
@@ -111,6 +116,7 @@ class Services:
             LookUp: _Service(self._look_up, _lookups),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
+            Rotate: _Service(self._rotate, _writes),
             TransferRequest: _Service(self._transfer_request, _by_policy),
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
@@ -202,6 +208,34 @@ class Services:
         core.db.add_application_invitation(row, now, APPLICATION_INVITATIONS_MAX)
         core.log.info("application-invited", name=name, owner=owner.name)
         return Invitation(text)
+
+    def _rotate(self, session: Session, _call: bytes, body: Rotate) -> AnswerBody:
+        """ROT1: durable before ROT2 leaves; the same card gets the same keys again."""
+        core, client = self._core, session.client
+        identity, row = core.identity, client.row
+        authority = Authority(identity.signing.public, identity.suite)
+        card = consume_rotate(verify_card(row.card, identity.suite), authority, body)
+        owner = core.db.client(row.owner_uid) if row.owner_uid is not None else None
+        if card.owner_fingerprint != (owner.fingerprint if owner is not None else None):
+            raise PeerViolation("owner", "not vouched for by its owner")
+        certificate = certify(identity.signing, card.name, row.uid, card.hash, card.body.epoch)
+        renewed = replace(
+            row, card=card.encoded, card_hash=card.hash, certificate=certificate,
+            curve_public=body.curve_key or row.curve_public, fingerprint=card.fingerprint,
+        )
+        stored = core.db.rotate(row.card_hash, renewed, self._perm_server, core.clock.wall())
+        self._clients.rotated(client, stored)
+        core.log.info("rotated", name=stored.name, uid=stored.uid.hex(), epoch=card.body.epoch)
+        perm_server = read_private(stored.perm_server_private)
+        return create_rotated(identity.signing, card, stored.certificate, perm_server.public)
+
+    def _perm_server(self) -> bytes:
+        """A permanent server pair for one client alone (claims A8)."""
+        pair = self._core.pool.take() or self._core.identity.suite.generate()
+        try:
+            return pair.encode()
+        finally:
+            pair.wipe()
 
     def _transfer_request(self, session: Session, call: bytes, body: TransferRequest) -> None:
         """X1 (Figure 8)."""

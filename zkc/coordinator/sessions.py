@@ -31,6 +31,8 @@ class Client:
     row: ClientRow
     keys: PeerKeys
     party: Party
+    former_keys: PeerKeys | None = None
+    """Those from before a rotation whose ROT2 may have been lost."""
     sessions: dict[bytes, Session] = field(default_factory=dict)
     tags: dict[bytes, Session] = field(default_factory=dict)
     unconfirmed: OrderedDict[bytes, Hello] = field(default_factory=OrderedDict)
@@ -65,6 +67,8 @@ class Hello:
     channel: Channel
     info: HelloInfo
     since: float
+    keys: PeerKeys
+    """Those that it was made with."""
 
 
 @dataclass(eq=False)

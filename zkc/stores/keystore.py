@@ -45,6 +45,20 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """The next keys of a registration, from before the coordinator hears of them until it has said that it did."""
+
+    name: str
+    uid: bytes
+    replaces: bytes
+    """The card in whose place ``card`` comes."""
+    card: bytes
+    identity_private: bytes = field(repr=False)
+    kem_private: bytes = field(repr=False)
+    curve_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Pin:
     """The key that a name has had so far. ``alarm``: the fingerprint seen instead of it, empty where none was."""
 
@@ -63,8 +77,10 @@ class Pin:
 
 _REGISTRATION: Final = tuple(item.name for item in fields(Registration))
 _PIN: Final = tuple(item.name for item in fields(Pin))
+_RENEWED: Final = tuple(item.name for item in fields(Renewed))
 _SEALED: Final[dict[str, tuple[str, ...]]] = {
     "registrations": _REGISTRATION,
+    "renewed": _RENEWED,
     "aside": (*_REGISTRATION, "put_aside"),
     "pending": ("invite_id", "blob"),
     "pins": _PIN,
@@ -74,7 +90,7 @@ _SEALED: Final[dict[str, tuple[str, ...]]] = {
 _SCHEMA: Final = Schema(
     what="the key store",
     application_id=0x7A6B6331,
-    version=1,
+    version=2,
     statements=(
         "CREATE TABLE meta (name, value)",
         *(f"CREATE TABLE {table} ({', '.join(columns)}, mac BLOB NOT NULL)" for table, columns in _SEALED.items()),
@@ -108,9 +124,23 @@ class KeyStore:
             for table in _SEALED:
                 connection.execute("INSERT INTO meta VALUES (?, ?)", (f"seal-{table}", _seal(key, table, ())))
 
-        db = LocalDb.open(home.keys_db, _SCHEMA, fill)
+        def upgrade(connection: sqlite3.Connection) -> None:
+            """Version 2 has more tables."""
+            have = connection.execute("SELECT name FROM sqlite_master").fetchall()
+            if (key := _mac_key(connection)) is None:
+                return  # told below
+            for table, made in zip(_SEALED, _SCHEMA.statements[1:], strict=True):
+                if (table,) not in have:
+                    connection.execute(made)
+                    connection.execute("INSERT INTO meta VALUES (?, ?)", (f"seal-{table}", _seal(key, table, ())))
+
+        db = LocalDb.open(home.keys_db, _SCHEMA, fill, upgrade)
         try:
-            return cls(db, _mac_key(db))
+            with db.reading() as connection:
+                key = _mac_key(connection)
+            if key is None:
+                raise db.damaged()
+            return cls(db, key)
         except BaseException:
             db.close()
             raise
@@ -160,12 +190,14 @@ class KeyStore:
         in the file. All of it, but for an application only what had its name. Pins stay. Without it `UsageError`
         (``already-registered``) where the name is another's, or this home has another name of its own already.
         """
-        with self._changing("registrations", "pending", "aside") as (registered, pending, aside):
+        tables = "registrations", "pending", "aside", "renewed"
+        with self._changing(*tables) as (registered, pending, aside, renewed):
             if put_aside is not None:
                 for row in registered.rows():
                     if registration.owner is None or row[0] == registration.name:
                         aside.insert((*row, put_aside))
                         registered.delete(row[0])
+                        renewed.delete(row[0])
             for row in registered.rows():
                 known = _registration(row)
                 second = known.name != registration.name and known.owner is None and registration.owner is None
@@ -192,7 +224,8 @@ class KeyStore:
     def remove(self, name: str) -> bool:
         """End a registration here (`leave`): its keys leave the file, and those of its applications that were put
         aside. False: there is none."""
-        with self._changing("registrations", "aside") as (table, aside):
+        with self._changing("registrations", "aside", "renewed") as (table, aside, renewed):
+            renewed.delete(name)
             for row in aside.rows():
                 if _registration(row).owner == name:
                     aside.delete(row[0])
@@ -201,11 +234,12 @@ class KeyStore:
     def revoked(self, registration: Registration, now: float) -> bool:
         """The coordinator has ended this one: it goes out of use, and is kept in the file. False: another, or none, has
         its name by now. ``now`` in seconds since 1970."""
-        with self._changing("registrations", "aside") as (registered, aside):
+        with self._changing("registrations", "aside", "renewed") as (registered, aside, renewed):
             row = next((row for row in registered.rows() if _registration(row).uid == registration.uid), None)
             if row is None:
                 return False
             aside.insert((*row, now))
+            renewed.delete(row[0])
             return registered.delete(row[0])
 
     def was_revoked(self, name: str) -> bool:
@@ -216,6 +250,42 @@ class KeyStore:
         # `join --force` puts an owner aside together with its applications.
         owner = max((at for known, at in rows if known.owner is None), default=0.0)
         return self.registration(name) is None and last > owner
+
+    # --- new keys for a registration --------------------------------------------------------------------------------
+
+    def renewed(self, name: str) -> Renewed | None:
+        """The keys that are to come for ``name``, of which the coordinator may have heard."""
+        return next((found for row in self._rows("renewed") if (found := _renewed(row)).name == name), None)
+
+    def begin_renewal(self, wanted: Renewed) -> Renewed:
+        """Keep ``wanted`` before anybody hears of it; or what was kept before for the same card, by any process."""
+        with self._changing("renewed") as (table,):
+            for known in map(_renewed, table.rows()):
+                if known.name == wanted.name and known.replaces == wanted.replaces:
+                    return known
+            table.delete(wanted.name)
+            table.insert([getattr(wanted, column) for column in _RENEWED])
+        return wanted
+
+    def complete_renewal(self, renewed: Renewed, registration: Registration) -> None:
+        """The coordinator has them: ``registration`` takes the place of the one that had the former keys, which leave
+        the file, in one step. Nothing, where another process was first."""
+        with self._changing("registrations", "renewed") as (registered, table):
+            for known in map(_registration, registered.rows()):
+                if known.name == renewed.name and known.uid == renewed.uid and known.card == renewed.replaces:
+                    registered.delete(known.name)
+                    registered.insert(_registration_row(registration))
+            self._drop_renewed(table, renewed)
+
+    def drop_renewal(self, renewed: Renewed) -> None:
+        """The coordinator never takes them."""
+        with self._changing("renewed") as (table,):
+            self._drop_renewed(table, renewed)
+
+    @staticmethod
+    def _drop_renewed(table: _Table, renewed: Renewed) -> None:
+        if any(_renewed(row).card == renewed.card for row in table.rows()):
+            table.delete(renewed.name)
 
     # --- pins -------------------------------------------------------------------------------------------------------
 
@@ -380,12 +450,12 @@ def _key_check(key: bytes) -> bytes:
     return hashlib.sha256(b"zkc key store\0" + key).digest()
 
 
-def _mac_key(db: LocalDb) -> bytes:
-    with db.reading() as connection:
-        rows = connection.execute("SELECT value FROM meta WHERE name = 'mac-key'").fetchall()
+def _mac_key(connection: sqlite3.Connection) -> bytes | None:
+    """None where it is damaged."""
+    rows = connection.execute("SELECT value FROM meta WHERE name = 'mac-key'").fetchall()
     value = rows[0][0] if len(rows) == 1 else None
     if not isinstance(value, bytes) or len(value) != 64 or not _same(value[32:], _key_check(value[:32])):
-        raise db.damaged()
+        return None
     return value[:32]
 
 
@@ -406,6 +476,11 @@ def _registration(row: Row) -> Registration:
     values: dict[str, Any] = dict(zip(_REGISTRATION, row[: len(_REGISTRATION)], strict=True))
     values["endpoints"] = tuple(values["endpoints"].split("\n")) if values["endpoints"] else ()
     return Registration(**values)
+
+
+def _renewed(row: Row) -> Renewed:
+    values: dict[str, Any] = dict(zip(_RENEWED, row, strict=True))
+    return Renewed(**values)
 
 
 def _pin_row(value: Pin) -> Row:

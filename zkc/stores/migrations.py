@@ -89,7 +89,22 @@ def _invitations_by_end(connection: Connection, _mac_key: bytes) -> None:
     connection.exec_driver_sql("CREATE INDEX invitations_by_end ON invitations (expires)")
 
 
-STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end)
+def _former_keys(connection: Connection, _mac_key: bytes) -> None:
+    """What clients had before their keys rotated; few at a time, and gone with the first channel under the new ones."""
+    connection.exec_driver_sql(
+        """CREATE TABLE former_keys (
+        uid {bytes} NOT NULL PRIMARY KEY,
+        card {bytes} NOT NULL,
+        certificate {bytes} NOT NULL,
+        curve_public {bytes} NOT NULL,
+        perm_server_private {bytes} NOT NULL,
+        until {real} NOT NULL,
+        mac {bytes} NOT NULL
+    )""".format_map(_TYPES[connection.dialect.name])
+    )
+
+
+STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _former_keys)
 """Step n is at n - 1."""
 LATEST: Final = len(STEPS)
 

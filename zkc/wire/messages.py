@@ -281,6 +281,16 @@ class Leave(Message, frozen=True, tag="leave"):
     pass
 
 
+class Rotate(Message, frozen=True, tag="rot1"):
+    """A client's card of its next epoch, with a new permanent key."""
+
+    card: EncodedCard
+    curve_key: MaybeHash
+    """The public CURVE key with which it will connect; empty: the one that it has."""
+    signature: LiveSignature
+    """SIG(identity, "rotate", H(H(card) || curve_key)): the card does not name the CURVE key."""
+
+
 class RelayHere(Message, frozen=True, tag="relay-here"):
     """Client to coordinator: this client serves as relay, for whom the coordinator's configuration says."""
 
@@ -341,7 +351,7 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
+    | InviteApplication | Leave | Rotate | RelayHere | WantRelay | Rendezvous
     | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
 )
 
@@ -399,6 +409,15 @@ class Invitation(Message, frozen=True, tag="invitation"):
         return []
 
 
+class Rotated(Message, frozen=True, tag="rot2"):
+    """The coordinator holds the new card, durably."""
+
+    certificate: Small
+    """Over {name, uid, H(card), epoch}, as in R6."""
+    sealed_perm_server_key: Small
+    """Seal(new permanent client key, "rot-perm-server", H(card), `SealedPermServer`), its certificate of that epoch."""
+
+
 class RelayAt(Message, frozen=True, tag="relay-at"):
     """Coordinator to recipient: the relay that expects both ends."""
 
@@ -407,7 +426,7 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 
 AnswerBody = (
-    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | RelayAt
+    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | Rotated | RelayAt
 )
 
 

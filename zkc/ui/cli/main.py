@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "inbox": "zkc.ui.cli.inbox",
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
+    "rotate": "zkc.ui.cli.rotate",
     "receipt": "zkc.ui.cli.receipt",
     "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",

@@ -1,0 +1,44 @@
+"""``python -m tests.support.dying_rotate MOMENT``: ``zkc rotate`` by a process that is killed at one moment of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Literal, get_args
+
+from zkc.client.link import Link
+from zkc.stores.keystore import KeyStore
+from zkc.ui.cli.main import main
+
+Moment = Literal["kept", "told", "stored"]
+"""The new keys are in the key store, and nobody has heard of them; the coordinator has them; they are in use."""
+MOMENTS: Final[tuple[Moment, ...]] = get_args(Moment)
+
+
+def die(*_args: Any, **_options: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying(before: Callable[..., Any]) -> Callable[..., Any]:
+    """``before``, and then the end."""
+
+    def then_die(*args: Any, **options: Any) -> None:
+        before(*args, **options)
+        die()
+
+    return then_die
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "kept":
+            KeyStore.begin_renewal = dying(KeyStore.begin_renewal)  # type: ignore[method-assign]
+        case "told":
+            KeyStore.complete_renewal = die  # type: ignore[method-assign]
+        case "stored":
+            Link.adopt = die  # type: ignore[method-assign]
+        case _:
+            raise SystemExit(f"no such moment: {sys.argv[1]}")
+    sys.exit(main(["rotate"]))

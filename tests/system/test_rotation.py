@@ -1,0 +1,126 @@
+"""New permanent keys while everything runs: nobody notices, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.dying_rotate import MOMENTS, Moment
+from tests.support.looking import log_of
+from tests.support.program import TOP
+from tests.support.waiting import DEADLINE, wait_until
+from zkc.stores.home import Home
+from zkc.stores.keystore import KeyStore, Pin
+from zkc.testing import Fleet
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet("alice", "bob") as running:
+        yield running
+
+
+def store_of(fleet: Fleet, name: str) -> KeyStore:
+    return KeyStore.open(Home.resolve("client", str(fleet.home(name))))
+
+
+def pin_of(fleet: Fleet, name: str, peer: str) -> Pin:
+    with store_of(fleet, name) as store:
+        found = store.pin(peer)
+    assert found is not None
+    return found
+
+
+def rotated(fleet: Fleet, name: str) -> list[dict[str, Any]]:
+    done = fleet.zkc(name, "rotate", "--json")
+    assert done.code == 0, done
+    return done.events
+
+
+def sent(fleet: Fleet, sender: str, recipient: str, text: str) -> None:
+    done = fleet.zkc(sender, "send", recipient, "-m", text)
+    assert done.code == 0, done
+
+
+@pytest.mark.attack("H11")
+def test_daemons_renew_their_keys_in_the_middle_of_a_transfer(fleet: Fleet) -> None:
+    """It goes on, neither is offline for a moment, and peers take the newer card without a word."""
+    assert fleet.zkc("alice", "verify", "bob", "--confirm").code == 0
+    before = pin_of(fleet, "alice", "bob")
+    sender = fleet.popen(
+        "alice", "send", "bob", "--json", "--bwlimit", "1M", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert sender.stdin is not None
+    assert sender.stdout is not None
+    sender.stdin.write(b"a" * (1 << 20))
+    sender.stdin.flush()
+    while json.loads(sender.stdout.readline())["event"] != "progress":
+        pass
+    for name in ("bob", "alice"):
+        (event,) = rotated(fleet, name)
+        assert (event["name"], event["epoch"]) == (name, 2)
+    sent(fleet, "alice", "bob", "meanwhile")
+    sent(fleet, "bob", "alice", "and back")
+    sender.stdin.close()
+    assert json.loads(sender.stdout.read().splitlines()[-1])["event"] == "delivered"
+    assert sender.wait(DEADLINE) == 0
+    after = pin_of(fleet, "alice", "bob")
+    assert (before.epoch, after.epoch) == (1, 2)
+    assert (after.fingerprint, after.verified, after.alarm) == (before.fingerprint, before.verified, b"")
+    assert [event for event in log_of(fleet, "coordinator") if event["event"] == "offline"] == []
+    sender.stdout.close()
+
+
+@pytest.mark.attack("K04")
+def test_a_rotation_that_is_killed_leaves_keys_that_work(fleet: Fleet) -> None:
+    """The former or the new ones, never neither; the next one goes on from there."""
+    fleet.program("alice").terminate()
+    more = {"kept": 1, "told": 1, "stored": 2}
+    for moment in MOMENTS:
+        before = _epoch(fleet, "alice")
+        died = subprocess.run(
+            [sys.executable, "-m", "tests.support.dying_rotate", moment], check=False, capture_output=True,
+            env=fleet.environment("alice") | {"PYTHONPATH": str(TOP)}, timeout=DEADLINE,
+        )
+        assert died.returncode == -signal.SIGKILL, died
+        _works(fleet, moment)
+        (event,) = rotated(fleet, "alice")
+        assert event["epoch"] == before + more[moment]
+    fleet.start_daemon("alice")
+    sent(fleet, "bob", "alice", "to the last of them")
+
+
+def _works(fleet: Fleet, moment: Moment) -> None:
+    sent(fleet, "alice", "bob", moment)
+
+
+def _epoch(fleet: Fleet, name: str) -> int:
+    from zkc.client.principal import load_main
+
+    with store_of(fleet, name) as store:
+        return load_main(store).card.body.epoch
+
+
+def test_a_daemon_renews_by_itself_and_goes_on_where_another_process_died(fleet: Fleet) -> None:
+    """A card near its end, and an application's with it."""
+    fleet.configure("alice", {"keys.lifetime": "10m"})
+    assert fleet.zkc("alice", "join", "--app", "backup").code == 0
+    rotated(fleet, "alice")
+    before = _epoch(fleet, "alice")
+    fleet.configure("alice", {"keys.lifetime": "90d"})
+    seen = len(_renewals(fleet))
+    fleet.program("alice").process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(_renewals(fleet)) == seen + 2)
+    assert {event["client"] for event in _renewals(fleet)[seen:]} == {"alice", "alice/backup"}
+    assert _epoch(fleet, "alice") == before + 1
+    sent(fleet, "bob", "alice/backup", "to the application")
+
+
+def _renewals(fleet: Fleet) -> list[dict[str, Any]]:
+    return [event for event in log_of(fleet, "alice") if event["event"] == "keys-renewed"]

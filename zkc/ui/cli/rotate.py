@@ -1,0 +1,45 @@
+"""``zkc rotate``: new keys for a registration."""
+
+from __future__ import annotations
+
+import click
+
+from zkc.ui.cli.options import Command, Invocation, pass_invocation
+from zkc.ui.cli.output import local_time, rfc3339
+
+
+@click.command(
+    "rotate", cls=Command, example="zkc rotate",
+    help="Give this client, and its applications, new permanent keys in place of the ones that they have. Their "
+    "fingerprints stay, and peers notice nothing. A daemon does it by itself before the keys expire (keys.lifetime).",
+    short_help="Give this client new keys.",
+)
+@pass_invocation
+def command(call: Invocation) -> None:
+    """``rotated`` with ``name``, ``epoch``, ``fingerprint``, ``expires``, an object for each registration."""
+    import contextlib
+
+    from zkc.client.access import open_access
+    from zkc.client.applications import tell_daemon
+    from zkc.client.principal import load_main
+    from zkc.crypto.cards import verify_card
+    from zkc.env import SystemClock, SystemEntropy
+    from zkc.ui.cli.homes import client_config, client_home, open_store
+
+    home = client_home(call)
+    with open_store(home) as store:
+        config = client_config(call, home)
+        suite = load_main(store).coordinator.suite
+        with contextlib.closing(open_access(home, store, config, SystemClock(), SystemEntropy())) as access:
+            cards = access.rotate()
+    # One that was started meanwhile has the former keys.
+    tell_daemon(home)
+    for encoded in cards:
+        card = verify_card(encoded, suite)
+        told = {
+            "name": card.name, "epoch": card.body.epoch, "fingerprint": card.fingerprint.hex(),
+            "expires": rfc3339(float(card.body.not_after)),
+        }
+        call.out.event("rotated", told)
+        if not call.out.json:
+            call.out.notice(f"{card.name} has new keys until {local_time(float(card.body.not_after))}")
