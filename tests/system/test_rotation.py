@@ -124,3 +124,21 @@ def test_a_daemon_renews_by_itself_and_goes_on_where_another_process_died(fleet:
 
 def _renewals(fleet: Fleet) -> list[dict[str, Any]]:
     return [event for event in log_of(fleet, "alice") if event["event"] == "keys-renewed"]
+
+
+@pytest.mark.attack("C16")
+def test_a_wrong_clock_hinders_nothing_but_is_blamed_for_a_card_that_has_expired_by_it(fleet: Fleet) -> None:
+    """Sessions and handshakes know no date; only the end of the recipient's card is judged by it, at the sender."""
+    fleet.program("alice").terminate()
+    year = 365 * 86400
+    for shift, code in ((-year, 0), (-3600, 0), (3600, 0), (year, 12)):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.shifted", str(shift), "send", "bob", "-m", str(shift), "--json"],
+            check=False, capture_output=True, timeout=DEADLINE,
+            env=fleet.environment("alice") | {"PYTHONPATH": str(TOP)},
+        )
+        assert done.returncode == code, done
+    error = json.loads(done.stdout.splitlines()[-1])
+    assert error["detail"] == "clock"
+    assert "min ahead of the coordinator's" in error["message"]
+    fleet.start_daemon("alice")

@@ -12,7 +12,7 @@ from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import known_about, note_alarm, pin_peer
-from zkc.constants import ID_BYTES, STEP_SECONDS
+from zkc.constants import CLOCKS_APART_SECONDS, ID_BYTES, STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import CoordinatorUnreachable, IdentityError, PeerViolation, TimedOut, ZkcError
 from zkc.protocol import transfer_sender as machine
@@ -66,6 +66,8 @@ async def grant(
     except KeyChanged as alarm:
         note_alarm(store, wanted.recipient, alarm.seen)
         raise
+    except IdentityError as error:
+        raise blamed(error, wanted.recipient, link.clock_ahead) from None
     except PeerViolation as violation:
         raise IdentityError(
             f"the handshake with {wanted.recipient} did not verify ({violation}); nothing was sent",
@@ -90,6 +92,17 @@ async def grant_within(
             return await grant(link, store, wanted, clock, entropy, listen)
     except TimeoutError:
         raise _overdue(link, wanted.recipient) from None
+
+
+def blamed(error: IdentityError, recipient: str, clock_ahead: float) -> IdentityError:
+    """``error``, or where a card has expired by a clock that nobody shares, what that clock says (attack C16)."""
+    if error.detail != "expired" or abs(clock_ahead) <= CLOCKS_APART_SECONDS:
+        return error
+    apart = f"{abs(clock_ahead) / 60:,.0f} min {'ahead of' if clock_ahead > 0 else 'behind'}"
+    return IdentityError(
+        f"by this client's clock, which is {apart} the coordinator's, the card of {recipient} has expired;"
+        " nothing was sent", detail="clock", hint="set the clock that is wrong",
+    )
 
 
 def _overdue(link: Link, recipient: str) -> ZkcError:

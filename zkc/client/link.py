@@ -111,6 +111,11 @@ class Link:
         return self._line.endpoint if self._line else self._endpoints[0]
 
     @property
+    def clock_ahead(self) -> float:
+        """By how many seconds this client's date is ahead of the coordinator's, as far as is known."""
+        return self._line.clock_ahead if self._line else 0.0
+
+    @property
     def patience(self) -> float:
         """Seconds within which `wait_linked` knows: the rest of one round, the least pause, a round of its own."""
         return 2 * (2 * DIAL_SECONDS + STAGGER_SECONDS * (len(self._endpoints) - 1)) + _REST_SECONDS

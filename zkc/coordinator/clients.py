@@ -51,7 +51,6 @@ from zkc.wire.messages import (
 
 OnRequest = Callable[["Session", Asked], None]
 
-_LIMITS: Final = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000))
 REASON_MAX: Final = 512
 """Characters of a reason that travels."""
 _SEEN_FLUSH_SECONDS: Final = 5.0
@@ -110,7 +109,7 @@ class Clients:
             core.violated("channel", PeerViolation("limit", "too many greetings"), name=client.name)
             return
         try:
-            keys, agreed = _greeted(client, decode(body, ChannelMessage), now)
+            keys, agreed = self._greeted(client, decode(body, ChannelMessage), now)
         except PeerViolation as violation:
             core.violated("channel", violation, name=client.name)
             return
@@ -123,6 +122,16 @@ class Clients:
                 client.unconfirmed.popitem(last=False)
         for effect in agreed.effects:
             core.send(control_frame(ControlKind.CHANNEL, encode(effect.message)), wire.routing_id)
+
+    def _greeted(self, client: Client, message: ChannelMessage, now: float) -> tuple[PeerKeys, Step]:
+        """C1 -> S1, and by which keys: a client that has not heard of its new ones greets with the former."""
+        limits = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000), int(self._core.clock.wall()))
+        try:
+            return client.keys, step(TABLE, Host(client.keys, limits, now), Unheard(), message)
+        except PeerViolation:
+            if client.former_keys is None:
+                raise
+        return client.former_keys, step(TABLE, Host(client.former_keys, limits, now), Unheard(), message)
 
     def on_record(self, wire: Wire, uid: bytes, frame: bytes) -> None:
         """A record of the client ``uid``; its channel is looked for among that client's alone."""
@@ -466,13 +475,3 @@ class Clients:
         wall = self._core.clock.wall()
         self._seen |= dict.fromkeys(self.online, wall)
         self._flush(len(self._seen))
-
-
-def _greeted(client: Client, message: ChannelMessage, now: float) -> tuple[PeerKeys, Step]:
-    """C1 -> S1, and by which keys: a client that has not heard of its new ones greets with the former."""
-    try:
-        return client.keys, step(TABLE, Host(client.keys, _LIMITS, now), Unheard(), message)
-    except PeerViolation:
-        if client.former_keys is None:
-            raise
-    return client.former_keys, step(TABLE, Host(client.former_keys, _LIMITS, now), Unheard(), message)

@@ -196,7 +196,8 @@ def consume_hello(host: Host, state: Unheard, message: ChannelHello) -> Step:
     prk = extract(th.value, ss_s, ss_e, ss_c)
     common = [version for version in VERSIONS if version in hello.versions]
     version = max(common, default=NO_COMMON_VERSION)
-    info = AnswerInfo(version, host.limits.control_max, host.limits.heartbeat_ms)
+    limits = host.limits
+    info = AnswerInfo(version, limits.control_max, limits.heartbeat_ms, limits.time)
     sealed = aead_seal(expand(prk, "chan s1", 32), ZERO_NONCE, encode(info), th.value)
     channel = Channel(prk, client=False, now=host.now)
     for secret in (ss_s, first, ss_e, ss_c, prk):

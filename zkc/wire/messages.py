@@ -228,6 +228,8 @@ class AnswerInfo(Message, frozen=True):
     version: U16
     control_max: U32
     heartbeat_ms: U32
+    time: U64
+    """The coordinator's, in seconds since 1970: to tell a card that has expired from a clock that is wrong."""
 
 
 # What the records of a channel carry: requests either way, each with one answer or failure.
