@@ -53,6 +53,9 @@ CARD_GRACE_SECONDS: Final = 86400
 """The sender, who alone judges a card's end, allows a day for clocks."""
 CLOCKS_APART_SECONDS: Final = 300.0
 """Where the dates of a client and its coordinator differ by more, a card that has expired may be the clock's doing."""
+SUCCESSIONS_MAX: Final = 16
+"""Successions of a name's identity that a peer follows in one go from the one that it has pinned; beyond that a person
+has to look."""
 FORMER_KEYS_SECONDS: Final = 7 * 86400
 """What a client had before its keys rotated is kept for a ROT2 that was lost, until a channel under the new ones: for
 7 days at most, since a thief may have it."""

@@ -644,3 +644,27 @@ def test_a_store_of_an_older_program_is_brought_up_to_date(home: Home) -> None:
         assert (store.registrations(), store.pins()) == ([registration()], [pin()])
         store.begin_renewal(renewed())
         assert other.renewed("bob") == renewed()
+
+
+# --- successions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_that_moves_along_successions_remembers_what_it_left(store: KeyStore) -> None:
+    moved = pin(fingerprint=b"c" * 32)
+    set_pin(store, pin())
+    assert not store.succeed(moved, b"x" * 32, [b"x" * 32], 3.0), "another key is pinned by now"
+    assert store.succeed(moved, b"a" * 32, [b"a" * 32, b"b" * 32], 3.0)
+    assert (store.pin("alice"), store.former("alice")) == (moved, (b"a" * 32, b"b" * 32))
+    assert store.former("carol") == ()
+    set_pin(store, dataclasses.replace(moved, verified=4.0))
+    assert len(store.former("alice")) == 2
+    set_pin(store, pin(fingerprint=b"e" * 32))
+    assert store.former("alice") == (), "whom a person trusts anew has no past here"
+
+
+def test_what_is_forgotten_is_forgotten_with_its_past(store: KeyStore) -> None:
+    set_pin(store, pin())
+    store.succeed(pin(fingerprint=b"c" * 32), b"a" * 32, [b"a" * 32], 3.0)
+    store.forget("alice")
+    set_pin(store, pin())
+    assert store.former("alice") == ()

@@ -142,3 +142,38 @@ def test_a_wrong_clock_hinders_nothing_but_is_blamed_for_a_card_that_has_expired
     assert error["detail"] == "clock"
     assert "min ahead of the coordinator's" in error["message"]
     fleet.start_daemon("alice")
+
+
+@pytest.mark.attack("H13")
+def test_a_new_identity_for_which_the_former_one_vouches_is_taken_silently(fleet: Fleet) -> None:
+    """By sender and recipient, also one that slept through two; what was compared stays so, receipts stay good."""
+    kept = str(fleet.folder / "before.receipt")
+    assert fleet.zkc("alice", "verify", "bob", "--confirm").code == 0
+    assert fleet.zkc("alice", "send", "bob", "-m", "before", "--receipt", kept).code == 0
+    sent(fleet, "bob", "alice", "before")
+    assert fleet.zkc("bob", "join", "--app", "mail").code == 0
+    sent(fleet, "alice", "bob/mail", "before")
+    pins = [pin_of(fleet, "alice", "bob")]
+    for events in [fleet.zkc("bob", "rotate", "--identity", "--json").events for _ in range(2)]:
+        assert {event["name"] for event in events} == {"bob", "bob/mail"}
+    fingerprint = json.loads(fleet.zkc("bob", "status", "--json").out)["fingerprint"]
+
+    sent(fleet, "alice", "bob", "to the third identity")
+    pins.append(pin_of(fleet, "alice", "bob"))
+    assert pins[1].fingerprint.hex() == fingerprint != pins[0].fingerprint.hex()
+    assert (pins[1].verified, pins[1].alarm) == (pins[0].verified, b"")
+    sent(fleet, "bob", "alice", "from the third identity")
+    sent(fleet, "alice", "bob/mail", "vouched for by the third identity")
+    assert fleet.zkc("alice", "receipt", "verify", kept).code == 0
+    with store_of(fleet, "alice") as store:
+        assert len(store.former("bob")) == 2
+
+    # A command that only looks takes it too, with and without a daemon.
+    fleet.zkc("bob", "rotate", "--identity")
+    (row,) = [event for event in fleet.zkc("alice", "peers", "--json").events if event["name"] == "bob"]
+    assert (row["alarm"], row["verified"]) == (None, True)
+    fleet.program("alice").terminate()
+    fleet.zkc("bob", "rotate", "--identity")
+    assert fleet.zkc("alice", "verify", "bob").code == 0
+    fleet.start_daemon("alice")
+    sent(fleet, "bob", "alice", "from the fifth identity")

@@ -42,13 +42,14 @@ class Access(Protocol):
         """Every client that the coordinator tells of."""
 
     def card(self, name: str) -> PeerCard:
-        """A peer's card and certificate."""
+        """A peer's card and certificate; where successions lead there, its key is pinned from now on."""
 
     def invite_application(self, app: str) -> str:
         """An invitation for ``NAME/app``, vouched for by this home's registration."""
 
-    def rotate(self) -> list[bytes]:
-        """New permanent keys for every registration of this home; their new cards, encoded."""
+    def rotate(self, *, identity: bool) -> list[bytes]:
+        """New permanent keys, and with ``identity`` new identities, for every registration of this home; their new
+        cards, encoded."""
 
     def leave(self) -> None:
         """End this home's registration at the coordinator; one that it does not know any more has ended."""
@@ -93,8 +94,8 @@ class _Either:
     def invite_application(self, app: str) -> str:
         return self._ask(lambda way: way.invite_application(app))
 
-    def rotate(self) -> list[bytes]:
-        return self._ask(lambda way: way.rotate())
+    def rotate(self, *, identity: bool) -> list[bytes]:
+        return self._ask(lambda way: way.rotate(identity=identity))
 
     def leave(self) -> None:
         self._ask(lambda way: way.leave())
@@ -157,8 +158,8 @@ class ByDaemon:
         reply = self._call(control.AskApplication(app))
         return reply.text if isinstance(reply, control.InvitationReply) else _unexpected(reply)
 
-    def rotate(self) -> list[bytes]:
-        reply = self._call(control.AskRotate())
+    def rotate(self, *, identity: bool) -> list[bytes]:
+        reply = self._call(control.AskRotate(identity))
         return reply.cards if isinstance(reply, control.RotatedReply) else _unexpected(reply)
 
     def leave(self) -> None:

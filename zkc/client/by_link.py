@@ -14,6 +14,7 @@ from zkc.client.grants import Grant, Listen, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.renewal import Renewal
+from zkc.client.successions import look_up
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
@@ -25,7 +26,6 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
-    LookUp,
     Peer,
     PeerCard,
     PeerPage,
@@ -79,7 +79,7 @@ class ByLink:
         self._store = store
         self._principal = principal
         self._endpoints = config.coordinator.endpoints
-        self._renewal = Renewal(store, lambda: config.keys.lifetime, clock)
+        self._renewal = Renewal(store, lambda: config.keys.lifetime, clock, entropy)
         self._clock = clock
         self._entropy = entropy
         self._loop: LoopThread | None = LoopThread()
@@ -99,10 +99,8 @@ class ByLink:
         return self._run(all_peers(self._request))
 
     def card(self, name: str) -> PeerCard:
-        answer = self._run(self._request(LookUp(name)))
-        if not isinstance(answer, PeerCard):
-            raise _unexpected(answer)
-        return answer
+        own = self._principal.authority
+        return self._run(look_up(self._request, self._store, own, name, self._clock.wall()))
 
     def invite_application(self, app: str) -> str:
         answer = self._run(self._request(InviteApplication(app)))
@@ -110,7 +108,7 @@ class ByLink:
             raise _unexpected(answer)
         return answer.text
 
-    def rotate(self) -> list[bytes]:
+    def rotate(self, *, identity: bool) -> list[bytes]:
         async def renew() -> list[bytes]:
             own = load_main(self._store)
             cards = []
@@ -119,7 +117,7 @@ class ByLink:
                 link.start()
                 try:
                     await link.wait_linked(link.patience)
-                    renewed = await self._renewal.renew(link, own.identity)
+                    renewed = await self._renewal.renew(link, own.identity, identity=identity)
                 finally:
                     await link.close()
                 if renewed.registration.owner is None:

@@ -89,6 +89,9 @@ class AskLeave(Message, frozen=True, tag="leave"):
 class AskRotate(Message, frozen=True, tag="rotate"):
     """New permanent keys for every registration of the home."""
 
+    identity: bool
+    """New identities too."""
+
 
 class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""

@@ -28,8 +28,10 @@ from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.small import as_told
+from zkc.client.successions import look_up
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
+from zkc.crypto.cards import uid_of
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -156,7 +158,7 @@ class Daemon:
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
         """What grants under way may wait for: where the command that asked for it listens."""
-        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock)
+        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock, entropy)
         self._renewing = RenewalDuty(self._renewal, self._log, entropy)
         self._leaving = False
         self._left = asyncio.Event()
@@ -332,7 +334,7 @@ class Daemon:
         except ZkcError:
             return  # asked again with the next link
         else:
-            is_gone = isinstance(found, PeerCard) and found.card != principal.registration.card
+            is_gone = isinstance(found, PeerCard) and uid_of(found.card) != principal.registration.uid
         finally:
             del self._looks[principal.name]
         if is_gone:
@@ -373,7 +375,7 @@ class Daemon:
                 await self._leave(self.main)
                 self._left.set()
             case control.AskRotate():
-                return control.RotatedReply(await self._renewing.renew_all())
+                return control.RotatedReply(await self._renewing.renew_all(identity=request.identity))
             case control.AskListening():
                 self._take_listening(request)
             case control.AskLiveReady():
@@ -390,9 +392,10 @@ class Daemon:
         link = self.main
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
-            card = await link.request(LookUp(request.name))
-            if isinstance(card, PeerCard):
-                return control.CardReply(card)
+            own = link.principal.authority
+            return control.CardReply(
+                await look_up(link.request, self._store, own, request.name, self._clock.wall())
+            )
         if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
@@ -494,7 +497,7 @@ class Daemon:
             client=self._principal.name,
             linked=link.linked,
             coordinator=link.endpoint,
-            fingerprint=self._principal.fingerprint.hex(),
+            fingerprint=link.principal.fingerprint.hex(),
             presence="online" if link.linked else "offline",
             listen=self._config.transfer.listen,
             apps=sorted(name for name in self._links if name != self._principal.name),

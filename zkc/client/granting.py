@@ -12,13 +12,14 @@ from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import known_about, note_alarm, pin_peer
+from zkc.client.successions import follow
 from zkc.constants import CLOCKS_APART_SECONDS, ID_BYTES, STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import CoordinatorUnreachable, IdentityError, PeerViolation, TimedOut, ZkcError
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
-from zkc.protocol.trust import KeyChanged, judge_peer, verify_peer
+from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer, verify_peer
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd
 
@@ -29,8 +30,23 @@ async def grant(
 ) -> Grant:
     """Ask, judge who answers, hand over the key, wait until the recipient confirms it. ``listen``: see `Listen`.
 
+    Where successions lead from the pinned key to the one that was seen, that is pinned, and it is asked once more.
     Every error of the contract that a recipient or coordinator may give; `IdentityError` (12) before any key is made.
     """
+    try:
+        return await _grant(link, store, wanted, clock, entropy, listen)
+    except (KeyChanged, OwnerChanged) as changed:
+        if not await follow(link.request, store, link.principal.authority, changed, clock.wall()):
+            if isinstance(changed, KeyChanged):
+                note_alarm(store, changed.name, changed.seen)
+            raise
+    return await _grant(link, store, wanted, clock, entropy, listen)
+
+
+async def _grant(
+    link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
+    listen: Callable[[str], Awaitable[Endpoints]],
+) -> Grant:
     principal = link.principal
     sender = machine.Sender(
         principal.authority, principal.identity, principal.kem_key, principal.card,
@@ -63,8 +79,7 @@ async def grant(
         finished = True
         session: Session = current.state.session
         return session
-    except KeyChanged as alarm:
-        note_alarm(store, wanted.recipient, alarm.seen)
+    except (KeyChanged, OwnerChanged):
         raise
     except IdentityError as error:
         raise blamed(error, wanted.recipient, link.clock_ahead) from None

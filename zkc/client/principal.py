@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, read_coordinator_card, verify_card
 from zkc.crypto.signing import IdentityKey
-from zkc.crypto.suites import KemPrivateKey, read_private
+from zkc.crypto.suites import KemPrivateKey, Suite, read_private
 from zkc.errors import LocalIOError, NotRegistered, PeerViolation
 from zkc.ids import owner_of
 from zkc.protocol.channel import ClientKeys
-from zkc.protocol.trust import Authority, KeyChanged, Known
+from zkc.protocol.trust import Authority, KeyChanged, Known, follow
 from zkc.stores.keystore import KeyStore, Pin, Registration
 
 SEEN_SECONDS: Final = 60.0
@@ -76,10 +77,12 @@ def known_about(store: KeyStore, name: str, fingerprint: bytes = b"") -> Known:
     """What is pinned that bears on ``name`` and on the ``fingerprint`` that claims it."""
     pins = store.pinned()
     own, owner = pins.get(name), pins.get(owner_of(name) or "")
+    owner_former = store.former(owner.name) if owner is not None else ()
     return Known(
         fingerprint=own.fingerprint if own else b"",
         epoch=own.epoch if own else 0,
         owner_fingerprint=owner.fingerprint if owner else b"",
+        owner_former=owner_former,
         names=pins.names_of(fingerprint),
     )
 
@@ -118,6 +121,23 @@ def trust_peer(store: KeyStore, card: VerifiedCard, now: float) -> None:
         )
 
     store.update_pin(card.name, trusted)
+
+
+def succeed_peer(store: KeyStore, suite: Suite, changed: KeyChanged, chain: Sequence[bytes], now: float) -> bool:
+    """Whether the successions ``chain`` lead from what is pinned to the key that was seen: then that is pinned now, in
+    its place, with what a person said of it."""
+    pin, card = store.pin(changed.name), changed.card
+    if pin is None or card is None or not chain:
+        return False
+    try:
+        behind = follow(verify_card(pin.card, suite), card, chain)
+    except (KeyChanged, PeerViolation):
+        return False
+    moved = replace(
+        pin, fingerprint=card.fingerprint, card=card.encoded, card_hash=card.hash, epoch=card.body.epoch, last_seen=now,
+        alarm=b"" if pin.alarm == card.fingerprint else pin.alarm,
+    )
+    return store.succeed(moved, pin.fingerprint, behind, now)
 
 
 def note_alarm(store: KeyStore, name: str, seen: bytes) -> None:

@@ -17,6 +17,7 @@ from zkc.client.deliveries import JOIN_SECONDS, Deliveries
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
+from zkc.client.successions import follow
 from zkc.client.transfers import Transfer, Transfers
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
@@ -28,7 +29,7 @@ from zkc.net.pipe import Bulk
 from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.step import Step, erase, step
-from zkc.protocol.trust import KeyChanged, judge_peer
+from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import Asked, Standing, decide, least_size
 from zkc.rules.rates import Window
@@ -133,19 +134,16 @@ class Receiver:
         req = machine.read_request(message)
         if req.xid in self._finished or req.xid in self._transfers:
             raise PeerViolation("replay", "this transfer's request has been answered")
-        context = machine.Recipient(
-            principal.authority, principal.identity, principal.kem_key, principal.card,
-            known_about(self._store, req.sender),
-        )
         try:
-            notified: Step = step(machine.TABLE, context, machine.Idle(), message)
-            card = notified.state.sender
-            # Once more, now that the key is known: is it pinned under another name?
-            judge_peer(card, known_about(self._store, req.sender, card.fingerprint), None)
-        except KeyChanged as alarm:
-            note_alarm(self._store, req.sender, alarm.seen)
-            self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=alarm.seen.hex())
-            raise
+            context, notified = self._read(principal, message)
+        except (KeyChanged, OwnerChanged) as changed:
+            if not await follow(ask, self._store, principal.authority, changed, self._clock.wall()):
+                if isinstance(changed, KeyChanged):
+                    note_alarm(self._store, req.sender, changed.seen)
+                    self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=changed.seen.hex())
+                raise
+            context, notified = self._read(principal, message)
+        card = notified.state.sender
         transfer = Transfer(context, notified.state, card, message)
         self._transfers[req.xid] = transfer
         try:
@@ -154,6 +152,18 @@ class Receiver:
             self._end_handshake(req.xid)
             raise
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
+
+    def _read(self, principal: Principal, message: Notify) -> tuple[machine.Recipient, Step]:
+        """X2: who it is that wants to send, by what is known of that name."""
+        name = machine.read_request(message).sender
+        context = machine.Recipient(
+            principal.authority, principal.identity, principal.kem_key, principal.card, known_about(self._store, name)
+        )
+        notified: Step = step(machine.TABLE, context, machine.Idle(), message)
+        # Once more, now that the key is known: is it pinned under another name?
+        card = notified.state.sender
+        judge_peer(card, known_about(self._store, name, card.fingerprint), None)
+        return context, notified
 
     async def _judge(
         self, transfer: Transfer, endpoint: str, ask: Ask

@@ -15,6 +15,7 @@ from zkc.client.link import Link
 from zkc.client.principal import Principal, load_principal
 from zkc.crypto.cards import verify_card
 from zkc.crypto.signing import IdentityKey
+from zkc.crypto.successions import make_succession
 from zkc.crypto.suites import read_private
 from zkc.env import Clock, Entropy
 from zkc.errors import IdentityError, InternalError, PeerViolation, ZkcError
@@ -37,29 +38,33 @@ def is_due(not_after: float, lifetime: float, left: float, now: float) -> bool:
 class Renewal:
     """What it takes to renew a registration's keys, over a link of it."""
 
-    def __init__(self, store: KeyStore, lifetime: Callable[[], float], clock: Clock) -> None:
+    def __init__(self, store: KeyStore, lifetime: Callable[[], float], clock: Clock, entropy: Entropy) -> None:
         """``lifetime``: of the next card, in seconds."""
         self._store = store
         self._lifetime = lifetime
         self._clock = clock
+        self._entropy = entropy
 
-    def is_due(self, principal: Principal, left: float) -> bool:
-        """Whether it is time, or was begun before."""
+    def is_due(self, principal: Principal, owner: IdentityKey, left: float) -> bool:
+        """Whether it is time, or was begun before, or the owner of this application has a new identity."""
         if self._store.renewed(principal.name) is not None:
+            return True
+        if principal.card.owner_fingerprint not in {None, owner.public.fingerprint}:
             return True
         return is_due(principal.card.body.not_after, self._lifetime(), left, self._clock.wall())
 
-    async def renew(self, link: Link, owner: IdentityKey) -> Principal:
+    async def renew(self, link: Link, owner: IdentityKey, *, identity: bool = False) -> Principal:
         """The registration with its new keys, which ``link`` has taken over. ``owner`` signs an application's card.
+        ``identity``: with a new one, too.
 
         `IdentityError` (``epoch``): another copy of this registration has renewed its keys. Errors of `Link.request`.
         """
         present = link.principal
         registration = present.registration
-        kept = self._store.begin_renewal(self._next(present, owner))
+        kept = self._store.begin_renewal(self._next(present, owner, identity=identity))
         renewal = rotation.Renewal(
             IdentityKey.from_seed(kept.identity_private), verify_card(kept.card, present.coordinator.suite),
-            read_private(kept.kem_private), to_raw(curve_public(kept.curve_secret)),
+            read_private(kept.kem_private), to_raw(curve_public(kept.curve_secret)), kept.succession,
         )
         try:
             answer = await link.request(rotation.create_rotate(renewal))
@@ -81,17 +86,25 @@ class Renewal:
         self._store.complete_renewal(kept, renewed)
         principal = load_principal(renewed)
         await link.adopt(principal)
+        if identity and not kept.succession:
+            # That was what somebody else had begun.
+            return await self.renew(link, owner, identity=identity)
         return principal
 
-    def _next(self, present: Principal, owner: IdentityKey) -> Renewed:
+    def _next(self, present: Principal, owner: IdentityKey, *, identity: bool) -> Renewed:
         registration, kem_key = present.registration, present.coordinator.suite.generate()
+        seed = self._entropy.bytes(64) if identity else registration.identity_private
+        key = IdentityKey.from_seed(seed)
+        succession = b""
+        if identity:
+            succession = make_succession(registration.name, present.identity, key, present.card.body.epoch + 1)
         card = rotation.next_card(
-            present.card, present.identity, kem_key.public, int(self._clock.wall() + self._lifetime()),
+            present.card, key, kem_key.public, int(self._clock.wall() + self._lifetime()),
             owner if registration.owner is not None else None,
         )
         return Renewed(
-            registration.name, registration.uid, registration.card, card, registration.identity_private,
-            kem_key.encode(), to_raw(generate_curve().secret),
+            registration.name, registration.uid, registration.card, card, seed, kem_key.encode(),
+            to_raw(generate_curve().secret), succession,
         )
 
 
@@ -128,17 +141,21 @@ class RenewalDuty:
         if self._task is not None:
             self._task.cancel()
 
-    async def renew_all(self) -> list[bytes]:
+    async def renew_all(self, *, identity: bool) -> list[bytes]:
         """New keys for every registration; their cards. Errors of `Renewal.renew`."""
         cards = []
         for link in self._links():
             await link.wait_linked(link.patience)
-            cards.append((await self._renew(link)).card.encoded)
+            cards.append((await self._renew(link, identity=identity)).card.encoded)
         return cards
 
-    async def _renew(self, link: Link) -> Principal:
+    @property
+    def _owner(self) -> IdentityKey:
+        return self._links()[0].principal.identity
+
+    async def _renew(self, link: Link, *, identity: bool = False) -> Principal:
         async with self._turn:
-            principal = await self._renewal.renew(link, self._links()[0].principal.identity)
+            principal = await self._renewal.renew(link, self._owner, identity=identity)
         body = principal.card.body
         self._log.info("keys-renewed", client=principal.name, epoch=body.epoch, not_after=body.not_after)
         return principal
@@ -146,7 +163,7 @@ class RenewalDuty:
     async def _run(self) -> None:
         while True:
             for link in self._links():
-                if link.linked and self._renewal.is_due(link.principal, self._left):
+                if link.linked and self._renewal.is_due(link.principal, self._owner, self._left):
                     try:
                         await self._renew(link)
                     except ZkcError as error:

@@ -34,6 +34,7 @@ from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
     AnswerBody,
+    AskSuccessions,
     Goodbye,
     Heartbeat,
     Invitation,
@@ -47,6 +48,7 @@ from zkc.wire.messages import (
     PeerPage,
     RelayHere,
     Rotate,
+    Successions,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
@@ -55,6 +57,7 @@ from zkc.wire.messages import (
 )
 
 _PAGE_NAMES: Final = 128
+_PAGE_SUCCESSIONS: Final = 4
 """Names on one page of peers: each entry is at most 200 bytes, the page well below 64 KiB."""
 
 
@@ -117,6 +120,7 @@ class Services:
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
             Rotate: _Service(self._rotate, _writes),
+            AskSuccessions: _Service(self._successions, _lookups),
             TransferRequest: _Service(self._transfer_request, _by_policy),
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
@@ -223,11 +227,21 @@ class Services:
             row, card=card.encoded, card_hash=card.hash, certificate=certificate,
             curve_public=body.curve_key or row.curve_public, fingerprint=card.fingerprint,
         )
-        stored = core.db.rotate(row.card_hash, renewed, self._perm_server, core.clock.wall())
+        stored = core.db.rotate(row.card_hash, renewed, self._perm_server, core.clock.wall(), body.succession)
         self._clients.rotated(client, stored)
-        core.log.info("rotated", name=stored.name, uid=stored.uid.hex(), epoch=card.body.epoch)
+        core.log.info(
+            "rotated", name=stored.name, uid=stored.uid.hex(), epoch=card.body.epoch,
+            fingerprint=stored.fingerprint.hex(),
+        )
         perm_server = read_private(stored.perm_server_private)
         return create_rotated(identity.signing, card, stored.certificate, perm_server.public)
+
+    def _successions(self, _session: Session, _call: bytes, body: AskSuccessions) -> AnswerBody:
+        row = self._core.db.client_named(body.name)
+        if row is None:
+            raise UnknownRecipient("nobody of that name is registered", detail="unknown")
+        found = self._core.db.successions(row.uid, body.since, _PAGE_SUCCESSIONS + 1)
+        return Successions(found[:_PAGE_SUCCESSIONS], len(found) > _PAGE_SUCCESSIONS)
 
     def _perm_server(self) -> bytes:
         """A permanent server pair for one client alone (claims A8)."""

@@ -1,6 +1,7 @@
 """New permanent keys for a client that is registered, inside its channel.
 
  1. ROT1 -> card of the next epoch, CURVE key   stored by the client before it leaves; its identity signs both
+            and a new identity's succession  signed by the present identity and by the new one
  2. ROT2 <- certificate, new server key         stored by the coordinator before it leaves; sealed to the new client key
 
 The same card gets the same answer, whatever was lost. Of two cards for the same epoch one wins: the other is `epoch`.
@@ -15,6 +16,7 @@ from typing import Final
 from zkc.crypto.cards import VerifiedCard, certify, make_card, verify_card, verify_certificate
 from zkc.crypto.primitives import digest
 from zkc.crypto.signing import IdentityKey
+from zkc.crypto.successions import verify_succession
 from zkc.crypto.suites import KemPrivateKey, KemPublicKey, open_sealed, seal
 from zkc.errors import PeerViolation
 from zkc.protocol.trust import Authority
@@ -32,12 +34,15 @@ class Renewal:
     card: VerifiedCard
     kem_key: KemPrivateKey
     curve_public: bytes
+    succession: bytes = b""
+    """Where ``identity`` is a new one."""
 
 
 def next_card(
     card: VerifiedCard, identity: IdentityKey, kem_key: KemPublicKey, not_after: int, owner: IdentityKey | None
 ) -> bytes:
-    """The card of the next epoch; ``owner`` signs that of an application."""
+    """The card of the next epoch, under ``identity``, the present one or a new one; ``owner`` signs that of an
+    application."""
     body = card.body
     return make_card(
         name=body.name, kind=body.kind, uid=body.uid, identity=identity, kem_key=kem_key, epoch=body.epoch + 1,
@@ -48,7 +53,7 @@ def next_card(
 def create_rotate(renewal: Renewal) -> Rotate:
     """ROT1."""
     signature = renewal.identity.sign("rotate", _signed(renewal.card.hash, renewal.curve_public))
-    return Rotate(renewal.card.encoded, renewal.curve_public, signature)
+    return Rotate(renewal.card.encoded, renewal.curve_public, signature, renewal.succession)
 
 
 def consume_rotate(present: VerifiedCard, authority: Authority, message: Rotate) -> VerifiedCard:
@@ -64,8 +69,16 @@ def consume_rotate(present: VerifiedCard, authority: Authority, message: Rotate)
     if _who(card) != _who(present):
         raise PeerViolation("identity", "the card is another client's")
     card.identity.verify("rotate", _signed(card.hash, message.curve_key), message.signature)
-    if card.hash != present.hash and card.body.epoch != present.body.epoch + 1:
+    if card.hash == present.hash:
+        return card
+    if card.body.epoch != present.body.epoch + 1:
         raise PeerViolation("epoch", f"epoch {card.body.epoch} does not follow {present.body.epoch}")
+    if not message.succession and card.fingerprint != present.fingerprint:
+        raise PeerViolation("identity", "another identity, and no word of the present one")
+    if message.succession:
+        heir = verify_succession(present.identity, message.succession, card.name)
+        if (heir.identity.fingerprint, heir.epoch) != (card.fingerprint, card.body.epoch):
+            raise PeerViolation("identity", "the succession is to another card")
     return card
 
 
@@ -93,8 +106,8 @@ def consume_rotated(authority: Authority, renewal: Renewal, message: Rotated) ->
     return offer.perm_server_key
 
 
-def _who(card: VerifiedCard) -> tuple[str, str, bytes, bytes]:
-    return card.name, card.body.kind, card.body.uid, card.fingerprint
+def _who(card: VerifiedCard) -> tuple[str, str, bytes]:
+    return card.name, card.body.kind, card.body.uid
 
 
 def _signed(card_hash: bytes, curve_key: bytes) -> bytes:

@@ -165,6 +165,18 @@ class FormerKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class SuccessionRow:
+    """One identity of a client in the place of another."""
+
+    log_index: int
+    """Of its ``succeeded`` entry in the log."""
+    uid: bytes
+    former: bytes
+    """Fingerprint of the identity that went."""
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """One thing that happened to a registration."""
 
@@ -173,7 +185,7 @@ class LogEntry:
     at: float
     """Seconds since 1970."""
     event: str
-    """``registered``, ``rotated`` or ``revoked``."""
+    """``registered``, ``rotated``, ``succeeded`` (new keys with a new identity) or ``revoked``."""
     name: str
     uid: bytes
     card_hash: bytes
@@ -194,14 +206,16 @@ _CLIENT_FIELDS: Final = _columns_of(ClientRow, "last_seen")
 _SIGHTING_FIELDS: Final = ("uid", "last_seen")
 _LOG_FIELDS: Final = _columns_of(LogEntry)
 _FORMER_FIELDS: Final = _columns_of(FormerKeys)
+_SUCCESSION_FIELDS: Final = _columns_of(SuccessionRow)
 
 _INVITATIONS: Final = _table("invitations", _INVITATION_FIELDS)
 _CLIENTS: Final = _table("clients", _CLIENT_FIELDS)
 _SIGHTINGS: Final = _table("sightings", _SIGHTING_FIELDS)
 _LOG: Final = _table("log", _LOG_FIELDS)
 _FORMER: Final = _table("former_keys", _FORMER_FIELDS)
+_SUCCESSIONS: Final = _table("successions", _SUCCESSION_FIELDS)
 
-TABLES: Final[tuple[TableClause, ...]] = (_INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _FORMER)
+TABLES: Final[tuple[TableClause, ...]] = (_INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _FORMER, _SUCCESSIONS)
 """What this module expects of the latest schema."""
 
 _CLIENT_SELECT: Final = select(
@@ -397,9 +411,12 @@ class KeyDb:
         with self._backend.reading() as connection:
             return [self._to_client(row) for row in connection.execute(query).mappings()]
 
-    def rotate(self, replaced: bytes, client: ClientRow, make: Callable[[], bytes], now: float) -> ClientRow:
+    def rotate(
+        self, replaced: bytes, client: ClientRow, make: Callable[[], bytes], now: float, succession: bytes = b""
+    ) -> ClientRow:
         """``client`` with its next card in place of the one whose hash is ``replaced``, and a log entry; as stored.
 
+        ``succession``, encoded, where the card is of a new identity: it is what `successions` gives from now on.
         ``make`` makes the private half of its next permanent server key. What it had before stays as `FormerKeys` for
         `FORMER_KEYS_SECONDS`. The card that it has already: the row as stored before. Errors: `Outrun`, where it has
         any other card by now; `CurveKeyTaken`; `NotRegistered` (``revoked``).
@@ -427,8 +444,21 @@ class KeyDb:
                 curve_public=client.curve_public, fingerprint=client.fingerprint, perm_server_private=private,
             )
             self._update(connection, _CLIENTS, _values(renewed, _CLIENT_FIELDS), "uid")
-            self._append(connection, "rotated", renewed, now)
+            if succession:
+                index = self._append(connection, "succeeded", renewed, now)
+                row = SuccessionRow(index, stored.uid, stored.fingerprint, succession)
+                self._insert(connection, _SUCCESSIONS, _values(row, _SUCCESSION_FIELDS))
+            else:
+                self._append(connection, "rotated", renewed, now)
             return renewed
+
+    def successions(self, uid: bytes, since: bytes, limit: int) -> list[bytes]:
+        """At most ``limit`` successions of that client, the oldest first, from the one of the identity ``since``."""
+        query = select(*_SUCCESSIONS.c).where(_SUCCESSIONS.c.uid == uid).order_by(_SUCCESSIONS.c.log_index)
+        with self._backend.reading() as connection:
+            rows = [self._to_succession(row) for row in connection.execute(query).mappings()]
+        first = next((i for i, row in enumerate(rows) if row.former == since), len(rows))
+        return [row.encoded for row in rows[first : first + limit]]
 
     def former_keys(self, uid: bytes, now: float) -> FormerKeys | None:
         """What that client had before its keys rotated, if it may still use them."""
@@ -598,6 +628,9 @@ class KeyDb:
     def _to_former(self, row: Mapping[Any, Any]) -> FormerKeys:
         return FormerKeys(**self._verified(_FORMER, row, _FORMER_FIELDS))
 
+    def _to_succession(self, row: Mapping[Any, Any]) -> SuccessionRow:
+        return SuccessionRow(**self._verified(_SUCCESSIONS, row, _SUCCESSION_FIELDS))
+
     def _to_entry(self, row: Mapping[Any, Any]) -> LogEntry:
         return LogEntry(**self._verified(_LOG, row, _LOG_FIELDS))
 
@@ -613,7 +646,9 @@ class KeyDb:
         return values
 
 
-def _values(row: InvitationRow | ClientRow | LogEntry | FormerKeys, names: tuple[str, ...]) -> dict[str, Any]:
+def _values(
+    row: InvitationRow | ClientRow | LogEntry | FormerKeys | SuccessionRow, names: tuple[str, ...]
+) -> dict[str, Any]:
     """The columns ``names`` of ``row``, each of the type in which it will be read back (the MAC tells types apart)."""
     return {name: _plain(getattr(row, name), name in _REALS) for name in names}
 

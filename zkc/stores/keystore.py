@@ -56,6 +56,8 @@ class Renewed:
     identity_private: bytes = field(repr=False)
     kem_private: bytes = field(repr=False)
     curve_secret: bytes = field(repr=False)
+    succession: bytes = b""
+    """Where the identity is a new one: the word of the present one for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ _SEALED: Final[dict[str, tuple[str, ...]]] = {
     "aside": (*_REGISTRATION, "put_aside"),
     "pending": ("invite_id", "blob"),
     "pins": _PIN,
+    "former": ("name", "fingerprint", "at"),
 }
 """Tables that are read as a whole. They have no index: a damaged one would hide a row without a word."""
 
@@ -311,18 +314,38 @@ class KeyStore:
         known = self.pin(name)
         if change(known) == known:
             return known
-        with self._changing("pins") as (table,):
+        with self._changing("pins", "former") as (table, former):
             known = next((_pin(row) for row in table.rows() if row[0] == name), None)
             wanted = change(known)
             if wanted != known:
                 table.delete(name)
                 if wanted is not None:
                     table.insert(_pin_row(wanted))
+                if known is None or wanted is None or wanted.fingerprint != known.fingerprint:
+                    former.delete(name)  # another beginning
             return wanted
+
+    def succeed(self, pin: Pin, pinned: bytes, behind: Sequence[bytes], now: float) -> bool:
+        """``pin`` in the place of the one of its name, if that still has the fingerprint ``pinned``; ``behind``: the
+        fingerprints that it has left. Whether it is so."""
+        with self._changing("pins", "former") as (table, former):
+            if not any(row[0] == pin.name and _pin(row).fingerprint == pinned for row in table.rows()):
+                return False
+            table.delete(pin.name)
+            table.insert(_pin_row(pin))
+            for fingerprint in behind:
+                former.insert((pin.name, fingerprint, now))
+            return True
+
+    def former(self, name: str) -> tuple[bytes, ...]:
+        """The fingerprints that ``name`` was pinned under, before successions led to that of today."""
+        rows = self._rows("former")
+        return tuple(print_ for found, print_, _ in rows if found == name and isinstance(print_, bytes))
 
     def forget(self, name: str) -> bool:
         """Remove the pin of ``name``. False: there is none."""
-        with self._changing("pins") as (table,):
+        with self._changing("pins", "former") as (table, former):
+            former.delete(name)
             return table.delete(name)
 
     # --- sealed tables ----------------------------------------------------------------------------------------------

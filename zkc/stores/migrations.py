@@ -89,10 +89,9 @@ def _invitations_by_end(connection: Connection, _mac_key: bytes) -> None:
     connection.exec_driver_sql("CREATE INDEX invitations_by_end ON invitations (expires)")
 
 
-def _former_keys(connection: Connection, _mac_key: bytes) -> None:
-    """What clients had before their keys rotated; few at a time, and gone with the first channel under the new ones."""
-    connection.exec_driver_sql(
-        """CREATE TABLE former_keys (
+_V3: Final = (
+    # What clients had before their keys rotated; few at a time, and gone with the first channel under the new ones.
+    """CREATE TABLE former_keys (
         uid {bytes} NOT NULL PRIMARY KEY,
         card {bytes} NOT NULL,
         certificate {bytes} NOT NULL,
@@ -100,11 +99,26 @@ def _former_keys(connection: Connection, _mac_key: bytes) -> None:
         perm_server_private {bytes} NOT NULL,
         until {real} NOT NULL,
         mac {bytes} NOT NULL
-    )""".format_map(_TYPES[connection.dialect.name])
-    )
+    )""",
+    # Which identity took whose place.
+    """CREATE TABLE successions (
+        log_index {int} NOT NULL PRIMARY KEY,
+        uid {bytes} NOT NULL,
+        former {bytes} NOT NULL,
+        encoded {bytes} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+    "CREATE INDEX successions_by_client ON successions (uid)",
+)
 
 
-STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _former_keys)
+def _rotation(connection: Connection, _mac_key: bytes) -> None:
+    """New keys and identities of clients."""
+    for statement in _V3:
+        connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
+
+
+STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _rotation)
 """Step n is at n - 1."""
 LATEST: Final = len(STEPS)
 

@@ -20,6 +20,7 @@ MaybeHash = Annotated[bytes, Meta(max_length=32)]
 Blob = Annotated[bytes, Meta(max_length=48 * 1024)]
 Small = Annotated[bytes, Meta(max_length=8 * 1024)]
 EncodedCard = Annotated[bytes, Meta(max_length=16 * 1024)]
+EncodedSuccession = Annotated[bytes, Meta(max_length=12 * 1024)]
 SealedAnswer = Annotated[bytes, Meta(max_length=24 * 1024)]
 """Room for a receipt with an application's card in it."""
 Response = Annotated[bytes, Meta(max_length=26 * 1024)]
@@ -188,6 +189,26 @@ class Card(Message, frozen=True):
     owner_signature: Small
 
 
+class SuccessionBody(Message, frozen=True):
+    """One identity takes the place of another under a name."""
+
+    name: Name
+    former: Hash
+    """Fingerprint of the identity that goes."""
+    ed25519: Hash
+    ml_dsa: Small
+    epoch: U32
+    """Of the first card under the new one."""
+
+
+class Succession(Message, frozen=True):
+    body: Small
+    """`SuccessionBody`, as it was signed."""
+    former_signature: Small
+    signature: Small
+    """Durable, SIG(identity, "succession", H(body)), of the former identity and of the new one."""
+
+
 class Certified(Message, frozen=True):
     """What a certificate signs: H of this."""
 
@@ -291,6 +312,15 @@ class Rotate(Message, frozen=True, tag="rot1"):
     """The public CURVE key with which it will connect; empty: the one that it has."""
     signature: LiveSignature
     """SIG(identity, "rotate", H(H(card) || curve_key)): the card does not name the CURVE key."""
+    succession: EncodedSuccession
+    """`Succession`, where the card is of a new identity; else empty."""
+
+
+class AskSuccessions(Message, frozen=True, tag="successions"):
+    """By which successions the identity ``since`` (a fingerprint) became the one that ``name`` has now."""
+
+    name: Name
+    since: Hash
 
 
 class RelayHere(Message, frozen=True, tag="relay-here"):
@@ -353,7 +383,7 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | InviteApplication | Leave | Rotate | RelayHere | WantRelay | Rendezvous
+    | InviteApplication | Leave | Rotate | AskSuccessions | RelayHere | WantRelay | Rendezvous
     | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
 )
 
@@ -420,6 +450,13 @@ class Rotated(Message, frozen=True, tag="rot2"):
     """Seal(new permanent client key, "rot-perm-server", H(card), `SealedPermServer`), its certificate of that epoch."""
 
 
+class Successions(Message, frozen=True, tag="succession-page"):
+    """The oldest first; none where nothing leads from there."""
+
+    successions: Annotated[list[EncodedSuccession], Meta(max_length=4)]
+    more: bool
+
+
 class RelayAt(Message, frozen=True, tag="relay-at"):
     """Coordinator to recipient: the relay that expects both ends."""
 
@@ -428,7 +465,8 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 
 AnswerBody = (
-    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | Rotated | RelayAt
+    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | Rotated
+    | Successions | RelayAt
 )
 
 

@@ -14,8 +14,12 @@ from zkc.ui.cli.output import local_time, rfc3339
     "fingerprints stay, and peers notice nothing. A daemon does it by itself before the keys expire (keys.lifetime).",
     short_help="Give this client new keys.",
 )
+@click.option(
+    "--identity", is_flag=True,
+    help="A new identity too, for which the present one vouches: peers take it, and safety numbers are others.",
+)
 @pass_invocation
-def command(call: Invocation) -> None:
+def command(call: Invocation, *, identity: bool) -> None:
     """``rotated`` with ``name``, ``epoch``, ``fingerprint``, ``expires``, an object for each registration."""
     import contextlib
 
@@ -31,7 +35,7 @@ def command(call: Invocation) -> None:
         config = client_config(call, home)
         suite = load_main(store).coordinator.suite
         with contextlib.closing(open_access(home, store, config, SystemClock(), SystemEntropy())) as access:
-            cards = access.rotate()
+            cards = access.rotate(identity=identity)
     # One that was started meanwhile has the former keys.
     tell_daemon(home)
     for encoded in cards:

@@ -79,6 +79,7 @@ def _judged(
             raise
         out.notice(f"this is the pinned key; what the coordinator says now is not known: {error.message}")
         return pin
+    pin = store.pin(name)  # a succession may have moved it
     if trusted is not None:
         if trusted != card.fingerprint:
             raise IdentityError(
