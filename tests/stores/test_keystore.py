@@ -668,3 +668,78 @@ def test_what_is_forgotten_is_forgotten_with_its_past(store: KeyStore) -> None:
     store.forget("alice")
     set_pin(store, pin())
     assert store.former("alice") == ()
+
+
+# --- the passphrase -------------------------------------------------------------------------------------------------
+
+SECRETS = (b"IDENTITY-SECRET", b"KEM-SECRET", b"CURVE-SECRET", b"PENDING-SECRET", b"NEXT-KEM")
+
+
+def words(*given: bytes) -> Callable[[], bytes]:
+    """Answers to who asks for a passphrase, one after the other."""
+    left = list(given)
+    return lambda: left.pop(0)
+
+
+def in_file(home: Home) -> list[bytes]:
+    """Which secrets are to be read in the store's files."""
+    content = b"".join(path.read_bytes() for path in home.data.glob("keys.db*"))
+    return [secret for secret in SECRETS if secret in content]
+
+
+@pytest.mark.attack("K02")
+def test_a_passphrase_leaves_no_private_key_in_the_file(home: Home) -> None:
+    """Of registrations, of those put aside, of one under way, of new keys that are to come; before it and after."""
+    with KeyStore.open(home) as store:
+        store.complete(registration())
+        store.complete(registration(uid=b"w" * 16), put_aside=1.0)
+        store.save_pending(b"i" * 16, b"PENDING-SECRET")
+        store.begin_renewal(renewed())
+        assert in_file(home) == list(SECRETS)
+        store.set_passphrase(b"sesame")
+        assert store.registrations() == [registration(uid=b"w" * 16)]
+    assert in_file(home) == []
+    with KeyStore.open(home, passphrase=words(b"sesame")) as store:
+        (found,) = store.registrations()
+        assert (found.name, found.card, found.is_locked) == ("bob", registration().card, True)
+        assert not any(secret in repr(found).encode() for secret in SECRETS)
+        store.save_pending(b"j" * 16, b"PENDING-SECRET")  # asks, where it has to
+        assert store.registrations() == [registration(uid=b"w" * 16)]
+        assert store.pending(b"i" * 16) == store.pending(b"j" * 16) == b"PENDING-SECRET"
+        assert store.renewed("bob") == renewed()
+    assert in_file(home) == []
+
+
+@pytest.mark.attack("K02")
+def test_a_wrong_passphrase_is_always_told_alike(home: Home) -> None:
+    with KeyStore.open(home) as store:
+        store.complete(registration())
+        store.set_passphrase(b"sesame")
+    told = set()
+    for guess in (b"", b"sesam", b"open"):
+        with KeyStore.open(home, passphrase=words(guess)) as store, pytest.raises(LocalIOError) as caught:
+            store.unlock()
+        told.add((caught.value.detail, str(caught.value)))
+    ((detail, text),) = told
+    assert detail == "locked"
+    assert "sesam" not in text
+
+
+def test_another_passphrase_and_none(home: Home) -> None:
+    with KeyStore.open(home) as running, KeyStore.open(home) as store:
+        store.complete(registration())
+        store.set_passphrase(b"first")
+        running._passphrase = words(b"first")
+        running.unlock()
+        store.set_passphrase(b"second")
+        assert running.registrations() == [registration()], "who has it open goes on"
+        with KeyStore.open(home, passphrase=words(b"first")) as other, pytest.raises(LocalIOError):
+            other.unlock()
+        with KeyStore.open(home, passphrase=words(b"second")) as other:
+            other.set_passphrase(None)
+            assert not other.has_passphrase
+        running.complete(registration("bob/backup", b"v" * 16))
+    with KeyStore.open(home) as store:
+        assert store.registrations() == [registration(), registration("bob/backup", b"v" * 16)]
+    assert in_file(home) == [b"IDENTITY-SECRET", b"KEM-SECRET", b"CURVE-SECRET"]
+

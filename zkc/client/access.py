@@ -62,12 +62,12 @@ def open_access(
     home: Home, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy
 ) -> Access:
     """The daemon where it runs, else a link of this process. Asks nobody yet; `NotRegistered`."""
-    principal = load_main(store)
+    load_main(store)
 
     def link() -> Access:
         from zkc.client.by_link import ByLink  # noqa: PLC0415 - asyncio costs, and with a daemon nothing needs it
 
-        return ByLink(store, principal, config, clock, entropy)
+        return ByLink(store, config, clock, entropy)
 
     return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
 

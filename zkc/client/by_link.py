@@ -74,10 +74,12 @@ class ByLink:
     """By a link of this process, role ``once``: it may ask, and is not counted as online."""
 
     def __init__(
-        self, store: KeyStore, principal: Principal, config: ClientConfig, clock: Clock, entropy: Entropy
+        self, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy
     ) -> None:
+        """`LocalIOError` (``locked``), `NotRegistered`."""
+        store.unlock()
         self._store = store
-        self._principal = principal
+        self._principal = load_main(store)
         self._endpoints = config.coordinator.endpoints
         self._renewal = Renewal(store, lambda: config.keys.lifetime, clock, entropy)
         self._clock = clock

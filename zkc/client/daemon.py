@@ -24,6 +24,7 @@ from zkc.client.grants import Grant, Wanted
 from zkc.client.handed import Handed
 from zkc.client.housekeeping import Housekeeping
 from zkc.client.link import Link
+from zkc.client.passphrase import passphrase
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.renewal import Renewal, RenewalDuty
@@ -32,6 +33,7 @@ from zkc.client.successions import look_up
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.crypto.cards import uid_of
+from zkc.crypto.primitives import Secret
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -79,16 +81,21 @@ class Ready:
 
 async def run(
     home: Home, read_config: Callable[[], ClientConfig], *, clock: Clock, entropy: Entropy,
-    on_ready: Callable[[Ready], None],
+    on_ready: Callable[[Ready], None], master: Secret | None = None,
 ) -> None:
     """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration.
 
-    ``read_config`` is asked at the start and at each SIGHUP; `UsageError` for a configuration with a mistake.
+    ``master``: what a passphrase has unlocked, where the caller has asked for it. ``read_config`` is asked at the start
+    and at each SIGHUP; `UsageError` for a configuration with a mistake.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Defects(clock))
-    with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
+    with (
+        home.lock() as lock, KeyStore.open(home, passphrase=passphrase, master=master) as store,
+        Inbox.open(home) as inbox,
+    ):
+        store.unlock()
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
         daemon = Daemon(home, store, inbox, read_config, clock, entropy)

@@ -13,6 +13,7 @@ from zkc.errors import LocalIOError, NotRegistered, PeerViolation
 from zkc.ids import owner_of
 from zkc.protocol.channel import ClientKeys
 from zkc.protocol.trust import Authority, KeyChanged, Known, follow
+from zkc.stores.keylock import locked
 from zkc.stores.keystore import KeyStore, Pin, Registration
 
 SEEN_SECONDS: Final = 60.0
@@ -20,15 +21,23 @@ SEEN_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, repr=False)
+class Keys:
+    """The private half of a registration."""
+
+    identity: IdentityKey
+    kem_key: KemPrivateKey
+    channel_keys: ClientKeys
+
+
+@dataclass(frozen=True, repr=False)
 class Principal:
     """A name with its keys: bob, or bob/backup."""
 
     registration: Registration
-    identity: IdentityKey
-    kem_key: KemPrivateKey
     card: VerifiedCard
     coordinator: VerifiedCoordinator
-    channel_keys: ClientKeys
+    keys: Keys | None
+    """None where a passphrase locks them, and nobody has given it."""
 
     def __repr__(self) -> str:
         return f"Principal({self.name}, …)"
@@ -39,7 +48,25 @@ class Principal:
 
     @property
     def fingerprint(self) -> bytes:
-        return self.identity.public.fingerprint
+        return self.card.fingerprint
+
+    @property
+    def identity(self) -> IdentityKey:
+        return self._opened.identity
+
+    @property
+    def kem_key(self) -> KemPrivateKey:
+        return self._opened.kem_key
+
+    @property
+    def channel_keys(self) -> ClientKeys:
+        return self._opened.channel_keys
+
+    @property
+    def _opened(self) -> Keys:
+        if self.keys is None:
+            raise locked(f"the keys of {self.name} are locked by a passphrase")
+        return self.keys
 
     @property
     def authority(self) -> Authority:
@@ -48,19 +75,23 @@ class Principal:
 
 def load_principal(registration: Registration) -> Principal:
     """The keys of a stored registration; `LocalIOError` (``damaged``) where they do not fit together."""
+    keys: Keys | None = None
     try:
         coordinator = read_coordinator_card(registration.coordinator_card)
-        identity = IdentityKey.from_seed(registration.identity_private)
-        kem_key = read_private(registration.kem_private)
         card = verify_card(registration.card, coordinator.suite)
         perm_server = coordinator.suite.read_public(registration.perm_server_public)
+        if not registration.is_locked:
+            kem_key = read_private(registration.kem_private)
+            keys = Keys(
+                IdentityKey.from_seed(registration.identity_private), kem_key,
+                ClientKeys(coordinator.suite, registration.uid, kem_key, perm_server),
+            )
     except (PeerViolation, ValueError) as error:
         raise LocalIOError(
             f"the keys of {registration.name} do not fit together ({error})", detail="damaged",
             hint="restore keys.db from a backup, or join again with --force",
         ) from None
-    keys = ClientKeys(coordinator.suite, registration.uid, kem_key, perm_server)
-    return Principal(registration, identity, kem_key, card, coordinator, keys)
+    return Principal(registration, card, coordinator, keys)
 
 
 def load_main(store: KeyStore) -> Principal:

@@ -15,9 +15,11 @@ from typing import Any, Final
 import structlog
 
 from zkc.client.link import Link
+from zkc.client.passphrase import passphrase
 from zkc.client.principal import Principal, load_main
 from zkc.config import ClientConfig
 from zkc.constants import RELAY_ANNOUNCE_SECONDS, RELAY_CONNECTIONS_MAX
+from zkc.crypto.primitives import Secret
 from zkc.env import Clock, Entropy
 from zkc.errors import PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
@@ -42,13 +44,14 @@ class Ready:
 
 async def run(
     home: Home, config: ClientConfig, listen: Endpoint, *, clock: Clock, entropy: Entropy,
-    on_ready: Callable[[Ready], None],
+    on_ready: Callable[[Ready], None], master: Secret | None = None,
 ) -> None:
     """Serve until a signal; raises the error with which the coordinator ends the registration."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with home.lock(), KeyStore.open(home) as store:
+    with home.lock(), KeyStore.open(home, passphrase=passphrase, master=master) as store:
+        store.unlock()
         relay = _Relay(load_main(store), config, clock, entropy)
         try:
             on_ready(await relay.start(listen))

@@ -15,14 +15,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from zkc.env import Entropy, SystemEntropy
-from zkc.errors import UsageError
+from zkc.errors import PeerViolation, UsageError
 from zkc.ids import Kind
+from zkc.stores import keylock
 from zkc.stores.home import Home
+from zkc.stores.keylock import LOCK, Row, is_sealed
 from zkc.stores.localdb import LocalDb, Schema
 from zkc.stores.rowmac import Field, mac, verifies
+
+if TYPE_CHECKING:
+    from zkc.crypto.primitives import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,11 @@ class Registration:
     endpoints: tuple[str, ...]
     suite: str
     owner: str | None
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether its private keys are not what they are, but sealed: nobody has given the passphrase."""
+        return is_sealed(self.identity_private)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ _SEALED: Final[dict[str, tuple[str, ...]]] = {
     "pending": ("invite_id", "blob"),
     "pins": _PIN,
     "former": ("name", "fingerprint", "at"),
+    "lock": LOCK,
 }
 """Tables that are read as a whole. They have no index: a damaged one would hide a row without a word."""
 
@@ -108,15 +119,26 @@ class KeyStore:
     ``io``.
     """
 
-    def __init__(self, db: LocalDb, mac_key: bytes) -> None:
+    def __init__(
+        self, db: LocalDb, mac_key: bytes, passphrase: Callable[[], bytes] | None, entropy: Entropy,
+        master: Secret | None,
+    ) -> None:
         self._db = db
         self._key = mac_key
+        self._passphrase = passphrase
+        self._entropy = entropy
+        self.master = master
+        """What the passphrase has unlocked."""
         self._pins: Pins | None = None
         """As they were last verified or written."""
 
     @classmethod
-    def open(cls, home: Home, entropy: Entropy | None = None) -> Self:
-        """The key store of ``home``, made where there is none. ``entropy`` makes the MAC key of a new one.
+    def open(
+        cls, home: Home, entropy: Entropy | None = None, *, passphrase: Callable[[], bytes] | None = None,
+        master: Secret | None = None,
+    ) -> Self:
+        """The key store of ``home``, made where there is none. ``entropy`` makes the MAC key of a new one,
+        ``passphrase`` is asked by `unlock`, but where ``master`` is that of another opening.
 
         Errors: `LocalIOError`, with ``permission`` and the command that mends it where others could read or write the
         file (attack K01).
@@ -143,7 +165,7 @@ class KeyStore:
                 key = _mac_key(connection)
             if key is None:
                 raise db.damaged()
-            return cls(db, key)
+            return cls(db, key, passphrase, entropy or SystemEntropy(), master)
         except BaseException:
             db.close()
             raise
@@ -164,19 +186,74 @@ class KeyStore:
         """A number that grows whenever this or another process has changed the store."""
         return self._db.version()
 
+    # --- the passphrase ---------------------------------------------------------------------------------------------
+
+    def unlock(self) -> None:
+        """From here on private keys are read as they are. Asks for the passphrase once, where there is one.
+
+        `LocalIOError` (``locked``): a wrong one, which is always told alike, or none to be had.
+        """
+        lock = self._rows("lock")
+        if lock and self.master is None:
+            self.master = keylock.unlocked(lock[0], self._passphrase)
+
+    @property
+    def has_passphrase(self) -> bool:
+        return bool(self._rows("lock"))
+
+    def set_passphrase(self, passphrase: bytes | None) -> None:
+        """``passphrase`` locks the private keys from now on, in one step; None: nothing does.
+
+        Whoever has the store open and unlocked goes on with another passphrase, and not where the first one comes.
+        Errors: as `unlock`, which comes first.
+        """
+        old = self._sealer()
+        new, master = (None, None) if passphrase is None else keylock.made(passphrase, old, self._entropy)
+        names = [name for name, columns in _SEALED.items() if keylock.PRIVATE.intersection(columns)]
+        with self._changing("lock", *names) as (lock, *tables):
+            for row in lock.rows():
+                lock.delete(row[0])
+            if new is not None:
+                lock.insert(new)
+            for table in tables if master is not old else ():
+                rows = [self._opened(table.name, row, old) for row in table.rows()]
+                for row in rows:
+                    table.delete(row[0])
+                for row in rows:
+                    table.insert(self._closed(table.name, row, master))
+        self.master = master
+
+    def _sealer(self) -> Secret | None:
+        """By which new rows are sealed; asked for before a transaction."""
+        self.unlock()
+        return self.master if self.has_passphrase else None
+
+    def _opened(self, table: str, row: Row, master: Secret | None) -> Row:
+        try:
+            return keylock.opened(_SEALED[table], row, master)
+        except PeerViolation:
+            raise self._db.damaged() from None
+
+    def _closed(self, table: str, row: Row, master: Secret | None) -> Row:
+        return keylock.closed(_SEALED[table], row, master, self._entropy)
+
     # --- registrations ----------------------------------------------------------------------------------------------
 
     def save_pending(self, invite_id: bytes, blob: bytes) -> None:
         """Keep what a registration under way needs to be taken up again (before R5 leaves)."""
+        master = self._sealer()
         with self._changing("pending") as (table,):
             table.delete(invite_id)
-            table.insert((invite_id, blob))
+            table.insert(self._closed("pending", (invite_id, blob), master))
 
     def pending(self, invite_id: bytes) -> bytes | None:
         """What `save_pending` kept for this invitation."""
-        for found, blob in self._rows("pending"):
-            if found == invite_id and isinstance(blob, bytes):
-                return blob
+        for row in self._rows("pending"):
+            if row[0] == invite_id:
+                if is_sealed(row[1]):
+                    self.unlock()
+                blob = self._opened("pending", row, self.master)[1]
+                return blob if isinstance(blob, bytes) else None
         return None
 
     def drop_pending(self, invite_id: bytes) -> None:
@@ -193,7 +270,7 @@ class KeyStore:
         in the file. All of it, but for an application only what had its name. Pins stay. Without it `UsageError`
         (``already-registered``) where the name is another's, or this home has another name of its own already.
         """
-        tables = "registrations", "pending", "aside", "renewed"
+        tables, master = ("registrations", "pending", "aside", "renewed"), self._sealer()
         with self._changing(*tables) as (registered, pending, aside, renewed):
             if put_aside is not None:
                 for row in registered.rows():
@@ -210,7 +287,7 @@ class KeyStore:
                         hint="use --force to put that registration aside",
                     )
             registered.delete(registration.name)
-            registered.insert(_registration_row(registration))
+            registered.insert(self._closed("registrations", _registration_row(registration), master))
             if registration.owner is None:
                 for key, _ in list(pending.rows()):  # tries with other invitations are of no use any more
                     pending.delete(key)
@@ -219,7 +296,8 @@ class KeyStore:
 
     def registrations(self) -> list[Registration]:
         """All of this home, the owner before its applications."""
-        return sorted((_registration(row) for row in self._rows("registrations")), key=lambda found: found.name)
+        rows = [self._opened("registrations", row, self.master) for row in self._rows("registrations")]
+        return sorted(map(_registration, rows), key=lambda found: found.name)
 
     def registration(self, name: str) -> Registration | None:
         return next((found for found in self.registrations() if found.name == name), None)
@@ -258,26 +336,30 @@ class KeyStore:
 
     def renewed(self, name: str) -> Renewed | None:
         """The keys that are to come for ``name``, of which the coordinator may have heard."""
-        return next((found for row in self._rows("renewed") if (found := _renewed(row)).name == name), None)
+        rows = (self._opened("renewed", row, self.master) for row in self._rows("renewed"))
+        return next((found for row in rows if (found := _renewed(row)).name == name), None)
 
     def begin_renewal(self, wanted: Renewed) -> Renewed:
         """Keep ``wanted`` before anybody hears of it; or what was kept before for the same card, by any process."""
+        master = self._sealer()
         with self._changing("renewed") as (table,):
-            for known in map(_renewed, table.rows()):
+            for row in table.rows():
+                known = _renewed(self._opened("renewed", row, master))
                 if known.name == wanted.name and known.replaces == wanted.replaces:
                     return known
             table.delete(wanted.name)
-            table.insert([getattr(wanted, column) for column in _RENEWED])
+            table.insert(self._closed("renewed", [getattr(wanted, column) for column in _RENEWED], master))
         return wanted
 
     def complete_renewal(self, renewed: Renewed, registration: Registration) -> None:
         """The coordinator has them: ``registration`` takes the place of the one that had the former keys, which leave
         the file, in one step. Nothing, where another process was first."""
+        master = self._sealer()
         with self._changing("registrations", "renewed") as (registered, table):
             for known in map(_registration, registered.rows()):
                 if known.name == renewed.name and known.uid == renewed.uid and known.card == renewed.replaces:
                     registered.delete(known.name)
-                    registered.insert(_registration_row(registration))
+                    registered.insert(self._closed("registrations", _registration_row(registration), master))
             self._drop_renewed(table, renewed)
 
     def drop_renewal(self, renewed: Renewed) -> None:
@@ -409,7 +491,6 @@ class KeyStore:
         return Pins(seal, stored) if table.name == "pins" else None
 
 
-Row = Sequence[Field]
 _Stored = tuple[Row, bytes]
 """A row and its MAC."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from zkc.errors import UsageError
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
 
@@ -18,9 +19,39 @@ from zkc.ui.cli.output import local_time, rfc3339
     "--identity", is_flag=True,
     help="A new identity too, for which the present one vouches: peers take it, and safety numbers are others.",
 )
+@click.option(
+    "--passphrase", "lock", flag_value="set", default=None,
+    help="No new keys: lock the present ones by a passphrase, or by another one.",
+)
+@click.option("--no-passphrase", "lock", flag_value="none", help="No new keys: nothing locks the present ones.")
 @pass_invocation
-def command(call: Invocation, *, identity: bool) -> None:
-    """``rotated`` with ``name``, ``epoch``, ``fingerprint``, ``expires``, an object for each registration."""
+def command(call: Invocation, *, identity: bool, lock: str | None) -> None:
+    """``rotated`` with ``name``, ``epoch``, ``fingerprint``, ``expires``, an object for each registration; or
+    ``passphrase`` with ``locked``."""
+    if lock is not None:
+        if identity:
+            raise UsageError("rotate: a passphrase and new keys are two commands", hint="give one after the other")
+        _lock(call, wanted=lock == "set")
+        return
+    _rotate(call, identity=identity)
+
+
+def _lock(call: Invocation, *, wanted: bool) -> None:
+    from zkc.ui.cli.homes import client_config, client_home, open_store
+    from zkc.ui.cli.passphrases import new_passphrase
+
+    home = client_home(call)
+    # A daemon that runs would find keys that it cannot read, or could read without having been asked.
+    with open_store(home) as store, home.lock():
+        client_config(call, home)
+        store.unlock()
+        store.set_passphrase(new_passphrase(call.out, changed=store.has_passphrase) if wanted else None)
+    call.out.event("passphrase", {"locked": wanted})
+    if not call.out.json:
+        call.out.notice("a passphrase locks the keys of this home" if wanted else "no passphrase locks the keys")
+
+
+def _rotate(call: Invocation, *, identity: bool) -> None:
     import contextlib
 
     from zkc.client.access import open_access
