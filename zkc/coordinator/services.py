@@ -196,7 +196,7 @@ class Services:
         row = self._core.db.client_named(body.name)
         if row is None:
             raise UnknownRecipient("nobody of that name is registered", detail="unknown")
-        return PeerCard(row.card, row.certificate)
+        return PeerCard(row.card, row.certificate, int(row.registered))
 
     def _invite_application(self, session: Session, _call: bytes, body: InviteApplication) -> AnswerBody:
         """A short-lived invitation for ``owner/app``, vouched for by this channel (claims A9)."""

@@ -429,6 +429,8 @@ class PeerPage(Message, frozen=True, tag="peer-page"):
 class PeerCard(Message, frozen=True, tag="peer-card"):
     card: EncodedCard
     certificate: Small
+    registered: U64
+    """Seconds since 1970, when the coordinator registered the client that it is of."""
 
 
 class Invitation(Message, frozen=True, tag="invitation"):

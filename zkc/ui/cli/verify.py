@@ -73,7 +73,7 @@ def _judged(
 
     pin = store.pin(name)
     try:
-        card = _card(home, store, config, own, name)
+        card, registered = _card(home, store, config, own, name)
     except CoordinatorUnreachable as error:
         if pin is None or pin.alarm or trusted is not None:
             raise
@@ -93,7 +93,9 @@ def _judged(
             judge_peer(card, known_about(store, name, card.fingerprint), None)
         except KeyChanged as alarm:
             note_alarm(store, name, alarm.seen)
-            raise
+            raise IdentityError(
+                f"{alarm.message}; {_how(pin, card, registered)}", detail=alarm.detail, hint=alarm.hint
+            ) from None
         if pin is not None and pin.alarm:
             raise IdentityError(
                 f"another key was seen for {name}: pinned {pin.fingerprint.hex()}, seen {pin.alarm.hex()}",
@@ -108,8 +110,21 @@ def _judged(
     return pinned
 
 
-def _card(home: Home, store: KeyStore, config: ClientConfig, own: Principal, name: str) -> VerifiedCard:
-    """The card of ``name`` that the coordinator certifies now."""
+def _how(pin: Pin | None, card: VerifiedCard, registered: float) -> str:
+    """How, by the coordinator's word, the name has come to another key."""
+    from zkc.crypto.cards import uid_of
+    from zkc.ui.cli.output import local_time
+
+    if pin is not None and uid_of(pin.card) == card.body.uid:
+        return "the registration is the same, and its former key does not vouch for this one"
+    by = "its owner" if card.body.kind == "application" else "an invitation"
+    return f"registered anew at the coordinator on {local_time(registered)}, by {by}, says the coordinator"
+
+
+def _card(
+    home: Home, store: KeyStore, config: ClientConfig, own: Principal, name: str
+) -> tuple[VerifiedCard, float]:
+    """The card of ``name`` that the coordinator certifies now, and since when it has the client that it is of."""
     from zkc.client.access import open_access
     from zkc.env import SystemClock, SystemEntropy
     from zkc.errors import UnknownRecipient
@@ -122,7 +137,7 @@ def _card(home: Home, store: KeyStore, config: ClientConfig, own: Principal, nam
             raise UnknownRecipient(
                 f"there is no {name} at this coordinator", detail=error.detail, hint="zkc peers lists who is there"
             ) from None
-    return verify_peer(own.authority, name, found.card, found.certificate)
+    return verify_peer(own.authority, name, found.card, found.certificate), float(found.registered)
 
 
 def _show(out: Out, name: str, own: Principal, pin: Pin, number: str) -> None:
