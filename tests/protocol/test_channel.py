@@ -93,10 +93,10 @@ def test_the_handshake_keys_are_erased_once_the_channel_stands(default_world: Wo
 def test_role_versions_and_limits_arrive_as_they_were_sent(default_world: World) -> None:
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info("once", instance=b"i" * 16), 5.0)
-    answered = greeted(alice.peer_keys, only(sent), AnswerInfo(99, 1234, 5678, 9))
+    answered = greeted(alice.peer_keys, only(sent), AnswerInfo(99, 1234, 5678, 9, bytes(32)))
     assert answered.state.hello == hello_info("once", instance=b"i" * 16)
     established = step(ch.TABLE, alice.client_keys, sent.state, only(answered)).state
-    assert established.info == AnswerInfo(VERSION, 1234, 5678, 9)
+    assert established.info == AnswerInfo(VERSION, 1234, 5678, 9, bytes(32))
 
 
 # --- C01: who flips bytes ------------------------------------------------------------------------------------------

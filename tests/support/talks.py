@@ -39,7 +39,7 @@ from zkc.wire.messages import (
 )
 
 GRAMMARS: Final = {"reg": RegMessage, "chan": ChannelMessage, "xfer": RequestBody | AnswerBody}
-LIMITS: Final = AnswerInfo(0, 65536, 3000, 1_800_000_000)
+LIMITS: Final = AnswerInfo(0, 65536, 3000, 1_800_000_000, bytes(32))
 HERE: Final = Endpoints(["tcp://127.0.0.1"], 40001, 40002, 0, "", b"")
 THERE: Final = Endpoints(["127.0.0.1", "::1"], 40003, 40004, 0, "", b"")
 """Where a sender listens that is asked to."""

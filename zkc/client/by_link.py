@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, Wanted
 from zkc.client.link import Link
-from zkc.client.principal import Principal, load_main, load_principal
+from zkc.client.principal import Keeper, Principal, load_main, load_principal
 from zkc.client.renewal import Renewal
 from zkc.client.successions import look_up
 from zkc.config import ClientConfig
@@ -166,7 +166,7 @@ class ByLink:
     def _link_for(self, principal: Principal) -> Link:
         return Link(
             self._context, principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
-            endpoints=self._endpoints,
+            keeper=Keeper(self._store), endpoints=self._endpoints,
         )
 
 

@@ -25,7 +25,7 @@ from zkc.client.handed import Handed
 from zkc.client.housekeeping import Housekeeping
 from zkc.client.link import Link
 from zkc.client.passphrase import passphrase
-from zkc.client.principal import Principal, load_main, load_principal
+from zkc.client.principal import Keeper, Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.small import as_told
@@ -37,6 +37,7 @@ from zkc.crypto.primitives import Secret
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
+    IdentityError,
     InternalError,
     LocalIOError,
     NotRegistered,
@@ -272,6 +273,12 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
+                try:
+                    return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
+                except IdentityError as error:
+                    # Certified by an identity that the coordinator has since a moment ago?
+                    if error.detail != "bad-certificate" or not await link.learn():
+                        raise
                 return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
@@ -297,6 +304,9 @@ class Daemon:
             log.warning("no-link", reason=error.reason, detail=error.detail, error=str(error))
             self._look_into_all()
 
+        def renewed(of: Principal) -> None:
+            log.info("coordinator-identity", fingerprint=of.registration.coordinator_fingerprint.hex())
+
         def over(ended: asyncio.Future[ZkcError]) -> None:
             if not ended.cancelled() and not is_main:
                 log.warning("registration-ended", detail=ended.result().detail, error=str(ended.result()))
@@ -305,7 +315,8 @@ class Daemon:
 
         link = Link(
             self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
-            endpoints=self._config.coordinator.endpoints, on_state=state, on_problem=problem,
+            keeper=Keeper(self._store, renewed), endpoints=self._config.coordinator.endpoints, on_state=state,
+            on_problem=problem,
         )
         link.ended.add_done_callback(over)
         link.start()

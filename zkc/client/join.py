@@ -246,7 +246,8 @@ class _Conversation:
             self._perform(step(machine.TABLE, self._newcomer, self._state, message))
         except PeerViolation as violation:
             raise IdentityError(
-                f"the coordinator at {self._connection.endpoint} is not the one that the invitation names"
+                f"the coordinator at {self._connection.endpoint} is not the one that the invitation names,"
+                " or has another identity since"
                 if violation.detail == "identity"
                 else f"the coordinator's answer did not verify ({violation})",
                 detail=violation.detail, hint="ask whoever invited you for a new invitation",

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from zkc.client.dial import DIAL_SECONDS, STAGGER_SECONDS, nearness
 from zkc.client.line import Line, open_first
-from zkc.client.principal import Principal
+from zkc.client.principal import Keeper, Principal
 from zkc.constants import (
     BACKOFF_FIRST,
     BACKOFF_MAX,
@@ -23,7 +23,9 @@ from zkc.constants import (
     ID_BYTES,
     OFFLINE_SECONDS,
     REQUEST_SECONDS,
+    SUCCESSIONS_MAX,
 )
+from zkc.crypto.successions import heir_of
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -37,9 +39,13 @@ from zkc.ids import owner_of
 from zkc.net.sockets import Context
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.channel import VERSIONS
+from zkc.protocol.trust import follow_coordinator
 from zkc.rules.refusals import COORDINATOR, refused_by
 from zkc.wire.messages import (
     AnswerBody,
+    AskCoordinator,
+    CoordinatorNow,
+    CoordinatorRenewed,
     Failure,
     Goodbye,
     Heartbeat,
@@ -63,8 +69,8 @@ class Link:
 
     def __init__(
         self, ctx: Context, principal: Principal, role: Literal["daemon", "once"], *, clock: Clock, entropy: Entropy,
-        handler: Handler, endpoints: tuple[str, ...] = (), on_state: Callable[[bool], None] = lambda _: None,
-        on_problem: Callable[[ZkcError], None] = lambda _: None,
+        handler: Handler, keeper: Keeper, endpoints: tuple[str, ...] = (),
+        on_state: Callable[[bool], None] = lambda _: None, on_problem: Callable[[ZkcError], None] = lambda _: None,
     ) -> None:
         self.principal = principal
         self._context = ctx
@@ -72,6 +78,7 @@ class Link:
         self._clock = clock
         self._entropy = entropy
         self._handler = handler
+        self._keeper = keeper
         self._endpoints = tuple(endpoints or principal.registration.endpoints)
         """The one that worked last is first."""
         self._on_state = on_state
@@ -173,6 +180,24 @@ class Link:
             now = self._clock.monotonic()
             self._send(self._calls.request(self._entropy.bytes(ID_BYTES), body, now, now + OFFLINE_SECONDS))
 
+    async def learn(self) -> bool:
+        """Ask which identity the coordinator has. Whether it is another than this registration knew, which that vouches
+        for, and which is kept in its place. `IdentityError` (``identity``) where it does not."""
+        known, chain = self.principal.coordinator, list[bytes]()
+        since = known.identity.fingerprint
+        while True:
+            now = await self.request(AskCoordinator(since), DIAL_SECONDS)
+            if not isinstance(now, CoordinatorNow):
+                raise InternalError(f"the coordinator answered with {type(now).__name__}", detail="unexpected")
+            chain += now.successions
+            if not now.more or not now.successions or len(chain) > SUCCESSIONS_MAX:
+                break
+            since = heir_of(chain[-1])
+        found = follow_coordinator(known, now.card, now.signature, chain)
+        if self.principal.coordinator.identity.fingerprint != found.identity.fingerprint:
+            self.principal = self._keeper.learned(self.principal, now.card)
+        return found.identity.fingerprint != known.identity.fingerprint
+
     async def adopt(self, principal: Principal) -> None:
         """The registration has new keys, ``principal``: once this returns, the coordinator has a channel under them, or
         the next line will be. The present one serves until then, and what is asked meanwhile is answered."""
@@ -254,6 +279,8 @@ class Link:
             self._decide(self._rounds - 1)
         try:
             self._drop()
+            if isinstance(self.problem, NotRegistered):
+                self.principal = self._keeper.reloaded(self.principal)
             for problem in problems:
                 kind = type(problem), problem.detail
                 if kind not in self._told:
@@ -293,6 +320,8 @@ class Link:
         self._heard = self._clock.monotonic()
         if self._role == "daemon":
             await self._confirm(line)
+        if line.coordinator != self.principal.coordinator.identity.fingerprint:
+            await self.learn()
         self._endpoints = (line.endpoint, *(each for each in self._endpoints if each != line.endpoint))
         self._told.clear()
         self._refused = 0
@@ -400,6 +429,9 @@ class Link:
                 f"another daemon of {self.principal.name} has taken over", detail="replaced",
                 hint="two homes hold the same registration: end one of them",
             ))
+            return Ok()
+        if isinstance(body, CoordinatorRenewed):
+            await self.learn()
             return Ok()
         return await self._handler(body)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -102,6 +102,31 @@ def load_main(store: KeyStore) -> Principal:
     raise NotRegistered(
         "this client is not registered", detail="no-registration", hint="zkc join, with an invitation"
     )
+
+
+class Keeper:
+    """What a link may change of its registration in the key store, or find changed there."""
+
+    def __init__(self, store: KeyStore, on_learned: Callable[[Principal], None] = lambda _: None) -> None:
+        """``on_learned``: told of the registration once its coordinator has another identity."""
+        self._store = store
+        self._on_learned = on_learned
+
+    def learned(self, principal: Principal, card: bytes) -> Principal:
+        """The coordinator has another identity, with this card, for which its former one vouches: kept."""
+        fingerprint = read_coordinator_card(card).identity.fingerprint
+        renewed = replace(principal.registration, coordinator_card=card, coordinator_fingerprint=fingerprint)
+        self._store.update_coordinator(renewed)
+        found = load_principal(renewed)
+        self._on_learned(found)
+        return found
+
+    def reloaded(self, principal: Principal) -> Principal:
+        """As the store has it now: another process may have renewed its keys."""
+        found = self._store.registration(principal.name)
+        if found is None or found.uid != principal.registration.uid or found == principal.registration:
+            return principal
+        return principal if found.is_locked else load_principal(found)
 
 
 def known_about(store: KeyStore, name: str, fingerprint: bytes = b"") -> Known:

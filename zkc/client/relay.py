@@ -16,7 +16,7 @@ import structlog
 
 from zkc.client.link import Link
 from zkc.client.passphrase import passphrase
-from zkc.client.principal import Principal, load_main
+from zkc.client.principal import Keeper, load_main
 from zkc.config import ClientConfig
 from zkc.constants import RELAY_ANNOUNCE_SECONDS, RELAY_CONNECTIONS_MAX
 from zkc.crypto.primitives import Secret
@@ -52,7 +52,7 @@ async def run(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with home.lock(), KeyStore.open(home, passphrase=passphrase, master=master) as store:
         store.unlock()
-        relay = _Relay(load_main(store), config, clock, entropy)
+        relay = _Relay(store, config, clock, entropy)
         try:
             on_ready(await relay.start(listen))
             await relay.until_ended(stop)
@@ -63,8 +63,8 @@ async def run(
 class _Relay:
     """The parts of one running relay."""
 
-    def __init__(self, principal: Principal, config: ClientConfig, clock: Clock, entropy: Entropy) -> None:
-        self._principal = principal
+    def __init__(self, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy) -> None:
+        self._principal = principal = load_main(store)
         self._advertise: Sequence[str] = config.transfer.advertise
         self._log = structlog.get_logger("zkc.relay")
         self._repeats = Repeats(clock.monotonic)
@@ -73,7 +73,8 @@ class _Relay:
         self._bound = "*", 0
         self._link = Link(
             self._context, principal, "daemon", clock=clock, entropy=entropy, handler=self._serve,
-            endpoints=config.coordinator.endpoints, on_state=self._changed, on_problem=self._failed,
+            keeper=Keeper(store), endpoints=config.coordinator.endpoints, on_state=self._changed,
+            on_problem=self._failed,
         )
         self._announcing: asyncio.Task[None] | None = None
 

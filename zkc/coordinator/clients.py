@@ -24,6 +24,7 @@ from zkc.constants import (
     SESSION_LINGER_SECONDS,
     UNCONFIRMED_CHANNELS_MAX,
 )
+from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.sessions import Client, Hello, OnReply, Session, Silence
 from zkc.crypto.primitives import digest
@@ -125,7 +126,10 @@ class Clients:
 
     def _greeted(self, client: Client, message: ChannelMessage, now: float) -> tuple[PeerKeys, Step]:
         """C1 -> S1, and by which keys: a client that has not heard of its new ones greets with the former."""
-        limits = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000), int(self._core.clock.wall()))
+        core = self._core
+        limits = AnswerInfo(
+            0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000), int(core.clock.wall()), core.identity.fingerprint
+        )
         try:
             return client.keys, step(TABLE, Host(client.keys, limits, now), Unheard(), message)
         except PeerViolation:
@@ -342,6 +346,7 @@ class Clients:
                 ), None,
             )
             client = Client(row, *self._keys_of(row, former_party), former_keys)
+        client.certified_by = self._core.identity.epoch
         self._by_uid[uid] = self._by_name[row.name] = client
         return client
 
@@ -352,8 +357,26 @@ class Clients:
         kem_key = suite.read_public(decode(body, CardBody).kem_key)
         return (
             PeerKeys(suite, row.uid, read_private(row.perm_server_private), kem_key),
-            Party(row.name, row.card, row.certificate, kem_key, digest(body), former),
+            Party(row.name, row.card, certificate_of(self._core, row), kem_key, digest(body), former),
         )
+
+    # --- the coordinator's own identity -----------------------------------------------------------------------------
+
+    def party(self, client: Client) -> Party:
+        """As a handshake that begins shows it to the other end, certified by the identity of now."""
+        core = self._core
+        if client.certified_by != core.identity.epoch:
+            client.certified_by = core.identity.epoch
+            client.row = replace(client.row, certificate=certificate_of(core, client.row))
+            # One of before its keys rotated is not certified again: its client asks for the present one.
+            client.party = replace(client.party, certificate=client.row.certificate, former=None)
+        return client.party
+
+    def tell_all(self, body: RequestBody) -> None:
+        """Everybody who is there, as `tell`."""
+        for client in list(self._by_uid.values()):
+            for session in list(client.sessions.values()):
+                self.tell(session, body)
 
     # --- new keys ---------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from zkc.constants import (
     PAGES_AT_ONCE_MAX,
     PAGES_PER_SECOND_MAX,
 )
+from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.invitations import make_invitation
@@ -24,6 +25,7 @@ from zkc.coordinator.relays import Relays
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
 from zkc.crypto.cards import certify, verify_card
+from zkc.crypto.successions import heir_of
 from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.ids import is_name
@@ -34,7 +36,9 @@ from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
     AnswerBody,
+    AskCoordinator,
     AskSuccessions,
+    CoordinatorNow,
     Goodbye,
     Heartbeat,
     Invitation,
@@ -121,6 +125,7 @@ class Services:
             Leave: _Service(self._leave, _writes),
             Rotate: _Service(self._rotate, _writes),
             AskSuccessions: _Service(self._successions, _lookups),
+            AskCoordinator: _Service(self._coordinator, _often),
             TransferRequest: _Service(self._transfer_request, _by_policy),
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
@@ -196,7 +201,7 @@ class Services:
         row = self._core.db.client_named(body.name)
         if row is None:
             raise UnknownRecipient("nobody of that name is registered", detail="unknown")
-        return PeerCard(row.card, row.certificate, int(row.registered))
+        return PeerCard(row.card, certificate_of(self._core, row), int(row.registered))
 
     def _invite_application(self, session: Session, _call: bytes, body: InviteApplication) -> AnswerBody:
         """A short-lived invitation for ``owner/app``, vouched for by this channel (claims A9)."""
@@ -234,7 +239,7 @@ class Services:
             fingerprint=stored.fingerprint.hex(),
         )
         perm_server = read_private(stored.perm_server_private)
-        return create_rotated(identity.signing, card, stored.certificate, perm_server.public)
+        return create_rotated(identity.signing, card, certificate_of(core, stored), perm_server.public)
 
     def _successions(self, _session: Session, _call: bytes, body: AskSuccessions) -> AnswerBody:
         row = self._core.db.client_named(body.name)
@@ -242,6 +247,15 @@ class Services:
             raise UnknownRecipient("nobody of that name is registered", detail="unknown")
         found = self._core.db.successions(row.uid, body.since, _PAGE_SUCCESSIONS + 1)
         return Successions(found[:_PAGE_SUCCESSIONS], len(found) > _PAGE_SUCCESSIONS)
+
+    def _coordinator(self, _session: Session, _call: bytes, body: AskCoordinator) -> AnswerBody:
+        identity = self._core.identity
+        steps = [heir_of(each) for each in identity.successions]
+        first = steps.index(body.since) + 1 if body.since in steps else 0
+        left = identity.successions[first:]
+        return CoordinatorNow(
+            identity.card, identity.card_signature, list(left[:_PAGE_SUCCESSIONS]), len(left) > _PAGE_SUCCESSIONS
+        )
 
     def _perm_server(self) -> bytes:
         """A permanent server pair for one client alone (claims A8)."""

@@ -33,6 +33,8 @@ class Client:
     party: Party
     former_keys: PeerKeys | None = None
     """Those from before a rotation whose ROT2 may have been lost."""
+    certified_by: int = 1
+    """Epoch of the coordinator's identity that has certified ``party``."""
     sessions: dict[bytes, Session] = field(default_factory=dict)
     tags: dict[bytes, Session] = field(default_factory=dict)
     unconfirmed: OrderedDict[bytes, Hello] = field(default_factory=OrderedDict)

@@ -131,7 +131,9 @@ class Transfers:
             raise PolicyRefused("too many transfers begin at once", detail="limit")
         recipient, to = self._recipient(req.recipient)
         fresh = core.entropy.bytes(_KEY_BYTES) if req.key_source == "coordinator" else b""
-        broker = Broker(core.identity.suite, sender.party, recipient.party, Secret(fresh))
+        broker = Broker(
+            core.identity.suite, self._clients.party(sender), self._clients.party(recipient), Secret(fresh)
+        )
         deadline = core.clock.monotonic() + STEP_SECONDS
         handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
         first = step(TABLE, broker, handshake.state, message)

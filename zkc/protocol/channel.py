@@ -197,7 +197,7 @@ def consume_hello(host: Host, state: Unheard, message: ChannelHello) -> Step:
     common = [version for version in VERSIONS if version in hello.versions]
     version = max(common, default=NO_COMMON_VERSION)
     limits = host.limits
-    info = AnswerInfo(version, limits.control_max, limits.heartbeat_ms, limits.time)
+    info = AnswerInfo(version, limits.control_max, limits.heartbeat_ms, limits.time, limits.coordinator)
     sealed = aead_seal(expand(prk, "chan s1", 32), ZERO_NONCE, encode(info), th.value)
     channel = Channel(prk, client=False, now=host.now)
     for secret in (ss_s, first, ss_e, ss_c, prk):

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from zkc.constants import CARD_GRACE_SECONDS, SUCCESSIONS_MAX
-from zkc.crypto.cards import VerifiedCard, verify_card, verify_certificate
+from zkc.crypto.cards import (
+    VerifiedCard,
+    VerifiedCoordinator,
+    verify_card,
+    verify_certificate,
+    verify_coordinator_card,
+)
 from zkc.crypto.signing import IdentityPublic
 from zkc.crypto.successions import verify_succession
 from zkc.crypto.suites import Suite
 from zkc.errors import IdentityError, PeerViolation
+from zkc.wire.codec import decode
+from zkc.wire.messages import CoordinatorCard
+
+COORDINATOR_NAME: Final = ""
+"""In a succession of the coordinator's own identity: no client has this name."""
 
 
 class KeyChanged(IdentityError):
@@ -110,21 +122,50 @@ def follow(pinned: VerifiedCard, card: VerifiedCard, chain: Sequence[bytes]) -> 
     Each is signed by the key before it and by the next, and their epochs rise. `KeyChanged` where they lead elsewhere,
     or do not verify: a key that only the new one vouches for is an alarm (attack H13).
     """
-    if len(chain) > SUCCESSIONS_MAX:
-        raise KeyChanged(card.name, pinned.fingerprint, card.fingerprint, card)
-    identity, epoch, behind = pinned.identity, 0, []
     try:
-        for encoded in chain:
-            heir = verify_succession(identity, encoded, card.name)
-            if not epoch < heir.epoch <= card.body.epoch:
-                raise PeerViolation("epoch", "successions out of order")
-            behind.append(identity.fingerprint)
-            identity, epoch = heir.identity, heir.epoch
+        behind, identity = _walk(pinned.identity, card.name, card.body.epoch, chain)
     except PeerViolation:
         raise KeyChanged(card.name, pinned.fingerprint, card.fingerprint, card) from None
     if identity.fingerprint != card.fingerprint:
         raise KeyChanged(card.name, pinned.fingerprint, card.fingerprint, card)
     return tuple(behind)
+
+
+def follow_coordinator(
+    pinned: VerifiedCoordinator, encoded: bytes, signature: bytes, chain: Sequence[bytes]
+) -> VerifiedCoordinator:
+    """The coordinator with the identity that it has now, where successions lead there from the one that is pinned.
+
+    `IdentityError` (``identity``).
+    """
+    card: CoordinatorCard = decode(encoded, CoordinatorCard)
+    try:
+        _, identity = _walk(pinned.identity, COORDINATOR_NAME, card.epoch, chain)
+        found = verify_coordinator_card(encoded, signature, identity.fingerprint)
+        if (found.curve_key, found.suite) != (pinned.curve_key, pinned.suite):
+            raise PeerViolation("identity", "its other keys are not those that it had")
+    except PeerViolation:
+        raise IdentityError(
+            "the coordinator has another identity, for which the one that is pinned does not vouch", detail="identity",
+            hint="ask its administrator for the fingerprint; if it is right: a new invitation, and zkc join --force",
+        ) from None
+    return found
+
+
+def _walk(
+    identity: IdentityPublic, name: str, last: int, chain: Sequence[bytes]
+) -> tuple[list[bytes], IdentityPublic]:
+    """Where ``chain`` leads from ``identity``, and the fingerprints on the way. `PeerViolation`."""
+    if len(chain) > SUCCESSIONS_MAX:
+        raise PeerViolation("limit", "more successions than are followed in one go")
+    epoch, behind = 0, []
+    for encoded in chain:
+        heir = verify_succession(identity, encoded, name)
+        if not epoch < heir.epoch <= last:
+            raise PeerViolation("epoch", "successions out of order")
+        behind.append(identity.fingerprint)
+        identity, epoch = heir.identity, heir.epoch
+    return behind, identity
 
 
 def _alarm(name: str, detail: str, why: str) -> IdentityError:

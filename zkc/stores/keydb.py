@@ -460,6 +460,14 @@ class KeyDb:
         first = next((i for i, row in enumerate(rows) if row.former == since), len(rows))
         return [row.encoded for row in rows[first : first + limit]]
 
+    def recertify(self, uid: bytes, card_hash: bytes, certificate: bytes) -> None:
+        """Another certificate for that client's card, if it still has that one."""
+        with self._backend.writing() as connection:
+            row = self._client(connection, uid)
+            if row is not None and row.card_hash == card_hash:
+                values = _values(replace(row, certificate=certificate), _CLIENT_FIELDS)
+                self._update(connection, _CLIENTS, values, "uid")
+
     def former_keys(self, uid: bytes, now: float) -> FormerKeys | None:
         """What that client had before its keys rotated, if it may still use them."""
         query = select(*_FORMER.c).where(_FORMER.c.uid == uid)

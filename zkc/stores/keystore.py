@@ -294,6 +294,16 @@ class KeyStore:
             else:
                 pending.delete(invite_id)
 
+    def update_coordinator(self, wanted: Registration) -> None:
+        """What ``wanted`` says of its coordinator's card and fingerprint; the rest stays."""
+        columns = [_REGISTRATION.index(each) for each in ("coordinator_card", "coordinator_fingerprint")]
+        new = _registration_row(wanted)
+        with self._changing("registrations") as (table,):
+            for row in table.rows():
+                if _registration(row).uid == wanted.uid:
+                    table.delete(row[0])
+                    table.insert([new[i] if i in columns else value for i, value in enumerate(row)])
+
     def registrations(self) -> list[Registration]:
         """All of this home, the owner before its applications."""
         rows = [self._opened("registrations", row, self.master) for row in self._rows("registrations")]

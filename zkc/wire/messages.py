@@ -251,6 +251,8 @@ class AnswerInfo(Message, frozen=True):
     heartbeat_ms: U32
     time: U64
     """The coordinator's, in seconds since 1970: to tell a card that has expired from a clock that is wrong."""
+    coordinator: Hash
+    """Fingerprint of the identity that the coordinator has now."""
 
 
 # What the records of a channel carry: requests either way, each with one answer or failure.
@@ -323,6 +325,12 @@ class AskSuccessions(Message, frozen=True, tag="successions"):
     since: Hash
 
 
+class AskCoordinator(Message, frozen=True, tag="coordinator"):
+    """Which identity the coordinator has, and by which successions it came there from ``since``, a fingerprint."""
+
+    since: Hash
+
+
 class RelayHere(Message, frozen=True, tag="relay-here"):
     """Client to coordinator: this client serves as relay, for whom the coordinator's configuration says."""
 
@@ -377,14 +385,20 @@ class Revoked(Message, frozen=True, tag="revoked"):
     reason: Line
 
 
+class CoordinatorRenewed(Message, frozen=True, tag="coordinator-renewed"):
+    """Coordinator to client: it has another identity than before; ask."""
+
+
 class Replaced(Message, frozen=True, tag="replaced"):
     """Coordinator to client: another daemon of the same registration has taken over."""
 
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | InviteApplication | Leave | Rotate | AskSuccessions | RelayHere | WantRelay | Rendezvous
-    | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
+    | InviteApplication | Leave | Rotate | AskSuccessions | AskCoordinator | RelayHere
+    | WantRelay | Rendezvous
+    | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked
+    | CoordinatorRenewed | Replaced
 )
 
 
@@ -459,6 +473,15 @@ class Successions(Message, frozen=True, tag="succession-page"):
     more: bool
 
 
+class CoordinatorNow(Message, frozen=True, tag="coordinator-now"):
+    card: Small
+    """`CoordinatorCard`."""
+    signature: Small
+    successions: Annotated[list[EncodedSuccession], Meta(max_length=4)]
+    """The oldest first, under the empty name."""
+    more: bool
+
+
 class RelayAt(Message, frozen=True, tag="relay-at"):
     """Coordinator to recipient: the relay that expects both ends."""
 
@@ -468,7 +491,7 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 AnswerBody = (
     Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | Rotated
-    | Successions | RelayAt
+    | Successions | CoordinatorNow | RelayAt
 )
 
 

@@ -204,9 +204,28 @@ def _revoke(call: Invocation, *, name: str, reason: str) -> None:
             call.out.notice(f"revoked {each}")
 
 
+@click.command(
+    "rotate", cls=Command, example="zkc coordinator rotate",
+    help="Give the coordinator a new identity, for which the present one vouches. Its clients take it when they are "
+    "linked, those that are away when they come back. Open invitations name the former one: make them anew.",
+    short_help="Give the coordinator a new identity.",
+)
+@pass_invocation
+def _rotate(call: Invocation) -> None:
+    """``rotated`` with ``fingerprint`` and ``invitations``, the names whose open ones are of no use any more."""
+    from zkc.coordinator.admin import rotate
+
+    fingerprint, names = rotate(_home(call), on_notice=call.out.notice)
+    call.out.event("rotated", {"fingerprint": fingerprint, "invitations": names})
+    if not call.out.json:
+        call.out.notice(f"the coordinator's fingerprint is {fingerprint} from now on")
+        if names:
+            call.out.notice(f"open invitations are of no use any more, make them anew: {', '.join(names)}")
+
+
 command = Group(
     "coordinator",
-    {"run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke},
+    {"run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate},
     default="run", example="zkc coordinator run",
     help="Run a coordinator, and administer the one of this home. Without a subcommand: run.",
     short_help="Run and administer a coordinator.",

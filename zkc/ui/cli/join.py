@@ -83,7 +83,8 @@ def _join_application(call: Invocation, app: str, *, force: bool) -> Joined:
 
 
 def _join(
-    call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool, lock_keys: bool
+    call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool,
+    lock_keys: bool = False,
 ) -> Joined:
     from zkc.client.join import join, read_invitation, refuse_second_registration
     from zkc.config import save_client

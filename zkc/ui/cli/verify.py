@@ -73,7 +73,7 @@ def _judged(
 
     pin = store.pin(name)
     try:
-        card, registered = _card(home, store, config, own, name)
+        card, registered = _card(home, store, config, name)
     except CoordinatorUnreachable as error:
         if pin is None or pin.alarm or trusted is not None:
             raise
@@ -121,11 +121,10 @@ def _how(pin: Pin | None, card: VerifiedCard, registered: float) -> str:
     return f"registered anew at the coordinator on {local_time(registered)}, by {by}, says the coordinator"
 
 
-def _card(
-    home: Home, store: KeyStore, config: ClientConfig, own: Principal, name: str
-) -> tuple[VerifiedCard, float]:
+def _card(home: Home, store: KeyStore, config: ClientConfig, name: str) -> tuple[VerifiedCard, float]:
     """The card of ``name`` that the coordinator certifies now, and since when it has the client that it is of."""
     from zkc.client.access import open_access
+    from zkc.client.principal import load_main
     from zkc.env import SystemClock, SystemEntropy
     from zkc.errors import UnknownRecipient
     from zkc.protocol.trust import verify_peer
@@ -137,6 +136,7 @@ def _card(
             raise UnknownRecipient(
                 f"there is no {name} at this coordinator", detail=error.detail, hint="zkc peers lists who is there"
             ) from None
+        own = load_main(store)  # the coordinator may have another identity by now
     return verify_peer(own.authority, name, found.card, found.certificate), float(found.registered)
 
 
