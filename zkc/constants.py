@@ -143,6 +143,12 @@ PAGES_AT_ONCE_MAX: Final = 200
 """The same at once: 25,600 names."""
 APPLICATION_INVITATIONS_PER_SECOND: Final = 0.5
 """Invitations that one client asks for in a second, for long; each is a transaction."""
+SUCCESSIONS_KEPT_MAX: Final = 256
+"""Identities that one registration may have had: 9 KB each in the key database, for as long as it is kept."""
+ROTATIONS_AT_ONCE_MAX: Final = 16
+"""New keys that a client may ask for at once; each is an entry of the log, which only grows."""
+ROTATIONS_PER_SECOND: Final = 0.1
+"""And from then on."""
 APPLICATION_INVITATIONS_MAX: Final = 16
 """Open invitations that one client holds for its applications."""
 OUTBOX_BYTES_MAX: Final = 1 << 20

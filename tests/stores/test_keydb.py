@@ -39,6 +39,7 @@ from zkc.stores.keydb import (
     Outrun,
     OwnerGone,
     TooManyInvited,
+    TooManySuccessions,
 )
 from zkc.stores.rowmac import mac, verifies
 
@@ -1079,3 +1080,19 @@ def test_a_revoked_client_has_no_former_keys(db: KeyDb, before: str) -> None:
     assert db.former_keys(bob.uid, NOW) is None
     with pytest.raises(NotRegistered):
         db.rotate(bob.card_hash, renewed(bob, b"card 3"), lambda: b"private 3", NOW)
+
+
+def test_successions_are_given_from_an_identity_on_and_bounded(db: KeyDb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keydb, "SUCCESSIONS_KEPT_MAX", 3)
+    bob = enrol(db)
+    for number in range(3):
+        heir = renewed(bob, b"card %d" % number, fingerprint=b"%d" % number * 32)
+        bob = db.rotate(bob.card_hash, heir, lambda: b"private", NOW, b"step %d" % number)
+    assert db.successions(bob.uid, b"f" * 32, 2) == [b"step 0", b"step 1"]
+    assert db.successions(bob.uid, b"1" * 32, 9) == [b"step 2"]
+    assert db.successions(bob.uid, b"2" * 32, 9) == db.successions(bob.uid, b"x" * 32, 9) == []
+    assert [entry.event for entry in db.log_entries(1)] == ["succeeded"] * 3
+    with pytest.raises(TooManySuccessions):
+        db.rotate(bob.card_hash, renewed(bob, b"card 4"), lambda: b"private", NOW, b"step 3")
+    assert db.client(bob.uid) == bob
+    assert db.rotate(bob.card_hash, renewed(bob, b"card 4"), lambda: b"private", NOW).card == b"card 4"

@@ -1,4 +1,7 @@
-"""``python -m tests.support.dying_rotate MOMENT``: ``zkc rotate`` by a process that is killed at one moment of it."""
+"""``python -m tests.support.dying_rotate MOMENT WORDS``: ``zkc rotate WORDS`` by a process that dies at one moment of it.
+
+``application``: when the coordinator has the new keys of the home's application, and this home has not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, get_args
 
 from zkc.client.link import Link
-from zkc.stores.keystore import KeyStore
+from zkc.stores.keystore import KeyStore, Registration, Renewed
 from zkc.ui.cli.main import main
 
 Moment = Literal["kept", "told", "stored"]
@@ -31,6 +34,15 @@ def dying(before: Callable[..., Any]) -> Callable[..., Any]:
     return then_die
 
 
+def dying_at_an_application(real: Callable[..., Any]) -> Callable[..., Any]:
+    def complete(store: KeyStore, renewed: Renewed, registration: Registration) -> None:
+        if registration.owner is not None:
+            die()
+        real(store, renewed, registration)
+
+    return complete
+
+
 if __name__ == "__main__":
     match sys.argv[1]:
         case "kept":
@@ -39,6 +51,8 @@ if __name__ == "__main__":
             KeyStore.complete_renewal = die  # type: ignore[method-assign]
         case "stored":
             Link.adopt = die  # type: ignore[method-assign]
+        case "application":
+            KeyStore.complete_renewal = dying_at_an_application(KeyStore.complete_renewal)  # type: ignore[method-assign]
         case _:
             raise SystemExit(f"no such moment: {sys.argv[1]}")
-    sys.exit(main(["rotate"]))
+    sys.exit(main(["rotate", *sys.argv[2:]]))

@@ -26,6 +26,8 @@ from zkc.wire.messages import Rotated
 
 LOOK_SECONDS: Final = 600.0
 """How often a daemon looks at its cards' ends."""
+_IN_ONE_GO: Final = 2
+"""What another process had begun may not be enough: its owner may have a new identity since."""
 LEFT: Final = 0.25
 """Of a card's life, when its daemon renews it."""
 
@@ -162,16 +164,17 @@ class RenewalDuty:
 
     async def _run(self) -> None:
         while True:
-            for link in self._links():
-                if link.linked and self._renewal.is_due(link.principal, self._owner, self._left):
-                    try:
-                        await self._renew(link)
-                    except ZkcError as error:
-                        self._log.warning(
-                            "keys-not-renewed", client=link.principal.name, reason=error.reason, detail=error.detail,
-                            error=str(error),
-                        )
             self._wanted.clear()
+            for link in self._links():
+                try:
+                    for _ in range(_IN_ONE_GO):
+                        if link.linked and self._renewal.is_due(link.principal, self._owner, self._left):
+                            await self._renew(link)
+                except ZkcError as error:
+                    self._log.warning(
+                        "keys-not-renewed", client=link.principal.name, reason=error.reason, detail=error.detail,
+                        error=str(error),
+                    )
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wanted.wait()

@@ -16,6 +16,8 @@ from zkc.constants import (
     LOOKUPS_PER_SECOND_MAX,
     PAGES_AT_ONCE_MAX,
     PAGES_PER_SECOND_MAX,
+    ROTATIONS_AT_ONCE_MAX,
+    ROTATIONS_PER_SECOND,
 )
 from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.clients import Clients
@@ -86,6 +88,11 @@ def _writes(_limits: LimitsSection) -> Rate:
     return Rate(2 * APPLICATION_INVITATIONS_MAX, APPLICATION_INVITATIONS_PER_SECOND)
 
 
+def _rotations(_limits: LimitsSection) -> Rate:
+    """Of what makes the log grow."""
+    return Rate(ROTATIONS_AT_ONCE_MAX, ROTATIONS_PER_SECOND)
+
+
 def _by_policy(_limits: LimitsSection) -> None:
     """Policy counts these itself, by `limits.per_second`."""
 
@@ -123,7 +130,7 @@ class Services:
             LookUp: _Service(self._look_up, _lookups),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
-            Rotate: _Service(self._rotate, _writes),
+            Rotate: _Service(self._rotate, _rotations),
             AskSuccessions: _Service(self._successions, _lookups),
             AskCoordinator: _Service(self._coordinator, _often),
             TransferRequest: _Service(self._transfer_request, _by_policy),
@@ -225,7 +232,8 @@ class Services:
         authority = Authority(identity.signing.public, identity.suite)
         card = consume_rotate(verify_card(row.card, identity.suite), authority, body)
         owner = core.db.client(row.owner_uid) if row.owner_uid is not None else None
-        if card.owner_fingerprint != (owner.fingerprint if owner is not None else None):
+        # One that it has already is no new one, though its owner has a new identity since: its answer was lost.
+        if card.hash != row.card_hash and card.owner_fingerprint != (owner.fingerprint if owner is not None else None):
             raise PeerViolation("owner", "not vouched for by its owner")
         certificate = certify(identity.signing, card.name, row.uid, card.hash, card.body.epoch)
         renewed = replace(

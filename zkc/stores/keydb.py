@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from zkc.constants import FORMER_KEYS_SECONDS, INVITATIONS_KEPT_SECONDS
+from zkc.constants import FORMER_KEYS_SECONDS, INVITATIONS_KEPT_SECONDS, SUCCESSIONS_KEPT_MAX
 from zkc.errors import IdentityError, InternalError, LocalIOError, NotRegistered, PolicyRefused
 from zkc.ids import Kind, owner_of
 from zkc.stores.backends import BUSY_SECONDS, Backend, open_backend
@@ -90,6 +90,13 @@ class CurveKeyTaken(IdentityError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the CURVE key of {name} is another's", detail="bad-key", hint="run it again")
+
+
+class TooManySuccessions(PolicyRefused):
+    """The client has had as many identities as are kept."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has had too many identities", detail="limit", hint="revoke it, and invite it anew")
 
 
 class OwnerGone(NotRegistered):
@@ -419,7 +426,7 @@ class KeyDb:
         ``succession``, encoded, where the card is of a new identity: it is what `successions` gives from now on.
         ``make`` makes the private half of its next permanent server key. What it had before stays as `FormerKeys` for
         `FORMER_KEYS_SECONDS`. The card that it has already: the row as stored before. Errors: `Outrun`, where it has
-        any other card by now; `CurveKeyTaken`; `NotRegistered` (``revoked``).
+        any other card by now; `CurveKeyTaken`; `TooManySuccessions`; `NotRegistered` (``revoked``).
         """
         stored = self.client(client.uid)
         private = make() if stored is not None and stored.card_hash == replaced else b""
@@ -445,6 +452,8 @@ class KeyDb:
             )
             self._update(connection, _CLIENTS, _values(renewed, _CLIENT_FIELDS), "uid")
             if succession:
+                if self._successions_of(connection, stored.uid) >= SUCCESSIONS_KEPT_MAX:
+                    raise TooManySuccessions(stored.name)
                 index = self._append(connection, "succeeded", renewed, now)
                 row = SuccessionRow(index, stored.uid, stored.fingerprint, succession)
                 self._insert(connection, _SUCCESSIONS, _values(row, _SUCCESSION_FIELDS))
@@ -586,6 +595,10 @@ class KeyDb:
 
     def _forget_former(self, connection: Connection, uid: bytes) -> None:
         connection.execute(delete(_FORMER).where(_FORMER.c.uid == uid))
+
+    def _successions_of(self, connection: Connection, uid: bytes) -> int:
+        query = select(func.count()).select_from(_SUCCESSIONS).where(_SUCCESSIONS.c.uid == uid)
+        return int(connection.execute(query).scalar_one())
 
     def _next_index(self, connection: Connection) -> int:
         query = select(*_LOG.c).order_by(_LOG.c.log_index.desc()).limit(1)
