@@ -1,4 +1,4 @@
-"""``python -m tests.support.dying_rotate MOMENT WORDS``: ``zkc rotate WORDS`` by a process that dies at one moment of it.
+"""``python -m tests.support.dying_rotate MOMENT WORDS``: ``zkc rotate WORDS`` by a process that dies meanwhile.
 
 ``application``: when the coordinator has the new keys of the home's application, and this home has not.
 """
