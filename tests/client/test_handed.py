@@ -34,7 +34,7 @@ def job(home: Home, **changes: object) -> Job:
     return Job(**(fields | changes))  # type: ignore[arg-type]
 
 
-async def offline(_wanted: Wanted, _within: float | None, _listen: object) -> Grant:
+async def offline(_wanted: Wanted, _within: float | None, _listen: object, _on_pending: object) -> Grant:
     raise RecipientOffline("bob is offline", detail="offline")
 
 
@@ -186,9 +186,9 @@ def test_no_event_is_passed_over_and_the_thread_goes_on_once_it_was_told(home: H
     async def scene() -> None:
         asked = asyncio.Event()
 
-        async def grant(wanted: Wanted, within: float | None, listen: object) -> Grant:
+        async def grant(wanted: Wanted, within: float | None, listen: object, on_pending: object) -> Grant:
             asked.set()
-            return await offline(wanted, within, listen)
+            return await offline(wanted, within, listen, on_pending)
 
         handed = Handed(home, grant, SystemClock(), SystemEntropy())
         events = handed.send(job(home))

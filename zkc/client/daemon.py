@@ -20,7 +20,7 @@ from zkc import logs
 from zkc.client import control
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant_within
-from zkc.client.grants import Grant, Wanted
+from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
 from zkc.client.housekeeping import Housekeeping
 from zkc.client.link import Link
@@ -354,6 +354,11 @@ class Daemon:
                 return self._status()
             case control.AskReload():
                 self.reload()
+            case control.AskPending():
+                return control.PendingListReply(self._receiver.asking.items())
+            case control.AskDecision():
+                decided = self._receiver.decide(request.id, accept=request.accept, reason=request.reason)
+                return control.DecidedReply(decided)
             case control.AskLeave():
                 await self._leave(self.main)
                 self._left.set()
@@ -399,16 +404,23 @@ class Daemon:
             wanted.set_result(coordinator)
             return told
 
-        granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within, listen))
+        pending: asyncio.Future[None] = loop.create_future()
+        granting = asyncio.create_task(
+            self._granted(control.wanted_of(request), request.within, listen, lambda: pending.set_result(None))
+        )
         granting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self._listening[ticket] = told
-        asked = False
+        untold: set[asyncio.Future[Any]] = {pending, wanted}
         try:
             while not granting.done():
-                ends = (granting,) if asked else (granting, wanted)
-                await asyncio.wait(ends, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if wanted.done() and not (asked or granting.done()):
-                    asked = True
+                await asyncio.wait(
+                    {granting, *untold}, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if pending in untold and pending.done():
+                    untold.discard(pending)
+                    yield control.PendingReply()
+                if wanted in untold and wanted.done() and not granting.done():
+                    untold.discard(wanted)
                     yield control.MustListen(ticket, wanted.result())
                 elif not granting.done():
                     yield control.WaitReply()
@@ -459,9 +471,12 @@ class Daemon:
             raise
 
     async def _granted(
-        self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]]
+        self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]],
+        on_pending: OnPending,
     ) -> Grant:
-        return await grant_within(within, self.main, self._store, wanted, self._clock, self._entropy, listen)
+        return await grant_within(
+            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending
+        )
 
     def _take_listening(self, request: control.AskListening) -> None:
         told = self._listening.get(request.ticket)

@@ -6,27 +6,31 @@ The handshake runs on the daemon's loop; the bytes of each transfer in a thread 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
-from zkc.client.control import AskLive
+from zkc.client.asking import Answer, Asking, Question
+from zkc.client.control import AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
 from zkc.client.transfers import Transfer, Transfers
 from zkc.config import ClientConfig
-from zkc.constants import STEP_SECONDS
+from zkc.constants import PENDING_PER_SENDER_MAX, STEP_SECONDS
 from zkc.crypto.primitives import digest
 from zkc.env import Clock, Entropy
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused
+from zkc.errors import Interrupted, PeerViolation, PolicyRefused, Refused, TimedOut, ZkcError
+from zkc.ids import owner_of
 from zkc.logs import Repeats
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
+from zkc.protocol.session import open_preview
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
@@ -46,7 +50,9 @@ from zkc.wire.messages import (
     Notify,
     Ok,
     RequestBody,
+    TransferAnswer,
     TransferEnd,
+    TransferResponse,
     WrappedKey,
 )
 
@@ -79,6 +85,7 @@ class Receiver:
         self._requests: dict[str, Window] = {}
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
+        self.asking: Final = Asking()
         self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
         self._deliveries = Deliveries(
             inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget
@@ -153,11 +160,69 @@ class Receiver:
         except BaseException:
             self._end_handshake(req.xid)
             raise
+        if verdict is None:
+            return self._ask_person(principal, transfer, endpoint, ask)
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
 
+    def _ask_person(self, principal: Principal, transfer: Transfer, endpoint: str, ask: Ask) -> AnswerBody:
+        """X3 comes when the person has decided, or when the time for it is over."""
+        req = transfer.req
+        within = min(self.config.inbox.ask_timeout, req.wait or math.inf)
+        now = self._clock.wall()
+        pin = self._store.pinned().get(req.sender)
+        try:
+            preview = open_preview(principal.kem_key, req)
+        except PeerViolation:
+            # Made for a permanent key that this client has no more: like a first contact.
+            preview = None
+        item = PendingItem(
+            id=req.xid.hex(), sender=req.sender, app=req.recipient if owner_of(req.recipient) else "",
+            verified=pin is not None and pin.verified is not None,
+            name=preview.name if preview else None, note=preview.note if preview else "",
+            size=preview.size if preview else None, least_size=least_size(req.size_class),
+            key_source=req.key_source, since=now, until=now + within,
+        )
+        question = self.asking.add(item, transfer)
+        self._tell("info", "pending", (req.sender,), **transfer.ids)
+        transfer.asking = asyncio.create_task(self._await_person(question, within, endpoint, ask))
+        transfer.asking.add_done_callback(lambda _: self.asking.remove(question))
+        return self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, machine.AskPerson()))
+
+    async def _await_person(self, question: Question, within: float, endpoint: str, ask: Ask) -> None:
+        transfer = question.transfer
+        try:
+            verdict: machine.Accept | machine.Decline | machine.AlreadyHave | None
+            try:
+                async with asyncio.timeout(within):
+                    answer = await asyncio.shield(question.answer)
+            except TimeoutError:
+                verdict = self._decline(transfer, TimedOut.code, detail="unanswered")
+            else:
+                if answer.accept:
+                    verdict = await self._judge(transfer, endpoint, ask, accepted=True)
+                else:
+                    self._log.info("refused-by-person", **transfer.ids, why=answer.reason)
+                    verdict = self._decline(transfer, Refused.code, detail="")
+            if verdict is None:
+                raise AssertionError("a person is asked once")
+            transfer.asking = None
+            said = self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, verdict))
+            if isinstance(said, TransferResponse):
+                await ask(TransferAnswer(transfer.req.xid, said.response, said.signature))
+        except (ZkcError, PeerViolation) as error:
+            self._tell("warning", "answer-lost", (transfer.req.sender,), **transfer.ids, error=str(error))
+            self._end_handshake(transfer.req.xid)
+
+    def decide(self, prefix: str, *, accept: bool, reason: str) -> PendingItem:
+        """A person's answer to what waits under an id that begins so. `UsageError`: ``unknown-id``, ..."""
+        question = self.asking.find(prefix)
+        question.answer.set_result(Answer(accept, reason))
+        return question.item
+
     async def _judge(
-        self, transfer: Transfer, endpoint: str, ask: Ask
-    ) -> machine.Accept | machine.Decline | machine.AlreadyHave:
+        self, transfer: Transfer, endpoint: str, ask: Ask, *, accepted: bool = False
+    ) -> machine.Accept | machine.Decline | machine.AlreadyHave | None:
+        """None: a person is asked, unless he has ``accepted``."""
         sender, req = transfer.sender, transfer.req
         await self.readers.settle(sender.fingerprint, req.tid)
         receipt = self._inbox.done(sender.fingerprint, req.tid)
@@ -165,6 +230,12 @@ class Receiver:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
+        if rules.accept == "ask" and not accepted:
+            # Before a reader is taken, which is not kept waiting.
+            refusal = decide(asked, rules, self._standing(transfer))
+            if refusal is None and self.asking.count(req.sender) >= PENDING_PER_SENDER_MAX:
+                return self._decline(transfer, PolicyRefused.code, detail="limit")
+            return None if refusal is None else self._decline(transfer, refusal.code, detail=refusal.detail)
         transfer.reader = self.readers.take(req, sender.fingerprint)
         standing = self._standing(transfer)
         refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
@@ -231,6 +302,8 @@ class Receiver:
     def _await_next(self, transfer: Transfer) -> None:
         if transfer.timer is not None:
             transfer.timer.cancel()
+        if transfer.asking is not None:
+            return  # a person has his own time
         loop = asyncio.get_running_loop()
         transfer.timer = loop.call_later(STEP_SECONDS, self._end_handshake, transfer.req.xid)
 
@@ -251,6 +324,8 @@ class Receiver:
             transfer.turn.reschedule(asyncio.get_running_loop().time())
         if transfer.timer is not None:
             transfer.timer.cancel()
+        if transfer.asking is not None:
+            transfer.asking.cancel()
         if transfer.incoming is not None:
             transfer.incoming.close()
         if transfer.reader is not None and not transfer.agreed:

@@ -27,6 +27,8 @@ class Transfer:
     incoming: Incoming | None = None
     reader: Reader | None = None
     """The process that takes it as a stream, with sockets of its own in place of ours."""
+    asking: asyncio.Task[None] | None = None
+    """Its wait for a person."""
     turn: asyncio.Timeout | None = None
     """Its wait for a port."""
     timer: asyncio.TimerHandle | None = None

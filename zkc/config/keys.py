@@ -27,7 +27,7 @@ def _check_keydb(url: str) -> None:
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
 _CIPHER: Final = choice(*CIPHERS)
-_ACCEPT: Final = choice("all", "none")
+_ACCEPT: Final = choice("all", "ask", "none")
 _REQUEST: Final = choice("together", "apart")
 _SEAL_TO: Final = choice("permanent", "temporary")
 _SUITE: Final = choice(*SUITES)
@@ -42,6 +42,7 @@ _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_ad
 _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
+_ASK_TIMEOUT: Final = duration("1s", "7d")
 _TTL: Final = duration("1s", "365d")
 _BYTES: Final = size(0, SIZE_MAX)
 _CHUNK: Final = size(constants.CHUNK_MIN, constants.CHUNK_MAX)
@@ -79,9 +80,10 @@ class ClientTransferSection(Struct, frozen=True):
 
 
 class InboxSection(Struct, frozen=True):
-    """``[inbox]`` of a client; sizes in bytes."""
+    """``[inbox]`` of a client; sizes in bytes, times in seconds."""
 
-    accept: Annotated[Literal["all", "none"], _ACCEPT] = "all"
+    accept: Annotated[Literal["all", "ask", "none"], _ACCEPT] = "all"
+    ask_timeout: Annotated[float, _ASK_TIMEOUT] = 60.0
     max_bytes: Annotated[int, _BYTES] = 0
     min_free: Annotated[int, _BYTES] = 256 * 1024**2
     per_sender: Annotated[int, _PER_SENDER] = constants.TRANSFERS_PER_SENDER_MAX

@@ -42,6 +42,7 @@ from zkc.wire.messages import (
     PeerCard,
     PeerPage,
     RelayHere,
+    TransferAnswer,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
@@ -114,6 +115,7 @@ class Services:
             TransferRequest: _Service(self._transfer_request, _by_policy),
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
+            TransferAnswer: _Service(self._transfer_answer, _steps),
             TransferEnd: _Service(self._transfer_end, _steps),
             RelayHere: _Service(relays.announce, _often),
             WantRelay: _Service(relays.want, _steps),
@@ -210,6 +212,10 @@ class Services:
     def _transfer_step(self, session: Session, call: bytes, body: TransferKey | TransferConfirmKey) -> None:
         """X5 (Figure 2, alternate embodiment), or CONFS (Figure 10)."""
         self._transfers.go_on(session, call, body)
+
+    def _transfer_answer(self, session: Session, _call: bytes, body: TransferAnswer) -> AnswerBody:
+        """X3, after a person was asked (Figure 9)."""
+        return self._transfers.answered(session, body)
 
     def _transfer_end(self, session: Session, _call: bytes, body: TransferEnd) -> AnswerBody:
         self._transfers.end(session, body)

@@ -311,6 +311,14 @@ class Notify(Message, frozen=True, tag="x2"):
     certificate: Small
 
 
+class TransferAnswer(Message, frozen=True, tag="x3a"):
+    """Recipient to coordinator: RESP of a transfer about which a person was asked first."""
+
+    xid: Id
+    response: Response
+    signature: LiveSignature
+
+
 class DeliverKey(Message, frozen=True, tag="x5r"):
     key: Small
     signature: LiveSignature
@@ -342,7 +350,7 @@ class Replaced(Message, frozen=True, tag="replaced"):
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
     | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
-    | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
+    | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
 )
 
 
@@ -364,6 +372,10 @@ class TransferGrant(Message, frozen=True, tag="x4"):
 class TransferResponse(Message, frozen=True, tag="x3"):
     response: Response
     signature: LiveSignature
+
+
+class TransferPending(Message, frozen=True, tag="pending"):
+    """In place of RESP, to the coordinator and on to the sender: a person is asked first. No card, no key."""
 
 
 class TransferConfirm(Message, frozen=True, tag="x6"):
@@ -407,7 +419,8 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 
 AnswerBody = (
-    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | RelayAt
+    Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerCard | Invitation
+    | RelayAt
 )
 
 
@@ -456,6 +469,18 @@ class Req(Message, frozen=True):
     card_hash: Hash
     sender_one_time_key: Small
     """Coordinator-made: e_S; else empty."""
+    preview: Small
+    """Seal of `Preview` to the recipient, where its key is pinned; else empty."""
+
+
+class Preview(Message, frozen=True):
+    """What a person or a policy may judge by before anything else is known. Always as long as any other."""
+
+    name: Annotated[str, Meta(max_length=FILE_NAME_MAX)]
+    note: Annotated[str, Meta(max_length=FILE_NAME_MAX)]
+    """Its beginning."""
+    size: U64 | None
+    padding: Annotated[bytes, Meta(max_length=1024)]
 
 
 class Resp(Message, frozen=True):

@@ -40,11 +40,15 @@ def _opened(call: Invocation) -> Iterator[Inbox]:
 def _list(call: Invocation, *, partial: bool) -> None:
     """``inbox``, an object for each item."""
     from zkc.rules.units import show_size
+    from zkc.ui.cli.homes import client_home
     from zkc.ui.cli.output import local_time
+    from zkc.ui.cli.pending import pending_fields, pending_items
 
     with _opened(call) as inbox:
         items = inbox.items() + (inbox.partials() if partial else [])
-    rows = [{**item_fields(item, item.path), "at": item.received} for item in items]
+        pending = pending_items(client_home(call))
+    rows: list[dict[str, object]] = [{**item_fields(item, item.path), "at": item.received} for item in items]
+    rows += [{**pending_fields(item), "at": item.since} for item in pending]
     if call.out.json:
         for row in rows:
             call.out.event("inbox", {key: value for key, value in row.items() if key != "at"})
@@ -53,7 +57,7 @@ def _list(call: Invocation, *, partial: bool) -> None:
         "id": "id", "from": "from", "name": "name", "bytes": "size", "at": "received", "key_source": "key made by",
         "note": "note",
     }
-    if partial:
+    if partial or pending:
         columns |= {"state": "state"}
     call.out.table("inbox", rows, columns, {"bytes": show_size, "at": local_time}, cut={"name", "note"})
 

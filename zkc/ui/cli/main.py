@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "send": "zkc.ui.cli.send",
     "recv": "zkc.ui.cli.recv",
     "inbox": "zkc.ui.cli.inbox",
+    "accept": "zkc.ui.cli.accept",
+    "refuse": "zkc.ui.cli.refuse",
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
     "receipt": "zkc.ui.cli.receipt",

@@ -18,7 +18,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
-    from zkc.client.events import Delivery, Event, Granted, Options, Requested, WouldAccept
+    from zkc.client.events import Delivery, Event, Granted, Options, Pending, Requested, WouldAccept
     from zkc.client.small import Notice
     from zkc.client.sources import AnySource
     from zkc.client.walking import Skipped
@@ -275,8 +275,8 @@ class Shown:
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self._board is None else self._board.mutex
 
-    def _tell(self, event: Requested | Granted | Notice) -> None:
-        from zkc.client.events import Granted, Requested
+    def _tell(self, event: Requested | Pending | Granted | Notice) -> None:
+        from zkc.client.events import Granted, Pending, Requested
         from zkc.client.small import Notice
 
         match event:
@@ -286,6 +286,10 @@ class Shown:
                 self._requested = event
                 told = {"recipient": event.recipient, "name": event.name, "bytes": event.size}
                 self._out.event("requested", told)
+            case Pending():
+                self._out.event("pending", {"recipient": event.recipient})
+                if not self._out.json:
+                    self._out.notice(f"waiting for a person at {event.recipient} to accept it")
             case Granted():
                 self._out.event(
                     "granted",
@@ -347,8 +351,10 @@ def _is_of(done: Delivery) -> bool:
 
 
 def _would_accept(out: Out, recipient: str, done: WouldAccept) -> None:
-    out.event("accepted", {"recipient": recipient, "presence": done.presence})
-    if not out.json:
+    out.event("accepted", {"recipient": recipient, "presence": done.presence, "asks": done.asks})
+    if not out.json and done.asks:
+        out.notice(f"{recipient} would ask a person first; nothing was sent")
+    elif not out.json:
         out.notice(f"{recipient} would accept it now ({done.presence}); nothing was sent")
 
 

@@ -1,0 +1,58 @@
+"""Transfers that wait for a person, as commands list and decide them: the daemon holds them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zkc.ui.cli.output import rfc3339
+
+if TYPE_CHECKING:
+    from zkc.client.control import PendingItem
+    from zkc.stores.home import Home
+    from zkc.ui.cli.options import Invocation
+
+
+def pending_items(home: Home) -> list[PendingItem]:
+    """What waits, oldest first; nothing where no daemon runs: without one nothing can wait."""
+    import os
+
+    from zkc.net.local_frames import NotRunning
+
+    if not os.path.lexists(home.socket_path()):
+        return []
+    from zkc.client import control
+    from zkc.net.local_client import LocalClient
+
+    client: LocalClient[Any] = LocalClient(home.socket_path(), control.ControlReply)
+    try:
+        reply = client.call(control.AskPending())
+    except NotRunning:
+        return []
+    return list(reply.items)
+
+
+def pending_fields(item: PendingItem) -> dict[str, object]:
+    """The object of one, with the keys of any other item of the inbox."""
+    return {
+        "id": item.id, "state": "pending", "from": item.sender, "name": item.name, "bytes": item.size, "digest": None,
+        "note": item.note, "key_source": item.key_source, "received": rfc3339(item.since), "path": None,
+        "app": item.app or None, "kind": None, "transfer": item.id, "verified": item.verified,
+        "expires": rfc3339(item.until),
+    }
+
+
+def decide(call: Invocation, id: str, *, accept: bool, reason: str = "") -> None:
+    """The person's answer; told as ``accepted`` or ``refused``, with the item's keys. `DaemonError`: no daemon."""
+    from zkc.client import control
+    from zkc.net.local_client import LocalClient
+    from zkc.rules.names import escape
+    from zkc.ui.cli.homes import client_config, client_home
+
+    home = client_home(call)
+    client_config(call, home)
+    client: LocalClient[Any] = LocalClient(home.socket_path(), control.ControlReply)
+    item = client.call(control.AskDecision(id, accept, reason)).item
+    call.out.event("accepted" if accept else "refused", pending_fields(item))
+    if not call.out.json:
+        what = "a transfer" if item.name is None else escape(item.name)
+        call.out.notice(f"{'accepted' if accept else 'refused'} {what} from {item.sender}")
