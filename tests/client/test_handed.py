@@ -45,7 +45,7 @@ class Never:
         self.asked = 0
         self.cancelled = 0
 
-    async def __call__(self, _wanted: Wanted, _within: float | None, _listen: object) -> Grant:
+    async def __call__(self, _wanted: Wanted, _within: float | None, _listen: object, _on_pending: object) -> Grant:
         self.asked += 1
         try:
             await asyncio.Event().wait()
@@ -151,9 +151,9 @@ def test_one_that_waits_between_two_tries_is_ended_too(home: Home) -> None:
     async def scene() -> None:
         tries: list[Wanted] = []
 
-        async def nobody(wanted: Wanted, within: float | None, _listen: object) -> Grant:
+        async def nobody(wanted: Wanted, within: float | None, _listen: object, _on_pending: object) -> Grant:
             tries.append(wanted)
-            return await offline(wanted, within)
+            return await offline(wanted, within, None, None)
 
         handed = Handed(home, nobody, SystemClock(), SystemEntropy())
         events = handed.send(job(home, options=Options(wait=3600.0)))
