@@ -44,6 +44,9 @@ class Access(Protocol):
     def card(self, name: str) -> PeerCard:
         """A peer's card and certificate."""
 
+    def seen(self, name: str) -> Peer:
+        """Whether a client is there, and its person."""
+
     def invite_application(self, app: str) -> str:
         """An invitation for ``NAME/app``, vouched for by this home's registration."""
 
@@ -86,6 +89,9 @@ class _Either:
 
     def card(self, name: str) -> PeerCard:
         return self._ask(lambda way: way.card(name))
+
+    def seen(self, name: str) -> Peer:
+        return self._ask(lambda way: way.seen(name))
 
     def invite_application(self, app: str) -> str:
         return self._ask(lambda way: way.invite_application(app))
@@ -148,6 +154,10 @@ class ByDaemon:
     def card(self, name: str) -> PeerCard:
         reply = self._call(control.AskCard(name))
         return reply.card if isinstance(reply, control.CardReply) else _unexpected(reply)
+
+    def seen(self, name: str) -> Peer:
+        reply = self._call(control.AskSeen(name))
+        return reply.peer if isinstance(reply, control.SeenReply) else _unexpected(reply)
 
     def invite_application(self, app: str) -> str:
         reply = self._call(control.AskApplication(app))

@@ -20,6 +20,8 @@ class Answer:
 
     accept: bool
     reason: str
+    proved: bool = False
+    """He proved that he may receive."""
 
 
 @dataclass(eq=False)

@@ -24,10 +24,12 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
+    LookAt,
     LookUp,
     Peer,
     PeerCard,
     PeerPage,
+    PeerSeen,
     RequestBody,
 )
 
@@ -101,6 +103,12 @@ class ByLink:
         if not isinstance(answer, PeerCard):
             raise _unexpected(answer)
         return answer
+
+    def seen(self, name: str) -> Peer:
+        answer = self._run(self._request(LookAt(name)))
+        if not isinstance(answer, PeerSeen):
+            raise _unexpected(answer)
+        return answer.peer
 
     def invite_application(self, app: str) -> str:
         answer = self._run(self._request(InviteApplication(app)))

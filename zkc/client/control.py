@@ -15,7 +15,7 @@ from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import suite_named
 from zkc.errors import PeerViolation
-from zkc.ids import Compression, KeySource, Presence
+from zkc.ids import Compression, KeySource, PersonState, Presence
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
@@ -80,6 +80,20 @@ class AskCard(Message, frozen=True, tag="card"):
     name: str
 
 
+class AskSeen(Message, frozen=True, tag="seen"):
+    name: str
+
+
+class AskPerson(Message, frozen=True, tag="person"):
+    """What is known of the person here; before that, what he says and proves himself."""
+
+    mode: Literal["here", "away", "auto"] | None
+    pin: str
+
+    def __repr__(self) -> str:
+        return "AskPerson(…)"
+
+
 class AskApplication(Message, frozen=True, tag="application"):
     app: str
 
@@ -99,6 +113,11 @@ class AskDecision(Message, frozen=True, tag="decision"):
     """The beginning of its id, as long as it is one's alone."""
     accept: bool
     reason: str
+    pin: str
+    """Empty: none was given."""
+
+    def __repr__(self) -> str:
+        return f"AskDecision({self.id!r}, …)"
 
 
 class AskReload(Message, frozen=True, tag="reload"):
@@ -148,7 +167,7 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 ControlRequest = (
     AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
-    | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
+    | AskSeen | AskPerson | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
 )
 
 
@@ -232,6 +251,8 @@ class PendingItem(Message, frozen=True):
     id: str
     sender: str
     app: str
+    require: Presence
+    """What its sender wants to hold: for ``authorised`` the person proves himself."""
     verified: bool
     """Whether a person has compared the safety number of its sender."""
     name: str | None
@@ -251,6 +272,18 @@ class PendingListReply(Message, frozen=True, tag="pending-list"):
 
 class DecidedReply(Message, frozen=True, tag="decided"):
     item: PendingItem
+
+
+class SeenReply(Message, frozen=True, tag="seen"):
+    peer: Peer
+
+
+class PersonReply(Message, frozen=True, tag="person"):
+    state: PersonState
+    age: int
+    source: str
+    mode: str
+    level: Presence
 
 
 class CardReply(Message, frozen=True, tag="card"):
@@ -281,6 +314,7 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 ControlReply = (
     StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
     | PeersReply | CardReply | InvitationReply | DoneReply | PendingListReply | DecidedReply | LiveReply
+    | SeenReply | PersonReply
     | LiveReceiptReply
 )
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 import structlog
 
 from zkc.client.asking import Answer, Asking, Question
-from zkc.client.control import AskLive, PendingItem
+from zkc.client.control import AskDecision, AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
+from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
@@ -24,13 +25,22 @@ from zkc.config import ClientConfig
 from zkc.constants import PENDING_PER_SENDER_MAX, STEP_SECONDS
 from zkc.crypto.primitives import digest
 from zkc.env import Clock, Entropy
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused, Refused, TimedOut, ZkcError
-from zkc.ids import owner_of
+from zkc.errors import (
+    Interrupted,
+    NobodyThere,
+    NotAuthorised,
+    PeerViolation,
+    PolicyRefused,
+    Refused,
+    TimedOut,
+    ZkcError,
+)
+from zkc.ids import Presence, owner_of
 from zkc.logs import Repeats
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
-from zkc.protocol.session import open_preview
+from zkc.protocol.session import level_met, open_preview
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
@@ -70,12 +80,14 @@ class Receiver:
     """All transfers to one home. Belongs to the daemon's loop."""
 
     def __init__(
-        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock, entropy: Entropy
+        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, clock: Clock,
+        entropy: Entropy,
     ) -> None:
         self._store = store
         self._inbox = inbox
         self.config = config
         """Replaced as a whole when the configuration is read again."""
+        self._person = person
         self._clock = clock
         self.readers: Final = Readers(inbox, clock)
         self._transfers = Transfers()
@@ -177,7 +189,7 @@ class Receiver:
             preview = None
         item = PendingItem(
             id=req.xid.hex(), sender=req.sender, app=req.recipient if owner_of(req.recipient) else "",
-            verified=pin is not None and pin.verified is not None,
+            require=req.presence, verified=pin is not None and pin.verified is not None,
             name=preview.name if preview else None, note=preview.note if preview else "",
             size=preview.size if preview else None, least_size=least_size(req.size_class),
             key_source=req.key_source, since=now, until=now + within,
@@ -199,7 +211,9 @@ class Receiver:
                 verdict = self._decline(transfer, TimedOut.code, detail="unanswered")
             else:
                 if answer.accept:
-                    verdict = await self._judge(transfer, endpoint, ask, accepted=True)
+                    # Who accepts is there, and with the right PIN he may.
+                    level: Presence = "authorised" if answer.proved else "present"
+                    verdict = await self._judge(transfer, endpoint, ask, accepted=(level, 0))
                 else:
                     self._log.info("refused-by-person", **transfer.ids, why=answer.reason)
                     verdict = self._decline(transfer, Refused.code, detail="")
@@ -213,16 +227,36 @@ class Receiver:
             self._tell("warning", "answer-lost", (transfer.req.sender,), **transfer.ids, error=str(error))
             self._end_handshake(transfer.req.xid)
 
-    def decide(self, prefix: str, *, accept: bool, reason: str) -> PendingItem:
-        """A person's answer to what waits under an id that begins so. `UsageError`: ``unknown-id``, ..."""
-        question = self.asking.find(prefix)
-        question.answer.set_result(Answer(accept, reason))
+    async def prove(self, pin: str) -> None:
+        """`PersonHere.prove`; a wrong one is in the log."""
+        try:
+            await self._person.prove(pin)
+        except NotAuthorised as error:
+            self._tell("warning", "pin-refused", (error.detail,), detail=error.detail)
+            raise
+
+    async def decide(self, said: AskDecision) -> PendingItem:
+        """A person's answer to what waits under an id that begins so.
+
+        `UsageError`: ``unknown-id``, ``ambiguous-id``; `NotAuthorised`: a PIN that is wrong or missing: it still waits.
+        """
+        question = self.asking.find(said.id)
+        if said.accept and said.pin:
+            await self.prove(said.pin)
+            question = self.asking.find(said.id)
+        level = "authorised" if said.pin else self._person.level()[0]
+        if said.accept and question.item.require == "authorised" and level != "authorised":
+            raise NotAuthorised(
+                f"{question.item.sender} asks that the person who accepts proves himself", detail="pin-needed",
+                hint="give the PIN: zkc accept ID --pin-file FILE, or ZKC_PIN",
+            )
+        question.answer.set_result(Answer(said.accept, said.reason, level == "authorised"))
         return question.item
 
     async def _judge(
-        self, transfer: Transfer, endpoint: str, ask: Ask, *, accepted: bool = False
+        self, transfer: Transfer, endpoint: str, ask: Ask, *, accepted: tuple[Presence, int] | None = None
     ) -> machine.Accept | machine.Decline | machine.AlreadyHave | None:
-        """None: a person is asked, unless he has ``accepted``."""
+        """None: a person is asked, unless he has ``accepted``, at that level."""
         sender, req = transfer.sender, transfer.req
         await self.readers.settle(sender.fingerprint, req.tid)
         receipt = self._inbox.done(sender.fingerprint, req.tid)
@@ -230,7 +264,11 @@ class Receiver:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
-        if rules.accept == "ask" and not accepted:
+        level = accepted or self._person.level()
+        unmet = self._unmet(req.presence, level[0], accepted=accepted is not None)
+        if unmet is not None:
+            return self._decline(transfer, unmet.code, detail=unmet.detail)
+        if accepted is None and (rules.accept == "ask" or not level_met(level[0], req.presence)):
             # Before a reader is taken, which is not kept waiting.
             refusal = decide(asked, rules, self._standing(transfer))
             if refusal is None and self.asking.count(req.sender) >= PENDING_PER_SENDER_MAX:
@@ -242,7 +280,7 @@ class Receiver:
         if refusal is not None:
             return self._decline(transfer, refusal.code, detail=refusal.detail)
         if transfer.reader is not None:
-            return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes)
+            return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes, level)
         if self.readers.broke_off(sender.fingerprint, req.tid):
             return self._decline(transfer, Interrupted.code, detail="broken-stream")
         listen = parse_listen(self.config.transfer.listen)
@@ -261,16 +299,27 @@ class Receiver:
         except PeerViolation:
             incoming.close()
             raise
-        return machine.Accept(where, incoming.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
+        chunk = incoming.offer_chunk(self.config.transfer.chunk)
+        return machine.Accept(where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1])
+
+    def _unmet(self, required: Presence, level: Presence, *, accepted: bool) -> ZkcError | None:
+        """What is refused at once, since nobody can make it good by an answer (claims D2, D3)."""
+        if accepted or level_met(level, required):
+            return None
+        if required == "present" or self._person.person().state == "absent":
+            return NobodyThere("nobody is present", detail="absent")
+        return None if self._person.enrolled else NotAuthorised("no PIN is enrolled", detail="not-enrolled")
 
     async def _to_reader(
-        self, transfer: Transfer, ask: AskLive, endpoint: str, max_bytes: int
+        self, transfer: Transfer, ask: AskLive, endpoint: str, max_bytes: int, level: tuple[Presence, int]
     ) -> machine.Accept:
         """Straight to a process that waits for it, at its sockets."""
         addresses = await self._places.addresses(ask.host, split_endpoint(endpoint)[0])
         self._transfers.check_wanted(transfer)
         where = Endpoints(addresses, ask.data_port, ask.ack_port, 0, "", b"")
-        return machine.Accept(where, ask.chunk, max_bytes, live=True)
+        return machine.Accept(
+            where, ask.chunk, max_bytes, live=True, presence=level[0], presence_age=level[1]
+        )
 
     def _decline(self, transfer: Transfer, code: int, *, detail: str) -> machine.Decline:
         self._tell("info", "refused", (transfer.req.sender, detail), **transfer.ids, reason=detail)

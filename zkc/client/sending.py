@@ -26,6 +26,8 @@ from zkc.errors import (
     IntegrityError,
     Interrupted,
     LocalIOError,
+    NobodyThere,
+    NotAuthorised,
     PeerViolation,
     PolicyRefused,
     RecipientOffline,
@@ -55,7 +57,7 @@ _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a sender that is to listen waits for ports: the recipient waits for its step no longer than a minute."""
 _DIRECT_SECONDS: Final = 2.0
 """How long the recipient is looked for at the end of a handshake that has led to it, before another one is made."""
-_CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable, DaemonError)
+_CONDITIONS: Final = (RecipientOffline, NobodyThere, NotAuthorised, CoordinatorUnreachable, DaemonError)
 """What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
 
 _COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer", "reader-gone"})

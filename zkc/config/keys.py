@@ -43,6 +43,10 @@ _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
 _ASK_TIMEOUT: Final = duration("1s", "7d")
+_SOURCES: Final = listed(choice("terminal"), 0)
+_WITHIN: Final = duration("1s", "7d")
+_WINDOW: Final = duration("0s", "7d")
+_TELL: Final = choice("coordinator", "nobody")
 _TTL: Final = duration("1s", "365d")
 _BYTES: Final = size(0, SIZE_MAX)
 _CHUNK: Final = size(constants.CHUNK_MIN, constants.CHUNK_MAX)
@@ -90,6 +94,16 @@ class InboxSection(Struct, frozen=True):
     per_second: Annotated[int, _PER_SECOND] = constants.TRANSFERS_PER_SECOND_MAX
 
 
+class PersonSection(Struct, frozen=True):
+    """``[person]`` of a client; times in seconds."""
+
+    sources: Annotated[tuple[str, ...], _SOURCES] = ()
+    present_within: Annotated[float, _WITHIN] = 600.0
+    here_for: Annotated[float, _WITHIN] = 8 * 3600.0
+    window: Annotated[float, _WINDOW] = 0.0
+    tell: Annotated[Literal["coordinator", "nobody"], _TELL] = "coordinator"
+
+
 class RegistrationSection(Struct, frozen=True):
     """``[registration]`` of a client: the document's alternatives."""
 
@@ -103,6 +117,7 @@ class ClientConfig(Struct, frozen=True):
     coordinator: LinkSection = LinkSection()
     transfer: ClientTransferSection = ClientTransferSection()
     inbox: InboxSection = InboxSection()
+    person: PersonSection = PersonSection()
     registration: RegistrationSection = RegistrationSection()
     log: LogSection = LogSection()
 

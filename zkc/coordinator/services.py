@@ -36,11 +36,14 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
+    LookAt,
     LookUp,
     Ok,
     Peer,
     PeerCard,
     PeerPage,
+    PeerSeen,
+    PersonIs,
     RelayHere,
     TransferAnswer,
     TransferConfirmKey,
@@ -110,6 +113,8 @@ class Services:
             Goodbye: _Service(self._goodbye, _often),
             ListPeers: _Service(self._list_peers, _pages),
             LookUp: _Service(self._look_up, _lookups),
+            LookAt: _Service(self._look_at, _lookups),
+            PersonIs: _Service(self._person, _often),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
             TransferRequest: _Service(self._transfer_request, _by_policy),
@@ -182,7 +187,19 @@ class Services:
 
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)
-        return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint)
+        person, age = self._clients.person(row.uid)
+        return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint, person, age)
+
+    def _look_at(self, _session: Session, _call: bytes, body: LookAt) -> AnswerBody:
+        row = self._core.db.client_named(body.name)
+        if row is None:
+            raise UnknownRecipient("nobody of that name is registered", detail="unknown")
+        return PeerSeen(self._peer(row))
+
+    def _person(self, session: Session, _call: bytes, body: PersonIs) -> AnswerBody:
+        """What a daemon tells of its person; forgotten with its session (claims D2)."""
+        session.person, session.person_at = body.state, self._core.clock.monotonic() - body.age
+        return Ok()
 
     def _look_up(self, _session: Session, _call: bytes, body: LookUp) -> AnswerBody:
         row = self._core.db.client_named(body.name)

@@ -30,6 +30,9 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (20, ""): ("there is no {0} at this coordinator", "zkc peers lists who is there"),
     (21, ""): ("{0} is offline", _LATER),
     (22, ""): ("nobody is present at {0}", _LATER),
+    (23, "not-enrolled"): (
+        "no person at {0} can prove that he may receive (no PIN is enrolled there)", "zkc person enrol, at {0}"
+    ),
     (23, ""): ("the person at {0} may not receive it", "ask {0} who may"),
     (24, ""): ("a person at {0} refused it", "ask {0} why"),
     (25, ""): ("{either} refused it by policy", "ask its administrator"),

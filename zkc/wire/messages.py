@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, LINK_TARGET_MAX, NOTE_MAX, RUNS_MAX
-from zkc.ids import Compression, KeyOrder, KeySource, Kind, Presence
+from zkc.ids import Compression, KeyOrder, KeySource, Kind, PersonState, Presence
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -273,6 +273,20 @@ class LookUp(Message, frozen=True, tag="lookup"):
     name: Name
 
 
+class PersonIs(Message, frozen=True, tag="person"):
+    """Daemon to coordinator: what is known of its person."""
+
+    state: PersonState
+    age: U32
+    """Seconds since it was so."""
+
+
+class LookAt(Message, frozen=True, tag="look-at"):
+    """Is ``name`` there?"""
+
+    name: Name
+
+
 class InviteApplication(Message, frozen=True, tag="invite-app"):
     app: Name
 
@@ -349,7 +363,7 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
+    | PersonIs | LookAt | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
     | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
 )
 
@@ -389,11 +403,18 @@ class Peer(Message, frozen=True):
     last_seen: U64
     """Seconds since 1970; 0: never."""
     fingerprint: Hash
+    person: PersonState
+    person_age: U32
+    """Seconds since it was so."""
 
 
 class PeerPage(Message, frozen=True, tag="peer-page"):
     peers: Annotated[list[Peer], Meta(max_length=256)]
     more: bool
+
+
+class PeerSeen(Message, frozen=True, tag="peer-seen"):
+    peer: Peer
 
 
 class PeerCard(Message, frozen=True, tag="peer-card"):
@@ -419,8 +440,8 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 
 AnswerBody = (
-    Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerCard | Invitation
-    | RelayAt
+    Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerSeen | PeerCard
+    | Invitation | RelayAt
 )
 
 

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from zkc.ui.cli.output import rfc3339
 
+_GUESS_SECONDS = 60.0
+"""For a daemon's answer that waits for its turn to look at a PIN."""
+
 if TYPE_CHECKING:
     from zkc.client.control import PendingItem
     from zkc.stores.home import Home
@@ -36,12 +39,12 @@ def pending_fields(item: PendingItem) -> dict[str, object]:
     return {
         "id": item.id, "state": "pending", "from": item.sender, "name": item.name, "bytes": item.size, "digest": None,
         "note": item.note, "key_source": item.key_source, "received": rfc3339(item.since), "path": None,
-        "app": item.app or None, "kind": None, "transfer": item.id, "verified": item.verified,
+        "app": item.app or None, "kind": None, "transfer": item.id, "verified": item.verified, "require": item.require,
         "expires": rfc3339(item.until),
     }
 
 
-def decide(call: Invocation, id: str, *, accept: bool, reason: str = "") -> None:
+def decide(call: Invocation, id: str, *, accept: bool, reason: str = "", pin: str = "") -> None:
     """The person's answer; told as ``accepted`` or ``refused``, with the item's keys. `DaemonError`: no daemon."""
     from zkc.client import control
     from zkc.net.local_client import LocalClient
@@ -51,7 +54,7 @@ def decide(call: Invocation, id: str, *, accept: bool, reason: str = "") -> None
     home = client_home(call)
     client_config(call, home)
     client: LocalClient[Any] = LocalClient(home.socket_path(), control.ControlReply)
-    item = client.call(control.AskDecision(id, accept, reason)).item
+    item = client.call(control.AskDecision(id, accept, reason, pin), within=_GUESS_SECONDS).item
     call.out.event("accepted" if accept else "refused", pending_fields(item))
     if not call.out.json:
         what = "a transfer" if item.name is None else escape(item.name)

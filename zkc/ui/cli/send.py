@@ -45,7 +45,8 @@ def _ciphers() -> tuple[str, ...]:
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")
 @click.option("--note", metavar="TEXT", default="", help="A note beside it, end-to-end encrypted too.")
 @click.option(
-    "--require", type=word("online"), metavar="online", default="online", help="What must hold of the recipient.",
+    "--require", type=word("online", "present", "authorised"), metavar="online|present|authorised", default="online",
+    help="What must hold of the recipient: it is online, a person is there, who proves that he may receive [online].",
 )
 @click.option("--wait", type=Duration(), help="How long to wait for the recipient to be there.")
 @click.option("--timeout", type=Duration(), help="Bound on the whole command.")
@@ -66,7 +67,7 @@ def _ciphers() -> tuple[str, ...]:
 @pass_invocation
 def command(
     call: Invocation, *, recipient: str, paths: tuple[str, ...], name: str | None, message: str | None, note: str,
-    require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
+    require: Any, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
     receipt: str | None, exclude: tuple[str, ...], key: str | None, bwlimit: int, compress: bool, no_resume: bool,
     dry_run: bool,
 ) -> int:
@@ -83,7 +84,7 @@ def command(
 
     from zkc.client.events import Delivery, Options
 
-    options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress)
+    options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress, require)
     what = What(payload, name, note, exclude)
     if len(names) > 1:
         from zkc.ui.cli.send_several import send_to_each
