@@ -357,7 +357,7 @@ class Daemon:
             case control.AskPending():
                 return control.PendingListReply(self._receiver.asking.items())
             case control.AskDecision():
-                decided = self._receiver.decide(request.id, accept=request.accept, reason=request.reason)
+                decided = await self._receiver.decide(request.id, accept=request.accept, reason=request.reason)
                 return control.DecidedReply(decided)
             case control.AskLeave():
                 await self._leave(self.main)

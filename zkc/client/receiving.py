@@ -6,7 +6,6 @@ The handshake runs on the daemon's loop; the bytes of each transfer in a thread 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 from dataclasses import replace
 from typing import Any, Final
@@ -21,21 +20,20 @@ from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
 from zkc.client.transfers import Transfer, Transfers
 from zkc.config import ClientConfig
-from zkc.constants import PENDING_PER_SENDER_MAX, STEP_SECONDS
+from zkc.constants import STEP_SECONDS
 from zkc.crypto.primitives import digest
 from zkc.env import Clock, Entropy
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused, Refused, TimedOut, ZkcError
-from zkc.ids import owner_of
 from zkc.logs import Repeats
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
-from zkc.protocol.session import open_preview
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import Asked, Standing, decide, least_size
 from zkc.rules.rates import Window
+from zkc.rules.refusals import refused_by
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.codec import decode, encode
@@ -62,6 +60,7 @@ _CLOSED_KEPT: Final = 256
 """Refusals, and receipts given in place of a transfer, that are kept for a sender whose answer was lost."""
 _YOU_LISTEN: Final = Endpoints([], 0, 0, 0, "", b"")
 """What a sender is told that is to be connected to."""
+_Verdict = machine.Accept | machine.Decline | machine.AlreadyHave | machine.AskPerson
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
@@ -85,7 +84,7 @@ class Receiver:
         self._requests: dict[str, Window] = {}
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
-        self.asking: Final = Asking()
+        self.asking: Final = Asking(store, inbox, clock)
         self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
         self._deliveries = Deliveries(
             inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget
@@ -160,69 +159,53 @@ class Receiver:
         except BaseException:
             self._end_handshake(req.xid)
             raise
-        if verdict is None:
-            return self._ask_person(principal, transfer, endpoint, ask)
+        if isinstance(verdict, machine.AskPerson):
+            self._ask_person(transfer, endpoint, ask)
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
 
-    def _ask_person(self, principal: Principal, transfer: Transfer, endpoint: str, ask: Ask) -> AnswerBody:
+    def _ask_person(self, transfer: Transfer, endpoint: str, ask: Ask) -> None:
         """X3 comes when the person has decided, or when the time for it is over."""
-        req = transfer.req
-        within = min(self.config.inbox.ask_timeout, req.wait or math.inf)
-        now = self._clock.wall()
-        pin = self._store.pinned().get(req.sender)
-        try:
-            preview = open_preview(principal.kem_key, req)
-        except PeerViolation:
-            # Made for a permanent key that this client has no more: like a first contact.
-            preview = None
-        item = PendingItem(
-            id=req.xid.hex(), sender=req.sender, app=req.recipient if owner_of(req.recipient) else "",
-            verified=pin is not None and pin.verified is not None,
-            name=preview.name if preview else None, note=preview.note if preview else "",
-            size=preview.size if preview else None, least_size=least_size(req.size_class),
-            key_source=req.key_source, since=now, until=now + within,
-        )
-        question = self.asking.add(item, transfer)
-        self._tell("info", "pending", (req.sender,), **transfer.ids)
-        transfer.asking = asyncio.create_task(self._await_person(question, within, endpoint, ask))
+        question = self.asking.ask(transfer, self.config.inbox.ask_timeout)
+        self._tell("info", "pending", (transfer.req.sender,), **transfer.ids)
+        transfer.asking = asyncio.create_task(self._await_person(question, endpoint, ask))
         transfer.asking.add_done_callback(lambda _: self.asking.remove(question))
-        return self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, machine.AskPerson()))
 
-    async def _await_person(self, question: Question, within: float, endpoint: str, ask: Ask) -> None:
+    async def _await_person(self, question: Question, endpoint: str, ask: Ask) -> None:
         transfer = question.transfer
         try:
-            verdict: machine.Accept | machine.Decline | machine.AlreadyHave | None
-            try:
-                async with asyncio.timeout(within):
-                    answer = await asyncio.shield(question.answer)
-            except TimeoutError:
+            verdict: _Verdict
+            answer = await self.asking.wait(question)
+            if answer is None:
                 verdict = self._decline(transfer, TimedOut.code, detail="unanswered")
+            elif answer.accept:
+                self.asking.agree(question)
+                verdict = await self._judge(transfer, endpoint, ask)
             else:
-                if answer.accept:
-                    verdict = await self._judge(transfer, endpoint, ask, accepted=True)
-                else:
-                    self._log.info("refused-by-person", **transfer.ids, why=answer.reason)
-                    verdict = self._decline(transfer, Refused.code, detail="")
-            if verdict is None:
-                raise AssertionError("a person is asked once")
+                verdict = self._decline(transfer, Refused.code, why=answer.reason)
             transfer.asking = None
             said = self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, verdict))
             if isinstance(said, TransferResponse):
                 await ask(TransferAnswer(transfer.req.xid, said.response, said.signature))
+            if answer is not None and answer.accept and isinstance(verdict, machine.Decline):
+                question.outcome.set_exception(refused_by(transfer.req.recipient, verdict.code, verdict.detail))
+            else:
+                question.outcome.set_result(None)
         except (ZkcError, PeerViolation) as error:
             self._tell("warning", "answer-lost", (transfer.req.sender,), **transfer.ids, error=str(error))
             self._end_handshake(transfer.req.xid)
 
-    def decide(self, prefix: str, *, accept: bool, reason: str) -> PendingItem:
-        """A person's answer to what waits under an id that begins so. `UsageError`: ``unknown-id``, ..."""
+    async def decide(self, prefix: str, *, accept: bool, reason: str) -> PendingItem:
+        """A person's answer to what waits under an id that begins so; returns once its sender's coordinator has it.
+
+        `UsageError`: ``unknown-id``, ``ambiguous-id``; why what was accepted cannot be let in; `Interrupted`
+        (``ended``): nobody waits for it any more.
+        """
         question = self.asking.find(prefix)
         question.answer.set_result(Answer(accept, reason))
+        await asyncio.shield(question.outcome)
         return question.item
 
-    async def _judge(
-        self, transfer: Transfer, endpoint: str, ask: Ask, *, accepted: bool = False
-    ) -> machine.Accept | machine.Decline | machine.AlreadyHave | None:
-        """None: a person is asked, unless he has ``accepted``."""
+    async def _judge(self, transfer: Transfer, endpoint: str, ask: Ask) -> _Verdict:
         sender, req = transfer.sender, transfer.req
         await self.readers.settle(sender.fingerprint, req.tid)
         receipt = self._inbox.done(sender.fingerprint, req.tid)
@@ -230,12 +213,15 @@ class Receiver:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
-        if rules.accept == "ask" and not accepted:
+        if rules.accept == "ask" and not self.asking.has_agreed(transfer):
             # Before a reader is taken, which is not kept waiting.
             refusal = decide(asked, rules, self._standing(transfer))
-            if refusal is None and self.asking.count(req.sender) >= PENDING_PER_SENDER_MAX:
+            if refusal is not None:
+                return self._decline(transfer, refusal.code, detail=refusal.detail)
+            if self.asking.is_full(req.sender):
                 return self._decline(transfer, PolicyRefused.code, detail="limit")
-            return None if refusal is None else self._decline(transfer, refusal.code, detail=refusal.detail)
+            return machine.AskPerson()
+        transfer.shown = self.asking.shown(transfer)
         transfer.reader = self.readers.take(req, sender.fingerprint)
         standing = self._standing(transfer)
         refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
@@ -272,8 +258,12 @@ class Receiver:
         where = Endpoints(addresses, ask.data_port, ask.ack_port, 0, "", b"")
         return machine.Accept(where, ask.chunk, max_bytes, live=True)
 
-    def _decline(self, transfer: Transfer, code: int, *, detail: str) -> machine.Decline:
-        self._tell("info", "refused", (transfer.req.sender, detail), **transfer.ids, reason=detail)
+    def _decline(self, transfer: Transfer, code: int, *, detail: str = "", why: str = "") -> machine.Decline:
+        """``why``: a person's reason, for the log."""
+        told = {"why": why} if why else {}
+        self._tell(
+            "info", "refused", (transfer.req.sender, code, detail), **transfer.ids, code=code, reason=detail, **told
+        )
         return machine.Decline(code, detail)
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
