@@ -113,6 +113,10 @@ def test_nobody_answers_and_the_sender_ends_with_30(fleet: Fleet) -> None:
         error = events(process)[-1]
     assert (error["code"], error["detail"]) == (30, "unanswered")
     assert pending(fleet, "dave") == []
+    with sending(fleet, "bob", "--timeout", "2s") as process:
+        error = events(process)[-1]
+    assert (error["code"], error["detail"]) == (30, "unanswered")
+    wait_until(lambda: pending(fleet) == [])
 
 
 @pytest.mark.attack("H16")
