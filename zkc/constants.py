@@ -158,6 +158,8 @@ TRANSFERS_PER_SENDER_MAX: Final = 64
 """Transfers at once from one sender, at a recipient."""
 PENDING_PER_SENDER_MAX: Final = 16
 """Transfers of one sender that wait for a person."""
+PENDING_MAX: Final = 256
+"""The same of all senders: more than a person looks through."""
 PARTIALS_PER_SENDER_MAX: Final = 64
 """Partial items of one sender that a recipient keeps; the oldest goes."""
 TRANSFERS_MAX: Final = 256

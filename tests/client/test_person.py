@@ -47,7 +47,7 @@ def test_what_he_said_holds_over_a_restart_and_here_ends_by_itself(tmp_path: Pat
 def test_a_clock_that_was_set_back_leaves_nobody_here_for_ever(tmp_path: Path) -> None:
     here = Here(tmp_path)
     here.person.say("here")
-    here.clock.advance(-86400.0)
+    here.clock.set_wall(here.clock.wall() - 86400.0)
     assert here.person.person().state == "unknown"
 
 
@@ -81,6 +81,16 @@ def test_a_pin_opens_the_window_and_is_kept_as_a_digest(tmp_path: Path) -> None:
     assert here.person.level() == ("authorised", 0)
     here.clock.advance(61.0)
     assert here.person.level() == ("online", 0)
+
+
+def test_a_proof_ends_with_its_pin(tmp_path: Path) -> None:
+    here = Here(tmp_path, window=60.0)
+    here.person.enrol("first", old=None)
+    asyncio.run(here.person.prove("first"))
+    daemon = here.person
+    here.restart()
+    here.person.enrol("second", old="first")
+    assert daemon.level() == ("online", 0)
 
 
 @pytest.mark.attack("K02")

@@ -113,6 +113,10 @@ def test_nobody_answers_and_the_sender_ends_with_30(fleet: Fleet) -> None:
         error = events(process)[-1]
     assert (error["code"], error["detail"]) == (30, "unanswered")
     assert pending(fleet, "dave") == []
+    with sending(fleet, "bob", "--timeout", "2s") as process:
+        error = events(process)[-1]
+    assert (error["code"], error["detail"]) == (30, "unanswered")
+    wait_until(lambda: pending(fleet) == [])
 
 
 @pytest.mark.attack("H16")
@@ -152,7 +156,60 @@ def test_no_more_than_16_of_one_sender_wait_for_a_person(fleet: Fleet) -> None:
     wait_until(lambda: pending(fleet) == [])
 
 
-def test_a_dry_run_asks_nobody(fleet: Fleet) -> None:
+def test_what_waits_can_be_looked_at_and_a_stopped_daemon_hides_nothing_that_has_arrived(fleet: Fleet) -> None:
+    with sending(fleet, "bob", "--note", "look at me") as process:
+        item = one_pending(fleet)
+        assert fleet.zkc("bob", "inbox", "show", item["id"][:8], "--json").events[-1]["note"] == "look at me"
+        daemon = fleet.program("bob").process
+        daemon.send_signal(signal.SIGSTOP)
+        try:
+            blind = fleet.zkc("bob", "inbox")
+            assert blind.code == 0
+            assert b"what waits for a person is not known" in blind.err
+        finally:
+            daemon.send_signal(signal.SIGCONT)
+        assert fleet.zkc("bob", "refuse", item["id"]).code == 0
+        events(process)
+
+
+def test_what_was_accepted_goes_on_after_an_interruption_without_another_question(fleet: Fleet, tmp_path: Path) -> None:
+    source = tmp_path / "long.bin"
+    source.write_bytes(os.urandom(8 << 20))
+    with sending(fleet, "bob", str(source), "--bwlimit", "2M") as process:
+        item = one_pending(fleet)
+        assert fleet.zkc("bob", "accept", item["id"]).code == 0
+        wait_until(lambda: partial_bytes(fleet) > 1 << 20)
+        process.kill()
+    with sending(fleet, "bob", str(source)) as process:
+        told = events(process)
+        assert process.returncode == 0, told
+    assert "pending" not in [each["event"] for each in told]
+    assert [each["resumed_from"] > 0 for each in told if each["event"] == "granted"] == [True]
+    # The same once more, with the daemon killed in between: what is here of it was let in.
+    source.write_bytes(os.urandom(8 << 20))
+    with sending(fleet, "bob", str(source), "--bwlimit", "2M") as process:
+        item = one_pending(fleet)
+        assert fleet.zkc("bob", "accept", item["id"]).code == 0
+        wait_until(lambda: partial_bytes(fleet) > 1 << 20)
+        fleet.program("bob").kill()
+        fleet.start_daemon("bob")
+        told = events(process)
+        assert process.returncode == 0, told
+    assert [each["event"] for each in told].count("pending") == 1
+
+
+def partial_bytes(fleet: Fleet) -> int:
+    items = fleet.zkc("bob", "inbox", "--partial", "--json").events
+    return sum(item["bytes"] or 0 for item in items if item["state"] == "partial")
+
+
+def test_without_a_daemon_there_is_nothing_to_answer(fleet: Fleet) -> None:
+    fleet.join("erin")
+    assert fleet.zkc("erin", "inbox").code == 0
+    assert fleet.zkc("erin", "accept", "3f9a").code == 34
+
+
+def test_after_a_dry_run_nobody_is_asked_any_more(fleet: Fleet) -> None:
     done = fleet.zkc("alice", "send", "bob", "--dry-run", "--json")
     assert done.code == 0
     assert done.events[-1]["asks"]

@@ -107,7 +107,7 @@ class AskPending(Message, frozen=True, tag="pending"):
 
 
 class AskDecision(Message, frozen=True, tag="decision"):
-    """The person's answer to one of these; answered once the sender's coordinator has it."""
+    """The person's answer to one of these; `DecidedReply` once the sender's coordinator has it."""
 
     id: str
     """The beginning of its id, as long as it is one's alone."""

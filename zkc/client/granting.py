@@ -20,6 +20,7 @@ from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer, verify_peer
+from zkc.rules.refusals import refused_by
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, TransferPending
 
@@ -91,12 +92,21 @@ async def grant_within(
     listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
 ) -> Grant:
     """`grant`, over a link that may not stand yet, in at most ``within`` seconds."""
+    is_pending = False
+
+    def told() -> None:
+        nonlocal is_pending
+        is_pending = True
+        on_pending()
+
     try:
         async with asyncio.timeout(within):
             # A command says at once that there is no link; whether it waits for one is its own affair.
             await link.wait_linked(link.patience)
-            return await grant(link, store, wanted, clock, entropy, listen, on_pending)
+            return await grant(link, store, wanted, clock, entropy, listen, told)
     except TimeoutError:
+        if is_pending and link.linked:
+            raise refused_by(wanted.recipient, TimedOut.code, "unanswered") from None
         raise _overdue(link, wanted.recipient) from None
 
 

@@ -58,8 +58,8 @@ class PersonHere:
         self._config = config
         self._clock = clock
         self._entropy = entropy
-        self._proved: float | None = None
-        """When a PIN was right, monotonic seconds: a proof does not outlive the process."""
+        self._proved: tuple[float, bytes] | None = None
+        """When a PIN was right, monotonic seconds, and its digest: a proof outlives neither the process nor the PIN."""
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
@@ -84,7 +84,9 @@ class PersonHere:
 
     def level(self) -> tuple[Presence, int]:
         """What this client vouches for, and the age of what it rests on."""
-        ago = None if self._proved is None else self._clock.monotonic() - self._proved
+        ago = None
+        if self._proved is not None and self._proved[1] == self._read().digest:
+            ago = self._clock.monotonic() - self._proved[0]
         return stated_level(self.person(), ago, self._config().person.window)
 
     def say(self, mode: Mode) -> None:
@@ -115,9 +117,11 @@ class PersonHere:
         self._write(msgspec.structs.replace(self._read(), salt=b"", digest=b"", wrong=0))
         self._proved = None
 
-    def check(self, pin: str) -> None:
-        """One try; blocks for a tenth of a second. Wrong ones are counted before it is known that they are wrong, so
-        that nothing that ends this process gives another for nothing.
+    def check(self, pin: str) -> bytes:
+        """One try, and the digest of the PIN; blocks for a tenth of a second.
+
+        Wrong tries are counted before it is known that they are wrong, so that nothing that ends this process gives
+        another for nothing.
 
         `NotAuthorised`: ``not-enrolled``, ``wrong-pin``, ``too-many``.
         """
@@ -137,11 +141,12 @@ class PersonHere:
             if not is_pin(pin, kept.salt, kept.digest):
                 raise NotAuthorised("this is not the PIN", detail="wrong-pin", hint="try again")
             self._write(msgspec.structs.replace(counted, wrong=0))
+            return kept.digest
 
     async def prove(self, pin: str) -> None:
         """`check`, off the loop; a right one opens the window of `person.window`."""
-        await asyncio.to_thread(self.check, pin)
-        self._proved = self._clock.monotonic()
+        digest = await asyncio.to_thread(self.check, pin)
+        self._proved = self._clock.monotonic(), digest
 
     def _check_old(self, old: str | None) -> None:
         if not self.enrolled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, kem_key_of, read_coordinator_card, verify_card
+from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, read_coordinator_card, verify_card
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, read_private
 from zkc.errors import LocalIOError, NotRegistered, PeerViolation
@@ -79,7 +79,7 @@ def known_about(store: KeyStore, name: str, fingerprint: bytes = b"") -> Known:
     return Known(
         fingerprint=own.fingerprint if own else b"",
         epoch=own.epoch if own else 0,
-        kem_key=kem_key_of(own.card) if own else b"",
+        card=own.card if own else b"",
         owner_fingerprint=owner.fingerprint if owner else b"",
         names=pins.names_of(fingerprint),
     )

@@ -6,7 +6,6 @@ The handshake runs on the daemon's loop; the bytes of each transfer in a thread 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 from dataclasses import replace
 from typing import Any, Final
@@ -22,7 +21,7 @@ from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
 from zkc.client.transfers import Transfer, Transfers
 from zkc.config import ClientConfig
-from zkc.constants import PENDING_PER_SENDER_MAX, STEP_SECONDS
+from zkc.constants import STEP_SECONDS
 from zkc.crypto.primitives import digest
 from zkc.env import Clock, Entropy
 from zkc.errors import (
@@ -35,17 +34,18 @@ from zkc.errors import (
     TimedOut,
     ZkcError,
 )
-from zkc.ids import Presence, owner_of
+from zkc.ids import Presence
 from zkc.logs import Repeats
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
-from zkc.protocol.session import level_met, open_preview
+from zkc.protocol.session import level_met
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import Asked, Standing, decide, least_size
 from zkc.rules.rates import Window
+from zkc.rules.refusals import refused_by
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.codec import decode, encode
@@ -72,6 +72,7 @@ _CLOSED_KEPT: Final = 256
 """Refusals, and receipts given in place of a transfer, that are kept for a sender whose answer was lost."""
 _YOU_LISTEN: Final = Endpoints([], 0, 0, 0, "", b"")
 """What a sender is told that is to be connected to."""
+_Verdict = machine.Accept | machine.Decline | machine.AlreadyHave | machine.AskPerson
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
@@ -97,7 +98,7 @@ class Receiver:
         self._requests: dict[str, Window] = {}
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
-        self.asking: Final = Asking()
+        self.asking: Final = Asking(store, inbox, clock)
         self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
         self._deliveries = Deliveries(
             inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget
@@ -172,57 +173,37 @@ class Receiver:
         except BaseException:
             self._end_handshake(req.xid)
             raise
-        if verdict is None:
-            return self._ask_person(principal, transfer, endpoint, ask)
+        if isinstance(verdict, machine.AskPerson):
+            self._ask_person(transfer, endpoint, ask)
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
 
-    def _ask_person(self, principal: Principal, transfer: Transfer, endpoint: str, ask: Ask) -> AnswerBody:
+    def _ask_person(self, transfer: Transfer, endpoint: str, ask: Ask) -> None:
         """X3 comes when the person has decided, or when the time for it is over."""
-        req = transfer.req
-        within = min(self.config.inbox.ask_timeout, req.wait or math.inf)
-        now = self._clock.wall()
-        pin = self._store.pinned().get(req.sender)
-        try:
-            preview = open_preview(principal.kem_key, req)
-        except PeerViolation:
-            # Made for a permanent key that this client has no more: like a first contact.
-            preview = None
-        item = PendingItem(
-            id=req.xid.hex(), sender=req.sender, app=req.recipient if owner_of(req.recipient) else "",
-            require=req.presence, verified=pin is not None and pin.verified is not None,
-            name=preview.name if preview else None, note=preview.note if preview else "",
-            size=preview.size if preview else None, least_size=least_size(req.size_class),
-            key_source=req.key_source, since=now, until=now + within,
-        )
-        question = self.asking.add(item, transfer)
-        self._tell("info", "pending", (req.sender,), **transfer.ids)
-        transfer.asking = asyncio.create_task(self._await_person(question, within, endpoint, ask))
+        question = self.asking.ask(transfer, self.config.inbox.ask_timeout)
+        self._tell("info", "pending", (transfer.req.sender,), **transfer.ids)
+        transfer.asking = asyncio.create_task(self._await_person(question, endpoint, ask))
         transfer.asking.add_done_callback(lambda _: self.asking.remove(question))
-        return self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, machine.AskPerson()))
 
-    async def _await_person(self, question: Question, within: float, endpoint: str, ask: Ask) -> None:
+    async def _await_person(self, question: Question, endpoint: str, ask: Ask) -> None:
         transfer = question.transfer
         try:
-            verdict: machine.Accept | machine.Decline | machine.AlreadyHave | None
-            try:
-                async with asyncio.timeout(within):
-                    answer = await asyncio.shield(question.answer)
-            except TimeoutError:
+            verdict: _Verdict
+            answer = await self.asking.wait(question)
+            if answer is None:
                 verdict = self._decline(transfer, TimedOut.code, detail="unanswered")
+            elif answer.accept:
+                self.asking.agree(question, answer.level)
+                verdict = await self._judge(transfer, endpoint, ask)
             else:
-                if answer.accept:
-                    # Who accepts is there, and with the right PIN he may.
-                    level: Presence = "authorised" if answer.proved else "present"
-                    verdict = await self._judge(transfer, endpoint, ask, accepted=(level, 0))
-                else:
-                    self._log.info("refused-by-person", **transfer.ids, why=answer.reason)
-                    verdict = self._decline(transfer, Refused.code, detail="")
-            if verdict is None:
-                raise AssertionError("a person is asked once")
+                verdict = self._decline(transfer, Refused.code, why=answer.reason)
             transfer.asking = None
             said = self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, verdict))
             if isinstance(said, TransferResponse):
                 await ask(TransferAnswer(transfer.req.xid, said.response, said.signature))
+            if answer is not None and answer.accept and isinstance(verdict, machine.Decline):
+                question.outcome.set_exception(refused_by(transfer.req.recipient, verdict.code, verdict.detail))
+            else:
+                question.outcome.set_result(None)
         except (ZkcError, PeerViolation) as error:
             self._tell("warning", "answer-lost", (transfer.req.sender,), **transfer.ids, error=str(error))
             self._end_handshake(transfer.req.xid)
@@ -236,27 +217,27 @@ class Receiver:
             raise
 
     async def decide(self, said: AskDecision) -> PendingItem:
-        """A person's answer to what waits under an id that begins so.
+        """A person's answer to what waits under an id that begins so; returns once its sender's coordinator has it.
 
-        `UsageError`: ``unknown-id``, ``ambiguous-id``; `NotAuthorised`: a PIN that is wrong or missing: it still waits.
+        `UsageError`: ``unknown-id``, ``ambiguous-id``; `NotAuthorised`: a PIN that is wrong or missing, and it still
+        waits; why what was accepted cannot be let in; `Interrupted` (``ended``): nobody waits for it any more.
         """
         question = self.asking.find(said.id)
         if said.accept and said.pin:
             await self.prove(said.pin)
             question = self.asking.find(said.id)
-        level = "authorised" if said.pin else self._person.level()[0]
-        if said.accept and question.item.require == "authorised" and level != "authorised":
+        # Who answers is there, and with the right PIN he may.
+        level: Presence = "authorised" if said.pin or self._person.level()[0] == "authorised" else "present"
+        if said.accept and not level_met(level, question.item.require):
             raise NotAuthorised(
                 f"{question.item.sender} asks that the person who accepts proves himself", detail="pin-needed",
                 hint="give the PIN: zkc accept ID --pin-file FILE, or ZKC_PIN",
             )
-        question.answer.set_result(Answer(said.accept, said.reason, level == "authorised"))
+        question.answer.set_result(Answer(said.accept, said.reason, level))
+        await asyncio.shield(question.outcome)
         return question.item
 
-    async def _judge(
-        self, transfer: Transfer, endpoint: str, ask: Ask, *, accepted: tuple[Presence, int] | None = None
-    ) -> machine.Accept | machine.Decline | machine.AlreadyHave | None:
-        """None: a person is asked, unless he has ``accepted``, at that level."""
+    async def _judge(self, transfer: Transfer, endpoint: str, ask: Ask) -> _Verdict:
         sender, req = transfer.sender, transfer.req
         await self.readers.settle(sender.fingerprint, req.tid)
         receipt = self._inbox.done(sender.fingerprint, req.tid)
@@ -264,16 +245,20 @@ class Receiver:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
         asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
-        level = accepted or self._person.level()
-        unmet = self._unmet(req.presence, level[0], accepted=accepted is not None)
+        level = self._level(transfer)
+        unmet = self._unmet(req.presence, level[0])
         if unmet is not None:
             return self._decline(transfer, unmet.code, detail=unmet.detail)
-        if accepted is None and (rules.accept == "ask" or not level_met(level[0], req.presence)):
+        if not level_met(level[0], req.presence) or (rules.accept == "ask" and not self.asking.has_agreed(transfer)):
             # Before a reader is taken, which is not kept waiting.
             refusal = decide(asked, rules, self._standing(transfer))
-            if refusal is None and self.asking.count(req.sender) >= PENDING_PER_SENDER_MAX:
+            if refusal is not None:
+                return self._decline(transfer, refusal.code, detail=refusal.detail)
+            if self.asking.is_full(req.sender):
                 return self._decline(transfer, PolicyRefused.code, detail="limit")
-            return None if refusal is None else self._decline(transfer, refusal.code, detail=refusal.detail)
+            return machine.AskPerson()
+        agreed = self.asking.agreement(transfer)
+        transfer.shown = None if agreed is None else agreed.preview
         transfer.reader = self.readers.take(req, sender.fingerprint)
         standing = self._standing(transfer)
         refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
@@ -302,9 +287,16 @@ class Receiver:
         chunk = incoming.offer_chunk(self.config.transfer.chunk)
         return machine.Accept(where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1])
 
-    def _unmet(self, required: Presence, level: Presence, *, accepted: bool) -> ZkcError | None:
+    def _level(self, transfer: Transfer) -> tuple[Presence, int]:
+        """What this client states, and the age of what it rests on: who accepted this delivery showed so much then."""
+        level, agreed = self._person.level(), self.asking.agreement(transfer)
+        if agreed is None or level_met(level[0], agreed.level):
+            return level
+        return agreed.level, int(self._clock.monotonic() - agreed.at)
+
+    def _unmet(self, required: Presence, level: Presence) -> ZkcError | None:
         """What is refused at once, since nobody can make it good by an answer (claims D2, D3)."""
-        if accepted or level_met(level, required):
+        if level_met(level, required):
             return None
         if required == "present" or self._person.person().state == "absent":
             return NobodyThere("nobody is present", detail="absent")
@@ -321,8 +313,12 @@ class Receiver:
             where, ask.chunk, max_bytes, live=True, presence=level[0], presence_age=level[1]
         )
 
-    def _decline(self, transfer: Transfer, code: int, *, detail: str) -> machine.Decline:
-        self._tell("info", "refused", (transfer.req.sender, detail), **transfer.ids, reason=detail)
+    def _decline(self, transfer: Transfer, code: int, *, detail: str = "", why: str = "") -> machine.Decline:
+        """``why``: a person's reason, for the log."""
+        told = {"why": why} if why else {}
+        self._tell(
+            "info", "refused", (transfer.req.sender, code, detail), **transfer.ids, code=code, reason=detail, **told
+        )
         return machine.Decline(code, detail)
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:

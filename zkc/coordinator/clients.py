@@ -376,16 +376,12 @@ class Clients:
         # Until its sessions end, records of it are still opened: they may answer `Revoked`.
         self._forget_if_idle(client)
 
-    def look(self, fd: int, inode: int) -> bool:
-        """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. Whose it was has lost it.
-
-        Whether there are still sessions whose connection it is.
-        """
+    def look(self, fd: int, inode: int) -> None:
+        """A connection with descriptor ``fd`` has ended; ``inode`` is behind it now. Its sessions have lost it."""
         for session in list(self._by_fd.get(fd, ())):
             wire = session.wire
             if wire is not None and wire.inode != inode:
                 self._lost(session, wire)
-        return fd in self._by_fd
 
     def tick(self, now: float) -> None:
         """Repeats what is due, and ends what has been silent for too long."""

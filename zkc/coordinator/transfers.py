@@ -168,7 +168,9 @@ class Transfers:
             raise Interrupted("the handshake is not known (any more)", detail="unknown-transfer")
         if session is not handshake.to:
             raise PeerViolation("identity", "another client's transfer")
-        self._hear_recipient(handshake, message)
+        violation = self._hear_recipient(handshake, message)
+        if violation is not None:
+            raise violation
         return Ok()
 
     def end(self, session: Session, message: TransferEnd) -> None:
@@ -310,14 +312,16 @@ class Transfers:
             case _:
                 self._hear_recipient(handshake, body)
 
-    def _hear_recipient(self, handshake: _Handshake, body: AnswerBody | TransferAnswer) -> None:
+    def _hear_recipient(self, handshake: _Handshake, body: AnswerBody | TransferAnswer) -> PeerViolation | None:
+        """What was wrong with it, if that has ended the handshake."""
         try:
             taken = step(TABLE, handshake.broker, handshake.state, body)
         except PeerViolation as violation:
             self._core.violated("transfer", violation, name=handshake.recipient.name)
             self._finish(handshake, code_of(violation), violation.detail)
-            return
+            return violation
         self._take(handshake, taken)
+        return None
 
     def _finish(self, handshake: _Handshake, code: int, detail: str, *, tell_recipient: bool = True) -> None:
         """It ends without a result."""

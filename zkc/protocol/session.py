@@ -22,7 +22,7 @@ from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, VersionMismatch
 from zkc.wire.codec import decode, encode, version_of
-from zkc.wire.messages import Conf, Endpoints, Preview, Req, Resp, WrappedKey
+from zkc.wire.messages import Conf, Endpoints, Manifest, Preview, Req, Resp, WrappedKey
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +81,12 @@ def make_preview(name: str, note: str, size: int | None) -> bytes:
     return encode(Preview(*short, size, bytes(room)))
 
 
+def is_as_shown(manifest: Manifest, preview: Preview) -> bool:
+    """Whether a sender sends what its preview said."""
+    said = _beginning(manifest.name), _beginning(manifest.note), manifest.size
+    return said == (preview.name, preview.note, preview.size)
+
+
 def preview_at(xid: bytes, card_hash: bytes) -> bytes:
     """What a preview is bound to: this handshake, by this sender."""
     return digest(xid + card_hash)
@@ -97,8 +103,7 @@ def open_preview(key: KemPrivateKey, req: Req) -> Preview | None:
 
 def _beginning(text: str) -> str:
     """At most 255 bytes of it."""
-    encoded = text.encode(errors="replace")
-    return text if len(encoded) <= FILE_NAME_MAX else encoded[:FILE_NAME_MAX].decode(errors="ignore")
+    return text.encode()[:FILE_NAME_MAX].decode(errors="ignore")
 
 
 def seal_endpoints(to: KemPublicKey, th: bytes, endpoints: Endpoints) -> bytes:

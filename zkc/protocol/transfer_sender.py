@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from zkc.constants import ID_BYTES, TERMS_VERSION
-from zkc.crypto.cards import VerifiedCard
+from zkc.crypto.cards import VerifiedCard, kem_key_of
 from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed, seal
@@ -184,9 +184,9 @@ def create_request(sender: Sender, terms: Terms) -> Step:
 
 def _seal_preview(sender: Sender, terms: Terms) -> bytes:
     """To a pinned recipient alone: at first contact nobody knows whose key the coordinator would give."""
-    if not (terms.preview and sender.known.kem_key):
+    if not (terms.preview and sender.known.card):
         return b""
-    key = sender.authority.suite.read_public(sender.known.kem_key)
+    key = sender.authority.suite.read_public(kem_key_of(sender.known.card))
     return seal(key, "xfer-preview", preview_at(terms.xid, sender.card.hash), terms.preview)
 
 

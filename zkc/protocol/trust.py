@@ -38,8 +38,8 @@ class Known:
     """Pinned under the owner's name, for ``owner/app``."""
     names: tuple[str, ...] = ()
     """Every name under which the card's fingerprint is pinned."""
-    kem_key: bytes = b""
-    """Of the card that was seen last under the name."""
+    card: bytes = b""
+    """The one that was seen last under the name."""
 
 
 @dataclass(frozen=True, slots=True)

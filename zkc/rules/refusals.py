@@ -58,6 +58,9 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "start one of those that the coordinator names: zkc relay; a longer wait waits for one",
     ),
     (25, "not-a-relay"): ("the coordinator does not name this client as a relay", "add it to [relay] clients there"),
+    (25, "not-as-shown"): (
+        "name, note or size are not what the person at {0} was shown before he accepted", "send it anew"
+    ),
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (30, "unanswered"): ("nobody at {0} answered whether to accept it", "ask {0} to look at zkc inbox there"),

@@ -46,7 +46,7 @@ def _list(call: Invocation, *, partial: bool) -> None:
 
     with _opened(call) as inbox:
         items = inbox.items() + (inbox.partials() if partial else [])
-        pending = pending_items(client_home(call))
+        pending = pending_items(call, client_home(call))
     rows: list[dict[str, object]] = [{**item_fields(item, item.path), "at": item.received} for item in items]
     rows += [{**pending_fields(item), "at": item.since} for item in pending]
     if call.out.json:
@@ -71,15 +71,34 @@ def _list(call: Invocation, *, partial: bool) -> None:
 @pass_invocation
 def _show(call: Invocation, *, id: str) -> None:
     """``inbox``, one object; with ``text`` for a message."""
+    with _opened(call) as inbox:
+        try:
+            item = inbox.find(id)
+        except UsageError as error:
+            waiting = _waiting(call, id) if error.detail == "unknown-id" else None
+            if waiting is None:
+                raise
+            _show_fields(call, waiting, None)
+            return
+        text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
+    _show_fields(call, item_fields(item, item.path), text)
+    _show_tree(call, item)
+
+
+def _waiting(call: Invocation, id: str) -> dict[str, object] | None:
+    """What waits for a person under an id that begins so, if it is one."""
+    from zkc.ui.cli.homes import client_home
+    from zkc.ui.cli.pending import pending_fields, pending_items
+
+    found = [item for item in pending_items(call, client_home(call)) if item.id.startswith(id.lower())]
+    return pending_fields(found[0]) if len(found) == 1 else None
+
+
+def _show_fields(call: Invocation, fields: dict[str, object], text: str | None) -> None:
     from zkc.rules.names import escape
 
-    with _opened(call) as inbox:
-        item = inbox.find(id)
-        text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
-    fields = item_fields(item, item.path)
     if call.out.json:
         call.out.event("inbox", fields if text is None else {**fields, "text": text})
-        _show_tree(call, item)
         return
     for key, value in fields.items():
         if value not in (None, ""):
@@ -88,7 +107,6 @@ def _show(call: Invocation, *, id: str) -> None:
         call.out.text("")
         for line in text.split("\n"):
             call.out.folded(_BAR, escape(line), _BAR)
-    _show_tree(call, item)
 
 
 def _show_tree(call: Invocation, item: Item) -> None:

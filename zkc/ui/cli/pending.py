@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
+from zkc.errors import DaemonError
+from zkc.net.local_frames import ANSWER_SECONDS, NotRunning
 from zkc.ui.cli.output import rfc3339
-
-_GUESS_SECONDS = 60.0
-"""For a daemon's answer that waits for its turn to look at a PIN."""
 
 if TYPE_CHECKING:
     from zkc.client.control import PendingItem
     from zkc.stores.home import Home
     from zkc.ui.cli.options import Invocation
 
+_LOOK_SECONDS = 3.0
+"""For a daemon's answer, which takes milliseconds: one that is stopped keeps nobody from what has arrived."""
+_DECIDE_SECONDS = 3 * ANSWER_SECONDS
+"""The daemon looks at the PIN, makes room, and tells the coordinator before it answers."""
 
-def pending_items(home: Home) -> list[PendingItem]:
+
+def pending_items(call: Invocation, home: Home) -> list[PendingItem]:
     """What waits, oldest first; nothing where no daemon runs: without one nothing can wait."""
-    import os
-
-    from zkc.net.local_frames import NotRunning
-
     if not os.path.lexists(home.socket_path()):
         return []
     from zkc.client import control
@@ -28,10 +29,12 @@ def pending_items(home: Home) -> list[PendingItem]:
 
     client: LocalClient[Any] = LocalClient(home.socket_path(), control.ControlReply)
     try:
-        reply = client.call(control.AskPending())
+        return list(client.call(control.AskPending(), within=_LOOK_SECONDS).items)
     except NotRunning:
         return []
-    return list(reply.items)
+    except DaemonError as error:
+        call.out.notice(f"what waits for a person is not known: {error.message}")
+        return []
 
 
 def pending_fields(item: PendingItem) -> dict[str, object]:
@@ -54,7 +57,7 @@ def decide(call: Invocation, id: str, *, accept: bool, reason: str = "", pin: st
     home = client_home(call)
     client_config(call, home)
     client: LocalClient[Any] = LocalClient(home.socket_path(), control.ControlReply)
-    item = client.call(control.AskDecision(id, accept, reason, pin), within=_GUESS_SECONDS).item
+    item = client.call(control.AskDecision(id, accept, reason, pin), within=_DECIDE_SECONDS).item
     call.out.event("accepted" if accept else "refused", pending_fields(item))
     if not call.out.json:
         what = "a transfer" if item.name is None else escape(item.name)

@@ -24,7 +24,7 @@ def _person(call: Invocation) -> PersonHere:
     return PersonHere(home.data, lambda: config, SystemClock(), SystemEntropy())
 
 
-@click.command("status", cls=Command, example="zkc person", help="Whether a PIN is enrolled here.")
+@click.command("status", cls=Command, example="zkc person status", help="Whether a PIN is enrolled here.")
 @pass_invocation
 def _status(call: Invocation) -> None:
     """``person`` with ``enrolled``."""
