@@ -33,6 +33,7 @@ from zkc.constants import (
     STEP_SECONDS,
     TERMS_VERSION,
 )
+from zkc.coordinator.audit import Audit
 from zkc.coordinator.clients import SEEN_FLUSH_ROWS, Clients
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.engine import Engine, Settings
@@ -117,7 +118,8 @@ def core(tmp_path: Path, sink: Sink, clock: FixedClock) -> Iterator[Core]:
     pool = KeyPool(identity.suite, 0)
     repeats = logs.Repeats(clock.monotonic)
     yield Core(
-        identity, db, pool, clock, entropy, CoordinatorConfig(), logs.get_logger(), sink.send, lambda *_: None, repeats
+        identity, db, pool, clock, entropy, CoordinatorConfig(), logs.get_logger(), sink.send, lambda *_: None, repeats,
+        Audit(db, clock, lambda *_: None),
     )
     pool.close()
     db.close()

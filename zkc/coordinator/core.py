@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zkc.config import CoordinatorConfig
+from zkc.coordinator.audit import Audit
 from zkc.coordinator.identity import CoordinatorIdentity
 from zkc.coordinator.keypool import KeyPool
 from zkc.env import Clock, Entropy
@@ -50,6 +51,8 @@ class Core:
     """(descriptor, inode): end a peer's TCP connection."""
     repeats: Repeats
     """Which warnings have been given lately."""
+    audit: Audit
+    """Where every decision is noted."""
     endpoints: tuple[str, ...] = ()
     """Where clients reach this coordinator, as invitations name it."""
     counters: Counter[str] = field(default_factory=Counter)

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from zkc import logs
 from zkc.config import CoordinatorConfig, Loaded, load
-from zkc.constants import KEYDB_SECONDS, SILENT_SECONDS, SILENT_SECONDS_FULL
+from zkc.constants import AUDIT_KEPT_MAX, AUDIT_KEPT_SECONDS, KEYDB_SECONDS, SILENT_SECONDS, SILENT_SECONDS_FULL
+from zkc.coordinator.audit import Audit
 from zkc.coordinator.banned import read_banned
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.connections import Connections
@@ -153,6 +154,7 @@ class Engine:
         self._banned = read_banned(self._settings.home.data)
         logs.configure(new.log.format, new.log.level)
         self._log.info("configuration-read")
+        self._core.audit.note("policy-reloaded")
 
     # --- from start to end ------------------------------------------------------------------------------------------
 
@@ -184,6 +186,8 @@ class Engine:
             closing.push_async_callback(server.close)
             fingerprint = identity.fingerprint.hex()
             self._log.info("ready", endpoints=list(self._bound), fingerprint=fingerprint, suite=identity.suite.name)
+            db.prune_audit(self._clock.wall() - AUDIT_KEPT_SECONDS, AUDIT_KEPT_MAX)
+            self._core.audit.note("started")
             self._settings.on_ready(Ready(self._bound, fingerprint))
             # What stands now stays: the collector need not go through it again and again.
             gc.freeze()
@@ -218,7 +222,7 @@ class Engine:
     ) -> None:
         self._core = core = Core(
             identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection,
-            self._repeats,
+            self._repeats, Audit(db, self._clock, _call_later),
         )
         self._registrations = Registrations(core)
         self._clients = Clients(core, self._on_request, self._registrations.first_channel)
@@ -235,6 +239,10 @@ class Engine:
         self._transfers.close()
         self._registrations.close()
         self._clients.close()
+        try:
+            self._core.audit.close()
+        except ZkcError as error:
+            self._log.error("audit-not-written", why=str(error))
 
     def _listen(self, ctx: Context, identity: CoordinatorIdentity, closing: contextlib.AsyncExitStack) -> None:
         """Binds the ROUTER, and says where."""
@@ -264,7 +272,8 @@ class Engine:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
-            duties = [partial(each.tick, now) for each in (self._registrations, self._transfers, self._clients)]
+            parts = (self._registrations, self._transfers, self._clients, self._core.audit)
+            duties = [partial(each.tick, now) for each in parts]
             duties.append(partial(self._drop_silent, now))
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
@@ -489,6 +498,10 @@ class Engine:
         self._log.error(
             "defect", what=what, **({"exc_info": error} if isinstance(error, BaseException) else {})
         )
+
+
+def _call_later(seconds: float, what: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, what)
 
 
 def _shown(url: str) -> str:

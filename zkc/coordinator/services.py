@@ -170,7 +170,7 @@ class Services:
 
     def _leave(self, session: Session, _call: bytes, _body: Leave) -> AnswerBody:
         """The registration is over before the client hears so; its channels end once it has heard."""
-        self._core.db.revoke(session.client.name, "left", self._core.clock.wall())
+        self._core.db.revoke(session.client.name, "left", self._core.clock.wall(), "left")
         return Ok()
 
     def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
