@@ -11,6 +11,7 @@ Kind = Literal["computer", "user", "application"]
 KeySource = Literal["sender", "coordinator"]
 KeyOrder = Literal["recipient-first", "sender-first"]
 Presence = Literal["online", "present", "authorised"]
+PersonState = Literal["present", "absent", "unknown"]
 Compression = Literal["none", "zstd"]
 Suite = Literal["hybrid", "x25519", "rsa"]
 SUITES: Final[tuple[Suite, ...]] = get_args(Suite)

@@ -56,7 +56,7 @@ def test_a_grant_that_does_not_come_in_time_is_told_by_what_it_waited_for(
         linked=linked, problem=problem, endpoint="tcp://127.0.0.1:1", patience=1.0, wait_linked=hang
     )
     with pytest.raises(kind):
-        asyncio.run(granting.grant_within(0.0, link, nothing, wanted, nothing, nothing, nothing))
+        asyncio.run(granting.grant_within(0.0, link, nothing, wanted, nothing, nothing, nothing, nothing))
 
 
 async def _asked(later: Exception | None) -> object:

@@ -20,10 +20,12 @@ from zkc.config import ClientConfig
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
 from zkc.net.pipe import Bell, LinkLost
 from zkc.net.sockets import DescriptorsTaken
+from zkc.protocol.session import make_preview
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
-from zkc.wire.messages import Manifest
+from zkc.wire.codec import decode
+from zkc.wire.messages import Manifest, Preview
 
 WHAT = Manifest("file", "report.pdf", "a note", 9, 0o644, 0)
 PIPE = Manifest("stream", "stdin", "", None, 0o644, 0)
@@ -50,13 +52,15 @@ class Bob:
         self.everyone = world("x25519")
         self._serials = iter(range(1, 100))
 
-    def sink(self, *, fresh: bool = False, tid: bytes = b"t" * 16) -> InboxSink:
+    def sink(
+        self, *, fresh: bool = False, tid: bytes = b"t" * 16, shown: Preview | None = None
+    ) -> InboxSink:
         serial = next(self._serials)
         talk = self.everyone.transfer(dataclasses.replace(terms("bob", serial=serial), tid=tid, fresh=fresh))
         talk.run()
         session = talk.sessions[1]
         return InboxSink(
-            self.inbox, session, self.everyone.bob.recipient(), ClientConfig(), FixedClock(), self.bell
+            self.inbox, session, self.everyone.bob.recipient(), ClientConfig(), FixedClock(), self.bell, shown
         )
 
     def partials(self) -> list[Item]:
@@ -311,3 +315,17 @@ def test_only_what_is_missing_must_have_room(bob: Bob, monkeypatch: pytest.Monke
     with pytest.raises(LocalIOError) as caught:
         other.announced(WHAT)
     assert caught.value.detail == "no-space"
+
+
+@pytest.mark.attack("F06")
+@pytest.mark.parametrize("changes", [{"name": "other.bin"}, {"note": "other"}, {"size": 6}, {"size": None}])
+def test_what_is_not_what_the_person_was_shown_is_refused_before_its_first_byte(
+    bob: Bob, changes: dict[str, object]
+) -> None:
+    manifest = Manifest("file", "data.bin", "a note", 5, 0o644, 0)
+    shown = decode(make_preview(manifest.name, manifest.note, manifest.size), Preview)
+    bob.sink(shown=shown, tid=b"a" * 16).announced(manifest)
+    with pytest.raises(PolicyRefused) as refused:
+        bob.sink(shown=shown, tid=b"b" * 16).announced(replace(manifest, **changes))
+    assert refused.value.detail == "not-as-shown"
+    assert [item.tid for item in bob.partials()] == [b"a" * 16]

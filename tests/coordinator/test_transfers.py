@@ -32,10 +32,12 @@ from zkc.wire.messages import (
     Notify,
     Ok,
     Req,
+    TransferAnswer,
     TransferConfirm,
     TransferEnd,
     TransferGrant,
     TransferKey,
+    TransferPending,
     TransferRequest,
     WrappedKey,
 )
@@ -353,6 +355,28 @@ def test_a_bystander_cannot_end_a_transfer(ends: Ends, running: RunningCoordinat
         ends.sender.answer_to(call, SILENCE)
     ends.recipient.refuse(request, 24, "")
     assert ends.sender.answer_to(call).code == 24
+
+
+def test_an_answer_after_a_person_was_asked_is_the_recipients_alone(ends: Ends, running: RunningCoordinator) -> None:
+    asked = message_of(first := ends.request())
+    xid = first.state.req.xid
+    call = ends.sender.send_request(asked)
+    request, state = notified(ends)
+    ends.recipient.reply(request, TransferPending())
+    assert ends.sender.answer_to(call) == TransferPending()
+    again = ends.sender.send_request(asked)
+    forged = TransferAnswer(xid, b"response", bytes(64))
+    with join(running, f"bystander-{os.urandom(3).hex()}").open() as bystander:
+        for other in (bystander, ends.sender):
+            assert other.ask(forged).detail == "identity"
+    with pytest.raises(NoAnswerError):
+        ends.sender.answer_to(again, SILENCE)
+    taken = step(receiving.TABLE, as_recipient(ends.bob), state, receiving.Accept(HERE, CHUNK, 0))
+    response = message_of(taken)
+    assert ends.recipient.ask(TransferAnswer(xid, response.response, response.signature)) == Ok()
+    assert ends.sender.answer_to(again).response == response.response
+    # Once is enough.
+    assert ends.recipient.ask(TransferAnswer(xid, response.response, response.signature)).detail == "unexpected"
 
 
 @pytest.mark.claims("D1", 40, 62, 86)

@@ -151,6 +151,7 @@ def test_every_cell_of_every_table_acts_in_some_conversation(default_world: Worl
             default_world.transfer(terms("bob", key_source=source, key_order=order), decision=decision)
             for decision in (None, tr.Decline(25, "policy"), tr.AlreadyHave(b"receipt"))
         ]
+        talks.append(default_world.transfer(terms("bob", key_source=source, key_order=order), asks=True))
     for talk in talks:
         talk.run()
     acted = {cell for talk in talks for cell in talk.cells}

@@ -78,7 +78,11 @@ class EvilSender:
 
     def grant(self, wanted: Wanted) -> Grant:
         """A handshake about ``wanted``."""
-        return self._access.grant(wanted, DEADLINE, _cannot_listen)
+        return self._access.grant(wanted, DEADLINE, _cannot_listen, _nobody_asked)
+
+
+def _nobody_asked() -> None:
+    raise AssertionError("a recipient asked a person")
 
 
 def _cannot_listen(_coordinator: str) -> Endpoints:

@@ -15,6 +15,7 @@ from tests.support.env import FixedClock
 from tests.support.parties import World
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE
+from zkc.client.person import PersonHere
 from zkc.client.receiving import Receiver
 from zkc.client.transfers import Transfer
 from zkc.config import ClientConfig
@@ -50,7 +51,10 @@ class Bob:
         self.principal: Any = SimpleNamespace(
             authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card
         )
-        self.receiver = Receiver(self.bulk, self.store, self.inbox, ClientConfig(), self.clock, SystemEntropy())
+        self.person = PersonHere(home.data, lambda: self.receiver.config, self.clock, SystemEntropy())
+        self.receiver = Receiver(
+            self.bulk, self.store, self.inbox, ClientConfig(), self.person, self.clock, SystemEntropy()
+        )
 
     def configure(self, **changes: object) -> None:
         """SIGHUP with other values in ``[inbox]``."""

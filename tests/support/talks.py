@@ -36,6 +36,8 @@ from zkc.wire.messages import (
     HelloInfo,
     RegMessage,
     RequestBody,
+    TransferAnswer,
+    TransferResponse,
 )
 
 GRAMMARS: Final = {"reg": RegMessage, "chan": ChannelMessage, "xfer": RequestBody | AnswerBody}
@@ -254,8 +256,10 @@ class TransferTalk(Talk):
         terms: ts.Terms,
         *,
         decision: Any = None,
+        asks: bool = False,
         tap: Tap = passing,
     ) -> None:
+        """``asks``: the recipient asks a person first, who decides once the sender has asked again."""
         first = ts.create_request(sender, terms)
         sides = {
             "sender": Side(ts.TABLE, sender, first.state),
@@ -265,6 +269,8 @@ class TransferTalk(Talk):
         super().__init__("xfer", sides, tap)
         self.decision = decision or tr.Accept(HERE, CHUNK_MIN, 0)
         self.failure: tc.FailSender | None = None
+        self._asks = asks
+        self._late: TransferAnswer | None = None
         self._first = first
 
     def begin(self) -> None:
@@ -273,6 +279,8 @@ class TransferTalk(Talk):
 
     def perform(self, who: str, effect: Any) -> None:
         match effect:
+            case Send(TransferResponse(response, signature)) if self._asks:
+                self._late = TransferAnswer(self.sides["recipient"].states[1].req.xid, response, signature)
             case Send(message):
                 self.say("coordinator", message)
             case tc.AskRecipient(body):
@@ -287,7 +295,11 @@ class TransferTalk(Talk):
     def arrived(self, who: str) -> None:
         state = self.state(who)
         if isinstance(state, tr.Notified):
-            self.feed(who, self.decision)
+            is_first = sum(isinstance(each, tr.Notified) for each in self.sides[who].states) == 1
+            self.feed(who, tr.AskPerson() if self._asks and is_first else self.decision)
+        elif isinstance(state, tc.PersonAsked):
+            if self._late is not None and sum(each is state for each in self.sides[who].states) == 2:
+                self.say("coordinator", self._late)
         elif isinstance(state, ts.Granted | ts.KeyOpened):
             granted = state if isinstance(state, ts.Granted) else state.granted
             self.feed(who, ts.MakeKey(THERE if granted.must_listen else None))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from zkc.client.granting import grant_within
-from zkc.client.grants import Grant, Listen, Wanted
+from zkc.client.grants import Grant, Listen, OnPending, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
@@ -24,10 +24,12 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
+    LookAt,
     LookUp,
     Peer,
     PeerCard,
     PeerPage,
+    PeerSeen,
     RequestBody,
 )
 
@@ -84,11 +86,11 @@ class ByLink:
         self._context: Context = context(entropy)
         self._link: Link | None = None
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         async def ask() -> Grant:
             return await grant_within(
                 within, self._started(), self._store, wanted, self._clock, self._entropy,
-                lambda coordinator: asyncio.to_thread(listen, coordinator),
+                lambda coordinator: asyncio.to_thread(listen, coordinator), on_pending,
             )
 
         return self._run(ask())
@@ -101,6 +103,12 @@ class ByLink:
         if not isinstance(answer, PeerCard):
             raise _unexpected(answer)
         return answer
+
+    def seen(self, name: str) -> Peer:
+        answer = self._run(self._request(LookAt(name)))
+        if not isinstance(answer, PeerSeen):
+            raise _unexpected(answer)
+        return answer.peer
 
     def invite_application(self, app: str) -> str:
         answer = self._run(self._request(InviteApplication(app)))

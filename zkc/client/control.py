@@ -15,7 +15,7 @@ from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import suite_named
 from zkc.errors import PeerViolation
-from zkc.ids import Compression
+from zkc.ids import Compression, KeySource, PersonState, Presence
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
@@ -52,6 +52,9 @@ class AskGrant(Message, frozen=True, tag="grant"):
     fresh: bool
     compression: Compression
     can_listen: bool
+    presence: Presence
+    wait: U32
+    preview: bytes
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
 
@@ -77,12 +80,44 @@ class AskCard(Message, frozen=True, tag="card"):
     name: str
 
 
+class AskSeen(Message, frozen=True, tag="seen"):
+    name: str
+
+
+class AskPerson(Message, frozen=True, tag="person"):
+    """What is known of the person here; before that, what he says and proves himself."""
+
+    mode: Literal["here", "away", "auto"] | None
+    pin: str
+
+    def __repr__(self) -> str:
+        return "AskPerson(…)"
+
+
 class AskApplication(Message, frozen=True, tag="application"):
     app: str
 
 
 class AskLeave(Message, frozen=True, tag="leave"):
     pass
+
+
+class AskPending(Message, frozen=True, tag="pending"):
+    """What waits for a person here."""
+
+
+class AskDecision(Message, frozen=True, tag="decision"):
+    """The person's answer to one of these; `DecidedReply` once the sender's coordinator has it."""
+
+    id: str
+    """The beginning of its id, as long as it is one's alone."""
+    accept: bool
+    reason: str
+    pin: str
+    """Empty: none was given."""
+
+    def __repr__(self) -> str:
+        return f"AskDecision({self.id!r}, …)"
 
 
 class AskReload(Message, frozen=True, tag="reload"):
@@ -132,7 +167,7 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 ControlRequest = (
     AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
-    | AskLiveReady | AskLivePass | AskLiveReceipt
+    | AskSeen | AskPerson | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
 )
 
 
@@ -182,6 +217,7 @@ class HaveReply(Message, frozen=True, tag="have"):
 
 class AcceptReply(Message, frozen=True, tag="would-accept"):
     presence: str
+    asks: bool
 
 
 class EventReply(Message, frozen=True, tag="event"):
@@ -189,6 +225,10 @@ class EventReply(Message, frozen=True, tag="event"):
 
     name: str
     fields: dict[str, Any]
+
+
+class PendingReply(Message, frozen=True, tag="pending"):
+    """Before the grant: the recipient asks a person first."""
 
 
 class WaitReply(Message, frozen=True, tag="wait"):
@@ -203,6 +243,47 @@ class PeersReply(Message, frozen=True, tag="peers"):
     """A part of the list."""
 
     peers: list[Peer]
+
+
+class PendingItem(Message, frozen=True):
+    """One transfer that waits for a person. ``sender``, ``name`` and ``note`` are the peer's text."""
+
+    id: str
+    sender: str
+    app: str
+    require: Presence
+    """What its sender wants to hold: for ``authorised`` the person proves himself."""
+    verified: bool
+    """Whether a person has compared the safety number of its sender."""
+    name: str | None
+    """None: a sender that had not pinned this client's key has told nothing but its size class."""
+    note: str
+    size: int | None
+    least_size: int
+    key_source: KeySource
+    since: float
+    """Seconds since 1970."""
+    until: float
+
+
+class PendingListReply(Message, frozen=True, tag="pending-list"):
+    items: list[PendingItem]
+
+
+class DecidedReply(Message, frozen=True, tag="decided"):
+    item: PendingItem
+
+
+class SeenReply(Message, frozen=True, tag="seen"):
+    peer: Peer
+
+
+class PersonReply(Message, frozen=True, tag="person"):
+    state: PersonState
+    age: int
+    source: str
+    mode: str
+    level: Presence
 
 
 class CardReply(Message, frozen=True, tag="card"):
@@ -231,15 +312,18 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 
 
 ControlReply = (
-    StatusReply | GrantReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
-    | InvitationReply | DoneReply | LiveReply | LiveReceiptReply
+    StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
+    | PeersReply | CardReply | InvitationReply | DoneReply | PendingListReply | DecidedReply | LiveReply
+    | SeenReply | PersonReply
+    | LiveReceiptReply
 )
 
 
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, wanted.fresh, wanted.compression, wanted.can_listen, within,
+        wanted.dry_run, wanted.fresh, wanted.compression, wanted.can_listen, wanted.presence, wanted.wait,
+        wanted.preview, within,
     )
 
 
@@ -247,7 +331,7 @@ def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
     return Wanted(
         ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh,
-        ask.compression, ask.can_listen,
+        ask.compression, ask.can_listen, ask.presence, ask.wait, ask.preview,
     )
 
 
@@ -260,7 +344,7 @@ def replies_of(peers: list[Peer]) -> Iterator[PeersReply]:
 def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
     """A grant on its way to the process that owns the bytes; our K is wiped."""
     if isinstance(grant, WouldAccept):
-        return AcceptReply(grant.presence)
+        return AcceptReply(grant.presence, grant.asks)
     if isinstance(grant, Have):
         return HaveReply(
             grant.fingerprint, grant.ed25519, grant.ml_dsa, grant.receipt, grant.own_fingerprint
@@ -276,7 +360,7 @@ def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
 def grant_of(reply: ControlReply) -> Grant:
     """The grant in the daemon's reply."""
     if isinstance(reply, AcceptReply):
-        return WouldAccept(reply.presence)
+        return WouldAccept(reply.presence, reply.asks)
     if isinstance(reply, HaveReply):
         return Have(reply.fingerprint, reply.ed25519, reply.ml_dsa, reply.receipt, reply.own_fingerprint)
     if not isinstance(reply, GrantReply):

@@ -20,15 +20,16 @@ from zkc import logs
 from zkc.client import control
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant_within
-from zkc.client.grants import Grant, Wanted
+from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
 from zkc.client.housekeeping import Housekeeping
 from zkc.client.link import Link
+from zkc.client.person import PersonHere
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.small import as_told
 from zkc.config import ClientConfig
-from zkc.constants import ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
+from zkc.constants import HEARTBEAT_SECONDS, ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -41,10 +42,12 @@ from zkc.errors import (
     UsageError,
     ZkcError,
 )
+from zkc.ids import PersonState
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
+from zkc.rules.presence import UNKNOWN
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -54,11 +57,16 @@ from zkc.wire.messages import (
     Invitation,
     InviteApplication,
     Leave,
+    LookAt,
     LookUp,
     PeerCard,
+    PeerSeen,
+    PersonIs,
     RequestBody,
 )
 
+_PERSON_NEWS_SECONDS: Final = 20.0
+"""A sign of life of the person is told again only when it is newer by this."""
 GRACE_SECONDS: Final = 5.0
 """Bound on the whole of a graceful end."""
 DESCRIPTORS: Final = 32 * TRANSFERS_MAX
@@ -145,7 +153,8 @@ class Daemon:
         self._principal = load_main(store)
         self._context = context(entropy)
         self._bulk = Bulk()
-        self._receiver = Receiver(self._bulk, store, inbox, config, clock, entropy)
+        self._person = PersonHere(home.data, lambda: self._config, clock, entropy)
+        self._receiver = Receiver(self._bulk, store, inbox, config, self._person, clock, entropy)
         self._handed = Handed(home, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -157,6 +166,9 @@ class Daemon:
         """What grants under way may wait for: where the command that asked for it listens."""
         self._leaving = False
         self._left = asyncio.Event()
+        self._told_person: tuple[PersonState, float] | None = None
+        """What the coordinator knows of the person, and since when."""
+        self._telling: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
@@ -167,6 +179,7 @@ class Daemon:
     async def start(self, socket_path: Path) -> Ready:
         """Begin to link and to serve commands at ``socket_path``."""
         self._sweeping = asyncio.create_task(self._sweep())
+        self._telling = asyncio.create_task(self._keep_telling())
         self._open_links()
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
         return Ready(self.main.endpoint, self._principal.fingerprint.hex())
@@ -201,8 +214,9 @@ class Daemon:
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for task in (self._sweeping, self._telling):
+            if task is not None:
+                task.cancel()
         if self._server is not None:
             await self._server.close()
         self._handed.close()
@@ -260,6 +274,8 @@ class Daemon:
             why = link.problem
             if linked:
                 log.info("linked", coordinator=link.endpoint)
+                self._told_person = None
+                asyncio.get_running_loop().call_soon(self._tell_person)
                 if is_main:
                     self._look_into_all()
             elif why is None:
@@ -354,6 +370,12 @@ class Daemon:
                 return self._status()
             case control.AskReload():
                 self.reload()
+            case control.AskPending():
+                return control.PendingListReply(self._receiver.asking.items())
+            case control.AskDecision():
+                return control.DecidedReply(await self._receiver.decide(request))
+            case control.AskPerson():
+                return await self._person_of(request)
             case control.AskLeave():
                 await self._leave(self.main)
                 self._left.set()
@@ -376,6 +398,10 @@ class Daemon:
             card = await link.request(LookUp(request.name))
             if isinstance(card, PeerCard):
                 return control.CardReply(card)
+        if isinstance(request, control.AskSeen):
+            seen = await link.request(LookAt(request.name), about=request.name)
+            if isinstance(seen, PeerSeen):
+                return control.SeenReply(seen.peer)
         if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
@@ -399,16 +425,23 @@ class Daemon:
             wanted.set_result(coordinator)
             return told
 
-        granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within, listen))
+        pending: asyncio.Future[None] = loop.create_future()
+        granting = asyncio.create_task(
+            self._granted(control.wanted_of(request), request.within, listen, lambda: pending.set_result(None))
+        )
         granting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self._listening[ticket] = told
-        asked = False
+        untold: set[asyncio.Future[Any]] = {pending, wanted}
         try:
             while not granting.done():
-                ends = (granting,) if asked else (granting, wanted)
-                await asyncio.wait(ends, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if wanted.done() and not (asked or granting.done()):
-                    asked = True
+                await asyncio.wait(
+                    {granting, *untold}, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if pending in untold and pending.done():
+                    untold.discard(pending)
+                    yield control.PendingReply()
+                if wanted in untold and wanted.done() and not granting.done():
+                    untold.discard(wanted)
                     yield control.MustListen(ticket, wanted.result())
                 elif not granting.done():
                     yield control.WaitReply()
@@ -459,9 +492,42 @@ class Daemon:
             raise
 
     async def _granted(
-        self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]]
+        self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]],
+        on_pending: OnPending,
     ) -> Grant:
-        return await grant_within(within, self.main, self._store, wanted, self._clock, self._entropy, listen)
+        return await grant_within(
+            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending
+        )
+
+    async def _person_of(self, request: control.AskPerson) -> control.PersonReply:
+        here = self._person
+        if request.pin:
+            await self._receiver.prove(request.pin)
+        if request.mode is not None:
+            here.say(request.mode)
+            self._told_person = None
+            self._tell_person()
+        person, level = here.person(), here.level()[0]
+        return control.PersonReply(person.state, int(person.age), person.source, here.mode, level)
+
+    async def _keep_telling(self) -> None:
+        """What is known of the person, to the coordinator, while it changes."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self._tell_person()
+
+    def _tell_person(self) -> None:
+        """Of every registration here: an application's person is its owner's."""
+        told = self._config.person.tell == "coordinator"
+        person = self._person.person() if told else UNKNOWN
+        since = self._clock.monotonic() - person.age
+        before = self._told_person
+        # What was told stays known there: only another state, or a sign of life that is newer by some seconds, is news.
+        if before is not None and before[0] == person.state and abs(before[1] - since) < _PERSON_NEWS_SECONDS:
+            return
+        self._told_person = person.state, since
+        for link in self._links.values():
+            link.tell(PersonIs(person.state, int(person.age)))
 
     def _take_listening(self, request: control.AskListening) -> None:
         told = self._listening.get(request.ticket)
@@ -478,7 +544,7 @@ class Daemon:
             linked=link.linked,
             coordinator=link.endpoint,
             fingerprint=self._principal.fingerprint.hex(),
-            presence="online" if link.linked else "offline",
+            presence=self._person.level()[0] if link.linked else "offline",
             listen=self._config.transfer.listen,
             apps=sorted(name for name in self._links if name != self._principal.name),
             deliveries=received["deliveries"],

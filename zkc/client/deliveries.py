@@ -103,7 +103,7 @@ class Deliveries:
     ) -> None:
         req = session.req
         log = self._log.bind(**transfer.ids, tid=req.tid.hex())
-        sink = InboxSink(self._inbox, session, transfer.context, self._config(), self._clock, bell)
+        sink = InboxSink(self._inbox, session, transfer.context, self._config(), self._clock, bell, transfer.shown)
         try:
             if older:
                 # Their partial item is what this one goes on with.

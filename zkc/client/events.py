@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zkc.errors import UsageError
-from zkc.ids import KeySource
+from zkc.ids import KeySource, Presence
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Options:
     bwlimit: float = 0.0
     """Bytes a second; 0: none."""
     compress: bool = False
+    require: Presence = "online"
+    """What must hold of the recipient, at least."""
 
     def __post_init__(self) -> None:
         if self.key == "":
@@ -39,6 +41,13 @@ class Requested:
     recipient: str
     name: str
     size: int | None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The recipient asks a person first."""
+
+    recipient: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,8 @@ class WouldAccept:
     """Answer to a dry run."""
 
     presence: str
+    asks: bool = False
+    """A person there would be asked."""
 
 
-Event = Requested | Granted | Progress
+Event = Requested | Pending | Granted | Progress

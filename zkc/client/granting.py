@@ -6,26 +6,28 @@ The daemon grants for commands that ask it over its control socket; a command wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from zkc.client.events import WouldAccept
-from zkc.client.grants import Grant, Have, Wanted
-from zkc.client.link import Link
+from zkc.client.grants import Grant, Have, OnPending, Wanted
+from zkc.client.link import Link, Unanswered
 from zkc.client.principal import known_about, note_alarm, pin_peer
-from zkc.constants import ID_BYTES, STEP_SECONDS
+from zkc.constants import ID_BYTES, PENDING_POLL_SECONDS, STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import CoordinatorUnreachable, IdentityError, PeerViolation, TimedOut, ZkcError
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer, verify_peer
+from zkc.rules.refusals import refused_by
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd
+from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, TransferPending
 
 
 async def grant(
     link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]],
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
 ) -> Grant:
     """Ask, judge who answers, hand over the key, wait until the recipient confirms it. ``listen``: see `Listen`.
 
@@ -38,14 +40,20 @@ async def grant(
     )
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
-        wanted.size_class, wanted.fresh, wanted.compression, wanted.can_listen,
+        wanted.size_class, wanted.fresh, wanted.compression, wanted.can_listen, wanted.presence, wanted.wait,
+        wanted.preview,
     )
     current = machine.create_request(sender, terms)
-    finished = False
+    finished = pending = False
     try:
         while not isinstance(current.state, machine.Agreed):
             if current.effects:
-                answer = await _ask(link, store, current.effects, wanted.recipient)
+                answer = await _ask(link, store, current.effects, wanted.recipient, patient=pending)
+                if isinstance(answer, TransferPending) and not pending:
+                    if wanted.dry_run:
+                        return WouldAccept("online", asks=True)
+                    pending = True
+                    on_pending()
                 current = step(machine.TABLE, sender, current.state, answer)
                 continue
             state = current.state
@@ -57,6 +65,7 @@ async def grant(
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
             if wanted.dry_run:
                 return WouldAccept(granted.resp.presence)
+            pending = False
             pin_peer(store, granted.card, clock.wall())
             where = await listen(link.endpoint) if granted.must_listen else None
             current = step(machine.TABLE, sender, state, machine.MakeKey(where))
@@ -80,15 +89,24 @@ async def grant(
 
 async def grant_within(
     within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]],
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
 ) -> Grant:
     """`grant`, over a link that may not stand yet, in at most ``within`` seconds."""
+    is_pending = False
+
+    def told() -> None:
+        nonlocal is_pending
+        is_pending = True
+        on_pending()
+
     try:
         async with asyncio.timeout(within):
             # A command says at once that there is no link; whether it waits for one is its own affair.
             await link.wait_linked(link.patience)
-            return await grant(link, store, wanted, clock, entropy, listen)
+            return await grant(link, store, wanted, clock, entropy, listen, told)
     except TimeoutError:
+        if is_pending and link.linked:
+            raise refused_by(wanted.recipient, TimedOut.code, "unanswered") from None
         raise _overdue(link, wanted.recipient) from None
 
 
@@ -104,9 +122,15 @@ def _overdue(link: Link, recipient: str) -> ZkcError:
     )
 
 
-async def _ask(link: Link, store: KeyStore, effects: tuple[Send, ...], recipient: str) -> object:
+async def _ask(
+    link: Link, store: KeyStore, effects: tuple[Send, ...], recipient: str, *, patient: bool = False
+) -> object:
+    """``patient``: a person decides, and the same is asked again and again until that is done."""
     (effect,) = effects
     try:
+        while patient:
+            with contextlib.suppress(Unanswered):
+                return await link.request(effect.message, PENDING_POLL_SECONDS, about=recipient)
         return await link.request(effect.message, STEP_SECONDS, about=recipient)
     except IdentityError:
         try:

@@ -58,6 +58,10 @@ _REST_SECONDS: Final = 0.5
 _ANEW: Final = "a link is made anew by itself: run it again, or give it --wait"
 
 
+class Unanswered(TimedOut):
+    """The coordinator said nothing within the time that it had; nobody's refusal is told as this."""
+
+
 class Link:
     """One registration's channel. Belongs to the running loop; `start` it, `close` it."""
 
@@ -398,7 +402,7 @@ class Link:
             return self.problem
         if not self.linked:
             return CoordinatorUnreachable("no link to the coordinator yet", detail="timeout", hint=_ANEW)
-        return TimedOut("the coordinator did not answer in time", detail="no-answer", hint="run it again")
+        return Unanswered("the coordinator did not answer in time", detail="no-answer", hint="run it again")
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

@@ -11,7 +11,7 @@ from zkc.errors import Interrupted, PeerViolation
 from zkc.net.pipe import Bell, Incoming
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import Session
-from zkc.wire.messages import AnswerBody, Notify, Req
+from zkc.wire.messages import AnswerBody, Notify, Preview, Req
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +27,10 @@ class Transfer:
     incoming: Incoming | None = None
     reader: Reader | None = None
     """The process that takes it as a stream, with sockets of its own in place of ours."""
+    asking: asyncio.Task[None] | None = None
+    """Its wait for a person."""
+    shown: Preview | None = None
+    """By what a person agreed to it: the manifest has to say the same."""
     turn: asyncio.Timeout | None = None
     """Its wait for a port."""
     timer: asyncio.TimerHandle | None = None

@@ -27,7 +27,7 @@ def _check_keydb(url: str) -> None:
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
 _CIPHER: Final = choice(*CIPHERS)
-_ACCEPT: Final = choice("all", "none")
+_ACCEPT: Final = choice("all", "ask", "none")
 _REQUEST: Final = choice("together", "apart")
 _SEAL_TO: Final = choice("permanent", "temporary")
 _SUITE: Final = choice(*SUITES)
@@ -42,6 +42,11 @@ _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_ad
 _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
+_ASK_TIMEOUT: Final = duration("1s", "7d")
+_SOURCES: Final = listed(choice("terminal"), 0)
+_WITHIN: Final = duration("1s", "7d")
+_WINDOW: Final = duration("0s", "7d")
+_TELL: Final = choice("coordinator", "nobody")
 _TTL: Final = duration("1s", "365d")
 _BYTES: Final = size(0, SIZE_MAX)
 _CHUNK: Final = size(constants.CHUNK_MIN, constants.CHUNK_MAX)
@@ -79,13 +84,24 @@ class ClientTransferSection(Struct, frozen=True):
 
 
 class InboxSection(Struct, frozen=True):
-    """``[inbox]`` of a client; sizes in bytes."""
+    """``[inbox]`` of a client; sizes in bytes, times in seconds."""
 
-    accept: Annotated[Literal["all", "none"], _ACCEPT] = "all"
+    accept: Annotated[Literal["all", "ask", "none"], _ACCEPT] = "all"
+    ask_timeout: Annotated[float, _ASK_TIMEOUT] = 60.0
     max_bytes: Annotated[int, _BYTES] = 0
     min_free: Annotated[int, _BYTES] = 256 * 1024**2
     per_sender: Annotated[int, _PER_SENDER] = constants.TRANSFERS_PER_SENDER_MAX
     per_second: Annotated[int, _PER_SECOND] = constants.TRANSFERS_PER_SECOND_MAX
+
+
+class PersonSection(Struct, frozen=True):
+    """``[person]`` of a client; times in seconds."""
+
+    sources: Annotated[tuple[str, ...], _SOURCES] = ()
+    present_within: Annotated[float, _WITHIN] = 600.0
+    here_for: Annotated[float, _WITHIN] = 8 * 3600.0
+    window: Annotated[float, _WINDOW] = 0.0
+    tell: Annotated[Literal["coordinator", "nobody"], _TELL] = "coordinator"
 
 
 class RegistrationSection(Struct, frozen=True):
@@ -101,6 +117,7 @@ class ClientConfig(Struct, frozen=True):
     coordinator: LinkSection = LinkSection()
     transfer: ClientTransferSection = ClientTransferSection()
     inbox: InboxSection = InboxSection()
+    person: PersonSection = PersonSection()
     registration: RegistrationSection = RegistrationSection()
     log: LogSection = LogSection()
 

@@ -27,6 +27,7 @@ from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.sessions import Client, Hello, OnReply, Session, Silence
 from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation
+from zkc.ids import PersonState
 from zkc.net.loopsocket import Sent
 from zkc.protocol.calls import Asked, Expired, Outgoing, Replied
 from zkc.protocol.channel import TABLE, VERSIONS, Channel, Host, PeerKeys, Unheard
@@ -82,6 +83,13 @@ class Clients:
     def is_online(self, uid: bytes) -> bool:
         client = self._by_uid.get(uid)
         return client is not None and client.online
+
+    def person(self, uid: bytes) -> tuple[PersonState, int]:
+        """What the daemon of that client says of its person, and how many seconds ago it was so."""
+        client = self._by_uid.get(uid)
+        if client is None or client.daemon is None or not client.online or client.daemon.person == "unknown":
+            return "unknown", 0
+        return client.daemon.person, max(int(self._core.clock.monotonic() - client.daemon.person_at), 0)
 
     def last_seen(self, row: ClientRow) -> float:
         """When that client was last seen, seconds since 1970; its row may not have heard of it yet."""
@@ -368,16 +376,12 @@ class Clients:
         # Until its sessions end, records of it are still opened: they may answer `Revoked`.
         self._forget_if_idle(client)
 
-    def look(self, fd: int, inode: int) -> bool:
-        """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. Whose it was has lost it.
-
-        Whether there are still sessions whose connection it is.
-        """
+    def look(self, fd: int, inode: int) -> None:
+        """A connection with descriptor ``fd`` has ended; ``inode`` is behind it now. Its sessions have lost it."""
         for session in list(self._by_fd.get(fd, ())):
             wire = session.wire
             if wire is not None and wire.inode != inode:
                 self._lost(session, wire)
-        return fd in self._by_fd
 
     def tick(self, now: float) -> None:
         """Repeats what is due, and ends what has been silent for too long."""

@@ -67,6 +67,8 @@ SELF_TEST_SECONDS: Final = 60.0
 """How often the coordinator knocks at its own door with an unknown key (attack R10)."""
 _LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
 """Seconds: libzmq tells of a disconnection just before it closes the descriptor."""
+_NO_SOCKET: Final = -1
+"""No inode, and not the 0 of a message that was read when its connection had ended."""
 _ONLINE_PAGE: Final = 4096
 
 DESCRIPTORS_SPARE: Final = 64
@@ -374,6 +376,13 @@ class Engine:
             core.violated("router", PeerViolation("identity", "a routing id of the peer's own"), user=received.user_id)
             shutdown_connection(wire.fd, wire.inode)
             return
+        self._dispatch(received, wire)
+        if not wire.inode:
+            # Read after its connection had ended: nothing will tell of that end again.
+            self._look(wire.fd, ())
+
+    def _dispatch(self, received: Received, wire: Wire) -> None:
+        core = self._core
         sort, _, owner = received.user_id.partition(":")
         try:
             kind, body = split_control(received.payload)
@@ -414,10 +423,14 @@ class Engine:
             self._look(event.fd, _LOOKS_AFTER_DISCONNECT)
 
     def _look(self, fd: int, delays: tuple[float, ...]) -> None:
-        """Whose connection was it? The one whose inode is no longer behind the descriptor."""
-        inode = inode_of(fd)
-        sessions, registrations = self._clients.look(fd, inode), self._registrations.look(fd, inode)
-        if delays and (sessions or registrations):
+        """Whose connection was it? The one whose inode is no longer behind the descriptor.
+
+        What it said last may be read after it is gone, and begin something: it is looked at again in any case.
+        """
+        inode = inode_of(fd) or _NO_SOCKET
+        self._clients.look(fd, inode)
+        self._registrations.look(fd, inode)
+        if delays:
             asyncio.get_running_loop().call_later(delays[0], self._look, fd, delays[1:])
 
     def _send(self, frame: bytes, routing_id: bytes) -> Sent:

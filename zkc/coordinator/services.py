@@ -36,12 +36,16 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
+    LookAt,
     LookUp,
     Ok,
     Peer,
     PeerCard,
     PeerPage,
+    PeerSeen,
+    PersonIs,
     RelayHere,
+    TransferAnswer,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
@@ -109,11 +113,14 @@ class Services:
             Goodbye: _Service(self._goodbye, _often),
             ListPeers: _Service(self._list_peers, _pages),
             LookUp: _Service(self._look_up, _lookups),
+            LookAt: _Service(self._look_at, _lookups),
+            PersonIs: _Service(self._person, _often),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
             TransferRequest: _Service(self._transfer_request, _by_policy),
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
+            TransferAnswer: _Service(self._transfer_answer, _steps),
             TransferEnd: _Service(self._transfer_end, _steps),
             RelayHere: _Service(relays.announce, _often),
             WantRelay: _Service(relays.want, _steps),
@@ -180,7 +187,19 @@ class Services:
 
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)
-        return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint)
+        person, age = self._clients.person(row.uid)
+        return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint, person, age)
+
+    def _look_at(self, _session: Session, _call: bytes, body: LookAt) -> AnswerBody:
+        row = self._core.db.client_named(body.name)
+        if row is None:
+            raise UnknownRecipient("nobody of that name is registered", detail="unknown")
+        return PeerSeen(self._peer(row))
+
+    def _person(self, session: Session, _call: bytes, body: PersonIs) -> AnswerBody:
+        """What a daemon tells of its person; forgotten with its session (claims D2)."""
+        session.person, session.person_at = body.state, self._core.clock.monotonic() - body.age
+        return Ok()
 
     def _look_up(self, _session: Session, _call: bytes, body: LookUp) -> AnswerBody:
         row = self._core.db.client_named(body.name)
@@ -210,6 +229,10 @@ class Services:
     def _transfer_step(self, session: Session, call: bytes, body: TransferKey | TransferConfirmKey) -> None:
         """X5 (Figure 2, alternate embodiment), or CONFS (Figure 10)."""
         self._transfers.go_on(session, call, body)
+
+    def _transfer_answer(self, session: Session, _call: bytes, body: TransferAnswer) -> AnswerBody:
+        """X3, after a person was asked (Figure 9)."""
+        return self._transfers.answered(session, body)
 
     def _transfer_end(self, session: Session, _call: bytes, body: TransferEnd) -> AnswerBody:
         self._transfers.end(session, body)

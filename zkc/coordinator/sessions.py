@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zkc.coordinator.core import Wire
+from zkc.ids import PersonState
 from zkc.protocol.calls import Calls
 from zkc.protocol.channel import Channel, PeerKeys
 from zkc.protocol.transfer_coordinator import Party
@@ -77,6 +78,9 @@ class Session:
     channel: Channel
     wire: Wire | None
     heard: float
+    person: PersonState = "unknown"
+    person_at: float = 0.0
+    """Since when, monotonic seconds."""
     calls: Calls[None] = field(default_factory=Calls)
     waiting: dict[bytes, OnReply] = field(default_factory=dict)
     ended: bool = False

@@ -29,6 +29,7 @@ from zkc.protocol.transfer_coordinator import (
     FailSender,
     Finished,
     Idle,
+    PersonAsked,
     read_request,
     xid_of,
 )
@@ -38,10 +39,13 @@ from zkc.wire.codec import encode
 from zkc.wire.messages import (
     AnswerBody,
     Failure,
+    Ok,
     Req,
+    TransferAnswer,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
+    TransferPending,
     TransferRequest,
 )
 
@@ -165,6 +169,18 @@ class Transfers:
             raise PeerViolation("identity", "another client's transfer")
         self._hear(handshake, session, call, message)
 
+    def answered(self, session: Session, message: TransferAnswer) -> AnswerBody:
+        """X3 of a recipient whose person has decided (Figure 9)."""
+        handshake = self._open.get(message.xid)
+        if handshake is None:
+            raise Interrupted("the handshake is not known (any more)", detail="unknown-transfer")
+        if session is not handshake.to:
+            raise PeerViolation("identity", "another client's transfer")
+        violation = self._hear_recipient(handshake, message)
+        if violation is not None:
+            raise violation
+        return Ok()
+
     def end(self, session: Session, message: TransferEnd) -> None:
         """Either end gives it up; the other is told. Harmless for a handshake that is over."""
         handshake = self._open.get(message.xid)
@@ -223,12 +239,25 @@ class Transfers:
 
     def _hear(self, handshake: _Handshake, session: Session, call: bytes, message: Said) -> None:
         """What the sender says in a handshake that is open: the next step, or the last one again."""
+        if isinstance(handshake.state, PersonAsked):
+            self._still_pending(handshake)
         if len(handshake.waiting) >= _WAITING_MAX:
             raise PeerViolation("limit", "the same step is asked for too often")
         taken = step(TABLE, handshake.broker, handshake.state, message)
         handshake.waiting.append((session, call))
         handshake.said = _told_apart(message)
         self._take(handshake, taken)
+
+    def _still_pending(self, handshake: _Handshake) -> None:
+        """The sender asks again, so it is there; whoever asked before has his answer. `RecipientOffline`."""
+        if handshake.to.wire is None or handshake.to.client.daemon is not handshake.to:
+            self._finish(handshake, RecipientOffline.code, "offline", tell_recipient=False)
+            raise RecipientOffline("the recipient is offline", detail="offline")
+        handshake.deadline = self._core.clock.monotonic() + STEP_SECONDS
+        self._open.move_to_end(handshake.xid)
+        waiting, handshake.waiting = handshake.waiting, []
+        for session, call in waiting:
+            self._clients.answer(session, call, TransferPending())
 
     def _answer_again(self, session: Session, call: bytes, xid: bytes, message: Said) -> bool:
         """The last word of a handshake that has ended, to what it answered; whether this was that."""
@@ -290,13 +319,18 @@ class Transfers:
             case Failure(code=code, detail=detail):
                 self._finish(handshake, _told(code), detail, tell_recipient=False)
             case _:
-                try:
-                    taken = step(TABLE, handshake.broker, handshake.state, body)
-                except PeerViolation as violation:
-                    self._core.violated("transfer", violation, name=handshake.recipient.name)
-                    self._finish(handshake, code_of(violation), violation.detail)
-                    return
-                self._take(handshake, taken)
+                self._hear_recipient(handshake, body)
+
+    def _hear_recipient(self, handshake: _Handshake, body: AnswerBody | TransferAnswer) -> PeerViolation | None:
+        """What was wrong with it, if that has ended the handshake."""
+        try:
+            taken = step(TABLE, handshake.broker, handshake.state, body)
+        except PeerViolation as violation:
+            self._core.violated("transfer", violation, name=handshake.recipient.name)
+            self._finish(handshake, code_of(violation), violation.detail)
+            return violation
+        self._take(handshake, taken)
+        return None
 
     def _finish(self, handshake: _Handshake, code: int, detail: str, *, tell_recipient: bool = True) -> None:
         """It ends without a result."""

@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from zkc.constants import TERMS_VERSION
+from zkc.constants import FILE_NAME_MAX, PREVIEW_BYTES, TERMS_VERSION
 from zkc.crypto.cards import VerifiedCard
-from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal, check_mac, expand, extract, mac
+from zkc.crypto.primitives import (
+    ZERO_NONCE,
+    Secret,
+    aead_open,
+    aead_seal,
+    check_mac,
+    digest,
+    expand,
+    extract,
+    mac,
+)
 from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, VersionMismatch
 from zkc.wire.codec import decode, encode, version_of
-from zkc.wire.messages import Conf, Endpoints, Req, Resp, WrappedKey
+from zkc.wire.messages import Conf, Endpoints, Manifest, Preview, Req, Resp, WrappedKey
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +71,39 @@ def _check_version(what: str, encoded: bytes) -> None:
             f"the {what} is of version {version}, and this zkc knows {TERMS_VERSION}", detail="version",
             hint="upgrade the older of the two",
         )
+
+
+def make_preview(name: str, note: str, size: int | None) -> bytes:
+    """What a recipient may judge by before it answers: the name whole, of the note the beginning. `PREVIEW_BYTES`."""
+    short = _beginning(name), _beginning(note)
+    # Behind both there is always more padding than 255 bytes, so that its own header is always of one length.
+    room = PREVIEW_BYTES - len(encode(Preview(*short, size, bytes(256)))) + 256
+    return encode(Preview(*short, size, bytes(room)))
+
+
+def is_as_shown(manifest: Manifest, preview: Preview) -> bool:
+    """Whether a sender sends what its preview said."""
+    said = _beginning(manifest.name), _beginning(manifest.note), manifest.size
+    return said == (preview.name, preview.note, preview.size)
+
+
+def preview_at(xid: bytes, card_hash: bytes) -> bytes:
+    """What a preview is bound to: this handshake, by this sender."""
+    return digest(xid + card_hash)
+
+
+def open_preview(key: KemPrivateKey, req: Req) -> Preview | None:
+    """None where the sender has not pinned this recipient. `PeerViolation` (``forged``, ``malformed``)."""
+    if not req.preview:
+        return None
+    opened = open_sealed(key, "xfer-preview", preview_at(req.xid, req.card_hash), req.preview)
+    preview: Preview = decode(opened, Preview)
+    return preview
+
+
+def _beginning(text: str) -> str:
+    """At most 255 bytes of it."""
+    return text.encode()[:FILE_NAME_MAX].decode(errors="ignore")
 
 
 def seal_endpoints(to: KemPublicKey, th: bytes, endpoints: Endpoints) -> bytes:

@@ -38,6 +38,8 @@ class Known:
     """Pinned under the owner's name, for ``owner/app``."""
     names: tuple[str, ...] = ()
     """Every name under which the card's fingerprint is pinned."""
+    card: bytes = b""
+    """The one that was seen last under the name."""
 
 
 @dataclass(frozen=True, slots=True)

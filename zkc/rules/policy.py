@@ -35,7 +35,7 @@ class Rules:
 
     key_sources: Collection[str]
     ciphers: Collection[str]
-    accept: Literal["all", "none"] = "all"
+    accept: Literal["all", "ask", "none"] = "all"
     max_bytes: int = 0
     min_free: int = 0
     at_once: int = 0

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, LINK_TARGET_MAX, NOTE_MAX, RUNS_MAX
-from zkc.ids import Compression, KeyOrder, KeySource, Kind, Presence
+from zkc.ids import Compression, KeyOrder, KeySource, Kind, PersonState, Presence
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -273,6 +273,20 @@ class LookUp(Message, frozen=True, tag="lookup"):
     name: Name
 
 
+class PersonIs(Message, frozen=True, tag="person"):
+    """Daemon to coordinator: what is known of its person."""
+
+    state: PersonState
+    age: U32
+    """Seconds since it was so."""
+
+
+class LookAt(Message, frozen=True, tag="look-at"):
+    """Is ``name`` there?"""
+
+    name: Name
+
+
 class InviteApplication(Message, frozen=True, tag="invite-app"):
     app: Name
 
@@ -311,6 +325,14 @@ class Notify(Message, frozen=True, tag="x2"):
     certificate: Small
 
 
+class TransferAnswer(Message, frozen=True, tag="x3a"):
+    """Recipient to coordinator: RESP of a transfer about which a person was asked first."""
+
+    xid: Id
+    response: Response
+    signature: LiveSignature
+
+
 class DeliverKey(Message, frozen=True, tag="x5r"):
     key: Small
     signature: LiveSignature
@@ -341,8 +363,8 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
-    | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
+    | PersonIs | LookAt | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
+    | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
 )
 
 
@@ -366,6 +388,10 @@ class TransferResponse(Message, frozen=True, tag="x3"):
     signature: LiveSignature
 
 
+class TransferPending(Message, frozen=True, tag="pending"):
+    """In place of RESP, to the coordinator and on to the sender: a person is asked first. No card, no key."""
+
+
 class TransferConfirm(Message, frozen=True, tag="x6"):
     confirmation: Small
 
@@ -377,11 +403,18 @@ class Peer(Message, frozen=True):
     last_seen: U64
     """Seconds since 1970; 0: never."""
     fingerprint: Hash
+    person: PersonState
+    person_age: U32
+    """Seconds since it was so."""
 
 
 class PeerPage(Message, frozen=True, tag="peer-page"):
     peers: Annotated[list[Peer], Meta(max_length=256)]
     more: bool
+
+
+class PeerSeen(Message, frozen=True, tag="peer-seen"):
+    peer: Peer
 
 
 class PeerCard(Message, frozen=True, tag="peer-card"):
@@ -407,7 +440,8 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 
 AnswerBody = (
-    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | RelayAt
+    Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerSeen | PeerCard
+    | Invitation | RelayAt
 )
 
 
@@ -456,6 +490,18 @@ class Req(Message, frozen=True):
     card_hash: Hash
     sender_one_time_key: Small
     """Coordinator-made: e_S; else empty."""
+    preview: Small
+    """Seal of `Preview` to the recipient, where its key is pinned; else empty."""
+
+
+class Preview(Message, frozen=True):
+    """What a person or a policy may judge by before anything else is known. Always as long as any other."""
+
+    name: Annotated[str, Meta(max_length=FILE_NAME_MAX)]
+    note: Annotated[str, Meta(max_length=FILE_NAME_MAX)]
+    """Its beginning."""
+    size: U64 | None
+    padding: Annotated[bytes, Meta(max_length=1024)]
 
 
 class Resp(Message, frozen=True):

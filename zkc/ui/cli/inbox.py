@@ -40,11 +40,15 @@ def _opened(call: Invocation) -> Iterator[Inbox]:
 def _list(call: Invocation, *, partial: bool) -> None:
     """``inbox``, an object for each item."""
     from zkc.rules.units import show_size
+    from zkc.ui.cli.homes import client_home
     from zkc.ui.cli.output import local_time
+    from zkc.ui.cli.pending import pending_fields, pending_items
 
     with _opened(call) as inbox:
         items = inbox.items() + (inbox.partials() if partial else [])
-    rows = [{**item_fields(item, item.path), "at": item.received} for item in items]
+        pending = pending_items(call, client_home(call))
+    rows: list[dict[str, object]] = [{**item_fields(item, item.path), "at": item.received} for item in items]
+    rows += [{**pending_fields(item), "at": item.since} for item in pending]
     if call.out.json:
         for row in rows:
             call.out.event("inbox", {key: value for key, value in row.items() if key != "at"})
@@ -53,7 +57,7 @@ def _list(call: Invocation, *, partial: bool) -> None:
         "id": "id", "from": "from", "name": "name", "bytes": "size", "at": "received", "key_source": "key made by",
         "note": "note",
     }
-    if partial:
+    if partial or pending:
         columns |= {"state": "state"}
     call.out.table("inbox", rows, columns, {"bytes": show_size, "at": local_time}, cut={"name", "note"})
 
@@ -67,15 +71,34 @@ def _list(call: Invocation, *, partial: bool) -> None:
 @pass_invocation
 def _show(call: Invocation, *, id: str) -> None:
     """``inbox``, one object; with ``text`` for a message."""
+    with _opened(call) as inbox:
+        try:
+            item = inbox.find(id)
+        except UsageError as error:
+            waiting = _waiting(call, id) if error.detail == "unknown-id" else None
+            if waiting is None:
+                raise
+            _show_fields(call, waiting, None)
+            return
+        text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
+    _show_fields(call, item_fields(item, item.path), text)
+    _show_tree(call, item)
+
+
+def _waiting(call: Invocation, id: str) -> dict[str, object] | None:
+    """What waits for a person under an id that begins so, if it is one."""
+    from zkc.ui.cli.homes import client_home
+    from zkc.ui.cli.pending import pending_fields, pending_items
+
+    found = [item for item in pending_items(call, client_home(call)) if item.id.startswith(id.lower())]
+    return pending_fields(found[0]) if len(found) == 1 else None
+
+
+def _show_fields(call: Invocation, fields: dict[str, object], text: str | None) -> None:
     from zkc.rules.names import escape
 
-    with _opened(call) as inbox:
-        item = inbox.find(id)
-        text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
-    fields = item_fields(item, item.path)
     if call.out.json:
         call.out.event("inbox", fields if text is None else {**fields, "text": text})
-        _show_tree(call, item)
         return
     for key, value in fields.items():
         if value not in (None, ""):
@@ -84,7 +107,6 @@ def _show(call: Invocation, *, id: str) -> None:
         call.out.text("")
         for line in text.split("\n"):
             call.out.folded(_BAR, escape(line), _BAR)
-    _show_tree(call, item)
 
 
 def _show_tree(call: Invocation, item: Item) -> None:
