@@ -214,8 +214,3 @@ LINK_TARGET_MAX: Final = 4095
 """Bytes of a symbolic link's target: the limit of Linux."""
 RUNS_MAX: Final = 2048
 """Runs of data of one sparse file; where it has more, the smallest holes are sent as zeros."""
-
-AUDIT_KEPT_SECONDS: Final = 365 * 86400.0
-"""How long an entry of the audit log stays."""
-AUDIT_KEPT_MAX: Final = 2_000_000
-"""Entries of the audit log, which clients make grow: about a gigabyte."""

@@ -47,11 +47,36 @@ def test_entries_read_back_in_order_and_verify(db: KeyDb) -> None:
     assert db.audit_entries(after=4) == entries[4:]
 
 
+@pytest.mark.attack("K03")
+def test_entries_that_changed_places_are_found(db: KeyDb, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as raw, raw:
+        for old, new in ((3, 0), (4, 3), (0, 4)):
+            raw.execute("UPDATE audit SET seq = ? WHERE seq = ?", (new, old))
+    assert "from entry 3 on" in refused(db.verify_audit)[1]
+
+
+@pytest.mark.attack("K03")
+def test_a_damaged_log_goes_on_and_still_says_where_it_was_damaged(db: KeyDb, path: Path) -> None:
+    """Registrations and revocations are noted in their own transactions: damage must not stop them."""
+    assert db.prune_audit(3.0, 100, 100) == 2
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE audit SET hash = x'00' WHERE seq = 6")
+    db.audit(NOTES)
+    assert "from entry 6 on" in refused(db.verify_audit)[1]
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DELETE FROM audit")
+        raw.execute("UPDATE audit_start SET hash = x'00'")
+    db.audit(NOTES)
+    assert "from entry 1 on" in refused(db.verify_audit)[1]
+
+
+@pytest.mark.attack("K03")
 @pytest.mark.parametrize("statement", [
     "UPDATE audit SET code = 0 WHERE seq = 3",
     "UPDATE audit SET recipient = 'eve' WHERE seq = 3",
     "UPDATE audit SET hash = previous WHERE seq = 3",
     "DELETE FROM audit WHERE seq = 3",
+    "UPDATE audit SET times = 2 WHERE seq = 3",
 ])  # fmt: skip
 def test_the_first_entry_that_does_not_fit_is_named(db: KeyDb, path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as raw, raw:
@@ -84,12 +109,17 @@ def test_a_head_that_was_noted_is_found_once_the_log_has_grown(db: KeyDb) -> Non
     assert db.verify_audit(noted)[0] == 12
 
 
+@pytest.mark.parametrize("step", [1, 2, 100])
 @pytest.mark.parametrize(("before", "at_most", "first"), [(4.0, 100, 4), (0.0, 2, 5), (99.0, 100, 6)])
 def test_what_is_old_goes_and_the_rest_verifies_from_there(
-    db: KeyDb, path: Path, before: float, at_most: int, first: int
+    db: KeyDb, path: Path, before: float, at_most: int, first: int, step: int
 ) -> None:
-    assert db.prune_audit(before, at_most) == first - 1
-    assert db.prune_audit(before, at_most) == 0
+    removed = 0
+    while now := db.prune_audit(before, at_most, step):
+        assert now <= step
+        assert db.verify_audit()[0] == 6
+        removed += now
+    assert removed == first - 1
     db.audit(NOTES[:1])
     assert [each.seq for each in db.audit_entries()] == list(range(first, 8))
     assert db.verify_audit()[0] == 7

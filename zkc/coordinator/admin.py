@@ -258,11 +258,10 @@ def audit_entries(home: Home, *, follow: bool = False) -> Iterator[Entry]:
                 select.select((), (), (), _FOLLOW_SECONDS)
 
 
-def verify_audit(home: Home, noted: bytes | None = None) -> tuple[int, str]:
+def verify_audit(home: Home, noted: bytes | None = None) -> tuple[int, bytes]:
     """Number and hash of the last entry of a chain that is in order, and has the head ``noted`` earlier."""
     with _opened(home) as (_, db):
-        seq, head = db.verify_audit(noted)
-    return seq, head.hex()
+        return db.verify_audit(noted)
 
 
 # --- inside --------------------------------------------------------------------------------------------------------

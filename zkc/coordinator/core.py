@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zkc.config import CoordinatorConfig
-from zkc.coordinator.audit import Audit
 from zkc.coordinator.identity import CoordinatorIdentity
 from zkc.coordinator.keypool import KeyPool
 from zkc.env import Clock, Entropy
@@ -16,6 +15,7 @@ from zkc.errors import PeerViolation
 from zkc.logs import Repeats
 from zkc.net.loopsocket import Sent
 from zkc.stores.keydb import KeyDb
+from zkc.stores.noting import AuditWriter
 
 _CODES: Final = {"identity": 12, "forged": 12, "bad-key": 12, "limit": 25, "replay": 25}
 
@@ -51,7 +51,7 @@ class Core:
     """(descriptor, inode): end a peer's TCP connection."""
     repeats: Repeats
     """Which warnings have been given lately."""
-    audit: Audit
+    audit: AuditWriter
     """Where every decision is noted."""
     endpoints: tuple[str, ...] = ()
     """Where clients reach this coordinator, as invitations name it."""

@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from zkc import logs
 from zkc.config import CoordinatorConfig, Loaded, load
-from zkc.constants import AUDIT_KEPT_MAX, AUDIT_KEPT_SECONDS, KEYDB_SECONDS, SILENT_SECONDS, SILENT_SECONDS_FULL
-from zkc.coordinator.audit import Audit
+from zkc.constants import KEYDB_SECONDS, SILENT_SECONDS, SILENT_SECONDS_FULL
 from zkc.coordinator.banned import read_banned
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.connections import Connections
@@ -58,6 +57,7 @@ from zkc.net.zap import AsyncZap, Overloaded, ZapRequest, self_test
 from zkc.protocol.calls import Asked
 from zkc.stores.home import Home, HomeLock
 from zkc.stores.keydb import KeyDb
+from zkc.stores.noting import BATCH_SECONDS, AuditWriter
 from zkc.wire.frames import ControlKind, split_control
 
 TICK_SECONDS: Final = 0.25
@@ -188,7 +188,6 @@ class Engine:
             closing.push_async_callback(server.close)
             fingerprint = identity.fingerprint.hex()
             self._log.info("ready", endpoints=list(self._bound), fingerprint=fingerprint, suite=identity.suite.name)
-            db.prune_audit(self._clock.wall() - AUDIT_KEPT_SECONDS, AUDIT_KEPT_MAX)
             self._core.audit.note("started")
             self._settings.on_ready(Ready(self._bound, fingerprint))
             # What stands now stays: the collector need not go through it again and again.
@@ -224,7 +223,7 @@ class Engine:
     ) -> None:
         self._core = core = Core(
             identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection,
-            self._repeats, Audit(db, self._clock, _call_later),
+            self._repeats, AuditWriter(db, self._clock, _soon, self._audit_bounds),
         )
         self._registrations = Registrations(core)
         self._clients = Clients(core, self._on_request, self._registrations.first_channel)
@@ -233,6 +232,10 @@ class Engine:
         self._services = Services(core, self._clients, self._transfers, relays, self._read_log)
         self._version, self._log_seen = db.version(), db.log_size()
         self._started = True
+
+    def _audit_bounds(self) -> tuple[float, int]:
+        section = self._core.config.audit
+        return section.kept, section.entries
 
     def _on_request(self, session: Session, asked: Asked) -> None:
         self._services.on_request(session, asked)
@@ -274,8 +277,8 @@ class Engine:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
-            parts = (self._registrations, self._transfers, self._clients, self._core.audit)
-            duties = [partial(each.tick, now) for each in parts]
+            duties = [partial(each.tick, now) for each in (self._registrations, self._transfers, self._clients)]
+            duties.append(partial(self._core.audit.tick))
             duties.append(partial(self._drop_silent, now))
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
@@ -513,8 +516,8 @@ class Engine:
         )
 
 
-def _call_later(seconds: float, what: Callable[[], None]) -> None:
-    asyncio.get_running_loop().call_later(seconds, what)
+def _soon(what: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(BATCH_SECONDS, what)
 
 
 def _shown(url: str) -> str:

@@ -73,6 +73,7 @@ class Relays:
                 self._core.audit.note("relay", session.client.name, found.name)
                 self._clients.answer(session, call, found)
             case Failure(detail="limit"):
+                self._core.audit.note("relay", session.client.name, found.name, code=PolicyRefused.code, detail="limit")
                 self._clients.fail(session, call, PolicyRefused.code, "limit")
             case _:
                 self._clients.fail(session, call, PolicyRefused.code, "no-relay")

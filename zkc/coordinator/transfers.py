@@ -134,6 +134,7 @@ class Transfers:
         if handshake is not None or known:
             raise PeerViolation("replay", "the transfer id was used")
         if len(self._open) >= HANDSHAKES_MAX:
+            core.audit.note("transfer", sender.name, code=PolicyRefused.code, detail="limit")
             raise PolicyRefused("too many transfers begin at once", detail="limit")
         try:
             recipient, to = self._recipient(req.recipient)

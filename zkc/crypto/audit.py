@@ -35,6 +35,8 @@ class Note(Struct, frozen=True):
     detail: str = ""
     rule: str = ""
     """The rule that decided; empty where none has a name."""
+    times: int = 1
+    """How often: what is refused again and again is counted in one entry."""
 
 
 class Entry(Struct, frozen=True):
@@ -73,7 +75,7 @@ def verify(entries: Iterable[Entry], seq: int, previous: bytes, noted: bytes | N
     if not found:
         raise IdentityError(
             "the head that was noted is not in the audit log: entries were cut off, or it was written anew",
-            detail="audit-head", hint="compare it with a backup; entries of more than a year ago are removed, too",
+            detail="audit-head", hint="compare it with a backup; entries older than audit.kept are removed, too",
         )
     return last
 
@@ -87,7 +89,7 @@ def broken(seq: int) -> IdentityError:
 
 def _hash(seq: int, previous: bytes, note: Note) -> bytes:
     """Every field with its length in front, in this order; numbers as signed 64-bit, big-endian."""
-    numbers = [each.to_bytes(8, "big", signed=True) for each in (seq, note.at, note.code)]
+    numbers = [each.to_bytes(8, "big", signed=True) for each in (seq, note.at, note.code, note.times)]
     words = (note.event, note.sender, note.recipient, note.detail, note.rule)
     texts = [each.encode("utf-8", "surrogateescape") for each in words]
     return Transcript(previous).absorb(b"audit", *numbers, *texts).value

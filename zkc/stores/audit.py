@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from sqlalchemy import Connection, column, delete, insert, select, table
+from sqlalchemy import Connection, column, delete, func, insert, select, table
 
 from zkc.crypto.audit import GENESIS, Entry, Note, broken, entry_after
 from zkc.stores.rowmac import mac, verifies
 
-_FIELDS: Final = ("seq", "at", "event", "sender", "recipient", "code", "detail", "rule", "previous", "hash")
+_FIELDS: Final = ("seq", "at", "event", "sender", "recipient", "code", "detail", "rule", "times", "previous", "hash")
 _START_FIELDS: Final = ("seq", "hash")
 ENTRIES: Final = table("audit", *(column(each) for each in _FIELDS), column("mac"))
 START: Final = table("audit_start", *(column(each) for each in _START_FIELDS), column("mac"))
@@ -18,10 +18,13 @@ START: Final = table("audit_start", *(column(each) for each in _START_FIELDS), c
 
 
 def append(connection: Connection, key: bytes, notes: Iterable[Note]) -> None:
-    """``notes`` as the next entries, in their order."""
+    """``notes`` as the next entries, in their order.
+
+    What they follow is not verified: a log that was damaged goes on, and `zkc.crypto.audit.verify` says where it was.
+    """
     newest = select(ENTRIES.c.seq, ENTRIES.c.hash).order_by(ENTRIES.c.seq.desc()).limit(1)
-    last = connection.execute(newest).one_or_none()
-    seq, previous = start(connection, key) if last is None else (last.seq, last.hash)
+    last = connection.execute(newest).one_or_none() or connection.execute(select(*START.c)).one_or_none()
+    seq, previous = (0, GENESIS) if last is None else (last.seq, last.hash)
     rows = []
     for note in notes:
         entry = entry_after(seq, previous, note)
@@ -49,15 +52,18 @@ def entries(connection: Connection, key: bytes, after: int = 0, limit: int | Non
         yield _to_entry(row, key)
 
 
-def prune(connection: Connection, key: bytes, before: int, at_most: int) -> int:
+def prune(connection: Connection, key: bytes, before: int, at_most: int, step: int) -> int:
     """Remove entries of before ``before`` (milliseconds since 1970) from the oldest on, and all but the newest
-    ``at_most``; how many. The newest one stays. Where the chain begins now is written down."""
-    newest = connection.execute(select(ENTRIES.c.seq).order_by(ENTRIES.c.seq.desc()).limit(1)).scalar_one_or_none()
-    if newest is None:
+    ``at_most``, but no more than ``step``; how many. The newest one stays. Where the chain begins now is written
+    down."""
+    ends = connection.execute(select(func.min(ENTRIES.c.seq), func.max(ENTRIES.c.seq))).one()
+    if ends[0] is None:
         return 0
-    young = select(ENTRIES.c.seq).where(ENTRIES.c.at >= before).order_by(ENTRIES.c.seq).limit(1)
-    keep = connection.execute(young).scalar_one_or_none()
-    first = max(newest if keep is None else keep, newest - at_most + 1)
+    oldest, newest = ends
+    at_once = select(ENTRIES.c.seq).where(ENTRIES.c.seq < oldest + step, ENTRIES.c.at >= before)
+    young = connection.execute(at_once.order_by(ENTRIES.c.seq).limit(1)).scalar_one_or_none()
+    first = max(oldest + step if young is None else young, newest - at_most + 1)
+    first = min(first, oldest + step, newest)
     query = select(ENTRIES.c.seq, ENTRIES.c.hash).where(ENTRIES.c.seq < first).order_by(ENTRIES.c.seq.desc()).limit(1)
     gone = connection.execute(query).one_or_none()
     if gone is None:

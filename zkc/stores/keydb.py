@@ -11,7 +11,7 @@ Every row carries a MAC (`zkc.stores.rowmac`), so a value that is read is the va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
@@ -418,7 +418,7 @@ class KeyDb:
 
     # --- the audit log ----------------------------------------------------------------------------------------------
 
-    def audit(self, notes: Iterable[Note]) -> None:
+    def audit(self, notes: Sequence[Note]) -> None:
         """Append ``notes``."""
         with self._backend.writing() as connection:
             audit.append(connection, self._mac_key, notes)
@@ -435,10 +435,11 @@ class KeyDb:
             last = verify(audit.entries(connection, self._mac_key), seq, previous, noted)
             return (seq, previous) if last is None else (last.seq, last.hash)
 
-    def prune_audit(self, before: float, at_most: int) -> int:
-        """Remove entries of before ``before`` (seconds since 1970), and all but the newest ``at_most``; how many."""
+    def prune_audit(self, before: float, at_most: int, step: int) -> int:
+        """Remove entries of before ``before`` (seconds since 1970), and all but the newest ``at_most``, ``step`` at
+        once; how many."""
         with self._backend.writing() as connection:
-            return audit.prune(connection, self._mac_key, int(before * 1000), at_most)
+            return audit.prune(connection, self._mac_key, int(before * 1000), at_most, step)
 
     # --- inside a transaction ---------------------------------------------------------------------------------------
 

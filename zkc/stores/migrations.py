@@ -99,6 +99,7 @@ _AUDIT: Final = (
         code {int} NOT NULL,
         detail TEXT NOT NULL,
         rule TEXT NOT NULL,
+        times {int} NOT NULL,
         previous {bytes} NOT NULL,
         hash {bytes} NOT NULL,
         mac {bytes} NOT NULL

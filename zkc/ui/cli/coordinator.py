@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkc.errors import DaemonError, UsageError
+from zkc.ui.cli.auditing import audit_options, tell_entries, tell_verified
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
@@ -210,48 +211,17 @@ def _revoke(call: Invocation, *, name: str, reason: str) -> None:
     "head; noted elsewhere, a head proves later, with --head, that nothing was cut off.",
     short_help="Show or verify the log of all decisions.",
 )
-@click.option("--follow", is_flag=True, help="Go on with what is added, until a signal.")
-@click.option("--verify", is_flag=True, help="Verify the chain; 12 where an entry does not fit.")
-@click.option("--head", metavar="HASH", help="With --verify: a head that an earlier --verify printed.")
+@audit_options
 @pass_invocation
-def _audit(call: Invocation, *, follow: bool, verify: bool, head: str | None) -> None:
+def _audit(call: Invocation, *, follow: bool, verify: bool, head: bytes | None) -> None:
     """``audit``, an object for each entry; with ``--verify`` one ``verified`` with ``seq`` and ``head``."""
     from zkc.coordinator import admin
-    from zkc.rules.names import escape
 
-    if (verify and follow) or (head is not None and not verify):
-        raise UsageError(
-            "coordinator audit: --verify goes without --follow, --head with --verify",
-            hint="zkc coordinator audit --help",
-        )
+    home = _home(call)
     if verify:
-        seq, found = admin.verify_audit(_home(call), _hash_of(head))
-        call.out.item("verified", {"seq": seq, "head": found}, f"{seq} {found}")
-        return
-    for entry in admin.audit_entries(_home(call), follow=follow):
-        note = entry.note
-        outcome = "refused" if note.code else "ok"
-        at = rfc3339(note.at / 1000)
-        told = {
-            "seq": entry.seq, "time": at, "kind": note.event, "from": note.sender or None,
-            "to": note.recipient or None, "outcome": outcome, "code": note.code, "detail": note.detail,
-            "rule": note.rule, "hash": entry.hash.hex(),
-        }
-        ends = " -> ".join(each for each in (note.sender, note.recipient) if each)
-        result = " ".join(each for each in (outcome, str(note.code or ""), note.detail, note.rule) if each)
-        call.out.item("audit", told, escape(f"{at}  {note.event:<20}  {ends:<30}  {result}"))
-
-
-def _hash_of(head: str | None) -> bytes | None:
-    if head is None:
-        return None
-    try:
-        value = bytes.fromhex(head)
-    except ValueError:
-        value = b""
-    if len(value) != 32:
-        raise UsageError("coordinator audit: --head takes 64 hexadecimal digits", hint="--verify prints it")
-    return value
+        tell_verified(call.out, *admin.verify_audit(home, head))
+    else:
+        tell_entries(call.out, admin.audit_entries(home, follow=follow))
 
 
 command = Group(
