@@ -62,6 +62,8 @@ _PER_SENDER: Final = whole(1, 4096)
 _PER_SECOND: Final = whole(1, 1_000_000)
 _CLIENTS: Final = whole(1, 1_000_000)
 _POOL: Final = whole(0, 1024)
+_KEPT: Final = duration("1d", "36500d")
+_ENTRIES: Final = whole(1000, 100_000_000)
 
 
 class LogSection(Struct, frozen=True):
@@ -69,6 +71,13 @@ class LogSection(Struct, frozen=True):
 
     format: Annotated[Literal["auto", "json", "console"], _LOG_FORMAT] = "auto"
     level: Annotated[Literal["debug", "info", "warning", "error"], _LOG_LEVEL] = "info"
+
+
+class AuditSection(Struct, frozen=True):
+    """``[audit]`` of a coordinator; ``kept`` in seconds."""
+
+    kept: Annotated[float, _KEPT] = 365 * 86400.0
+    entries: Annotated[int, _ENTRIES] = 2_000_000
 
 
 class LinkSection(Struct, frozen=True):
@@ -201,6 +210,7 @@ class CoordinatorConfig(Struct, frozen=True):
     limits: LimitsSection = LimitsSection()
     relay: RelaySection = RelaySection()
     invite: InviteSection = InviteSection()
+    audit: AuditSection = AuditSection()
     log: LogSection = LogSection()
 
     def rules(self) -> Rules:
