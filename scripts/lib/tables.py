@@ -34,12 +34,13 @@ END: Final = "<!-- end -->"
 NEW_PAGES: Final = {
     "claims": f"""# What the seed document asks for, and which test proves it
 
-zkc is built after WO 01/69843 A2. That document ends in 110 claims. Each is a line here: what it asks in short, the tests
-that would fail if zkc did not do it, and the modules that do. Below it is the same by flows and alternatives of the
-document, called rows: A3 is one. The *coordinator* is the document's message server computer, *sender* and *recipient* are
-its clients. [seed.md](seed.md) leads from its figures to functions.
+zkc is built after WO 01/69843 A2. That document ends in 110 claims. Each is a line here: what it asks in short, the
+tests that would fail if zkc did not do it, and the modules that do. Below it is the same by flows and alternatives of
+the document, called rows: A3 is one. The *coordinator* is the document's message server computer, *sender* and
+*recipient* are its clients. [seed.md](seed.md) leads from its figures to functions.
 
-A test says what it proves by a marker, `@pytest.mark.claims("B3", 1, 17)`; the build fails where a row or a claim has none.
+A test says what it proves by a marker, `@pytest.mark.claims("B3", 1, 17)`; the build fails where a row or a claim has
+none.
 
 {FRAME.format(name="claims")}
 {END}

@@ -165,7 +165,7 @@ def test_no_two_clients_get_the_same_temporary_or_permanent_server_key(quick_wor
     assert not temporary & permanent
 
 
-@pytest.mark.claims("A2", 109)
+@pytest.mark.claims("A2")
 def test_temporary_server_keys_are_taken_from_a_pool_made_beforehand(coordinator: Coordinator) -> None:
     pool = [coordinator.suite.generate() for _ in range(2)]
     prepared = [key.public.encode() for key in pool]

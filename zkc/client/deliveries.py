@@ -22,6 +22,7 @@ from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.session import Session
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox
+from zkc.stores.items import Item
 
 JOIN_SECONDS: Final = 3.0
 """How long is waited for the end of what was told to end."""
@@ -32,9 +33,10 @@ class Deliveries:
 
     def __init__(
         self, inbox: Inbox, transfers: Transfers, readers: Readers, config: Callable[[], ClientConfig], clock: Clock,
-        log: FilteringBoundLogger, repeats: Repeats, over: Callable[[Transfer], None],
+        log: FilteringBoundLogger, repeats: Repeats, over: Callable[[Transfer], None], arrived: Callable[[Item], None],
     ) -> None:
-        """``config``: what it is now; ``over``: hears of each that has ended, whatever it ended with."""
+        """``config``: what it is now; ``over``: hears of each that has ended, whatever it ended with; ``arrived``: of
+        each item that is in the inbox."""
         self._inbox = inbox
         self._transfers = transfers
         self._readers = readers
@@ -43,6 +45,7 @@ class Deliveries:
         self._log = log
         self._repeats = repeats
         self._over = over
+        self._arrived = arrived
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self.received: Final[Counter[str]] = Counter()
         """Deliveries and bytes since the start, for ``zkc status``."""
@@ -122,6 +125,8 @@ class Deliveries:
         except Exception:
             log.exception("defect")
         finally:
+            if sink.item is not None:
+                self._arrived(sink.item)
             session.k.wipe()
             bell.close()
             self._over(transfer)

@@ -24,6 +24,11 @@ def _check_keydb(url: str) -> None:
         raise ValueError
 
 
+def _check_word(word: str) -> None:
+    if "\0" in word:
+        raise ValueError
+
+
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
 _CIPHER: Final = choice(*CIPHERS)
@@ -43,7 +48,10 @@ _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
 _ASK_TIMEOUT: Final = duration("1s", "7d")
-_SOURCES: Final = listed(choice("terminal"), 0)
+_SOURCES: Final = listed(choice("terminal", "session"), 0)
+_WORDS: Final = listed(written('"WORD"', _check_word), 0)
+_NOTIFY: Final = choice("none", "asked", "all")
+_HOOK_TIMEOUT: Final = duration("1s", "1d")
 _WITHIN: Final = duration("1s", "7d")
 _WINDOW: Final = duration("0s", "7d")
 _TELL: Final = choice("coordinator", "nobody")
@@ -54,6 +62,8 @@ _PER_SENDER: Final = whole(1, 4096)
 _PER_SECOND: Final = whole(1, 1_000_000)
 _CLIENTS: Final = whole(1, 1_000_000)
 _POOL: Final = whole(0, 1024)
+_KEPT: Final = duration("1d", "36500d")
+_ENTRIES: Final = whole(1000, 100_000_000)
 
 
 class LogSection(Struct, frozen=True):
@@ -61,6 +71,13 @@ class LogSection(Struct, frozen=True):
 
     format: Annotated[Literal["auto", "json", "console"], _LOG_FORMAT] = "auto"
     level: Annotated[Literal["debug", "info", "warning", "error"], _LOG_LEVEL] = "info"
+
+
+class AuditSection(Struct, frozen=True):
+    """``[audit]`` of a coordinator; ``kept`` in seconds."""
+
+    kept: Annotated[float, _KEPT] = 365 * 86400.0
+    entries: Annotated[int, _ENTRIES] = 2_000_000
 
 
 class LinkSection(Struct, frozen=True):
@@ -104,6 +121,15 @@ class PersonSection(Struct, frozen=True):
     tell: Annotated[Literal["coordinator", "nobody"], _TELL] = "coordinator"
 
 
+class HooksSection(Struct, frozen=True):
+    """``[hooks]`` of a client: commands as lists of words; times in seconds."""
+
+    arrived: Annotated[tuple[str, ...], _WORDS] = ()
+    asked: Annotated[tuple[str, ...], _WORDS] = ()
+    timeout: Annotated[float, _HOOK_TIMEOUT] = 60.0
+    notify: Annotated[Literal["none", "asked", "all"], _NOTIFY] = "asked"
+
+
 class RegistrationSection(Struct, frozen=True):
     """``[registration]`` of a client: the document's alternatives."""
 
@@ -118,6 +144,7 @@ class ClientConfig(Struct, frozen=True):
     transfer: ClientTransferSection = ClientTransferSection()
     inbox: InboxSection = InboxSection()
     person: PersonSection = PersonSection()
+    hooks: HooksSection = HooksSection()
     registration: RegistrationSection = RegistrationSection()
     log: LogSection = LogSection()
 
@@ -183,6 +210,7 @@ class CoordinatorConfig(Struct, frozen=True):
     limits: LimitsSection = LimitsSection()
     relay: RelaySection = RelaySection()
     invite: InviteSection = InviteSection()
+    audit: AuditSection = AuditSection()
     log: LogSection = LogSection()
 
     def rules(self) -> Rules:

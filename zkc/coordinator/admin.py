@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from zkc.config import CoordinatorConfig
 from zkc.config import load as load_config
 from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, LookAgain, Online, Status
+from zkc.crypto.audit import Note
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
 from zkc.ids import check_name
@@ -25,12 +26,15 @@ from zkc.stores.home import Home
 
 if TYPE_CHECKING:
     from zkc.coordinator.identity import CoordinatorIdentity
+    from zkc.crypto.audit import Entry
     from zkc.stores.keydb import KeyDb
 
 _PAUSE_SECONDS: Final = 0.05
 _ANSWER_SECONDS: Final = 3.0
 """A coordinator that serves answers in milliseconds; one that was stopped never does."""
 _PAGE: Final = 256
+_FOLLOW_SECONDS: Final = 0.25
+"""How often the key database is asked whether something was added."""
 _REASON_MAX: Final = 512
 """Characters; what a message has room for."""
 
@@ -129,7 +133,7 @@ def invite(
         seconds = _config(home).invite.ttl if ttl is None else ttl
         expires = SystemClock().wall() + seconds
         row, text = make_invitation(identity, SystemEntropy(), name, kind, expires, reachable)
-        db.add_invitation(row)
+        db.add_invitation(row, Note(int(SystemClock().wall() * 1000), "invited", recipient=name))
     return Invite(name, text, expires)
 
 
@@ -149,7 +153,8 @@ def list_invitations(home: Home) -> list[OpenInvitation]:
 def cancel(home: Home, name: str) -> int:
     """Cancel the unused invitations for ``name``; how many there were. `NotRegistered` (``invite-unknown``) if none."""
     with _opened(home) as (_, db):
-        cancelled = db.cancel_invitations(check_name(name))
+        note = Note(int(SystemClock().wall() * 1000), "invitation-cancelled", recipient=name)
+        cancelled = db.cancel_invitations(check_name(name), note)
     if not cancelled:
         raise NotRegistered(
             f"there is no open invitation for {name}", detail="invite-unknown",
@@ -230,6 +235,33 @@ def revoke(
             f"{name} is revoked; the running coordinator did not answer, and acts on it within a second of going on"
         )
     return [row.name for row in rows]
+
+
+# --- the audit log --------------------------------------------------------------------------------------------------
+
+
+def audit_entries(home: Home, *, follow: bool = False) -> Iterator[Entry]:
+    """The audit log, oldest first; with ``follow`` also what is added, without an end.
+
+    `IdentityError` (``audit-chain``) at an entry that is not what was written.
+    """
+    with _opened(home) as (_, db):
+        last = 0
+        while True:
+            version = db.version()
+            while page := db.audit_entries(last):
+                yield from page
+                last = page[-1].seq
+            if not follow:
+                return
+            while db.version() == version:
+                select.select((), (), (), _FOLLOW_SECONDS)
+
+
+def verify_audit(home: Home, noted: bytes | None = None) -> tuple[int, bytes]:
+    """Number and hash of the last entry of a chain that is in order, and has the head ``noted`` earlier."""
+    with _opened(home) as (_, db):
+        return db.verify_audit(noted)
 
 
 # --- inside --------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ from zkc.net.zap import AsyncZap, Overloaded, ZapRequest, self_test
 from zkc.protocol.calls import Asked
 from zkc.stores.home import Home, HomeLock
 from zkc.stores.keydb import KeyDb
+from zkc.stores.noting import BATCH_SECONDS, AuditWriter
 from zkc.wire.frames import ControlKind, split_control
 
 TICK_SECONDS: Final = 0.25
@@ -155,6 +156,7 @@ class Engine:
         self._banned = read_banned(self._settings.home.data)
         logs.configure(new.log.format, new.log.level)
         self._log.info("configuration-read")
+        self._core.audit.note("policy-reloaded")
 
     # --- from start to end ------------------------------------------------------------------------------------------
 
@@ -186,6 +188,7 @@ class Engine:
             closing.push_async_callback(server.close)
             fingerprint = identity.fingerprint.hex()
             self._log.info("ready", endpoints=list(self._bound), fingerprint=fingerprint, suite=identity.suite.name)
+            self._core.audit.note("started")
             self._settings.on_ready(Ready(self._bound, fingerprint))
             # What stands now stays: the collector need not go through it again and again.
             gc.freeze()
@@ -220,7 +223,7 @@ class Engine:
     ) -> None:
         self._core = core = Core(
             identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection,
-            self._repeats,
+            self._repeats, AuditWriter(db, self._clock, _soon, self._audit_bounds),
         )
         self._registrations = Registrations(core)
         self._clients = Clients(core, self._on_request, self._registrations.first_channel)
@@ -230,6 +233,10 @@ class Engine:
         self._version, self._log_seen = db.version(), db.log_size()
         self._started = True
 
+    def _audit_bounds(self) -> tuple[float, int]:
+        section = self._core.config.audit
+        return section.kept, section.entries
+
     def _on_request(self, session: Session, asked: Asked) -> None:
         self._services.on_request(session, asked)
 
@@ -237,6 +244,10 @@ class Engine:
         self._transfers.close()
         self._registrations.close()
         self._clients.close()
+        try:
+            self._core.audit.close()
+        except ZkcError as error:
+            self._log.error("audit-not-written", why=str(error))
 
     def _listen(self, ctx: Context, identity: CoordinatorIdentity, closing: contextlib.AsyncExitStack) -> None:
         """Binds the ROUTER, and says where."""
@@ -267,6 +278,7 @@ class Engine:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
             duties = [partial(each.tick, now) for each in (self._registrations, self._transfers, self._clients)]
+            duties.append(partial(self._core.audit.tick))
             duties.append(partial(self._drop_silent, now))
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
@@ -502,6 +514,10 @@ class Engine:
         self._log.error(
             "defect", what=what, **({"exc_info": error} if isinstance(error, BaseException) else {})
         )
+
+
+def _soon(what: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(BATCH_SECONDS, what)
 
 
 def _shown(url: str) -> str:

@@ -281,6 +281,7 @@ class Registrations:
         self._core.send(control_frame(ControlKind.REGISTRATION, encode(message)), wire.routing_id)
 
     def _log_refusal(self, talk: _Conversation, error: ZkcError) -> None:
+        self._core.audit.note("registration", talk.registrar.name, code=error.code, detail=error.detail)
         self._core.warn(
             f"registration.{error.detail}", "registration-refused", name=talk.registrar.name, code=error.code,
             detail=error.detail, why=error.message,

@@ -89,6 +89,10 @@ def _steps(limits: LimitsSection) -> Rate | None:
     return Rate((limits.handshakes_per_client or HANDSHAKES_PER_CLIENT_MAX) + limits.per_second, limits.per_second)
 
 
+_DECIDED: Final = {InviteApplication: "invited", RelayHere: "relay", WantRelay: "relay"}
+"""Requests of which a refusal is noted here, and as what; those of transfers are where both ends are known."""
+
+
 @dataclass(frozen=True)
 class _Service:
     """What answers one kind of request, and how often it does for one client."""
@@ -140,12 +144,16 @@ class Services:
             answer = service.handler(session, asked.id, asked.body)
         except PeerViolation as violation:
             self._core.violated("request", violation, **ids)
+            self._core.audit.note("request", session.client.name, code=code_of(violation), detail=violation.detail)
             self._clients.fail(session, asked.id, code_of(violation), violation.detail)
         except ZkcError as error:
             if error.code in (1, 33):
                 self._core.warn("request.failed", "request-failed", **ids, why=error.message)
             else:
                 self._core.log.debug("request-refused", **ids, code=error.code, detail=error.detail)
+                if kind in _DECIDED:
+                    about = _DECIDED[kind], session.client.name
+                    self._core.audit.note(*about, code=error.code, detail=error.detail)
             self._clients.fail(session, asked.id, error.code, error.detail)
         else:
             if answer is not None:
@@ -177,7 +185,7 @@ class Services:
 
     def _leave(self, session: Session, _call: bytes, _body: Leave) -> AnswerBody:
         """The registration is over before the client hears so; its channels end once it has heard."""
-        self._core.db.revoke(session.client.name, "left", self._core.clock.wall())
+        self._core.db.revoke(session.client.name, "left", self._core.clock.wall(), "left")
         return Ok()
 
     def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:

@@ -52,6 +52,7 @@ from zkc.wire.messages import (
 _RECIPIENT_MAY_SAY: Final = frozenset({12, 22, 23, 24, 25, 30, 31, 32, 33, 40})
 """Codes of a recipient that its sender is told; any other would speak for the coordinator, and is told as policy."""
 _KEY_BYTES: Final = 32
+_WORD_MAX: Final = 32
 _WAITING_MAX: Final = 8
 """Requests of the same bytes that wait for the same answer."""
 Said = TransferRequest | TransferKey | TransferConfirmKey
@@ -121,6 +122,7 @@ class Transfers:
         )
         if refusal is not None:
             core.count(f"policy.{refusal.detail}")
+            core.audit.note("transfer", sender.name, code=refusal.error().code, detail=refusal.detail)
             raise refusal.error()
         if req.sender != sender.name:
             raise PeerViolation("identity", "the sender is not the owner of the channel")
@@ -132,8 +134,15 @@ class Transfers:
         if handshake is not None or known:
             raise PeerViolation("replay", "the transfer id was used")
         if len(self._open) >= HANDSHAKES_MAX:
+            core.audit.note("transfer", sender.name, code=PolicyRefused.code, detail="limit")
             raise PolicyRefused("too many transfers begin at once", detail="limit")
-        recipient, to = self._recipient(req.recipient)
+        try:
+            recipient, to = self._recipient(req.recipient)
+        except (UnknownRecipient, RecipientOffline) as error:
+            # A name that nobody has is a text of the sender's.
+            name = "" if isinstance(error, UnknownRecipient) else req.recipient
+            core.audit.note("transfer", sender.name, name, code=error.code, detail=error.detail)
+            raise
         fresh = core.entropy.bytes(_KEY_BYTES) if req.key_source == "coordinator" else b""
         broker = Broker(core.identity.suite, sender.party, recipient.party, Secret(fresh))
         deadline = core.clock.monotonic() + STEP_SECONDS
@@ -287,6 +296,7 @@ class Transfers:
                         self._keep(handshake, body)
                         source = handshake.req.key_source
                         self._core.log.info("transfer-brokered", **_ids_of(handshake), key_source=source)
+                        self._core.audit.note("transfer", handshake.sender.name, handshake.recipient.name)
                     waiting, handshake.waiting = handshake.waiting, []
                     for session, call in waiting:
                         self._clients.answer(session, call, body)
@@ -336,6 +346,8 @@ class Transfers:
         self._core.repeats.tell(
             self._core.log, "info", "transfer-refused", about, **_ids_of(handshake), code=code, detail=detail
         )
+        ends = handshake.sender.name, handshake.recipient.name
+        self._core.audit.note("transfer", *ends, code=code, detail=_word(detail))
         waiting, handshake.waiting = handshake.waiting, []
         for session, call in waiting:
             self._clients.fail(session, call, code, detail)
@@ -366,6 +378,11 @@ def _ids_of(handshake: _Handshake) -> dict[str, str]:
 
 def _told_apart(message: Said) -> bytes:
     return digest(encode(message))
+
+
+def _word(detail: str) -> str:
+    """A recipient's detail as the audit log keeps it: one of our words, never a text of its own."""
+    return detail if len(detail) <= _WORD_MAX and detail.replace("-", "").isalpha() and detail.isascii() else "other"
 
 
 def _told(code: int) -> int:

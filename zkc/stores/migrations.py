@@ -89,7 +89,36 @@ def _invitations_by_end(connection: Connection, _mac_key: bytes) -> None:
     connection.exec_driver_sql("CREATE INDEX invitations_by_end ON invitations (expires)")
 
 
-STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end)
+_AUDIT: Final = (
+    """CREATE TABLE audit (
+        seq {int} NOT NULL PRIMARY KEY,
+        at {int} NOT NULL,
+        event TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        recipient TEXT NOT NULL,
+        code {int} NOT NULL,
+        detail TEXT NOT NULL,
+        rule TEXT NOT NULL,
+        times {int} NOT NULL,
+        previous {bytes} NOT NULL,
+        hash {bytes} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+    """CREATE TABLE audit_start (
+        seq {int} NOT NULL,
+        hash {bytes} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+)
+
+
+def _audit_log(connection: Connection, _mac_key: bytes) -> None:
+    """Every decision, in a chain of hashes, and where the chain begins once old entries were removed."""
+    for statement in _AUDIT:
+        connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
+
+
+STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _audit_log)
 """Step n is at n - 1."""
 LATEST: Final = len(STEPS)
 
