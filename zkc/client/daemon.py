@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from zkc import logs
+from zkc import __version__, logs
 from zkc.client import control
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant_within
@@ -405,7 +405,7 @@ class Daemon:
         link = self.main
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
-            card = await link.request(LookUp(request.name))
+            card = await link.request(LookUp(request.name), about=request.name)
             if isinstance(card, PeerCard):
                 return control.CardReply(card)
         if isinstance(request, control.AskSeen):
@@ -561,4 +561,5 @@ class Daemon:
             bytes=received["bytes"],
             problem=str(problem) if problem else "",
             problem_code=problem.code if problem else 0,
+            version=__version__,
         )
