@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.env import FixedClock
-from zkc.client.person import PersonHere, terminal_activity
+from zkc.client.lifesigns import terminal_activity
+from zkc.client.person import PersonHere
 from zkc.config.keys import ClientConfig, PersonSection
+from zkc.crypto.totp import code_at
 from zkc.env import SystemEntropy
 from zkc.errors import LocalIOError, NotAuthorised, UsageError
 
@@ -91,6 +93,33 @@ def test_a_proof_ends_with_its_pin(tmp_path: Path) -> None:
     here.restart()
     here.person.enrol("second", old="first")
     assert daemon.level() == ("online", 0)
+
+
+@pytest.mark.claims("D3", 13, 35, 42, 64, 88)
+def test_one_time_codes_are_enrolled_with_one_and_each_counts_once(tmp_path: Path) -> None:
+    here = Here(tmp_path, window=60.0)
+    secret = here.person.new_secret()
+
+    def code(ahead: int = 0) -> str:
+        return code_at(secret, int(here.clock.wall() // 30) + ahead)
+
+    with pytest.raises(NotAuthorised):
+        here.person.enrol_totp(secret, code="000000" if code() != "000000" else "000001", old=None)
+    assert here.person.enrolled == ""
+    here.person.enrol_totp(secret, code=code(), old=None)
+    assert here.person.enrolled == "totp"
+    with pytest.raises(NotAuthorised) as used:
+        here.person.check(code())
+    assert used.value.detail == "wrong-pin"
+    here.clock.advance(30.0)
+    here.restart()
+    asyncio.run(here.person.prove(code()))
+    assert here.person.level()[0] == "authorised"
+    for again in (code(), code(-1)):
+        with pytest.raises(NotAuthorised):
+            here.person.check(again)
+    here.person.enrol("a-pin-now", old=code(1))
+    assert (here.person.enrolled, here.person.level()[0]) == ("pin", "online")
 
 
 @pytest.mark.attack("K02")

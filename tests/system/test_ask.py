@@ -19,12 +19,15 @@ from zkc.testing import Fleet
 
 SECRET_NAME = "for-bobs-eyes.txt"
 
+HOOK = 'echo "$ZKC_EVENT $ZKC_ITEM $ZKC_SENDER $ZKC_NAME" >>"$ZKC_HOME/hooks"'
+
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """bob is asked about each transfer; dave is asked, too, and never answers."""
     with Fleet("alice", "bob", "dave", client={"log.level": "debug"}) as running:
-        running.configure("bob", {"inbox.accept": "ask"})
+        hooks = {f"hooks.{event}": ["/bin/sh", "-c", HOOK] for event in ("arrived", "asked")}
+        running.configure("bob", {"inbox.accept": "ask", **hooks})
         running.configure("dave", {"inbox.accept": "ask", "inbox.ask_timeout": "1s"})
         for name in ("bob", "dave"):
             running.program(name).process.send_signal(signal.SIGHUP)
@@ -90,6 +93,8 @@ def test_a_file_that_is_too_large_for_the_daemon_waits_too(fleet: Fleet, tmp_pat
         item = one_pending(fleet)
         assert fleet.zkc("bob", "accept", item["id"]).code == 0
         assert events(process)[-1]["event"] == "delivered"
+    hooks = fleet.home("bob") / "hooks"
+    wait_until(lambda: "large.bin" in hooks.read_text() and f"asked {item['id']} alice" in hooks.read_text())
     wait_until(lambda: fleet.zkc("bob", "recv", "--name", "large.bin", "-o", "-").out == source.read_bytes())
 
 

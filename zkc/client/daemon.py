@@ -23,7 +23,9 @@ from zkc.client.by_link import all_peers
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
+from zkc.client.hooks import Hooks
 from zkc.client.housekeeping import Housekeeping
+from zkc.client.lifesigns import Sessions, Source, terminal_activity
 from zkc.client.link import Link
 from zkc.client.person import PersonHere
 from zkc.client.principal import Principal, load_main, load_principal
@@ -45,6 +47,7 @@ from zkc.errors import (
     ZkcError,
 )
 from zkc.ids import PersonState
+from zkc.net.desktop import Bus
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
@@ -157,9 +160,14 @@ class Daemon:
         self._principal = load_main(store)
         self._context = context(entropy)
         self._bulk = Bulk()
-        self._person = PersonHere(home.data, lambda: self._config, clock, entropy)
+        self._sessions = Sessions(clock, Bus("system"))
+        sources: dict[str, Source] = {"terminal": terminal_activity, "session": self._sessions}
+        self._person = PersonHere(home.data, lambda: self._config, clock, entropy, sources)
+        self._hooks = Hooks(lambda: self._config, self._repeats, Bus("session"))
         self._audit = DaemonAudit(audit, lambda: self._config, clock, self._log)
-        self._receiver = Receiver(self._bulk, store, inbox, config, self._person, clock, entropy, self._audit)
+        self._receiver = Receiver(
+            self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
+        )
         self._handed = Handed(home, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -174,6 +182,7 @@ class Daemon:
         self._told_person: tuple[PersonState, float] | None = None
         """What the coordinator knows of the person, and since when."""
         self._telling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[None] | None = None
 
@@ -188,6 +197,7 @@ class Daemon:
         self._telling = asyncio.create_task(self._keep_telling())
         self._auditing = asyncio.create_task(self._audit.run())
         self._audit.note("started", self._principal.name)
+        self._watching = asyncio.create_task(self._sessions.run(lambda: "session" in self._config.person.sources))
         self._open_links()
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
         return Ready(self.main.endpoint, self._principal.fingerprint.hex())
@@ -222,7 +232,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
-        for task in (self._sweeping, self._telling, self._auditing):
+        for task in (self._sweeping, self._telling, self._watching, self._auditing):
             if task is not None:
                 task.cancel()
         if self._server is not None:
@@ -231,7 +241,8 @@ class Daemon:
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
-        await asyncio.gather(self._receiver.close(), leaving, *(link.close() for link in self._links.values()))
+        links = (link.close() for link in self._links.values())
+        await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
         await self._audit.close()
         self._context.destroy(linger=200)
         await asyncio.to_thread(self._bulk.close)

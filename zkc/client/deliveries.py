@@ -22,6 +22,7 @@ from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.session import Session
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox
+from zkc.stores.items import Item
 from zkc.stores.noting import Notes
 
 JOIN_SECONDS: Final = 3.0
@@ -33,9 +34,11 @@ class Deliveries:
 
     def __init__(
         self, inbox: Inbox, transfers: Transfers, readers: Readers, config: Callable[[], ClientConfig], clock: Clock,
-        log: FilteringBoundLogger, repeats: Repeats, notes: Notes, over: Callable[[Transfer], None],
+        log: FilteringBoundLogger, repeats: Repeats, over: Callable[[Transfer], None], arrived: Callable[[Item], None],
+        notes: Notes,
     ) -> None:
-        """``config``: what it is now; ``over``: hears of each that has ended, whatever it ended with."""
+        """``config``: what it is now; ``over``: hears of each that has ended, whatever it ended with; ``arrived``: of
+        each item that is in the inbox."""
         self._inbox = inbox
         self._transfers = transfers
         self._readers = readers
@@ -45,6 +48,7 @@ class Deliveries:
         self._repeats = repeats
         self._notes = notes
         self._over = over
+        self._arrived = arrived
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self.received: Final[Counter[str]] = Counter()
         """Deliveries and bytes since the start, for ``zkc status``."""
@@ -128,6 +132,8 @@ class Deliveries:
         except Exception:
             log.exception("defect")
         finally:
+            if sink.item is not None:
+                self._arrived(sink.item)
             session.k.wipe()
             bell.close()
             self._over(transfer)

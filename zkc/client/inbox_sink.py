@@ -22,7 +22,7 @@ from zkc.protocol.transfer_recipient import Recipient
 from zkc.rules.policy import Asked, Standing, decide_size
 from zkc.rules.trees import ListingReader
 from zkc.stores.inbox import Inbox
-from zkc.stores.items import NewItem
+from zkc.stores.items import Item, NewItem
 from zkc.stores.partials import Partial
 from zkc.wire.messages import Manifest, Preview
 
@@ -66,6 +66,8 @@ class InboxSink:
         """Whether what earlier attempts wrote cannot be read again."""
         self.size = 0
         self.item_id = ""
+        self.item: Item | None = None
+        """Once it is in the inbox."""
 
     def resume(self) -> tuple[int, blake3]:
         req = self._session.req
@@ -136,7 +138,7 @@ class InboxSink:
         body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
         receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
         item = self._inbox.commit(self._partial, digest, receipt, now)
-        self.item_id = item.id
+        self.item, self.item_id = item, item.id
         self._partial = None
         return receipt
 

@@ -15,6 +15,7 @@ import structlog
 from zkc.client.asking import Answer, Asking, Question
 from zkc.client.control import AskDecision, AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
+from zkc.client.hooks import Hooks
 from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
@@ -82,8 +83,8 @@ class Receiver:
     """All transfers to one home. Belongs to the daemon's loop."""
 
     def __init__(
-        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, clock: Clock,
-        entropy: Entropy, notes: Notes,
+        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, hooks: Hooks,
+        clock: Clock, entropy: Entropy, notes: Notes,
     ) -> None:
         self._store = store
         self._notes = notes
@@ -91,6 +92,7 @@ class Receiver:
         self.config = config
         """Replaced as a whole when the configuration is read again."""
         self._person = person
+        self._hooks = hooks
         self._clock = clock
         self.readers: Final = Readers(inbox, clock)
         self._transfers = Transfers()
@@ -103,8 +105,8 @@ class Receiver:
         self.asking: Final = Asking(store, inbox, clock)
         self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
         self._deliveries = Deliveries(
-            inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, notes,
-            self._forget,
+            inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget,
+            hooks.arrived, notes,
         )
         self.received: Final = self._deliveries.received
 
@@ -186,6 +188,7 @@ class Receiver:
         """X3 comes when the person has decided, or when the time for it is over."""
         question = self.asking.ask(transfer, self.config.inbox.ask_timeout)
         self._tell("info", "pending", (transfer.req.sender,), **transfer.ids)
+        self._hooks.asked(question.item)
         transfer.asking = asyncio.create_task(self._await_person(question, endpoint, ask))
         transfer.asking.add_done_callback(lambda _: self.asking.remove(question))
 
@@ -224,9 +227,9 @@ class Receiver:
             await self._person.prove(pin)
         except NotAuthorised as error:
             self._tell("warning", "pin-refused", (error.detail,), detail=error.detail)
-            self._notes.note("pin", code=error.code, detail=error.detail)
+            self._notes.note("proof", code=error.code, detail=error.detail)
             raise
-        self._notes.note("pin")
+        self._notes.note("proof")
 
     async def decide(self, said: AskDecision) -> PendingItem:
         """A person's answer to what waits under an id that begins so; returns once its sender's coordinator has it.
@@ -324,7 +327,7 @@ class Receiver:
             return None
         if required == "present" or self._person.person().state == "absent":
             return NobodyThere("nobody is present", detail="absent")
-        return None if self._person.enrolled else NotAuthorised("no PIN is enrolled", detail="not-enrolled")
+        return None if self._person.enrolled else NotAuthorised("nothing is enrolled", detail="not-enrolled")
 
     async def _to_reader(
         self, transfer: Transfer, ask: AskLive, endpoint: str, max_bytes: int, level: tuple[Presence, int]

@@ -24,6 +24,11 @@ def _check_keydb(url: str) -> None:
         raise ValueError
 
 
+def _check_word(word: str) -> None:
+    if "\0" in word:
+        raise ValueError
+
+
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
 _CIPHER: Final = choice(*CIPHERS)
@@ -43,7 +48,10 @@ _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
 _ASK_TIMEOUT: Final = duration("1s", "7d")
-_SOURCES: Final = listed(choice("terminal"), 0)
+_SOURCES: Final = listed(choice("terminal", "session"), 0)
+_WORDS: Final = listed(written('"WORD"', _check_word), 0)
+_NOTIFY: Final = choice("none", "asked", "all")
+_HOOK_TIMEOUT: Final = duration("1s", "1d")
 _WITHIN: Final = duration("1s", "7d")
 _WINDOW: Final = duration("0s", "7d")
 _TELL: Final = choice("coordinator", "nobody")
@@ -120,6 +128,15 @@ class PersonSection(Struct, frozen=True):
     tell: Annotated[Literal["coordinator", "nobody"], _TELL] = "coordinator"
 
 
+class HooksSection(Struct, frozen=True):
+    """``[hooks]`` of a client: commands as lists of words; times in seconds."""
+
+    arrived: Annotated[tuple[str, ...], _WORDS] = ()
+    asked: Annotated[tuple[str, ...], _WORDS] = ()
+    timeout: Annotated[float, _HOOK_TIMEOUT] = 60.0
+    notify: Annotated[Literal["none", "asked", "all"], _NOTIFY] = "asked"
+
+
 class RegistrationSection(Struct, frozen=True):
     """``[registration]`` of a client: the document's alternatives."""
 
@@ -134,6 +151,7 @@ class ClientConfig(Struct, frozen=True):
     transfer: ClientTransferSection = ClientTransferSection()
     inbox: InboxSection = InboxSection()
     person: PersonSection = PersonSection()
+    hooks: HooksSection = HooksSection()
     registration: RegistrationSection = RegistrationSection()
     audit: ClientAuditSection = ClientAuditSection()
     log: LogSection = LogSection()

@@ -31,7 +31,7 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (21, ""): ("{0} is offline", _LATER),
     (22, ""): ("nobody is present at {0}", _LATER),
     (23, "not-enrolled"): (
-        "no person at {0} can prove that he may receive (no PIN is enrolled there)", "zkc person enrol, at {0}"
+        "no person at {0} can prove that he may receive (nothing is enrolled there)", "zkc person enrol, at {0}"
     ),
     (23, ""): ("the person at {0} may not receive it", "ask {0} who may"),
     (24, ""): ("a person at {0} refused it", "ask {0} why"),

@@ -13,7 +13,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
     short_help="Let in a transfer that waits for a person.",
 )
 @click.argument("id")
-@click.option("--pin-file", metavar="FILE", help="Prove with the PIN in FILE that you may receive; '-': stdin.")
+@click.option("--pin-file", metavar="FILE", help="Prove with the PIN or code in FILE that you may receive; '-': stdin.")
 @pass_invocation
 def command(call: Invocation, *, id: str, pin_file: str | None) -> None:
     """``accepted``, the item as ``inbox`` has it."""
@@ -27,4 +27,4 @@ def command(call: Invocation, *, id: str, pin_file: str | None) -> None:
     except NotAuthorised as error:
         if error.detail != "pin-needed" or pin is not None or not call.out.may_prompt:
             raise
-        decide(call, id, accept=True, pin=ask_pin("PIN"))
+        decide(call, id, accept=True, pin=ask_pin("PIN or code"))
