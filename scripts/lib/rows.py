@@ -122,3 +122,10 @@ ROWS: Final = (
 )
 
 BY_ID: Final = {row.id: row for row in ROWS}
+
+WAITING: Final = {
+    "B8": "requests by a third computer are being built",
+    "F3": "a terminal interface comes after the command line is complete",
+    "F4": "comes with the container image",
+}
+"""Rows that have no test yet, and why. One that gets a test has to leave this list."""

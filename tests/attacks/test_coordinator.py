@@ -347,7 +347,7 @@ def test_no_program_runs_on_a_libzmq_with_known_faults(fleet: Fleet) -> None:
 # --- C15: a recipient that goes away ---------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("D1", 40, 62, 86)
+@pytest.mark.claims("D1", 62, 86)
 @pytest.mark.attack("C15")
 def test_a_recipient_that_is_gone_while_it_is_asked_is_offline_and_not_silent(fleet: Fleet) -> None:
     """It stands still when the coordinator asks it, so it has not answered, and is killed then."""

@@ -95,7 +95,6 @@ def end(bob: Bob, data: bytes, error: BaseException, what: Manifest | None = WHA
 LOST = LinkLost("lost", detail="link")
 
 
-@pytest.mark.claims("B5", 81)
 def test_a_later_handshake_goes_on_with_what_an_earlier_one_left(bob: Bob) -> None:
     """The digest is that of the whole, the bytes of before read again from the disk."""
     end(bob, b"prec", LOST)

@@ -580,7 +580,6 @@ def killed(bob: Bob, run: Run, what: Path | AnySource, position: int = 4, **opti
     bob.connecting = 0.1
 
 
-@pytest.mark.claims("B5", 81)
 def test_the_next_command_with_the_same_file_goes_on_with_the_same_delivery(bob: Bob, run: Run, path: Path) -> None:
     killed(bob, run, path)
     first, asked = bob.asked[0].tid, len(bob.asked)

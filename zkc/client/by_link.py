@@ -17,6 +17,7 @@ from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
 from zkc.net.sockets import Context, context
+from zkc.rules.refusals import COORDINATOR
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
 from zkc.wire.messages import (
@@ -101,13 +102,13 @@ class ByLink:
         return self._run(all_peers(self._request))
 
     def card(self, name: str) -> PeerCard:
-        answer = self._run(self._request(LookUp(name)))
+        answer = self._run(self._request(LookUp(name), about=name))
         if not isinstance(answer, PeerCard):
             raise _unexpected(answer)
         return answer
 
     def seen(self, name: str) -> Peer:
-        answer = self._run(self._request(LookAt(name)))
+        answer = self._run(self._request(LookAt(name), about=name))
         if not isinstance(answer, PeerSeen):
             raise _unexpected(answer)
         return answer.peer
@@ -141,10 +142,10 @@ class ByLink:
         except CancelledError:
             raise Interrupted("this client was closed", detail="signal") from None
 
-    async def _request(self, body: RequestBody) -> AnswerBody:
+    async def _request(self, body: RequestBody, about: str = COORDINATOR) -> AnswerBody:
         link = self._started()
         await link.wait_linked(link.patience)
-        return await link.request(body)
+        return await link.request(body, about=about)
 
     def _started(self) -> Link:
         if self._link is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from zkc.client.events import WouldAccept
+from zkc.client.events import Place, WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.small import Job
 from zkc.crypto.cards import verify_card
@@ -49,6 +49,7 @@ class AskGrant(Message, frozen=True, tag="grant"):
     cipher: Word
     size_class: U8
     dry_run: bool
+    reach: bool
     fresh: bool
     compression: Compression
     can_listen: bool
@@ -183,6 +184,8 @@ class StatusReply(Message, frozen=True, tag="status"):
     bytes: int
     problem: str
     problem_code: int
+    version: str
+    """Of the zkc that runs as daemon."""
 
 
 class GrantReply(Message, frozen=True, tag="granted"):
@@ -218,6 +221,7 @@ class HaveReply(Message, frozen=True, tag="have"):
 class AcceptReply(Message, frozen=True, tag="would-accept"):
     presence: str
     asks: bool
+    places: list[Place]
 
 
 class EventReply(Message, frozen=True, tag="event"):
@@ -322,16 +326,16 @@ ControlReply = (
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, wanted.fresh, wanted.compression, wanted.can_listen, wanted.presence, wanted.wait,
-        wanted.preview, within,
+        wanted.dry_run, wanted.reach, wanted.fresh, wanted.compression, wanted.can_listen, wanted.presence,
+        wanted.wait, wanted.preview, within,
     )
 
 
 def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
     return Wanted(
-        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh,
-        ask.compression, ask.can_listen, ask.presence, ask.wait, ask.preview,
+        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.reach,
+        ask.fresh, ask.compression, ask.can_listen, ask.presence, ask.wait, ask.preview,
     )
 
 
@@ -344,7 +348,7 @@ def replies_of(peers: list[Peer]) -> Iterator[PeersReply]:
 def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
     """A grant on its way to the process that owns the bytes; our K is wiped."""
     if isinstance(grant, WouldAccept):
-        return AcceptReply(grant.presence, grant.asks)
+        return AcceptReply(grant.presence, grant.asks, list(grant.places))
     if isinstance(grant, Have):
         return HaveReply(
             grant.fingerprint, grant.ed25519, grant.ml_dsa, grant.receipt, grant.own_fingerprint
@@ -360,7 +364,7 @@ def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
 def grant_of(reply: ControlReply) -> Grant:
     """The grant in the daemon's reply."""
     if isinstance(reply, AcceptReply):
-        return WouldAccept(reply.presence, reply.asks)
+        return WouldAccept(reply.presence, reply.asks, tuple(reply.places))
     if isinstance(reply, HaveReply):
         return Have(reply.fingerprint, reply.ed25519, reply.ml_dsa, reply.receipt, reply.own_fingerprint)
     if not isinstance(reply, GrantReply):

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from zkc import logs
+from zkc import __version__, logs
 from zkc.client import control
 from zkc.client.auditing import DaemonAudit
 from zkc.client.by_link import all_peers
@@ -425,7 +425,7 @@ class Daemon:
         link = self.main
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
-            card = await link.request(LookUp(request.name))
+            card = await link.request(LookUp(request.name), about=request.name)
             if isinstance(card, PeerCard):
                 return control.CardReply(card)
         if isinstance(request, control.AskSeen):
@@ -581,4 +581,5 @@ class Daemon:
             bytes=received["bytes"],
             problem=str(problem) if problem else "",
             problem_code=problem.code if problem else 0,
+            version=__version__,
         )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
+
 from zkc.errors import UsageError
 from zkc.ids import KeySource, Presence
 
@@ -84,6 +86,16 @@ class Delivery:
     cipher: str
 
 
+class Place(Struct, frozen=True):
+    """Where a recipient listens."""
+
+    where: str
+    problem: str
+    """Why it cannot be reached; empty: it can."""
+    relay: str
+    """The client that serves as relay there; empty: it is the recipient's own."""
+
+
 @dataclass(frozen=True)
 class WouldAccept:
     """Answer to a dry run."""
@@ -91,6 +103,8 @@ class WouldAccept:
     presence: str
     asks: bool = False
     """A person there would be asked."""
+    places: tuple[Place, ...] = ()
+    """Where the recipient listens; empty: not looked at, or the recipient comes to the sender."""
 
 
 Event = Requested | Pending | Granted | Progress

@@ -13,6 +13,7 @@ from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, OnPending, Wanted
 from zkc.client.link import Link, Unanswered
 from zkc.client.principal import known_about, note_alarm, pin_peer
+from zkc.client.reaching import reach
 from zkc.constants import ID_BYTES, PENDING_POLL_SECONDS, STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import CoordinatorUnreachable, IdentityError, PeerViolation, TimedOut, ZkcError
@@ -65,7 +66,8 @@ async def grant(
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
             if wanted.dry_run:
-                return WouldAccept(granted.resp.presence)
+                places = await reach(granted.endpoints) if wanted.reach else []
+                return WouldAccept(granted.resp.presence, places=tuple(places))
             pending = False
             pin_peer(store, granted.card, clock.wall())
             where = await listen(link.endpoint) if granted.must_listen else None

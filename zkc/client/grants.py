@@ -22,6 +22,8 @@ class Wanted:
     cipher: str
     size_class: int
     dry_run: bool = False
+    reach: bool = False
+    """Whether a dry run looks if the recipient's addresses can be reached."""
     fresh: bool = True
     """Whether the recipient starts at the first byte, whatever it has of this delivery."""
     compression: Compression = "none"

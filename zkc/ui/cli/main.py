@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "person": "zkc.ui.cli.person",
     "wait": "zkc.ui.cli.wait",
     "check": "zkc.ui.cli.check",
+    "doctor": "zkc.ui.cli.doctor",
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
     "receipt": "zkc.ui.cli.receipt",
