@@ -1,4 +1,4 @@
-"""``zkc coordinator audit``: what a coordinator decided, without what was sent."""
+"""``zkc coordinator audit`` and ``zkc audit``: what was decided, without what was sent."""
 
 from __future__ import annotations
 
@@ -48,9 +48,77 @@ def test_decisions_are_told_verified_and_hold_nothing_of_a_payload() -> None:
         assert (broken.code, broken.events[-1]["detail"]) == (12, "audit-chain")
 
 
+Told = tuple[str, str | None, str | None, int]
+
+
+def told(fleet: Fleet, name: str) -> list[Told]:
+    """What ``name`` has noted: kind, from, to, code."""
+    done = fleet.zkc(name, "audit", "--json")
+    assert done.code == 0, done
+    return [(each["kind"], each["from"], each["to"], each["code"]) for each in done.events]
+
+
+def test_a_client_notes_what_it_decided_as_recipient_and_as_sender() -> None:
+    """The daemon, commands beside it, and commands without one write one chain; a killed daemon does not break it."""
+    with Fleet("alice", "bob") as fleet:
+        secret = fleet.home("alice").parent / "merger-plan-7731.txt"
+        secret.write_bytes(b"the-content-4711 " * 20_000)
+        assert fleet.zkc("alice", "send", "bob", str(secret)).code == 0
+        wait_until(lambda: ("received", "alice", "bob", 0) in told(fleet, "bob"))
+        assert ("incoming", "alice", "bob", 0) in told(fleet, "bob")
+        assert ("outgoing", "alice", "bob", 0) in told(fleet, "alice")
+
+        fleet.configure("bob", {"inbox.accept": "none"})
+        fleet.program("bob").process.send_signal(signal.SIGHUP)
+        wait_until(lambda: ("policy-reloaded", "bob", None, 0) in told(fleet, "bob"))
+        assert fleet.zkc("alice", "send", "bob", "-m", "no").code == 25
+        wait_until(lambda: ("incoming", "alice", "bob", 25) in told(fleet, "bob"))
+        wait_until(lambda: ("outgoing", "alice", "bob", 25) in told(fleet, "alice"))
+
+        fleet.configure("bob", {"inbox.accept": "ask"})
+        fleet.program("bob").process.send_signal(signal.SIGHUP)
+        wait_until(lambda: told(fleet, "bob").count(("policy-reloaded", "bob", None, 0)) == 2)
+        with fleet.popen("alice", "send", "bob", "-m", "may I?", stderr=subprocess.DEVNULL) as sending:
+            wait_until(lambda: ("asked", "alice", "bob", 0) in told(fleet, "bob"))
+            (item,) = [each for each in fleet.zkc("bob", "inbox", "--json").events if each["state"] == "pending"]
+            assert fleet.zkc("bob", "refuse", item["id"], "--reason", "a-reason-of-mine").code == 0
+            assert sending.wait(DEADLINE) == 24
+        wait_until(lambda: ("answered", "alice", "bob", 24) in told(fleet, "bob"))
+
+        fleet.program("alice").kill()
+        assert fleet.zkc("alice", "verify", "bob", "--confirm").code == 0
+        assert fleet.zkc("alice", "send", "nobody-here", "-m", "x").code == 20
+        fleet.start_daemon("alice")
+        assert fleet.zkc("alice", "peers", "forget", "bob").code == 0
+        noted = told(fleet, "alice")
+        for wanted in (
+            ("verified", "alice", "bob", 0), ("outgoing", "alice", "nobody-here", 20), ("forgotten", None, "bob", 0)
+        ):
+            assert wanted in noted
+        head = fleet.zkc("alice", "audit", "--verify", "--json").events[0]["head"]
+        assert fleet.zkc("alice", "audit", "--verify", "--head", head).code == 0
+
+        for name in ("alice", "bob"):
+            for path in fleet.home(name).glob("audit.db*"):
+                assert path.stat().st_mode & 0o777 == 0o600
+                for word in (b"merger-plan", b"the-content", b"may I", b"a-reason-of-mine"):
+                    assert word not in path.read_bytes(), path
+        fleet.program("alice").terminate()
+        with closing(sqlite3.connect(fleet.home("alice") / "audit.db")) as raw, raw:
+            raw.execute("UPDATE audit SET recipient = 'carol' WHERE event = 'verified'")
+        broken = fleet.zkc("alice", "audit", "--verify", "--json")
+        assert (broken.code, broken.events[-1]["detail"]) == (12, "audit-chain")
+
+
 def test_following_tells_of_what_comes_and_ends_by_a_signal() -> None:
     """Also of what another process writes."""
     with Fleet("alice") as fleet:
+        with fleet.popen("alice", "audit", "--follow", "--json", stdout=subprocess.PIPE) as following:
+            assert following.stdout is not None
+            assert fleet.zkc("alice", "send", "nobody-here", "-m", "x").code == 20
+            assert any(b'"to":"nobody-here"' in line for line in following.stdout)
+            following.send_signal(signal.SIGINT)
+            assert following.wait(DEADLINE) == 130
         home = str(fleet.home("coordinator"))
         words = [sys.executable, "-m", "zkc", "--home", home, "coordinator", "audit", "--follow", "--json"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment({})) as following:

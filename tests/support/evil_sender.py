@@ -18,6 +18,7 @@ from blake3 import blake3
 from tests.support.evil import RawPeer, frame
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.by_link import ByLink
+from zkc.client.command_audit import CommandAudit
 from zkc.client.grants import Grant, Wanted
 from zkc.client.principal import load_main
 from zkc.config import load
@@ -53,7 +54,8 @@ class EvilSender:
         self._store = KeyStore.open(place)
         self._entropy = SystemEntropy()
         config = load("client", place.config_file, {}).config
-        self._access = ByLink(self._store, load_main(self._store), config, SystemClock(), self._entropy)
+        notes = CommandAudit(place, config, SystemClock())
+        self._access = ByLink(self._store, load_main(self._store), config, SystemClock(), self._entropy, notes)
 
     def __enter__(self) -> EvilSender:
         return self

@@ -54,10 +54,14 @@ class Bob:
         self.principal: Any = SimpleNamespace(
             authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card
         )
+        self.notes: list[tuple[str, ...]] = []
+        """What was noted: event, sender, recipient."""
+        notes: Any = SimpleNamespace(note=lambda *told, **_: self.notes.append(told))
         self.person = PersonHere(home.data, lambda: self.receiver.config, self.clock, SystemEntropy())
         self.hooks = Hooks(lambda: self.receiver.config, Repeats(self.clock.monotonic), Bus("session"))
         self.receiver = Receiver(
-            self.bulk, self.store, self.inbox, ClientConfig(), self.person, self.hooks, self.clock, SystemEntropy()
+            self.bulk, self.store, self.inbox, ClientConfig(), self.person, self.hooks, self.clock, SystemEntropy(),
+            notes,
         )
 
     def configure(self, **changes: object) -> None:

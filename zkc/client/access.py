@@ -64,9 +64,11 @@ def open_access(
     principal = load_main(store)
 
     def link() -> Access:
-        from zkc.client.by_link import ByLink  # noqa: PLC0415 - asyncio costs, and with a daemon nothing needs it
+        # asyncio costs, and with a daemon nothing needs it
+        from zkc.client.by_link import ByLink  # noqa: PLC0415
+        from zkc.client.command_audit import CommandAudit  # noqa: PLC0415
 
-        return ByLink(store, principal, config, clock, entropy)
+        return ByLink(store, principal, config, clock, entropy, CommandAudit(home, config, clock))
 
     return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
 

@@ -19,6 +19,7 @@ from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation,
 from zkc.net.sockets import Context, context
 from zkc.rules.refusals import COORDINATOR
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 from zkc.wire.messages import (
     AnswerBody,
     Invitation,
@@ -76,13 +77,14 @@ class ByLink:
     """By a link of this process, role ``once``: it may ask, and is not counted as online."""
 
     def __init__(
-        self, store: KeyStore, principal: Principal, config: ClientConfig, clock: Clock, entropy: Entropy
+        self, store: KeyStore, principal: Principal, config: ClientConfig, clock: Clock, entropy: Entropy, notes: Notes
     ) -> None:
         self._store = store
         self._principal = principal
         self._endpoints = config.coordinator.endpoints
         self._clock = clock
         self._entropy = entropy
+        self._notes = notes
         self._loop: LoopThread | None = LoopThread()
         self._context: Context = context(entropy)
         self._link: Link | None = None
@@ -91,7 +93,7 @@ class ByLink:
         async def ask() -> Grant:
             return await grant_within(
                 within, self._started(), self._store, wanted, self._clock, self._entropy,
-                lambda coordinator: asyncio.to_thread(listen, coordinator), on_pending,
+                lambda coordinator: asyncio.to_thread(listen, coordinator), on_pending, self._notes,
             )
 
         return self._run(ask())

@@ -18,6 +18,7 @@ import structlog
 
 from zkc import __version__, logs
 from zkc.client import control
+from zkc.client.auditing import DaemonAudit
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, OnPending, Wanted
@@ -35,6 +36,7 @@ from zkc.constants import HEARTBEAT_SECONDS, ID_BYTES, REQUEST_SECONDS, TRANSFER
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
+    IdentityError,
     InternalError,
     LocalIOError,
     NotRegistered,
@@ -50,7 +52,9 @@ from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
+from zkc.protocol.trust import KeyChanged
 from zkc.rules.presence import UNKNOWN
+from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -96,10 +100,10 @@ async def run(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Defects(clock))
-    with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox:
+    with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox, AuditFile.open(home) as audit:
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
-        daemon = Daemon(home, store, inbox, read_config, clock, entropy)
+        daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
@@ -142,8 +146,8 @@ class Daemon:
     """The parts of one running daemon, connected."""
 
     def __init__(
-        self, home: Home, store: KeyStore, inbox: Inbox, read_config: Callable[[], ClientConfig], clock: Clock,
-        entropy: Entropy,
+        self, home: Home, store: KeyStore, inbox: Inbox, audit: AuditFile, read_config: Callable[[], ClientConfig],
+        clock: Clock, entropy: Entropy,
     ) -> None:
         self._store = store
         self._inbox = inbox
@@ -160,7 +164,10 @@ class Daemon:
         sources: dict[str, Source] = {"terminal": terminal_activity, "session": self._sessions}
         self._person = PersonHere(home.data, lambda: self._config, clock, entropy, sources)
         self._hooks = Hooks(lambda: self._config, self._repeats, Bus("session"))
-        self._receiver = Receiver(self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy)
+        self._audit = DaemonAudit(audit, lambda: self._config, clock, self._log)
+        self._receiver = Receiver(
+            self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
+        )
         self._handed = Handed(home, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -177,6 +184,7 @@ class Daemon:
         self._telling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        self._auditing: asyncio.Task[None] | None = None
 
     @property
     def main(self) -> Link:
@@ -187,6 +195,8 @@ class Daemon:
         """Begin to link and to serve commands at ``socket_path``."""
         self._sweeping = asyncio.create_task(self._sweep())
         self._telling = asyncio.create_task(self._keep_telling())
+        self._auditing = asyncio.create_task(self._audit.run())
+        self._audit.note("started", self._principal.name)
         self._watching = asyncio.create_task(self._sessions.run(lambda: "session" in self._config.person.sources))
         self._open_links()
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
@@ -222,7 +232,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
-        for task in (self._sweeping, self._telling, self._watching):
+        for task in (self._sweeping, self._telling, self._watching, self._auditing):
             if task is not None:
                 task.cancel()
         if self._server is not None:
@@ -233,6 +243,7 @@ class Daemon:
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
         links = (link.close() for link in self._links.values())
         await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
+        await self._audit.close()
         self._context.destroy(linger=200)
         await asyncio.to_thread(self._bulk.close)
 
@@ -249,6 +260,7 @@ class Daemon:
                 self._log.warning("restart-needed", key="coordinator.endpoints")
             self._config = self._receiver.config = config
             self._log.info("configuration-read")
+            self._audit.note("policy-reloaded", self._principal.name)
         self._open_links()
 
     def _open_links(self) -> None:
@@ -277,6 +289,9 @@ class Daemon:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
                 self._repeats.tell(log, "warning", "handshake-refused", about, step=name, error=str(error))
+                if not isinstance(error, KeyChanged):  # which has a note of its own
+                    code = error.code if isinstance(error, ZkcError) else IdentityError.code
+                    self._audit.note("request", "", principal.name, code=code, detail=error.detail)
                 raise
 
         def state(linked: bool) -> None:
@@ -299,7 +314,12 @@ class Daemon:
             self._look_into_all()
 
         def over(ended: asyncio.Future[ZkcError]) -> None:
-            if not ended.cancelled() and not is_main:
+            if ended.cancelled():
+                return
+            self._audit.note(
+                "registration-ended", principal.name, code=ended.result().code, detail=ended.result().detail
+            )
+            if not is_main:
                 log.warning("registration-ended", detail=ended.result().detail, error=str(ended.result()))
                 if isinstance(ended.result(), NotRegistered):
                     self._put_aside(principal)
@@ -347,6 +367,7 @@ class Daemon:
             del self._looks[principal.name]
         if is_gone:
             self._log.warning("registration-ended", client=principal.name, detail="revoked")
+            self._audit.note("registration-ended", principal.name, code=NotRegistered.code, detail="revoked")
             self._put_aside(principal)
 
     def _put_aside(self, principal: Principal) -> None:
@@ -505,7 +526,7 @@ class Daemon:
         on_pending: OnPending,
     ) -> Grant:
         return await grant_within(
-            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending
+            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending, self._audit
         )
 
     async def _person_of(self, request: control.AskPerson) -> control.PersonReply:

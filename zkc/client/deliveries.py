@@ -16,13 +16,14 @@ from zkc.client.transfers import Transfer, Transfers, anew
 from zkc.config import ClientConfig
 from zkc.constants import TRANSFERS_MAX
 from zkc.env import Clock
-from zkc.errors import ZkcError
+from zkc.errors import Interrupted, ZkcError
 from zkc.logs import Repeats
 from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.session import Session
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
+from zkc.stores.noting import Notes
 
 JOIN_SECONDS: Final = 3.0
 """How long is waited for the end of what was told to end."""
@@ -34,6 +35,7 @@ class Deliveries:
     def __init__(
         self, inbox: Inbox, transfers: Transfers, readers: Readers, config: Callable[[], ClientConfig], clock: Clock,
         log: FilteringBoundLogger, repeats: Repeats, over: Callable[[Transfer], None], arrived: Callable[[Item], None],
+        notes: Notes,
     ) -> None:
         """``config``: what it is now; ``over``: hears of each that has ended, whatever it ended with; ``arrived``: of
         each item that is in the inbox."""
@@ -44,6 +46,7 @@ class Deliveries:
         self._clock = clock
         self._log = log
         self._repeats = repeats
+        self._notes = notes
         self._over = over
         self._arrived = arrived
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
@@ -93,11 +96,13 @@ class Deliveries:
             self.received["deliveries"] += 1
             self.received["bytes"] += reader.size
             log.info("received", bytes=reader.size, key_source=req.key_source, live=True)
+            self._notes.note("received", req.sender, req.recipient)
         elif not reader.passed_on:
             self._repeats.tell(
                 log, "warning", "not-received", (req.sender, "live"), reason="interrupted", live=True,
                 error="the process that took it has gone",
             )
+            self._notes.note("received", req.sender, req.recipient, code=Interrupted.code, detail="reader-gone")
         self._over(transfer)
 
     async def _receive(
@@ -117,11 +122,13 @@ class Deliveries:
             self.received["deliveries"] += 1
             self.received["bytes"] += sink.size
             log.info("received", bytes=sink.size, key_source=req.key_source, item=sink.item_id)
+            self._notes.note("received", req.sender, req.recipient)
         except ZkcError as error:
             self._repeats.tell(
                 log, "warning", "not-received", (req.sender, error.reason, error.detail), code=error.code,
                 reason=error.reason, detail=error.detail, error=error.message,
             )
+            self._notes.note("received", req.sender, req.recipient, code=error.code, detail=error.detail)
         except Exception:
             log.exception("defect")
         finally:

@@ -23,6 +23,7 @@ from zkc.protocol.step import Send, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer, verify_peer
 from zkc.rules.refusals import refused_by
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, TransferPending
 
 
@@ -91,9 +92,27 @@ async def grant(
 
 async def grant_within(
     within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
+) -> Grant:
+    """`grant`, over a link that may not stand yet, in at most ``within`` seconds; what came of it goes to ``notes``."""
+    ends = link.principal.name, wanted.recipient
+    try:
+        granted = await _grant_within(within, link, store, wanted, clock, entropy, listen, on_pending)
+    except CoordinatorUnreachable:
+        raise  # nobody decided anything
+    except ZkcError as error:
+        event = "key-changed" if isinstance(error, KeyChanged) else "outgoing"
+        notes.note(event, *ends, code=error.code, detail=error.detail)
+        raise
+    told = "delivered-before" if isinstance(granted, Have) else "dry-run" if isinstance(granted, WouldAccept) else ""
+    notes.note("outgoing", *ends, detail=told)
+    return granted
+
+
+async def _grant_within(
+    within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
     listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
 ) -> Grant:
-    """`grant`, over a link that may not stand yet, in at most ``within`` seconds."""
     is_pending = False
 
     def told() -> None:

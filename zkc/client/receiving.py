@@ -49,6 +49,7 @@ from zkc.rules.rates import Window
 from zkc.rules.refusals import refused_by
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
     AnswerBody,
@@ -83,9 +84,10 @@ class Receiver:
 
     def __init__(
         self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, hooks: Hooks,
-        clock: Clock, entropy: Entropy,
+        clock: Clock, entropy: Entropy, notes: Notes,
     ) -> None:
         self._store = store
+        self._notes = notes
         self._inbox = inbox
         self.config = config
         """Replaced as a whole when the configuration is read again."""
@@ -104,7 +106,7 @@ class Receiver:
         self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
         self._deliveries = Deliveries(
             inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget,
-            hooks.arrived,
+            hooks.arrived, notes,
         )
         self.received: Final = self._deliveries.received
 
@@ -168,6 +170,7 @@ class Receiver:
         except KeyChanged as alarm:
             note_alarm(self._store, req.sender, alarm.seen)
             self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=alarm.seen.hex())
+            self._notes.note("key-changed", req.sender, req.recipient, code=alarm.code, detail=alarm.detail)
             raise
         transfer = Transfer(context, notified.state, card, message)
         self._transfers[req.xid] = transfer
@@ -176,6 +179,7 @@ class Receiver:
         except BaseException:
             self._end_handshake(req.xid)
             raise
+        self._note(transfer, verdict)
         if isinstance(verdict, machine.AskPerson):
             self._ask_person(transfer, endpoint, ask)
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
@@ -193,13 +197,18 @@ class Receiver:
         try:
             verdict: _Verdict
             answer = await self.asking.wait(question)
+            ends = transfer.req.sender, transfer.req.recipient
             if answer is None:
                 verdict = self._decline(transfer, TimedOut.code, detail="unanswered")
+                self._notes.note("answered", *ends, code=verdict.code, detail=verdict.detail)
             elif answer.accept:
                 self.asking.agree(question, answer.level)
+                self._notes.note("answered", *ends, detail=answer.level)
                 verdict = await self._judge(transfer, endpoint, ask)
+                self._note(transfer, verdict)
             else:
                 verdict = self._decline(transfer, Refused.code, why=answer.reason)
+                self._notes.note("answered", *ends, code=verdict.code)
             transfer.asking = None
             said = self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, verdict))
             if isinstance(said, TransferResponse):
@@ -218,7 +227,9 @@ class Receiver:
             await self._person.prove(pin)
         except NotAuthorised as error:
             self._tell("warning", "pin-refused", (error.detail,), detail=error.detail)
+            self._notes.note("proof", code=error.code, detail=error.detail)
             raise
+        self._notes.note("proof")
 
     async def decide(self, said: AskDecision) -> PendingItem:
         """A person's answer to what waits under an id that begins so; returns once its sender's coordinator has it.
@@ -290,6 +301,18 @@ class Receiver:
             raise
         chunk = incoming.offer_chunk(self.config.transfer.chunk)
         return machine.Accept(where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1])
+
+    def _note(self, transfer: Transfer, verdict: _Verdict) -> None:
+        ends = transfer.req.sender, transfer.req.recipient
+        match verdict:
+            case machine.AskPerson():
+                self._notes.note("asked", *ends)
+            case machine.Decline(code=code, detail=detail):
+                self._notes.note("incoming", *ends, code=code, detail=detail)
+            case machine.AlreadyHave():
+                self._notes.note("incoming", *ends, detail="delivered-before")
+            case _:
+                self._notes.note("incoming", *ends)
 
     def _level(self, transfer: Transfer) -> tuple[Presence, int]:
         """What this client states, and the age of what it rests on: who accepted this delivery showed so much then."""

@@ -80,6 +80,13 @@ class AuditSection(Struct, frozen=True):
     entries: Annotated[int, _ENTRIES] = 2_000_000
 
 
+class ClientAuditSection(Struct, frozen=True):
+    """``[audit]`` of a client; ``kept`` in seconds."""
+
+    kept: Annotated[float, _KEPT] = 365 * 86400.0
+    entries: Annotated[int, _ENTRIES] = 100_000
+
+
 class LinkSection(Struct, frozen=True):
     """``[coordinator]`` of a client."""
 
@@ -146,6 +153,7 @@ class ClientConfig(Struct, frozen=True):
     person: PersonSection = PersonSection()
     hooks: HooksSection = HooksSection()
     registration: RegistrationSection = RegistrationSection()
+    audit: ClientAuditSection = ClientAuditSection()
     log: LogSection = LogSection()
 
     def sending_rules(self) -> Rules:

@@ -23,6 +23,7 @@ from zkc.ids import check_name
 from zkc.net.local_client import LocalClient
 from zkc.net.local_frames import NoAnswer, NotRunning
 from zkc.stores.home import Home
+from zkc.stores.noting import entries_of
 
 if TYPE_CHECKING:
     from zkc.coordinator.identity import CoordinatorIdentity
@@ -33,8 +34,6 @@ _PAUSE_SECONDS: Final = 0.05
 _ANSWER_SECONDS: Final = 3.0
 """A coordinator that serves answers in milliseconds; one that was stopped never does."""
 _PAGE: Final = 256
-_FOLLOW_SECONDS: Final = 0.25
-"""How often the key database is asked whether something was added."""
 _REASON_MAX: Final = 512
 """Characters; what a message has room for."""
 
@@ -246,16 +245,7 @@ def audit_entries(home: Home, *, follow: bool = False) -> Iterator[Entry]:
     `IdentityError` (``audit-chain``) at an entry that is not what was written.
     """
     with _opened(home) as (_, db):
-        last = 0
-        while True:
-            version = db.version()
-            while page := db.audit_entries(last):
-                yield from page
-                last = page[-1].seq
-            if not follow:
-                return
-            while db.version() == version:
-                select.select((), (), (), _FOLLOW_SECONDS)
+        yield from entries_of(db, follow=follow)
 
 
 def verify_audit(home: Home, noted: bytes | None = None) -> tuple[int, bytes]:

@@ -52,7 +52,6 @@ from zkc.wire.messages import (
 _RECIPIENT_MAY_SAY: Final = frozenset({12, 22, 23, 24, 25, 30, 31, 32, 33, 40})
 """Codes of a recipient that its sender is told; any other would speak for the coordinator, and is told as policy."""
 _KEY_BYTES: Final = 32
-_WORD_MAX: Final = 32
 _WAITING_MAX: Final = 8
 """Requests of the same bytes that wait for the same answer."""
 Said = TransferRequest | TransferKey | TransferConfirmKey
@@ -347,7 +346,7 @@ class Transfers:
             self._core.log, "info", "transfer-refused", about, **_ids_of(handshake), code=code, detail=detail
         )
         ends = handshake.sender.name, handshake.recipient.name
-        self._core.audit.note("transfer", *ends, code=code, detail=_word(detail))
+        self._core.audit.note("transfer", *ends, code=code, detail=detail)
         waiting, handshake.waiting = handshake.waiting, []
         for session, call in waiting:
             self._clients.fail(session, call, code, detail)
@@ -378,11 +377,6 @@ def _ids_of(handshake: _Handshake) -> dict[str, str]:
 
 def _told_apart(message: Said) -> bytes:
     return digest(encode(message))
-
-
-def _word(detail: str) -> str:
-    """A recipient's detail as the audit log keeps it: one of our words, never a text of its own."""
-    return detail if len(detail) <= _WORD_MAX and detail.replace("-", "").isalpha() and detail.isascii() else "other"
 
 
 def _told(code: int) -> int:

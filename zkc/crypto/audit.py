@@ -15,6 +15,7 @@ from zkc.crypto.primitives import digest
 from zkc.crypto.transcript import Transcript
 from zkc.errors import IdentityError
 
+_WORD_MAX: Final = 32
 GENESIS: Final = digest(b"zkc/1\0audit")
 """What the first entry of a log follows."""
 
@@ -48,6 +49,13 @@ class Entry(Struct, frozen=True):
     previous: bytes
     """The hash of the entry before."""
     hash: bytes
+
+
+def as_word(detail: str) -> str:
+    """A detail as it is noted: one of our words, never a text that a peer chose."""
+    return detail if len(detail) <= _WORD_MAX and detail.isascii() and detail.replace("-", "a").isalpha() else (
+        "other" if detail else ""
+    )
 
 
 def entry_after(seq: int, previous: bytes, note: Note) -> Entry:

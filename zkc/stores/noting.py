@@ -1,4 +1,4 @@
-"""What a running program decides goes into its audit log: several decisions in one transaction, soon after.
+"""What a running program decides goes into its audit log, several decisions in one transaction; and the way back.
 
 A log that cannot be written stops nobody: notes wait in memory, `WAITING_MAX` of them, and are written once it can be;
 how many came beyond that is noted then. What a peer can cause as often as it likes, a refusal, is noted one by one
@@ -7,13 +7,14 @@ how many came beyond that is noted then. What a peer can cause as often as it li
 
 from __future__ import annotations
 
+import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from zkc.crypto.audit import Note
+from zkc.crypto.audit import Entry, Note, as_word
 from zkc.env import Clock
 from zkc.errors import ZkcError
 
@@ -30,14 +31,59 @@ PRUNE_STEP: Final = 1000
 """Entries that are removed at once; more go with the next ticks, so that no transfer waits for them."""
 
 
-class AuditLog(Protocol):
-    """Where notes go: `zkc.stores.keydb.KeyDb` of a coordinator. Every method raises `LocalIOError`."""
+FOLLOW_SECONDS: Final = 0.25
+"""How often one who follows a log asks whether something was added."""
 
-    def audit(self, notes: Sequence[Note]) -> None:
+
+class AuditLog(Protocol):
+    """Where notes go: a coordinator's `zkc.stores.keydb.KeyDb`, a client's `zkc.stores.audit_file.AuditFile`.
+
+    Every method raises `LocalIOError`."""
+
+    def audit(self, notes: Sequence[Note]) -> object:
         """Append them, in one transaction."""
 
     def prune_audit(self, before: float, at_most: int, step: int) -> int:
         """Remove at most ``step`` entries: those of before ``before``, and all but the newest ``at_most``; how many."""
+
+
+class AuditSource(Protocol):
+    """The same, for who reads it."""
+
+    def version(self) -> int:
+        """A number that grows whenever something is written."""
+
+    def audit_entries(self, after: int) -> list[Entry]:
+        """The first entries behind the number ``after``. `IdentityError` (``audit-chain``)."""
+
+
+def entries_of(log: AuditSource, *, follow: bool) -> Iterator[Entry]:
+    """The whole log, oldest first; with ``follow`` also what is added, without an end.
+
+    `IdentityError` (``audit-chain``) at an entry that is not what was written.
+    """
+    last = 0
+    while True:
+        version = log.version()
+        while page := log.audit_entries(last):
+            yield from page
+            last = page[-1].seq
+        if not follow:
+            return
+        while log.version() == version:
+            select.select((), (), (), FOLLOW_SECONDS)
+
+
+class Notes(Protocol):
+    """Where decisions are noted."""
+
+    def note(
+        self, event: str, sender: str = "", recipient: str = "", *, code: int = 0, detail: str = "", rule: str = ""
+    ) -> None:
+        """One decision (``code`` 0: granted). Never fails.
+
+        Names of clients and our own words only: no content, no name of a file, no text that a peer chose.
+        """
 
 
 class AuditWriter:
@@ -69,10 +115,8 @@ class AuditWriter:
     def note(
         self, event: str, sender: str = "", recipient: str = "", *, code: int = 0, detail: str = "", rule: str = ""
     ) -> None:
-        """One decision (``code`` 0: granted), written within `BATCH_SECONDS`. Never fails, never waits.
-
-        Names of clients and our own words only: no content, no name of a file, no text that a peer chose.
-        """
+        """`Notes.note`, written within `BATCH_SECONDS`; it never waits."""
+        detail = as_word(detail)
         with self._mutex:
             if not code or self._passes(Note(0, event, sender, recipient, code, detail, rule)):
                 self._append(Note(self._now(), event, sender, recipient, code, detail, rule))

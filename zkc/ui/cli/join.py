@@ -81,6 +81,7 @@ def _join_application(call: Invocation, app: str, *, force: bool) -> Joined:
 def _join(
     call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool
 ) -> Joined:
+    from zkc.client.command_audit import CommandAudit
     from zkc.client.join import join, read_invitation, refuse_second_registration
     from zkc.config import save_client
     from zkc.env import SystemClock, SystemEntropy
@@ -115,6 +116,7 @@ def _join(
             save_client(home.config_file, told)
         joined = join(store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force)
         save_client(home.config_file, told | {"coordinator.endpoints": list(joined.endpoints)})
+        CommandAudit(home, config, SystemClock()).note("joined", joined.name)
     return joined
 
 

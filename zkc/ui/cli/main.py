@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
     "receipt": "zkc.ui.cli.receipt",
+    "audit": "zkc.ui.cli.audit",
     "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",
 }

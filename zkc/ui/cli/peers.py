@@ -88,16 +88,19 @@ def _row(name: str, peer: Peer | None, pin: Pin | None, *, asked: bool) -> dict[
 @pass_invocation
 def _forget(call: Invocation, *, name: str) -> None:
     """``forgotten`` with ``name`` and ``fingerprint``."""
+    from zkc.client.command_audit import CommandAudit
+    from zkc.env import SystemClock
     from zkc.ids import check_name
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     check_name(name)
     home = client_home(call)
-    client_config(call, home)
+    config = client_config(call, home)
     with open_store(home) as store:
         pin = store.pin(name)
         if pin is None or not store.forget(name):
             raise UnknownRecipient(f"no key is pinned for {name}", detail="not-pinned", hint="see zkc peers")
+    CommandAudit(home, config, SystemClock()).note("forgotten", recipient=name)
     call.out.event("forgotten", {"name": name, "fingerprint": pin.fingerprint.hex()})
     if not call.out.json:
         call.out.notice(f"forgot the key of {name} ({pin.fingerprint.hex()})")

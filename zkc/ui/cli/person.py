@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from zkc.errors import UsageError
+from zkc.errors import NotAuthorised, UsageError
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
     from zkc.client.person import PersonHere
+    from zkc.stores.noting import Notes
 
 
-def _person(call: Invocation) -> PersonHere:
+def _person(call: Invocation) -> tuple[PersonHere, Notes]:
+    """And where it is noted how he proves himself."""
+    from zkc.client.command_audit import CommandAudit
     from zkc.client.person import PersonHere
     from zkc.env import SystemClock, SystemEntropy
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -22,14 +27,15 @@ def _person(call: Invocation) -> PersonHere:
     home = client_home(call)
     config = client_config(call, home)
     open_store(home).close()
-    return PersonHere(home.data, lambda: config, SystemClock(), SystemEntropy())
+    clock = SystemClock()
+    return PersonHere(home.data, lambda: config, clock, SystemEntropy()), CommandAudit(home, config, clock)
 
 
 @click.command("status", cls=Command, example="zkc person status", help="What is enrolled here.")
 @pass_invocation
 def _status(call: Invocation) -> None:
     """``person`` with ``enrolled`` and ``proof``: pin, totp or null."""
-    enrolled = _person(call).enrolled
+    enrolled = _person(call)[0].enrolled
     call.out.event("person", {"enrolled": bool(enrolled), "proof": enrolled or None})
     if not call.out.json:
         what = {"pin": "a PIN is", "totp": "one-time codes are", "": "nothing is"}[enrolled]
@@ -50,19 +56,21 @@ def _enrol(call: Invocation, *, by_code: bool, pin_file: str | None, old_pin_fil
     """``person`` with ``enrolled`` and ``proof``; for codes with ``uri``, the secret that the app takes."""
     from zkc.ui.cli.pins import ask_pin, given_pin
 
-    person = _person(call)
+    person, notes = _person(call)
     if by_code and pin_file is not None:
         raise UsageError("person enrol: --totp and --pin-file exclude each other")
     old = _old(call, person, old_pin_file)
     if by_code:
-        _enrol_codes(call, person, old)
+        with _noted(notes, "proof-enrolled"):
+            _enrol_codes(call, person, old)
         return
     pin = given_pin(pin_file)
     if pin is None:
         if not call.out.may_prompt:
             raise UsageError("person enrol: there is no PIN", hint="give it with --pin-file FILE, or in ZKC_PIN")
         pin = ask_pin("New PIN", twice=True)
-    person.enrol(pin, old=old)
+    with _noted(notes, "proof-enrolled"):
+        person.enrol(pin, old=old)
     call.out.event("person", {"enrolled": True, "proof": "pin"})
     if not call.out.json:
         call.out.notice("the PIN is enrolled")
@@ -77,9 +85,10 @@ def _remove(call: Invocation, *, pin_file: str | None) -> None:
     """``person`` with ``enrolled``."""
     from zkc.ui.cli.pins import given_pin
 
-    person = _person(call)
+    person, notes = _person(call)
     old = given_pin(pin_file) or _old(call, person, None)
-    person.remove(old)
+    with _noted(notes, "proof-removed"):
+        person.remove(old)
     call.out.event("person", {"enrolled": False, "proof": None})
     if not call.out.json:
         call.out.notice("nothing is enrolled here any more")
@@ -118,6 +127,17 @@ def _name(call: Invocation) -> str:
 
     with open_store(client_home(call)) as store:
         return load_main(store).name
+
+
+@contextmanager
+def _noted(notes: Notes, event: str) -> Iterator[None]:
+    """Also where it is refused."""
+    try:
+        yield
+    except NotAuthorised as error:
+        notes.note(event, code=error.code, detail=error.detail)
+        raise
+    notes.note(event)
 
 
 def _old(call: Invocation, person: PersonHere, file: str | None) -> str | None:
