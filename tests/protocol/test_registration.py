@@ -34,6 +34,7 @@ from zkc.wire.messages import (
     RegDone,
     RegHello,
     RegName,
+    RegNameInClear,
     RegPermClient,
     RegRegister,
     RegTempClient,
@@ -199,6 +200,34 @@ def test_name_card_and_keys_never_travel_in_clear(quick_world: World) -> None:
     }  # fmt: skip
     assert not [what for what, value in hidden.items() if value in seen]
     assert b"carol" not in seen
+
+
+@pytest.mark.claims("A1")
+def test_the_name_goes_in_clear_where_that_is_chosen_and_is_held_against_the_invitation(
+    coordinator: Coordinator
+) -> None:
+    """Figure 4, block 401, names both; who has not the invitation's secret is refused all the same."""
+    talk = talk_of(coordinator, identifier="clear")
+    talk.run()
+    assert isinstance(talk.state("client"), rc.Registered)
+    (said,) = talk.messages(RegNameInClear)
+    assert said.name == encode(SealedName("dave", "computer"))
+    for change, detail in (({"mac": bytes(32)}, "forged"), ({"name": encode(SealedName("eve", "computer"))}, "forged")):
+        altered = talk_of(
+            coordinator, identifier="clear",
+            tap=lambda turn, change=change: (
+                msgspec.structs.replace(turn.message, **change) if isinstance(turn.message, RegNameInClear)
+                else turn.message
+            ),
+        )
+        with pytest.raises(PeerViolation) as caught:
+            altered.run()
+        assert caught.value.detail == detail
+    # Who has it, and says another name than the invitation's.
+    invitation = coordinator.invite("dave")
+    new = newcomer(msgspec.structs.replace(invitation, name="eve"), coordinator.suite, identifier="clear")
+    with pytest.raises(PeerViolation, match="not the invitation's"):
+        RegistrationTalk(new, coordinator.registrar(invitation), coordinator.register(invitation)).run()
 
 
 @pytest.mark.claims("A7")

@@ -38,6 +38,10 @@ def test_what_meets_every_rule_exactly_may_be() -> None:
         ({}, {}, {"at_once": 2}, 25, "limit"),
         ({}, {"accept": "none"}, {}, 25, "accept"),
         ({"key_source": "coordinator"}, {}, {}, 25, "key-source"),
+        (
+            {"key_source": "coordinator"}, {"key_sources": ["coordinator"], "key_orders": ["sender-first"]}, {}, 25,
+            "key-order",
+        ),
         ({"cipher": "3des"}, {}, {}, 25, "cipher"),
         ({"least_bytes": 1001}, {}, {"free_bytes": 10**6}, 25, "limit"),
         ({}, {}, {"free_bytes": 1099}, 33, "no-space"),

@@ -231,9 +231,12 @@ def open_channel(client: ch.ClientKeys, peer: ch.PeerKeys, now: float = 0.0) -> 
     return established.channel, answered.state.channel
 
 
-def greeted(peer: ch.PeerKeys, hello: ChannelHello, limits: AnswerInfo = LIMITS, now: float = 0.0) -> Step:
+def greeted(
+    peer: ch.PeerKeys, hello: ChannelHello, limits: AnswerInfo = LIMITS, now: float = 0.0,
+    general: KemPrivateKey | None = None,
+) -> Step:
     """The coordinator's step for C1."""
-    return step(ch.TABLE, ch.Host(peer, limits, now), ch.Unheard(), hello)
+    return step(ch.TABLE, ch.Host(peer, limits, now, general), ch.Unheard(), hello)
 
 
 def only(after: Step) -> Any:

@@ -91,6 +91,18 @@ def test_a_key_of_the_coordinators_making_delivers_in_either_order_and_everybody
     assert not any(DATA[at : at + 16] in text for text in fleet.evil.plaintexts for at in range(0, len(DATA), 65536))
 
 
+@pytest.mark.claims("B7")
+def test_a_coordinator_hands_out_its_keys_in_the_orders_that_it_names(tmp_path: Path) -> None:
+    coordinator = ALLOWED | {"transfer.key_orders": ["sender-first"]}
+    with Fleet("alice", "bob", folder=tmp_path, coordinator=coordinator, client=ALLOWED) as running:
+        error = error_of(sent(running, "alice", *BY_COORDINATOR))
+        assert (error["code"], error["reason"], error["detail"]) == (25, "policy", "key-order")
+        in_inbox, _ = arrived(running, sent(running, "alice", *BY_COORDINATOR, ZKC_TRANSFER_KEY_ORDER="sender-first"))
+        assert in_inbox == "coordinator"
+        # A key of the sender's making goes in no order.
+        arrived(running, sent(running, "alice"))
+
+
 # --- what all three must allow ----------------------------------------------------------------------------------------
 
 
@@ -142,21 +154,35 @@ def test_all_of_it_rests_on_the_suite_that_the_coordinator_was_started_with(suit
 # --- how one registers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("A4", "A6", 29, 30, 43, 50, 85)
-@pytest.mark.parametrize(("request_", "seal_to"), [("apart", "permanent"), ("together", "temporary")])
-def test_a_client_registers_as_its_configuration_says(fleet: EvilFleet, request_: str, seal_to: str) -> None:
-    """The request with the temporary key or after it, the card sealed to either server key; it can send then."""
+@pytest.mark.claims("A1", "A4", "A6", "B1", 29, 30, 43, 50, 85)
+@pytest.mark.parametrize(
+    ("request_", "seal_to", "name_is", "uid_is"),
+    [("apart", "permanent", "sealed", "clear"), ("together", "temporary", "clear", "sealed")],
+)
+def test_a_client_registers_and_says_who_it_is_as_its_configuration_says(
+    fleet: EvilFleet, request_: str, seal_to: str, name_is: str, uid_is: str
+) -> None:
+    """The request with the temporary key or after it, the card sealed to either server key, its identifier in clear or
+    under the general key, then and at every connection; it can send."""
     name = f"{request_}-{seal_to}"
-    fleet.configure(name, {"registration.request": request_, "registration.seal_to": seal_to})
+    chosen = {"request": request_, "seal_to": seal_to, "identifier": name_is}
+    fleet.configure(
+        name, {f"registration.{key}": value for key, value in chosen.items()} | {"coordinator.identifier": uid_is}
+    )
     before = len(fleet.evil.said)
     assert fleet.zkc(name, "join", env={"ZKC_INVITE": fleet.invite(name)}).code == 0
     said = fleet.evil.said[before:]
     apart = ["RegRegister"] if request_ == "apart" else []
-    assert [kind for kind, _ in said] == ["RegHello", "RegName", "RegTempClient", *apart, "RegPermClient"]
+    named = "RegName" if name_is == "sealed" else "RegNameInClear"
+    assert [kind for kind, _ in said] == ["RegHello", named, "RegTempClient", *apart, "RegPermClient"]
+    assert (name.encode() in dict(said)[named]) is (name_is == "clear")
     temporary: RegTempClient = decode(dict(said)["RegTempClient"], RegTempClient)
     permanent: RegPermClient = decode(dict(said)["RegPermClient"], RegPermClient)
     assert (bool(temporary.register), permanent.sealed_to) == (request_ == "together", seal_to)
     arrived(fleet, sent(fleet, name))
+    uid = principal_in(fleet.home(name)).registration.uid
+    greetings = [greeting for of, greeting in fleet.evil.greetings if of == uid]
+    assert [uid in greeting for greeting in greetings] == [uid_is == "clear"] * len(greetings) != []
 
 
 @pytest.mark.claims("A5", "A7", "A8", "A10", "F1", "F2", 6, 21, 33, 44, 47, 48, 55, 56, 57, 72, 96)

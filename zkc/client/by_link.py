@@ -81,7 +81,7 @@ class ByLink:
     ) -> None:
         self._store = store
         self._principal = principal
-        self._endpoints = config.coordinator.endpoints
+        self._coordinator = config.coordinator
         self._clock = clock
         self._entropy = entropy
         self._notes = notes
@@ -151,7 +151,7 @@ class ByLink:
         if self._link is None:
             self._link = Link(
                 self._context, self._principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
-                endpoints=self._endpoints,
+                endpoints=self._coordinator.endpoints, identifier=self._coordinator.identifier,
             )
             self._link.start()
         return self._link

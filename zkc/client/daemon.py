@@ -326,7 +326,8 @@ class Daemon:
 
         link = Link(
             self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
-            endpoints=self._config.coordinator.endpoints, on_state=state, on_problem=problem,
+            endpoints=self._config.coordinator.endpoints, identifier=self._config.coordinator.identifier,
+            on_state=state, on_problem=problem,
         )
         link.ended.add_done_callback(over)
         link.start()

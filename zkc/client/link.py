@@ -33,7 +33,7 @@ from zkc.errors import (
     TimedOut,
     ZkcError,
 )
-from zkc.ids import owner_of
+from zkc.ids import Identifier, owner_of
 from zkc.net.sockets import Context
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.channel import VERSIONS
@@ -67,8 +67,8 @@ class Link:
 
     def __init__(
         self, ctx: Context, principal: Principal, role: Literal["daemon", "once"], *, clock: Clock, entropy: Entropy,
-        handler: Handler, endpoints: tuple[str, ...] = (), on_state: Callable[[bool], None] = lambda _: None,
-        on_problem: Callable[[ZkcError], None] = lambda _: None,
+        handler: Handler, endpoints: tuple[str, ...] = (), identifier: Identifier = "clear",
+        on_state: Callable[[bool], None] = lambda _: None, on_problem: Callable[[ZkcError], None] = lambda _: None,
     ) -> None:
         self.principal = principal
         self._context = ctx
@@ -78,6 +78,7 @@ class Link:
         self._handler = handler
         self._endpoints = tuple(endpoints or principal.registration.endpoints)
         """The one that worked last is first."""
+        self._identifier = identifier
         self._on_state = on_state
         self._on_problem = on_problem
         """Told what keeps it from linking: each kind of failure once, until there was a link again."""
@@ -257,7 +258,7 @@ class Link:
     def _make_line(self, endpoint: str) -> Line:
         return Line(
             self._context, self.principal, endpoint, self._info, self._on_plaintext, clock=self._clock,
-            if_refused=f"if it was revoked: {_anew(self.principal.name)}",
+            if_refused=f"if it was revoked: {_anew(self.principal.name)}", identifier=self._identifier,
         )
 
     async def _establish(self) -> Line:

@@ -12,7 +12,7 @@ from msgspec.structs import fields
 
 from zkc import constants
 from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
-from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite, check_name
+from zkc.ids import CIPHERS, KEY_ORDERS, SAFE_CIPHERS, SUITES, Identifier, KeyOrder, KeySource, Suite, check_name
 from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
 from zkc.rules.policy import Rules
@@ -31,6 +31,7 @@ def _check_word(word: str) -> None:
 
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
+_IDENTIFIER: Final = choice("clear", "sealed")
 _CIPHER: Final = choice(*CIPHERS)
 _ACCEPT: Final = choice("all", "ask", "none")
 _REQUEST: Final = choice("together", "apart")
@@ -39,6 +40,7 @@ _SUITE: Final = choice(*SUITES)
 _LOG_FORMAT: Final = choice("auto", "json", "console")
 _LOG_LEVEL: Final = choice("debug", "info", "warning", "error")
 _KEY_SOURCES: Final = listed(_KEY_SOURCE, 1)
+_KEY_ORDERS: Final = listed(_KEY_ORDER, 1)
 _CIPHERS: Final = listed(_CIPHER, 1)
 _ENDPOINTS: Final = listed(written('"tcp://HOST:PORT"', parse_endpoint), 0)
 _LISTEN: Final = listed(written('"tcp://HOST:PORT"', lambda text: parse_endpoint(text, listen=True)), 1)
@@ -91,6 +93,7 @@ class LinkSection(Struct, frozen=True):
     """``[coordinator]`` of a client."""
 
     endpoints: Annotated[tuple[str, ...], _ENDPOINTS] = ()
+    identifier: Annotated[Identifier, _IDENTIFIER] = "clear"
 
 
 class ClientTransferSection(Struct, frozen=True):
@@ -141,6 +144,7 @@ class RegistrationSection(Struct, frozen=True):
     """``[registration]`` of a client: the document's alternatives."""
 
     request: Annotated[Literal["together", "apart"], _REQUEST] = "together"
+    identifier: Annotated[Identifier, _IDENTIFIER] = "sealed"
     seal_to: Annotated[Literal["permanent", "temporary"], _SEAL_TO] = "permanent"
 
 
@@ -186,6 +190,7 @@ class CoordinatorTransferSection(Struct, frozen=True):
     """``[transfer]`` of a coordinator."""
 
     key_sources: Annotated[tuple[KeySource, ...], _KEY_SOURCES] = ("sender",)
+    key_orders: Annotated[tuple[KeyOrder, ...], _KEY_ORDERS] = KEY_ORDERS
     ciphers: Annotated[tuple[str, ...], _CIPHERS] = SAFE_CIPHERS
 
 
@@ -226,6 +231,7 @@ class CoordinatorConfig(Struct, frozen=True):
         return Rules(
             self.transfer.key_sources,
             self.transfer.ciphers,
+            key_orders=self.transfer.key_orders,
             at_once=self.limits.handshakes_per_client,
             per_second=self.limits.per_second,
         )

@@ -115,7 +115,8 @@ class Clients:
             core.violated("channel", PeerViolation("limit", "too many greetings"), name=client.name)
             return
         try:
-            agreed = step(TABLE, Host(client.keys, _LIMITS, now), Unheard(), decode(body, ChannelMessage))
+            host = Host(client.keys, _LIMITS, now, core.identity.general_key)
+            agreed = step(TABLE, host, Unheard(), decode(body, ChannelMessage))
         except PeerViolation as violation:
             core.violated("channel", violation, name=client.name)
             return

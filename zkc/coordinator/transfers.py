@@ -116,7 +116,7 @@ class Transfers:
         known = (sender.uid, req.xid) in self._used
         rules = core.config.rules()
         refusal = decide(
-            PolicyQuestion(req.key_source, req.cipher, least_size(req.size_class)), rules,
+            PolicyQuestion(req.key_source, req.cipher, least_size(req.size_class), req.key_order), rules,
             Standing(at_once=0 if known else sender.handshakes, last_second=seen),
         )
         if refusal is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from zkc.errors import LocalIOError, PolicyRefused, ZkcError, error_for
-from zkc.ids import KeySource
+from zkc.ids import KEY_ORDERS, KeyOrder, KeySource
 
 SIZE_UNKNOWN: Final = 255
 """The size class of a stream whose length nobody knows."""
@@ -23,6 +23,8 @@ class Asked:
     key_source: KeySource
     cipher: str
     least_bytes: int = 0
+    key_order: KeyOrder = "recipient-first"
+    """Means nothing where the sender makes the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Rules:
 
     key_sources: Collection[str]
     ciphers: Collection[str]
+    key_orders: Collection[str] = KEY_ORDERS
     accept: Literal["all", "ask", "none"] = "all"
     max_bytes: int = 0
     min_free: int = 0
@@ -102,6 +105,11 @@ _WHO_AND_HOW: Final = (
         lambda case: case.asked.key_source not in case.rules.key_sources,
         PolicyRefused.code, "key-source", "keys made by the {asked.key_source} are not allowed here",
         "transfer.key_sources must name '{asked.key_source}' at the coordinator and at both ends",
+    ),
+    _Row(
+        lambda case: case.asked.key_source == "coordinator" and case.asked.key_order not in case.rules.key_orders,
+        PolicyRefused.code, "key-order", "keys are not handed out {asked.key_order} here",
+        "transfer.key_orders must name '{asked.key_order}' at the coordinator",
     ),
     _Row(
         lambda case: case.asked.cipher not in case.rules.ciphers,

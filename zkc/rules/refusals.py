@@ -45,6 +45,10 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "{either} does not allow a key from this source",
         "coordinator-made keys need transfer.key_sources to name them at the coordinator and at both ends",
     ),
+    (25, "key-order"): (
+        "the coordinator does not hand out keys of its own making in this order",
+        "set transfer.key_order to another, or let transfer.key_orders name it at the coordinator",
+    ),
     (25, "limit"): (
         "a limit of {either} was reached: too large, too many at once, or too many in a second",
         "run it again later, or ask {0} to raise inbox.max_bytes, inbox.per_sender or transfer.listen",

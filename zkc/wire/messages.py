@@ -16,6 +16,7 @@ from zkc.ids import Compression, KeyOrder, KeySource, Kind, PersonState, Presenc
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+IdOrSealed = Annotated[bytes, Meta(min_length=16, max_length=8 * 1024)]
 MaybeHash = Annotated[bytes, Meta(max_length=32)]
 Blob = Annotated[bytes, Meta(max_length=48 * 1024)]
 Small = Annotated[bytes, Meta(max_length=8 * 1024)]
@@ -61,6 +62,15 @@ class RegName(Message, frozen=True, tag="R1"):
     mac: Hash
 
 
+class RegNameInClear(Message, frozen=True, tag="R1n"):
+    """In place of R1."""
+
+    invite_id: Id
+    name: Small
+    """`SealedName`, not sealed."""
+    mac: Hash
+
+
 class RegTempServer(Message, frozen=True, tag="R2"):
     temp_server_key: Small
     signature: Small
@@ -102,8 +112,8 @@ class RegError(Message, frozen=True, tag="RE"):
 
 
 RegMessage = (
-    RegHello | RegCoordinator | RegName | RegTempServer | RegTempClient | RegRegister | RegPermServer
-    | RegPermClient | RegDone | RegError
+    RegHello | RegCoordinator | RegName | RegNameInClear | RegTempServer | RegTempClient | RegRegister
+    | RegPermServer | RegPermClient | RegDone | RegError
 )
 
 
@@ -201,7 +211,8 @@ class Certified(Message, frozen=True):
 
 
 class ChannelHello(Message, frozen=True, tag="C1"):
-    uid: Id
+    uid: IdOrSealed
+    """16 bytes: the uid. More: its seal to the coordinator's general key."""
     ct_s: Small
     ephemeral_key: Small
     sealed: Small

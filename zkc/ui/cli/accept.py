@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
@@ -12,7 +13,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
     help="Let in the transfer ID, which waits for a person: zkc inbox lists them. Its data comes straight after.",
     short_help="Let in a transfer that waits for a person.",
 )
-@click.argument("id")
+@click.argument("id", shell_complete=offers("pending"))
 @click.option("--pin-file", metavar="FILE", help="Prove with the PIN or code in FILE that you may receive; '-': stdin.")
 @pass_invocation
 def command(call: Invocation, *, id: str, pin_file: str | None) -> None:

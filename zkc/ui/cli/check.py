@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zkc.ui.cli.kinds import Duration, Size, word
+from zkc.ui.cli.kinds import Duration, Size, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
@@ -16,7 +16,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
     help="Ask whether NAME would accept a transfer now; nothing is sent, and nobody is asked. Ends as zkc send would.",
     short_help="Would a transfer be accepted now?",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("peers"))
 @click.option("--size", type=Size(), help="How large it would be [not known].")
 @click.option(
     "--require", type=word("online", "present", "authorised"), metavar="online|present|authorised", default="online",

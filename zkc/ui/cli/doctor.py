@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _WORDS = {"ok": "ok", "note": "note", "wrong": "WRONG", "skipped": "-"}
     "is wrong, and how to mend it. Changes nothing, sends nothing. Ends with the code of the first that is wrong.",
     short_help="Find out what does not work, and why.",
 )
-@click.argument("name", required=False, default="")
+@click.argument("name", required=False, default="", shell_complete=offers("peers"))
 @pass_invocation
 def command(call: Invocation, *, name: str) -> None:
     """A ``step`` object for each: ``step``, ``state`` (ok, note, wrong, skipped), ``message``, ``hint``, ``code``,

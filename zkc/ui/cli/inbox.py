@@ -11,7 +11,7 @@ import click
 from zkc.constants import MESSAGE_TEXT_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.items import CONFLICTS, Saved, item_fields, save
-from zkc.ui.cli.kinds import word
+from zkc.ui.cli.kinds import offers, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _list(call: Invocation, *, partial: bool) -> None:
     help="Show all that is known of an item, the text of a message, and what is in a folder.",
     short_help="Show all that is known of an item.",
 )
-@click.argument("id")
+@click.argument("id", shell_complete=offers("items"))
 @pass_invocation
 def _show(call: Invocation, *, id: str) -> None:
     """``inbox``, one object; with ``text`` for a message."""
@@ -150,7 +150,7 @@ def _text(inbox: Inbox, item: Item) -> str:
     help="Write an item to the current folder, or to PATH; it stays in the inbox.",
     short_help="Write an item to a file; it stays.",
 )
-@click.argument("id")
+@click.argument("id", shell_complete=offers("items"))
 @click.option("-o", "output", metavar="PATH|DIR", help="Write it there.")
 @click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
@@ -176,7 +176,7 @@ def _save(call: Invocation, *, id: str, output: str | None, conflict: Any) -> No
 
 
 @click.command("rm", cls=Command, example="zkc inbox rm 3f9a", help="Remove items from the inbox.")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=offers("items"))
 @pass_invocation
 def _rm(call: Invocation, *, ids: tuple[str, ...]) -> None:
     """``removed``, an object for each item."""

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "wait": "zkc.ui.cli.wait",
     "check": "zkc.ui.cli.check",
     "doctor": "zkc.ui.cli.doctor",
+    "completion": "zkc.ui.cli.completion",
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
     "receipt": "zkc.ui.cli.receipt",
@@ -50,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _terminated)
 
+        if asked := os.environ.get("_ZKC_COMPLETE"):
+            from zkc.ui.cli.completing import answer
+
+            return answer(COMMANDS, asked)
         from zkc.ui.cli.door import run
 
         return run(COMMANDS, sys.argv[1:] if argv is None else argv)

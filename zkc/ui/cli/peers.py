@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkc.errors import CoordinatorUnreachable, UnknownRecipient
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
 
@@ -83,7 +84,7 @@ def _row(name: str, peer: Peer | None, pin: Pin | None, *, asked: bool) -> dict[
     help="Forget the key that is pinned for NAME: the next one seen is taken for a first contact.",
     short_help="Forget the key that is pinned for NAME.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("peers"))
 @pass_invocation
 def _forget(call: Invocation, *, name: str) -> None:
     """``forgotten`` with ``name`` and ``fingerprint``."""

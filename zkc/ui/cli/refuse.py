@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from zkc.errors import UsageError
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 _REASON_MAX = 512
@@ -16,7 +17,7 @@ _REASON_MAX = 512
     "goes to the daemon's log here.",
     short_help="Refuse a transfer that waits for a person.",
 )
-@click.argument("id")
+@click.argument("id", shell_complete=offers("pending"))
 @click.option("--reason", metavar="TEXT", default="", help="Why; for the log here.")
 @pass_invocation
 def command(call: Invocation, *, id: str, reason: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.kinds import Duration, Size, Word, word
+from zkc.ui.cli.kinds import Duration, Size, Word, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
@@ -39,7 +39,7 @@ def _ciphers() -> tuple[str, ...]:
     "all of it, verified.",
     short_help="Send files, folders, pipes or a message.",
 )
-@click.argument("recipient", metavar="RECIPIENT[,RECIPIENT...]")
+@click.argument("recipient", metavar="RECIPIENT[,RECIPIENT...]", shell_complete=offers("peers"))
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--name", metavar="NAME", help="What it is called there [piped data: stdin].")
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")

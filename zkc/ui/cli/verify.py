@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import CoordinatorUnreachable, IdentityError, UsageError
-from zkc.ui.cli.kinds import Fingerprint
+from zkc.ui.cli.kinds import Fingerprint, offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out, rfc3339
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     help="Show the safety number that both ends of a pair have. Compare it with NAME over another channel: --confirm.",
     short_help="Compare the keys of a pair.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("peers"))
 @click.option("--confirm", is_flag=True, help="Record that it was compared, and is the same.")
 @click.option("--trust", type=Fingerprint(), help="Accept a changed key: the whole fingerprint that NAME has now.")
 @pass_invocation

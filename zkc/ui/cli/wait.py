@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zkc.ui.cli.kinds import Duration
+from zkc.ui.cli.kinds import Duration, offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 1.0
     "is over before.",
     short_help="Wait until a peer is there.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("peers"))
 @click.option("--present", is_flag=True, help="Until a person is present there.")
 @click.option("--timeout", type=Duration(), help="For how long [for ever].")
 @pass_invocation
