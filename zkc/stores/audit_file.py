@@ -83,7 +83,9 @@ class AuditFile:
         """Remove at most ``step`` of the oldest entries: those of before ``before`` (seconds since 1970), and all but
         the newest ``at_most``; how many. The newest one stays."""
         with self._db.writing() as connection:
-            oldest, newest = connection.execute("SELECT min(seq), max(seq) FROM audit").fetchone()
+            # Each by itself is found without a look at the others.
+            ends = "SELECT (SELECT min(seq) FROM audit), (SELECT max(seq) FROM audit)"
+            oldest, newest = connection.execute(ends).fetchone()
             if oldest is None:
                 return 0
             young = connection.execute(
