@@ -9,6 +9,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from zkc.client.judging import refused_by_manifest
 from zkc.config import ClientConfig
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
@@ -79,6 +80,9 @@ class InboxSink:
             note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
             mtime_ns=manifest.mtime_ns,
         )
+        refusal = refused_by_manifest(manifest, req, self._config.receiving_rules(), self._clock.wall())
+        if refusal is not None:
+            raise refusal.error()
         self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes(), held_bytes=here))
         if self._partial is None:
             self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)

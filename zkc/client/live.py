@@ -19,6 +19,7 @@ from typing import Final
 from blake3 import blake3
 
 from zkc.client import control
+from zkc.client.judging import refused_by_manifest
 from zkc.config import ClientConfig
 from zkc.constants import CHUNK_MAX
 from zkc.env import Clock
@@ -151,7 +152,7 @@ class LiveReader:
         self._daemon.call(control.AskLiveReady(session.req.xid))
         with contextlib.closing(Bell()) as bell, _watched(answer, bell) as told:
             self._under_way = _UnderWay(bell, write)
-            sink = LiveSink(self._config, session, glob, self._under_way.write, self._daemon)
+            sink = LiveSink(self._config, session, glob, self._under_way.write, self._daemon, self._clock)
             try:
                 incoming.receive(session, sink, bell, self._config.transfer.patience, self._clock)
             except Interrupted as error:
@@ -226,9 +227,10 @@ class LiveSink:
 
     def __init__(
         self, config: ClientConfig, session: Session, glob: str, write: Callable[[bytes], None],
-        daemon: LocalClient[control.ControlReply],
+        daemon: LocalClient[control.ControlReply], clock: Clock,
     ) -> None:
         self._config = config
+        self._clock = clock
         self._session = session
         self._glob = glob
         self._write = write
@@ -242,7 +244,8 @@ class LiveSink:
     def announced(self, manifest: Manifest) -> None:
         req = self._session.req
         asked = Asked(req.key_source, req.cipher, manifest.size or 0)
-        refusal = decide_size(asked, self._config.receiving_rules(), Standing())
+        rules = self._config.receiving_rules()
+        refusal = refused_by_manifest(manifest, req, rules, self._clock.wall()) or decide_size(asked, rules, Standing())
         if refusal is not None:
             raise refusal.error()
         if self._glob and not fnmatchcase(manifest.name, self._glob):

@@ -30,7 +30,17 @@ from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
-from zkc.rules.policy import Asked, Standing, decide, least_size
+from zkc.rules.policy import (
+    Asked,
+    Refusal,
+    RuleRates,
+    Standing,
+    Verdict,
+    judge,
+    least_size,
+    most_size,
+    nobody_asked,
+)
 from zkc.rules.rates import Window
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -77,6 +87,7 @@ class Receiver:
         self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
         """Answers that ended their handshake, by the digest of what was asked."""
         self._requests: dict[str, Window] = {}
+        self._rates = RuleRates()
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
         self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
@@ -164,12 +175,18 @@ class Receiver:
         if receipt is not None:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
-        asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
+        asked = Asked(
+            req.key_source, req.cipher, least_size(req.size_class), most_size(req.size_class), req.sender,
+            req.recipient, final=False,
+        )
         transfer.reader = self.readers.take(req, sender.fingerprint)
         standing = self._standing(transfer)
-        refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
+        verdict = judge(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
+        refusal = verdict.refusal or self._rates.refuse(verdict, req.sender, self._clock.monotonic())
+        if refusal is None and verdict.mode == "ask":
+            refusal = self._ask_person(verdict)
         if refusal is not None:
-            return self._decline(transfer, refusal.code, detail=refusal.detail)
+            return self._decline(transfer, refusal.code, detail=refusal.detail, rule=verdict.rule)
         if transfer.reader is not None:
             return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes)
         if self.readers.broke_off(sender.fingerprint, req.tid):
@@ -201,8 +218,14 @@ class Receiver:
         where = Endpoints(addresses, ask.data_port, ask.ack_port, 0, "", b"")
         return machine.Accept(where, ask.chunk, max_bytes, live=True)
 
-    def _decline(self, transfer: Transfer, code: int, *, detail: str) -> machine.Decline:
-        self._tell("info", "refused", (transfer.req.sender, detail), **transfer.ids, reason=detail)
+    def _ask_person(self, _verdict: Verdict) -> Refusal | None:
+        """Where every ``ask`` arrives: None where a person lets it in. Nobody can be asked."""
+        return nobody_asked()
+
+    def _decline(self, transfer: Transfer, code: int, *, detail: str, rule: str = "") -> machine.Decline:
+        """The name of the rule is for the own log alone."""
+        named = {"rule": rule} if rule else {}
+        self._tell("info", "refused", (transfer.req.sender, detail), **transfer.ids, reason=detail, **named)
         return machine.Decline(code, detail)
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
@@ -272,7 +295,7 @@ class Receiver:
             for other in self._transfers.values() if other is not transfer and other not in older
         )
         held = 0 if req.fresh else self._inbox.held_bytes(transfer.sender.fingerprint, req.tid)
-        return Standing(at_once, seen, self._inbox.free_bytes(), held)
+        return Standing(at_once, seen, self._inbox.free_bytes(), held, self._clock.wall(), "online")
 
     def _agreed(self, transfer: Transfer) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""

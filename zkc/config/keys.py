@@ -8,14 +8,14 @@ from functools import cache
 from typing import Annotated, Final, Literal
 
 from msgspec import Struct
-from msgspec.structs import fields
+from msgspec.structs import FieldInfo, fields
 
 from zkc import constants
 from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
 from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite, check_name
 from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
-from zkc.rules.policy import Rules
+from zkc.rules.policy import Rule, Rules
 from zkc.rules.units import SIZE_MAX
 
 
@@ -27,7 +27,7 @@ def _check_keydb(url: str) -> None:
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
 _CIPHER: Final = choice(*CIPHERS)
-_ACCEPT: Final = choice("all", "none")
+_ACCEPT: Final = choice("all", "ask", "none")
 _REQUEST: Final = choice("together", "apart")
 _SEAL_TO: Final = choice("permanent", "temporary")
 _SUITE: Final = choice(*SUITES)
@@ -81,7 +81,7 @@ class ClientTransferSection(Struct, frozen=True):
 class InboxSection(Struct, frozen=True):
     """``[inbox]`` of a client; sizes in bytes."""
 
-    accept: Annotated[Literal["all", "none"], _ACCEPT] = "all"
+    accept: Annotated[Literal["all", "ask", "none"], _ACCEPT] = "all"
     max_bytes: Annotated[int, _BYTES] = 0
     min_free: Annotated[int, _BYTES] = 256 * 1024**2
     per_sender: Annotated[int, _PER_SENDER] = constants.TRANSFERS_PER_SENDER_MAX
@@ -103,10 +103,11 @@ class ClientConfig(Struct, frozen=True):
     inbox: InboxSection = InboxSection()
     registration: RegistrationSection = RegistrationSection()
     log: LogSection = LogSection()
+    policy: tuple[Rule, ...] = ()
 
     def sending_rules(self) -> Rules:
         """What this client allows itself as a sender."""
-        return Rules(self.transfer.key_sources, self.transfer.ciphers)
+        return Rules(self.transfer.key_sources, self.transfer.ciphers, policy=self.policy, side="sender")
 
     def receiving_rules(self) -> Rules:
         """What this client allows others who send to it."""
@@ -118,6 +119,8 @@ class ClientConfig(Struct, frozen=True):
             min_free=self.inbox.min_free,
             at_once=self.inbox.per_sender,
             per_second=self.inbox.per_second,
+            policy=self.policy,
+            side="recipient",
         )
 
 
@@ -167,6 +170,7 @@ class CoordinatorConfig(Struct, frozen=True):
     relay: RelaySection = RelaySection()
     invite: InviteSection = InviteSection()
     log: LogSection = LogSection()
+    policy: tuple[Rule, ...] = ()
 
     def rules(self) -> Rules:
         """What this coordinator allows between its clients."""
@@ -175,6 +179,7 @@ class CoordinatorConfig(Struct, frozen=True):
             self.transfer.ciphers,
             at_once=self.limits.handshakes_per_client,
             per_second=self.limits.per_second,
+            policy=self.policy,
         )
 
 
@@ -194,6 +199,11 @@ class Key:
 def keys_of(kind: type[ClientConfig | CoordinatorConfig]) -> dict[str, Key]:
     return {
         f"{section.name}.{key.name}": Key(section.name, key.name, key.type.__metadata__[0], key.default)
-        for section in fields(kind)
+        for section in sections_of(kind)
         for key in fields(section.type)
     }
+
+
+def sections_of(kind: type[ClientConfig | CoordinatorConfig]) -> tuple[FieldInfo, ...]:
+    """All but the rules of policy, which are no keys: `zkc.config.policy` reads them."""
+    return tuple(each for each in fields(kind) if each.name != "policy")

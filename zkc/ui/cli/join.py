@@ -38,7 +38,8 @@ _INVITATION_MAX = 64 * 1024
     "can [tcp://*:0].",
 )
 @click.option(
-    "--accept", type=word("all", "none"), metavar="all|none", help="What to do with transfers to this client [all].",
+    "--accept", type=word("all", "ask", "none"), metavar="all|ask|none",
+    help="What to do with transfers to this client that no rule of policy names [all].",
 )
 @click.option("--app", metavar="NAME", help="Register an application of this home, NAME; needs no invitation.")
 @click.option("--force", is_flag=True, help="Put the registration of that name (without --app: each one) aside.")
@@ -166,7 +167,7 @@ def _invitation(call: Invocation, invite_file: str | None) -> str:
 def _ask_accept(config: ClientConfig) -> str:
     return str(
         click.prompt(
-            "Accept what other clients of this coordinator send", type=click.Choice(["all", "none"]),
+            "Accept what other clients of this coordinator send", type=click.Choice(["all", "ask", "none"]),
             default=config.inbox.accept, err=True,
         )
     )

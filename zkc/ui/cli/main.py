@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "receipt": "zkc.ui.cli.receipt",
     "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",
+    "policy": "zkc.ui.cli.policy",
 }
 """Command -> module. Each module holds one object ``command``; it is imported only when it is called or listed."""
 
