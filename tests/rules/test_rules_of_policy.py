@@ -158,6 +158,7 @@ def test_of_what_leaves_a_client_rules_with_to_and_without_from_speak(tmp_path: 
         ('[[policy]]\nmode = "deny"\n', ':1: policy "policy 1": mode cannot be "deny"'),
         ('[[policy]]\nmin_size = "2M"\nmax_size = "1M"\n', ':1: policy "policy 1": min_size is above max_size'),
         ('[[policy]]\nname = "x"\n[[policy]]\nname = "x"\n', ':3: two rules of policy have the name "x"'),
+        ("[[visible]]\n", ": visible belongs in a coordinator's file"),
         ("[[policy]]\n" * 1001, ": more than 1000 rules"),
     ],
 )
@@ -167,6 +168,7 @@ def test_a_mistake_is_told_with_file_rule_and_nearest_key(tmp_path: Path, text: 
 
 def test_a_coordinator_neither_asks_nor_learns_names(tmp_path: Path) -> None:
     assert 'mode cannot be "ask"' in error_of(tmp_path, '[[policy]]\nmode = "ask"\n', "coordinator")
+    assert 'visible "visible 1": whim is not a key' in error_of(tmp_path, '[[visible]]\nwhim = ["a"]\n', "coordinator")
     assert "names cannot be judged" in error_of(tmp_path, '[[policy]]\nnames = ["*"]\n', "coordinator")
 
 
@@ -196,7 +198,9 @@ def test_every_example_of_the_pages_is_read(tmp_path: Path, page: str) -> None:
     assert sum("[[policy]]" in each for each in examples) >= 2
     for each in examples:
         (tmp_path / "config.toml").write_text(each)
-        assert load("client", tmp_path / "config.toml", {}).config.policy or "[[policy]]" not in each
+        is_of_coordinator = "[[visible]]" in each
+        config = load("coordinator" if is_of_coordinator else "client", tmp_path / "config.toml", {}).config
+        assert config.policy or "[[policy]]" not in each
 
 
 @pytest.mark.parametrize("role", ["client", "coordinator"])

@@ -92,6 +92,21 @@ def test_a_recipient_and_a_coordinator_refuse_by_their_rules_and_keep_what_they_
     path.write_text(before)
 
 
+def test_who_may_not_see_another_finds_it_in_no_listing_and_still_sends_to_it(fleet: Fleet) -> None:
+    write(fleet, "coordinator", '\n[[visible]]\nwho = ["al*"]\nwhom = ["bob"]\nmode = "refuse"\n')
+
+    def peers(name: str) -> set[str]:
+        """Those that the coordinator tells of; who is pinned is listed in any case, as one that it does not know."""
+        rows = map(json.loads, fleet.zkc(name, "--json", "peers").out.splitlines())
+        return {row["name"] for row in rows if row["online"]}
+
+    assert "bob" not in peers("alice")
+    assert "alice" in peers("bob")
+    assert send(fleet)[0] == 0
+    write(fleet, "coordinator", "")
+    assert "bob" in peers("alice")
+
+
 def test_policy_check_says_which_rule_decides(fleet: Fleet) -> None:
     path = fleet.home("bob") / "config.toml"
     before = path.read_text()

@@ -15,7 +15,7 @@ from zkc.config.kinds import Reader, choice, duration, listed, size, whole, writ
 from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite, check_name
 from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
-from zkc.rules.policy import Rule, Rules
+from zkc.rules.policy import Rule, Rules, Sight
 from zkc.rules.units import SIZE_MAX
 
 
@@ -171,6 +171,7 @@ class CoordinatorConfig(Struct, frozen=True):
     invite: InviteSection = InviteSection()
     log: LogSection = LogSection()
     policy: tuple[Rule, ...] = ()
+    visible: tuple[Sight, ...] = ()
 
     def rules(self) -> Rules:
         """What this coordinator allows between its clients."""
@@ -206,4 +207,4 @@ def keys_of(kind: type[ClientConfig | CoordinatorConfig]) -> dict[str, Key]:
 
 def sections_of(kind: type[ClientConfig | CoordinatorConfig]) -> tuple[FieldInfo, ...]:
     """All but the rules of policy, which are no keys: `zkc.config.policy` reads them."""
-    return tuple(each for each in fields(kind) if each.name != "policy")
+    return tuple(each for each in fields(kind) if each.name not in {"policy", "visible"})

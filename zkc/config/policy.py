@@ -17,11 +17,11 @@ from zkc.ids import CIPHERS
 from zkc.rules.hours import moment, parse_hours
 from zkc.rules.names import escape
 from zkc.rules.patterns import Patterns
-from zkc.rules.policy import Rule
+from zkc.rules.policy import Rule, Sight
 from zkc.rules.rates import Rate
 from zkc.rules.units import parse_size
 
-TABLES: Final = ("groups", "policy")
+TABLES: Final = ("groups", "policy", "visible")
 """What of a file is no section of keys."""
 RULES_MAX: Final = 1000
 _GROUP: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
@@ -42,6 +42,7 @@ class PolicyTables:
     lines: tuple[int, ...] = ()
     """On which each rule stands."""
     where: str = ""
+    sights: tuple[Sight, ...] = ()
 
     def to_toml(self) -> str:
         """The same tables again, without comments."""
@@ -62,6 +63,7 @@ def read_policy(document: Mapping[str, object], text: str, where: str, *, coordi
         raise _wrong(f"{where}: policy is a list of tables", "write each rule below a line [[policy]]")
     if len(tables) > RULES_MAX:
         raise _wrong(f"{where}: more than {RULES_MAX} rules of policy")
+    sights = _sights(document.get("visible", []), where, groups, coordinator=coordinator)
     lines = [n for n, line in enumerate(text.split("\n"), 1) if re.match(r"\s*\[\[\s*policy\s*\]\]", line)]
     if len(lines) != len(tables):
         lines = [1] * len(tables)
@@ -72,7 +74,7 @@ def read_policy(document: Mapping[str, object], text: str, where: str, *, coordi
             raise _wrong(f"{where}:{line}: two rules of policy have the name {to_toml(rule.name)}")
         rules[rule.name] = rule
     given: Any = document.get("groups", {})
-    return PolicyTables(tuple(rules.values()), given, tables, tuple(lines), where)
+    return PolicyTables(tuple(rules.values()), given, tables, tuple(lines), where, sights)
 
 
 def _groups(table: object, where: str) -> dict[str, tuple[str, ...]]:
@@ -91,23 +93,45 @@ def _groups(table: object, where: str) -> dict[str, tuple[str, ...]]:
     return groups
 
 
+def _sights(
+    tables: object, where: str, groups: Mapping[str, Sequence[str]], *, coordinator: bool
+) -> tuple[Sight, ...]:
+    """``[[visible]]``: the same keys and patterns as a rule of policy has, fewer of them."""
+    if not isinstance(tables, list) or len(tables) > RULES_MAX or not all(isinstance(each, dict) for each in tables):
+        raise _wrong(f"{where}: visible is a list of at most {RULES_MAX} tables", "write each below a line [[visible]]")
+    if tables and not coordinator:
+        raise _wrong(f"{where}: visible belongs in a coordinator's file", "it says who sees whom in zkc peers")
+    return tuple(_Table(each, number, where, groups, "visible").sight() for number, each in enumerate(tables, 1))
+
+
 class _Table:
     """One ``[[policy]]``, read key by key."""
 
-    def __init__(self, table: Mapping[str, object], number: int, where: str, groups: Mapping[str, Sequence[str]]):
+    def __init__(
+        self, table: Mapping[str, object], number: int, where: str, groups: Mapping[str, Sequence[str]],
+        kind: str = "policy",
+    ) -> None:
         self._table = table
         self._groups = groups
-        name = table.get("name", f"policy {number}")
+        name = table.get("name", f"{kind} {number}")
         if not isinstance(name, str) or not 0 < len(name) <= 64 or escape(name) != name:
-            raise _wrong(f"{where}: policy {number}: name cannot be {to_toml(name)[:60]}", "expected 1 to 64 letters")
+            raise _wrong(f"{where}: {kind} {number}: name cannot be {to_toml(name)[:60]}", "expected 1 to 64 letters")
         self._name = name
-        self._where = f"{where}: policy {to_toml(name)}"
+        self._where = f"{where}: {kind} {to_toml(name)}"
+
+    def sight(self) -> Sight:
+        self._check_keys(_SIGHT_KEYS)
+        mode = self._one("mode", "allow", _one_of("allow", "refuse"), _choices(("allow", "refuse")))
+        return Sight(self._patterns("who"), self._patterns("whom"), mode == "allow")
+
+    def _check_keys(self, keys: Sequence[str]) -> None:
+        for key in self._table:
+            if key not in keys:
+                nearest = max(keys, key=lambda known: difflib.SequenceMatcher(None, key[:80], known).ratio())
+                raise _wrong(f"{self._where}: {escape(key[:80])} is not a key of a rule", f"the nearest is {nearest}")
 
     def rule(self, *, coordinator: bool) -> Rule:
-        for key in self._table:
-            if key not in _KEYS:
-                nearest = max(_KEYS, key=lambda known: difflib.SequenceMatcher(None, key[:80], known).ratio())
-                raise _wrong(f"{self._where}: {escape(key[:80])} is not a key of a rule", f"the nearest is {nearest}")
+        self._check_keys(_KEYS)
         if coordinator and "names" in self._table:
             raise _wrong(f"{self._where}: names cannot be judged here", "the coordinator never learns what is sent")
         modes = ("allow", "refuse") if coordinator else ("allow", "ask", "refuse")
@@ -188,6 +212,7 @@ _KEYS: Final = (
     "name", "from", "to", "min_size", "max_size", "key_source", "cipher", "hours", "zone", "names", "mode", "require",
     "rate",
 )
+_SIGHT_KEYS: Final = ("name", "who", "whom", "mode")
 _LEVELS: Final = ("online", "present", "authorised")
 
 

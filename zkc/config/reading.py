@@ -107,7 +107,10 @@ def _load(kind: type[C], path: Path | None, environ: Mapping[str, str], options:
         for section in sections_of(kind)
     }
     notices = [*_unknown_variables(environ), *filter(None, [locked_out(tables.rules)])]
-    return Loaded(kind(**sections, policy=tables.rules), origins, tuple(notices), tables)
+    sections["policy"] = tables.rules
+    if kind is CoordinatorConfig:
+        sections["visible"] = tables.sights
+    return Loaded(kind(**sections), origins, tuple(notices), tables)
 
 
 def read_file(

@@ -26,6 +26,7 @@ from zkc.coordinator.transfers import Transfers
 from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.ids import is_name
 from zkc.protocol.calls import Asked
+from zkc.rules.policy import may_see
 from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
@@ -173,10 +174,16 @@ class Services:
         self._core.db.revoke(session.client.name, "left", self._core.clock.wall())
         return Ok()
 
-    def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
-        """A page of live clients by name behind ``after``."""
-        rows = self._core.db.clients(body.after, _PAGE_NAMES, live=True)
-        return PeerPage([self._peer(row) for row in rows], len(rows) == _PAGE_NAMES)
+    def _list_peers(self, session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
+        """A page of live clients by name behind ``after``, of those that this one may see."""
+        seen: list[ClientRow] = []
+        after, more, sights = body.after, True, self._core.config.visible
+        while more and not seen:
+            rows = self._core.db.clients(after, _PAGE_NAMES, live=True)
+            seen = [row for row in rows if may_see(session.client.name, row.name, sights)]
+            more = len(rows) == _PAGE_NAMES
+            after = rows[-1].name if rows else after
+        return PeerPage([self._peer(row) for row in seen], more)
 
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)

@@ -256,6 +256,23 @@ def higher(one: Presence, other: Presence) -> Presence:
     return max(one, other, key=_LEVELS.index)
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One ``[[visible]]`` of a coordinator: may ``who`` see ``whom`` among those that are there? None: anyone."""
+
+    who: Patterns | None
+    whom: Patterns | None
+    allow: bool
+
+
+def may_see(who: str, whom: str, sights: tuple[Sight, ...]) -> bool:
+    """The first that matches decides; where none does, one may. Everyone sees itself."""
+    for sight in sights if who != whom else ():
+        if (sight.who is None or sight.who.match(who)) and (sight.whom is None or sight.whom.match(whom)):
+            return sight.allow
+    return True
+
+
 class RuleRates:
     """How often each sender was let in by each rule that has a rate."""
 
