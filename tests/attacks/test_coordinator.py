@@ -213,6 +213,11 @@ def test_who_claims_the_ids_of_others_is_named_and_barred_and_bystanders_finish(
         finish(fleet)
         with mallory.connect() as wire:
             assert wire.verdict() is EventKind.HANDSHAKE_FAILED_AUTH
+        wait_until(lambda: ("connection", "mallory", "barred") in [
+            (each["kind"], each["from"], each["detail"])
+            for each in fleet.zkc("coordinator", "coordinator", "audit", "--json").events
+        ])  # fmt: skip
+        assert fleet.zkc("coordinator", "coordinator", "audit", "--verify").code == 0
 
 
 def is_barred(fleet: Fleet) -> bool:

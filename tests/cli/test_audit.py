@@ -6,7 +6,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
+
+import pytest
 
 from tests.support.program import environment
 from tests.support.waiting import DEADLINE, wait_until
@@ -34,6 +38,11 @@ def test_decisions_are_told_verified_and_hold_nothing_of_a_payload() -> None:
         later = ("audit", "--verify", "--head", noted["head"], "--json")
         again = fleet.zkc("coordinator", "coordinator", *later).events[0]
         assert again["seq"] > noted["seq"]
+
+        fleet.coordinator.kill()
+        fleet.start_coordinator()
+        wait_until(lambda: [kind for kind, *_ in kinds()].count("started") == 2)
+        assert fleet.zkc("coordinator", "coordinator", *later).code == 0
 
         data = fleet.home("coordinator")
         for path in data.rglob("*"):
@@ -108,6 +117,52 @@ def test_a_client_notes_what_it_decided_as_recipient_and_as_sender() -> None:
             raw.execute("UPDATE audit SET recipient = 'carol' WHERE event = 'verified'")
         broken = fleet.zkc("alice", "audit", "--verify", "--json")
         assert (broken.code, broken.events[-1]["detail"]) == (12, "audit-chain")
+
+
+@pytest.mark.attack("K06")
+def test_a_coordinator_on_a_full_disk_goes_on_and_writes_later(
+    small_disk: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """Registering does not: it would have to be durable."""
+    disk, folder = small_disk(8 << 20), tmp_path / "fleet"
+    folder.mkdir(mode=0o700)
+    (folder / "coordinator").symlink_to(disk)
+    with Fleet("alice", "bob", folder=folder) as fleet:
+        with pytest.raises(OSError, match="No space"):
+            (disk / "filler").write_bytes(bytes(8 << 20))
+
+        def is_full() -> bool:
+            assert fleet.zkc("alice", "send", "bob", "-m", "hi").code == 0
+            return "no space" in fleet.coordinator.log.read_text()
+
+        wait_until(is_full)
+        assert fleet.zkc("coordinator", "coordinator", "invite", "carol").code == 33
+        assert fleet.zkc("alice", "send", "nobody-here", "-m", "hi").code == 20
+        (disk / "filler").unlink()
+
+        def codes() -> list[int]:
+            noted = fleet.zkc("coordinator", "coordinator", "audit", "--json").events
+            return [each["code"] for each in noted if each["kind"] == "transfer"]
+
+        wait_until(lambda: codes()[-1:] == [20])
+        received = len(fleet.zkc("bob", "inbox", "--json").events)
+        assert codes().count(0) == received
+        assert fleet.zkc("coordinator", "coordinator", "audit", "--verify").code == 0
+        assert fleet.zkc("coordinator", "coordinator", "invite", "carol").code == 0
+
+
+@pytest.mark.attack("K03")
+def test_a_command_whose_log_is_damaged_does_its_work_and_warns_and_a_daemon_does_not_start() -> None:
+    with Fleet("alice", daemons=False) as fleet:
+        path = fleet.home("alice") / "audit.db"
+        path.write_bytes(b"garbage " * 1000)
+        path.chmod(0o600)
+        done = fleet.zkc("alice", "send", "nobody-here", "-m", "x", "--json")
+        assert (done.code, len(done.out.splitlines()), b"audit log" in done.err) == (20, len(done.events), True)
+        assert fleet.zkc("alice", "daemon", "--json").events[-1]["detail"] == "damaged"
+        path.unlink()
+        assert fleet.zkc("alice", "send", "nobody-here", "-m", "x").code == 20
+        assert told(fleet, "alice") == [("outgoing", "alice", "nobody-here", 20)]
 
 
 def test_following_tells_of_what_comes_and_ends_by_a_signal() -> None:

@@ -182,6 +182,17 @@ def test_what_is_old_goes_and_the_rest_verifies_from_there(
     assert refused(db.verify_audit)[0] == "audit-chain"
 
 
+@pytest.mark.parametrize("kind", ["client"])
+def test_a_log_that_was_moved_aside_is_begun_anew_by_who_has_it_open(db: Log, path: Path) -> None:
+    """Nothing is noted where nobody will read it."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").rename(f"{path}.aside{suffix}")
+    db.audit(NOTES[:2])
+    with closing(AuditFile.open(Home.resolve("client", str(path.parent)))) as again:
+        assert again.verify_audit()[0] == 2
+    assert db.verify_audit()[0] == 2
+
+
 _APPEND: Final = """
 import sys
 from pathlib import Path

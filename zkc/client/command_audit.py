@@ -40,6 +40,7 @@ class CommandAudit:
                     kept, at_most = self._bounds
                     file.prune_audit(now - kept, at_most, PRUNE_STEP)
         except ZkcError as error:
-            import structlog  # noqa: PLC0415 - costs, and hardly ever is it needed
+            # By itself this goes to stderr; a program that uses the API has it where it has its own.
+            import logging  # noqa: PLC0415 - costs, and hardly ever is it needed
 
-            structlog.get_logger("zkc.audit").warning("audit-not-written", error=str(error))
+            logging.getLogger("zkc.audit").warning("zkc: not noted in the audit log: %s", error)

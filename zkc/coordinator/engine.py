@@ -36,7 +36,7 @@ from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
 from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
-from zkc.errors import InternalError, PeerViolation, UsageError, ZkcError
+from zkc.errors import InternalError, PeerViolation, PolicyRefused, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import Credentials
 from zkc.net.loopsocket import Dropped, LoopSocket, Received, Sent
@@ -318,6 +318,7 @@ class Engine:
         if key in self._banned:
             core.count("zap.banned")
             core.warn("zap.banned", "barred-key-refused", key_id=key.hex(), address=request.address)
+            core.audit.note("connection", self._name(key), code=PolicyRefused.code, detail="barred")
             return None
         who = self._who(key)
         if who is None:
@@ -333,6 +334,7 @@ class Engine:
         if self._connections.has_too_many(who, now):
             core.count("zap.crowding")
             core.warn("zap.crowding", "connection-refused", address=request.address, user=who, full=False)
+            core.audit.note("connection", self._name(key), code=PolicyRefused.code, detail="limit")
             raise Overloaded
         core.count("zap.admitted")
         self._connections.admitted(key, who, now)
@@ -357,6 +359,11 @@ class Engine:
         """How many connections there may be: out of descriptors, libzmq spins (attack O07)."""
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return min(self._core.config.limits.clients, descriptors - DESCRIPTORS_SPARE)
+
+    def _name(self, key: bytes) -> str:
+        """Whose key it is, for the audit log; empty for an invitation's."""
+        client = self._core.db.client_with_key(key)
+        return "" if client is None else client.name
 
     def _who(self, key: bytes) -> str | None:
         client = self._core.db.client_with_key(key)

@@ -56,10 +56,10 @@ def prune(connection: Connection, key: bytes, before: int, at_most: int, step: i
     """Remove entries of before ``before`` (milliseconds since 1970) from the oldest on, and all but the newest
     ``at_most``, but no more than ``step``; how many. The newest one stays. Where the chain begins now is written
     down."""
-    ends = connection.execute(select(func.min(ENTRIES.c.seq), func.max(ENTRIES.c.seq))).one()
-    if ends[0] is None:
+    # Each by itself is found without a look at the others.
+    oldest, newest = (connection.execute(select(end(ENTRIES.c.seq))).scalar_one() for end in (func.min, func.max))
+    if oldest is None:
         return 0
-    oldest, newest = ends
     at_once = select(ENTRIES.c.seq).where(ENTRIES.c.seq < oldest + step, ENTRIES.c.at >= before)
     young = connection.execute(at_once.order_by(ENTRIES.c.seq).limit(1)).scalar_one_or_none()
     first = max(oldest + step if young is None else young, newest - at_most + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -45,7 +46,7 @@ class AuditFile:
     @classmethod
     def open(cls, home: Home) -> Self:
         """The log of ``home``, made where there is none."""
-        return cls(LocalDb.open(home.audit_db, _SCHEMA))
+        return cls(_open(home.audit_db))
 
     def close(self) -> None:
         """Harmless when repeated."""
@@ -60,7 +61,14 @@ class AuditFile:
         self.close()
 
     def audit(self, notes: Sequence[Note]) -> int:
-        """Append ``notes``, whatever they follow (`verify_audit` says where a log was damaged); the last number."""
+        """Append ``notes``, whatever they follow (`verify_audit` says where a log was damaged); the last number.
+
+        A file that was removed, or moved aside, is not written any more: a new one takes its place.
+        """
+        if not self._db.is_there():
+            anew = _open(self._db.path)
+            self._db.close()
+            self._db = anew
         with self._db.writing() as connection:
             seq, previous = _end(connection)
             rows = []
@@ -75,7 +83,9 @@ class AuditFile:
         """Remove at most ``step`` of the oldest entries: those of before ``before`` (seconds since 1970), and all but
         the newest ``at_most``; how many. The newest one stays."""
         with self._db.writing() as connection:
-            oldest, newest = connection.execute("SELECT min(seq), max(seq) FROM audit").fetchone()
+            # Each by itself is found without a look at the others.
+            ends = "SELECT (SELECT min(seq) FROM audit), (SELECT max(seq) FROM audit)"
+            oldest, newest = connection.execute(ends).fetchone()
             if oldest is None:
                 return 0
             young = connection.execute(
@@ -109,6 +119,10 @@ class AuditFile:
     def version(self) -> int:
         """A number that grows whenever this or another process has written."""
         return self._db.version()
+
+
+def _open(path: Path) -> LocalDb:
+    return LocalDb.open(path, _SCHEMA)
 
 
 def _start(connection: sqlite3.Connection) -> tuple[int, bytes]:

@@ -58,6 +58,7 @@ class LocalDb:
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         self._clock: Clock = SystemClock()
+        self._inode = path.stat().st_ino
         self._wrote = 0.0
         """When a transaction of this process last got through; monotonic seconds."""
         self._closed = False
@@ -144,6 +145,13 @@ class LocalDb:
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
                 raise
+
+    def is_there(self) -> bool:
+        """Whether the file under this path is still the one that was opened."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def version(self) -> int:
         """A number that grows whenever this or another process has committed. Cheap: for one who waits."""
