@@ -56,7 +56,8 @@ class Bob:
         self._serials = iter(range(1, 100))
 
     def sink(
-        self, *, fresh: bool = False, tid: bytes = b"t" * 16, consent: Consent = Consent(), policy: tuple[Rule, ...] = ()
+        self, *, fresh: bool = False, tid: bytes = b"t" * 16, consent: Consent | None = None,
+        policy: tuple[Rule, ...] = (),
     ) -> InboxSink:
         serial = next(self._serials)
         talk = self.everyone.transfer(dataclasses.replace(terms("bob", serial=serial), tid=tid, fresh=fresh))
@@ -64,7 +65,7 @@ class Bob:
         session = talk.sessions[1]
         return InboxSink(
             self.inbox, session, self.everyone.bob.recipient(), ClientConfig(policy=policy), FixedClock(),
-            self.bell, consent,
+            self.bell, consent or Consent(),
         )
 
     def partials(self) -> list[Item]:
