@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Final
 
 import pytest
 
 from scripts.lib import tables
-from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS
+from scripts.lib.asked import ASKED, FAMILIES
+from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS, WAITING
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,26 @@ def test_a_row_that_a_test_proves_names_who_does_it(marked: list[tables.Marked])
     assert all(row.by for row in ROWS if row.id in proved)
 
 
-LATER: Final = {"B8", "D2", "D3", "F3", "F4"}
-"""Rows whose turn comes later: none has a test yet. A row that has one leaves this list."""
+def test_every_row_and_every_claim_has_a_test_or_says_why_it_waits(marked: list[tables.Marked]) -> None:
+    assert tables.gaps(marked) == []
 
 
-def test_every_row_and_claim_has_a_test_but_those_of_later(marked: list[tables.Marked]) -> None:
-    proved = {word for test in marked for word in test.claims}
-    assert {row.id for row in ROWS} - proved == LATER
-    assert set(CLAIMS) - proved <= {claim for row in ROWS if row.id in LATER for claim in row.claims}
+def test_a_row_or_claim_without_a_test_is_told_and_one_that_waits_only_once_it_has_one() -> None:
+    """Also a claim in a marker beside no row that asks for it."""
+    everything = (*(row.id for row in ROWS if row.id not in WAITING), *CLAIMS)
+    assert tables.gaps([tables.Marked("f", "t", "", everything, ())]) == []
+    for missing in ("B3", 110):
+        told = tables.gaps([tables.Marked("f", "t", "", tuple(word for word in everything if word != missing), ())])
+        assert f" {missing} has no test" in told[0]
+    (told,) = tables.gaps([tables.Marked("f", "t", "", (*everything, next(iter(WAITING))), ())])
+    assert "has a test now" in told
+    (told,) = tables.gaps([tables.Marked("f", "t", "", everything, ()), tables.Marked("f", "u", "", ("B5", 81), ())])
+    assert told == "f::u: no row beside it in the marker asks for claim 81"
+
+
+def test_what_each_claim_asks_is_said_in_the_order_of_the_document() -> None:
+    assert list(ASKED) == list(CLAIMS) == [claim for family in FAMILIES for claim in family]
+    assert set(WAITING) <= set(BY_ID)
 
 
 def test_the_pages_made_from_the_markers_are_current(marked: list[tables.Marked]) -> None:
@@ -60,13 +72,13 @@ def test_every_claim_of_the_document_is_asked_for_by_a_row() -> None:
     assert {row.id[0] for row in ROWS} == set(PARTS)
 
 
-def test_a_table_names_row_test_and_function() -> None:
-    test = tables.Marked("tests/a/test_b.py", "test_c", "", ("B3", 5), ("R01",))
+def test_a_table_names_claim_row_test_and_module() -> None:
+    test = tables.Marked("tests/a/test_b.py", "test_c_d", "", ("B3", 5), ("R01",))
     rows = tables.claims_table([test])
+    assert f"| 5 | {ASKED[5]} | B3 | [c d](../tests/a/test_b.py) | `zkc.protocol.transfer_coordinator`<br>" in rows
     by = "`zkc.protocol.transfer_coordinator:consume_answer`<br>"
-    assert f"| 1, 5, 17, 26-28, 32, 39-40, 49, 110 | [test_c](../tests/a/test_b.py) | {by}" in rows
-    assert f"| 5 | B3 | [test_c](../tests/a/test_b.py) | {by}" in rows
-    assert "| R01 | [test_c](../tests/a/test_b.py) | c |" in tables.attacks_table([test])
+    assert f"| 1, 5, 17, 26-28, 32, 39-40, 49, 110 | [c d](../tests/a/test_b.py) | {by}" in rows
+    assert "| R01 | [test_c_d](../tests/a/test_b.py) | c d |" in tables.attacks_table([test])
 
 
 def test_a_page_keeps_its_prose_around_a_table() -> None:

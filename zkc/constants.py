@@ -8,7 +8,7 @@ from typing import Final
 
 VERSION: Final = 1
 """Version byte of every frame; ``zkc/1`` in every derivation."""
-TERMS_VERSION: Final = 2
+TERMS_VERSION: Final = 3
 """Version of REQ and RESP, their first field: it rises when one of them gets a field more."""
 
 ID_BYTES: Final = 16
@@ -33,6 +33,8 @@ CHUNK_MAX: Final = 2 * 1024 * 1024
 """The same at most; the recipient chooses between them. Larger ones are no faster, and a frame is held whole."""
 MANIFEST_MAX: Final = 60 * 1024
 """Bytes; a manifest is one frame."""
+PREVIEW_BYTES: Final = 1024
+"""Bytes of a preview before it is sealed, whatever is in it."""
 MESSAGE_TEXT_MAX: Final = 64 * 1024
 """Bytes of a message, which a person reads; what is longer is a file or a stream."""
 LISTING_HEADER_BYTES: Final = 8
@@ -68,6 +70,9 @@ OFFLINE_SECONDS: Final = 9.0
 """Three misses: a killed client is seen offline within 10 s."""
 STEP_SECONDS: Final = 60.0
 """A handshake step at the coordinator; then its state is erased and both are told."""
+PENDING_POLL_SECONDS: Final = 5.0
+"""How often a sender asks again about a transfer that waits for a person: well within a step, at whose end the
+coordinator takes a sender for gone."""
 REGISTRATION_SECONDS: Final = 60.0
 """From R0 to R6; then every temporary key is erased."""
 REQUEST_SECONDS: Final = 10.0
@@ -165,6 +170,10 @@ HANDSHAKES_PER_CLIENT_MAX: Final = 256
 """Of those: begun by one client; as many as a recipient receives at once (`TRANSFERS_MAX`)."""
 TRANSFERS_PER_SENDER_MAX: Final = 64
 """Transfers at once from one sender, at a recipient."""
+PENDING_PER_SENDER_MAX: Final = 16
+"""Transfers of one sender that wait for a person."""
+PENDING_MAX: Final = 256
+"""The same of all senders: more than a person looks through."""
 PARTIALS_PER_SENDER_MAX: Final = 64
 """Partial items of one sender that a recipient keeps; the oldest goes."""
 TRANSFERS_MAX: Final = 256

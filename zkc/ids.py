@@ -10,10 +10,16 @@ from zkc.errors import UsageError
 Kind = Literal["computer", "user", "application"]
 KeySource = Literal["sender", "coordinator"]
 KeyOrder = Literal["recipient-first", "sender-first"]
+Identifier = Literal["clear", "sealed"]
+"""How a client says who it is: as it is, or under the coordinator's general key."""
+Acknowledgement = Literal["session", "permanent"]
+"""Under which key a recipient acknowledges: the session key, or under it, sealed to the sender's permanent key."""
 Presence = Literal["online", "present", "authorised"]
+PersonState = Literal["present", "absent", "unknown"]
 Compression = Literal["none", "zstd"]
 Suite = Literal["hybrid", "x25519", "rsa"]
 SUITES: Final[tuple[Suite, ...]] = get_args(Suite)
+KEY_ORDERS: Final[tuple[KeyOrder, ...]] = get_args(KeyOrder)
 SAFE_CIPHERS: Final = ("aes-256-gcm", "chacha20-poly1305")
 UNSAFE_CIPHERS: Final = ("3des", "idea")
 """The document's own two: off unless coordinator, sender and recipient each name them."""

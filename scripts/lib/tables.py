@@ -23,7 +23,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from scripts.lib.rows import CLAIMS, PARTS, ROWS
+from scripts.lib.asked import ASKED, FAMILIES
+from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS, WAITING
 
 TOP: Final = Path(__file__).parents[2]
 ATTACK: Final = re.compile(r"[RCHDFLKOXPZ]\d\d[a-z]?")
@@ -33,8 +34,13 @@ END: Final = "<!-- end -->"
 NEW_PAGES: Final = {
     "claims": f"""# What the seed document asks for, and which test proves it
 
-zkc is built after WO 01/69843 A2. Each part of that document is a row here, proved by tests that would fail if it did
-not work.
+zkc is built after WO 01/69843 A2. That document ends in 110 claims. Each is a line here: what it asks in short, the
+tests that would fail if zkc did not do it, and the modules that do. Below it is the same by flows and alternatives of
+the document, called rows: A3 is one. The *coordinator* is the document's message server computer, *sender* and
+*recipient* are its clients. [seed.md](seed.md) leads from its figures to functions.
+
+A test says what it proves by a marker, `@pytest.mark.claims("B3", 1, 17)`; the build fails where a row or a claim has
+none.
 
 {FRAME.format(name="claims")}
 {END}
@@ -129,23 +135,44 @@ def _summary(docstring: str) -> str:
 
 
 def claims_table(tests: Sequence[Marked]) -> str:
-    """Row -> claims -> tests -> the functions that do it, a table for each part; then claim by claim."""
-    parts: list[str] = []
-    for part, title in PARTS.items():
-        lines = [f"## {part}. {title}", "", "| row | what | claims | tests | done by |", "|---|---|---|---|---|"]
-        for row in (row for row in ROWS if row.id[0] == part):
-            proving = [test for test in tests if row.id in test.claims]
+    """Claim -> row -> tests -> modules, a table for each family of claims; then row -> tests -> functions, by part."""
+    parts = ["## Claim by claim"]
+    for family, title in FAMILIES.items():
+        lines = [f"### {title}", "", "| claim | what it asks | row | tests | modules |", "|---|---|---|---|---|"]
+        for claim in family:
+            proving = [test for test in tests if claim in test.claims]
+            rows = [row for row in ROWS if claim in row.claims and any(row.id in test.claims for test in proving)]
+            modules = dict.fromkeys(name.partition(":")[0] for row in rows for name in row.by)
             lines.append(
-                f"| {row.id} | {row.what} | {_ranges(row.claims)} | {_links(proving)} | {_code(row.by)} |"
+                f"| {claim} | {ASKED[claim]} | {', '.join(row.id for row in rows)} | {_links(proving)} "
+                f"| {_code(modules)} |"
             )
         parts.append("\n".join(lines))
-    lines = ["## Claim by claim", "", "| claim | rows | tests | done by |", "|---|---|---|---|"]
-    for claim in CLAIMS:
-        proving = [test for test in tests if claim in test.claims]
-        asking = [row for row in ROWS if claim in row.claims]
-        done_by = _code(dict.fromkeys(name for row in asking for name in row.by))
-        lines.append(f"| {claim} | {', '.join(row.id for row in asking)} | {_links(proving)} | {done_by} |")
-    return "\n\n".join([*parts, "\n".join(lines)])
+    parts.append("## Row by row")
+    for part, title in PARTS.items():
+        lines = [f"### {part}. {title}", "", "| row | what | claims | tests | done by |", "|---|---|---|---|---|"]
+        for row in (row for row in ROWS if row.id[0] == part):
+            shown = _links(test for test in tests if row.id in test.claims) or f"waits: {WAITING.get(row.id, '')}"
+            lines.append(f"| {row.id} | {row.what} | {_ranges(row.claims)} | {shown} | {_code(row.by)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def gaps(tests: Sequence[Marked]) -> list[str]:
+    """What is not proved and does not say why it waits, and what is marked as something that it cannot prove."""
+    proved = {word for test in tests for word in test.claims}
+    found = [f"claim {claim} has no test" for claim in CLAIMS if claim not in proved]
+    for row in ROWS:
+        if row.id not in proved and row.id not in WAITING:
+            found.append(f"row {row.id} has no test, and scripts/lib/rows.py does not say why it waits")
+        if row.id in proved and row.id in WAITING:
+            found.append(f"row {row.id} has a test now: take it off the list of what waits in scripts/lib/rows.py")
+    for test in tests:
+        asked_by_its_rows = {claim for word in test.claims if word in BY_ID for claim in BY_ID[str(word)].claims}
+        lone = [str(word) for word in test.claims if isinstance(word, int) and word not in asked_by_its_rows]
+        if lone:
+            found.append(f"{test.file}::{test.name}: no row beside it in the marker asks for claim {', '.join(lone)}")
+    return found
 
 
 def attacks_table(tests: Sequence[Marked]) -> str:
@@ -153,7 +180,7 @@ def attacks_table(tests: Sequence[Marked]) -> str:
     lines = ["| case | test | what is tried, and what must come of it |", "|---|---|---|"]
     for case in sorted({case for test in tests for case in test.attacks}):
         lines += [
-            f"| {case} | {_links([test])} | {test.says or test.name.removeprefix('test_').replace('_', ' ')} |"
+            f"| {case} | [{test.name}](../{test.file}) | {test.says or _words(test.name)} |"
             for test in tests
             if case in test.attacks
         ]
@@ -161,7 +188,11 @@ def attacks_table(tests: Sequence[Marked]) -> str:
 
 
 def _links(tests: Iterable[Marked]) -> str:
-    return "<br>".join(f"[{test.name}](../{test.file})" for test in tests) or "not yet"
+    return "<br>".join(f"[{_words(test.name)}](../{test.file})" for test in tests)
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("test_").replace("_", " ")
 
 
 def _code(names: Iterable[str]) -> str:
@@ -199,12 +230,16 @@ def pages(tests: Sequence[Marked]) -> dict[Path, str]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Writes the pages; with ``--check`` tells which are old and returns 1."""
+    """Writes the pages; with ``--check`` tells which are old. 1 for one, and where a row or claim has no test."""
     if "--collect" in words:
         print(json.dumps([asdict(test) for test in _collect_here()]))
         return 0
-    code = 0
-    for path, wanted in pages(collect()).items():
+    tests = collect()
+    missing = gaps(tests)
+    code = 1 if missing else 0
+    for line in missing:
+        print(line)
+    for path, wanted in pages(tests).items():
         if path.exists() and path.read_text(encoding="utf-8") == wanted:
             continue
         if "--check" in words:

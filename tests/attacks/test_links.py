@@ -59,7 +59,6 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.attack("P05")
-@pytest.mark.claims("B5", 81)
 def test_a_transfer_that_is_cut_a_hundred_times_without_a_coordinator_arrives(
     fleet: Fleet, tmp_path: Path
 ) -> None:

@@ -170,7 +170,7 @@ def test_a_receipt_goes_to_standard_output_and_the_objects_to_stderr(inbox: Flee
     assert done.out == Path(told[-1]["receipt"]).read_bytes()
 
 
-@pytest.mark.claims("E2", 16, 25)
+@pytest.mark.claims("E2")
 def test_an_unsafe_cipher_is_named_where_it_was_used(fleets: Fleets) -> None:
     ciphers = {"transfer.ciphers": ["aes-256-gcm", "3des"]}
     fleet = fleets("alice", "bob", coordinator=ciphers, client=ciphers)

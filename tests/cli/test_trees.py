@@ -65,7 +65,6 @@ def send(fleet: Fleet, *words: str | Path, code: int = 0) -> dict[str, Any]:
 # --- as it was sent -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("F1", "F2")
 def test_a_folder_arrives_as_it_was_sent(inbox: Fleet, place: Path, out: Path) -> None:
     """One item, one receipt; saved as ``DIR/many``, or exactly where it is said."""
     told = send(inbox, place, "--note", "all of it")

@@ -73,7 +73,10 @@ def test_of_many_sends_of_one_program_none_is_refused(alice: Fleet) -> None:
 
 def test_a_list_of_peers_of_any_length_comes_through_the_control_socket(tmp_path: Path) -> None:
     """Each reply is bounded, the answer is not: a coordinator may have 20,000 clients."""
-    known = [Peer(f"{number:05}/".ljust(127, "x"), "application", True, 1 << 40, bytes(32)) for number in range(20_000)]
+    known = [
+        Peer(f"{number:05}/".ljust(127, "x"), "application", True, 1 << 40, bytes(32), "unknown", 0)
+        for number in range(20_000)
+    ]
 
     async def handle(request: object, _: object) -> AsyncGenerator[control.ControlReply, None]:
         if isinstance(request, control.AskPeers):

@@ -53,10 +53,17 @@ def test_a_grant_that_does_not_come_in_time_is_told_by_what_it_waited_for(
     nothing: Any = None
     wanted: Any = SimpleNamespace(recipient="bob")
     link: Any = SimpleNamespace(
-        linked=linked, problem=problem, endpoint="tcp://127.0.0.1:1", patience=1.0, wait_linked=hang
+        linked=linked, problem=problem, endpoint="tcp://127.0.0.1:1", patience=1.0, wait_linked=hang,
+        principal=SimpleNamespace(name="alice"),
     )
+    noted: list[tuple[Any, ...]] = []
+    notes: Any = SimpleNamespace(note=lambda *ends, code, detail: noted.append((*ends, code, detail)))
     with pytest.raises(kind):
-        asyncio.run(granting.grant_within(0.0, link, nothing, wanted, nothing, nothing, nothing))
+        asyncio.run(granting.grant_within(0.0, link, nothing, wanted, nothing, nothing, nothing, nothing, notes))
+    # A link that is not there decides nothing.
+    assert [each[:4] for each in noted] == (
+        [] if kind is CoordinatorUnreachable else [("outgoing", "alice", "bob", kind.code)]
+    )
 
 
 async def _asked(later: Exception | None) -> object:

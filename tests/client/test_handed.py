@@ -34,7 +34,7 @@ def job(home: Home, **changes: object) -> Job:
     return Job(**(fields | changes))  # type: ignore[arg-type]
 
 
-async def offline(_wanted: Wanted, _within: float | None, _listen: object) -> Grant:
+async def offline(_wanted: Wanted, _within: float | None, _listen: object, _on_pending: object) -> Grant:
     raise RecipientOffline("bob is offline", detail="offline")
 
 
@@ -45,7 +45,7 @@ class Never:
         self.asked = 0
         self.cancelled = 0
 
-    async def __call__(self, _wanted: Wanted, _within: float | None, _listen: object) -> Grant:
+    async def __call__(self, _wanted: Wanted, _within: float | None, _listen: object, _on_pending: object) -> Grant:
         self.asked += 1
         try:
             await asyncio.Event().wait()
@@ -151,9 +151,9 @@ def test_one_that_waits_between_two_tries_is_ended_too(home: Home) -> None:
     async def scene() -> None:
         tries: list[Wanted] = []
 
-        async def nobody(wanted: Wanted, within: float | None, _listen: object) -> Grant:
+        async def nobody(wanted: Wanted, within: float | None, _listen: object, _on_pending: object) -> Grant:
             tries.append(wanted)
-            return await offline(wanted, within)
+            return await offline(wanted, within, None, None)
 
         handed = Handed(home, nobody, SystemClock(), SystemEntropy())
         events = handed.send(job(home, options=Options(wait=3600.0)))
@@ -186,9 +186,9 @@ def test_no_event_is_passed_over_and_the_thread_goes_on_once_it_was_told(home: H
     async def scene() -> None:
         asked = asyncio.Event()
 
-        async def grant(wanted: Wanted, within: float | None, listen: object) -> Grant:
+        async def grant(wanted: Wanted, within: float | None, listen: object, on_pending: object) -> Grant:
             asked.set()
-            return await offline(wanted, within, listen)
+            return await offline(wanted, within, listen, on_pending)
 
         handed = Handed(home, grant, SystemClock(), SystemEntropy())
         events = handed.send(job(home))

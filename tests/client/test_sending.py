@@ -23,7 +23,7 @@ from tests.support.ports import two_ports
 from tests.support.talks import terms
 from zkc.client import sending
 from zkc.client.events import Delivery, Event, Granted, Options
-from zkc.client.grants import Grant, Have, Listen, Wanted
+from zkc.client.grants import Grant, Have, Listen, OnPending, Wanted
 from zkc.client.sending import Sending
 from zkc.client.sources import AnySource, FileSource, PipeSource
 from zkc.config import ClientConfig
@@ -120,7 +120,7 @@ class Bob:
         self.shaking, self.connecting = 1.0, 0.1
         """Seconds that a handshake and a connection take."""
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         self.asked.append(wanted)
         self.clock.advance(self.shaking)
         answer = next(self.answers, self.agree)
@@ -580,7 +580,6 @@ def killed(bob: Bob, run: Run, what: Path | AnySource, position: int = 4, **opti
     bob.connecting = 0.1
 
 
-@pytest.mark.claims("B5", 81)
 def test_the_next_command_with_the_same_file_goes_on_with_the_same_delivery(bob: Bob, run: Run, path: Path) -> None:
     killed(bob, run, path)
     first, asked = bob.asked[0].tid, len(bob.asked)

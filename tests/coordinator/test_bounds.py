@@ -47,6 +47,7 @@ from zkc.crypto.invitations import parse_invitation
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import SUITES
 from zkc.errors import LocalIOError, PeerViolation, PolicyRefused, TimedOut
+from zkc.ids import PersonState
 from zkc.net.loopsocket import Sent
 from zkc.protocol import registration_client
 from zkc.protocol.calls import Asked
@@ -56,6 +57,7 @@ from zkc.protocol.transfer_coordinator import KeyWithRecipient, Party
 from zkc.rules.rates import Bucket, Rate
 from zkc.stores.home import Home
 from zkc.stores.keydb import ClientRow, KeyDb
+from zkc.stores.noting import AuditWriter
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import split_control
 from zkc.wire.messages import (
@@ -117,7 +119,8 @@ def core(tmp_path: Path, sink: Sink, clock: FixedClock) -> Iterator[Core]:
     pool = KeyPool(identity.suite, 0)
     repeats = logs.Repeats(clock.monotonic)
     yield Core(
-        identity, db, pool, clock, entropy, CoordinatorConfig(), logs.get_logger(), sink.send, lambda *_: None, repeats
+        identity, db, pool, clock, entropy, CoordinatorConfig(), logs.get_logger(), sink.send, lambda *_: None, repeats,
+        AuditWriter(db, clock, lambda _: None, lambda: (1e9, 1000)),
     )
     pool.close()
     db.close()
@@ -524,6 +527,9 @@ class Ask:
     def is_online(self, _uid: bytes) -> bool:
         return True
 
+    def person(self, _uid: bytes) -> tuple[PersonState, int]:
+        return "unknown", 0
+
     def last_seen(self, row: ClientRow) -> float:
         return row.last_seen
 
@@ -557,9 +563,9 @@ def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
         "version": TERMS_VERSION, "xid": os.urandom(16), "tid": os.urandom(16), "sender": sender,
         "recipient": recipient, "pin": b"",
         "key_source": "sender", "key_order": "recipient-first", "cipher": "aes-256-gcm",
-        "compression": "none", "presence": "online",
+        "compression": "none", "acknowledgement": "session", "presence": "online",
         "wait": 0, "size_class": 255, "can_listen": False, "fresh": False, "card_hash": bytes(32),
-        "sender_one_time_key": b"",
+        "sender_one_time_key": b"", "preview": b"",
     }
     return TransferRequest(encode(Req(**(fields | changes))), bytes(64))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -22,12 +23,14 @@ from tests.support.coordinator import (
     coordinator_in,
     join,
 )
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
+from zkc.constants import REGISTRATION_SECONDS
 from zkc.coordinator import admin
 from zkc.coordinator.identity import load as load_identity
 from zkc.crypto.invitations import invitation_curve_secret, parse_invitation
 from zkc.net.monitor import EventKind
 from zkc.net.sockets import generate_curve, to_raw
+from zkc.protocol import registration_client as registration
 from zkc.protocol.registration_client import Registered
 from zkc.stores.keydb import KeyDb
 from zkc.wire.codec import decode, encode
@@ -134,6 +137,26 @@ def test_a_registration_that_broke_off_anywhere_is_finished_by_a_retry(running: 
     assert len(live(running, member.name)) == 1
     with member.open() as peer:
         assert peer.ask(Heartbeat()) == Ok()
+
+
+def test_a_first_message_that_is_read_when_its_connection_has_ended_leaves_nothing_open(
+    running: RunningCoordinator,
+) -> None:
+    newcomers = [Newcomer(running.invite(f"gone{number}"), running.endpoint) for number in range(5)]
+    wires = [newcomer.connect() for newcomer in newcomers]
+    for wire in wires:
+        wire.verdict()
+    begun, child = running.counters.get("reg.begun", 0), running.child
+    os.kill(child, signal.SIGSTOP)
+    try:
+        for newcomer, wire in zip(newcomers, wires, strict=True):
+            (hello,) = registration.create_hello(newcomer.machine()).effects
+            wire.send(control_frame(ControlKind.REGISTRATION, encode(hello.message)))
+            wire.close(linger=DEADLINE)
+    finally:
+        os.kill(child, signal.SIGCONT)
+    wait_until(lambda: running.counters.get("reg.begun") == begun + len(newcomers))
+    wait_until(lambda: running.counters["registrations.open"] == 0, within=REGISTRATION_SECONDS / 2)
 
 
 @pytest.mark.claims("A5", "A6", "A7")

@@ -32,7 +32,8 @@ class House:
         self.told: list[Any] = []
         self.alice, self.bob = session("alice"), session("bob")
         core: Any = SimpleNamespace(
-            config=CoordinatorConfig(relay=RelaySection(clients, serves)), log=structlog.get_logger()
+            config=CoordinatorConfig(relay=RelaySection(clients, serves)), log=structlog.get_logger(),
+            audit=SimpleNamespace(note=lambda *_, **__: None),
         )
         doing: Any = SimpleNamespace(
             ask=lambda relay, body, _within, reply: self.asked.append((relay, body, reply)),

@@ -14,6 +14,8 @@ import pytest
 from tests.support.coordinator import Member, RunningCoordinator, join
 from tests.support.waiting import wait_until
 from zkc.crypto.cards import read_coordinator_card, verify_card
+from zkc.crypto.signing import IdentityKey
+from zkc.crypto.successions import make_succession
 from zkc.crypto.suites import suite_named
 from zkc.net.monitor import EventKind
 from zkc.net.sockets import generate_curve, to_raw
@@ -23,22 +25,25 @@ from zkc.wire.messages import Failure, Heartbeat, LookUp, Ok, PeerCard, Rotated
 
 
 class Next:
-    """A member's next keys, and the member that it is with them."""
+    """A member's next keys, and the member that it is with them. ``identity``: a new one, too."""
 
-    def __init__(self, member: Member, curve: Any = None) -> None:
+    def __init__(self, member: Member, curve: Any = None, identity: IdentityKey | None = None) -> None:
         suite = suite_named(member.newcomer.invitation.suite)
         self.member, self.kem_key, self.curve = member, suite.generate(), curve or generate_curve()
         present = verify_card(member.registered.card, suite)
-        card = next_card(present, member.newcomer.identity, self.kem_key.public, int(time.time()) + 1000, None)
+        former = member.newcomer.identity
+        self.identity = identity or former
+        word = make_succession(present.name, former, identity, present.body.epoch + 1) if identity else b""
+        card = next_card(present, self.identity, self.kem_key.public, int(time.time()) + 1000, None)
         self.renewal = Renewal(
-            member.newcomer.identity, verify_card(card, suite), self.kem_key, to_raw(self.curve.public)
+            self.identity, verify_card(card, suite), self.kem_key, to_raw(self.curve.public), word
         )
         self.message = create_rotate(self.renewal)
 
     def after(self, answer: Rotated) -> Member:
         coordinator = read_coordinator_card(self.member.registered.coordinator_card)
         perm_server = consume_rotated(Authority(coordinator.identity, coordinator.suite), self.renewal, answer)
-        newcomer = replace(self.member.newcomer, curve=self.curve)
+        newcomer = replace(self.member.newcomer, curve=self.curve, identity=self.identity)
         newcomer.kem_key = self.kem_key
         registered = replace(self.member.registered, card=self.renewal.card.encoded, perm_server=perm_server)
         return Member(newcomer, registered, self.member.endpoint)
@@ -71,6 +76,23 @@ def test_the_former_keys_serve_until_a_channel_stands_under_the_new_ones(running
     # And the next ones follow them.
     with after.open("once") as peer:
         assert isinstance(peer.ask(Next(after).message), Rotated)
+
+
+@pytest.mark.attack("K04", "H13")
+@pytest.mark.parametrize("killed", [False, True])
+def test_who_is_connected_with_a_former_identity_is_out_with_the_first_channel_of_the_new_one(
+    running: RunningCoordinator, *, killed: bool
+) -> None:
+    """A thief of a client's keys, with a channel of his; also where the coordinator died in between."""
+    member = join(running, f"stolen{int(killed)}")
+    renewed = Next(member, identity=IdentityKey.from_seed(os.urandom(64)))
+    with member.open("once") as peer:
+        answer = peer.ask(renewed.message)
+    if killed:
+        running.kill_child()
+    with member.open() as thief, renewed.after(answer).open("once") as peer:
+        thief.wire.wait_event(EventKind.HANDSHAKE_FAILED_AUTH)
+        assert peer.ask(Heartbeat()) == Ok()
 
 
 @pytest.mark.attack("K08")

@@ -32,10 +32,12 @@ from zkc.wire.messages import (
     Notify,
     Ok,
     Req,
+    TransferAnswer,
     TransferConfirm,
     TransferEnd,
     TransferGrant,
     TransferKey,
+    TransferPending,
     TransferRequest,
     WrappedKey,
 )
@@ -181,7 +183,7 @@ def test_a_coordinator_made_key_reaches_both_in_either_order(ends: Ends, order: 
     assert agreed.state.session.k.reveal() == last.state.session.k.reveal()
 
 
-@pytest.mark.claims("B6", 6, 7, 21, 22, 33, 44, 51)
+@pytest.mark.claims("B6", 7, 22, 44, 51)
 def test_every_request_gets_a_key_of_its_own_from_the_coordinator(ends: Ends) -> None:
     """The key as it was wrapped: what the ends derive from it differs by the transcript in any case."""
     made = set()
@@ -219,11 +221,15 @@ def asked(ends: Ends, **changes: Any) -> Any:
     return ends.sender.ask(message_of(ends.request(**changes)))
 
 
-@pytest.mark.claims("D1", 40, 62, 86)
-def test_nobody_and_somebody_offline_are_told_apart(ends: Ends, running: RunningCoordinator) -> None:
+@pytest.mark.claims("D1", "D4", 4, 20, 31, 32, 40, 62, 86)
+@pytest.mark.parametrize("key_source", ["sender", "coordinator"])
+def test_nobody_and_somebody_offline_are_told_apart(
+    ends: Ends, running: RunningCoordinator, key_source: str
+) -> None:
+    """Whoever makes the key: none is made for who is not there."""
     offline = join(running, f"offline-{os.urandom(3).hex()}").name
-    assert asked(ends, recipient="nobody").detail == "unknown"
-    refusal = asked(ends, recipient=offline)
+    assert asked(ends, recipient="nobody", key_source=key_source).detail == "unknown"
+    refusal = asked(ends, recipient=offline, key_source=key_source)
     assert (refusal.code, refusal.detail) == (21, "offline")
 
 
@@ -355,7 +361,29 @@ def test_a_bystander_cannot_end_a_transfer(ends: Ends, running: RunningCoordinat
     assert ends.sender.answer_to(call).code == 24
 
 
-@pytest.mark.claims("D1", 40, 62, 86)
+def test_an_answer_after_a_person_was_asked_is_the_recipients_alone(ends: Ends, running: RunningCoordinator) -> None:
+    asked = message_of(first := ends.request())
+    xid = first.state.req.xid
+    call = ends.sender.send_request(asked)
+    request, state = notified(ends)
+    ends.recipient.reply(request, TransferPending())
+    assert ends.sender.answer_to(call) == TransferPending()
+    again = ends.sender.send_request(asked)
+    forged = TransferAnswer(xid, b"response", bytes(64))
+    with join(running, f"bystander-{os.urandom(3).hex()}").open() as bystander:
+        for other in (bystander, ends.sender):
+            assert other.ask(forged).detail == "identity"
+    with pytest.raises(NoAnswerError):
+        ends.sender.answer_to(again, SILENCE)
+    taken = step(receiving.TABLE, as_recipient(ends.bob), state, receiving.Accept(HERE, CHUNK, 0))
+    response = message_of(taken)
+    assert ends.recipient.ask(TransferAnswer(xid, response.response, response.signature)) == Ok()
+    assert ends.sender.answer_to(again).response == response.response
+    # Once is enough.
+    assert ends.recipient.ask(TransferAnswer(xid, response.response, response.signature)).detail == "unexpected"
+
+
+@pytest.mark.claims("D1", 62, 86)
 @pytest.mark.attack("C15")
 def test_a_sender_is_told_when_the_recipient_goes_away_in_the_middle(members: tuple[Member, Member]) -> None:
     alice, bob = members

@@ -603,7 +603,6 @@ class Cut:
             proxy.cut()
 
 
-@pytest.mark.claims("B5", 81)
 @pytest.mark.attack("P05")
 @pytest.mark.parametrize("again", [True, False], ids=["file", "pipe"])
 def test_a_transfer_that_is_cut_again_and_again_goes_on_where_it_was(pair: Pair, again: bool) -> None:

@@ -138,9 +138,9 @@ def test_every_cell_of_every_table_acts_in_some_conversation(default_world: Worl
     """No cell stands there for nothing."""
     talks: list[Talk] = []
     coordinator = default_world.coordinator
-    for serial, apart in enumerate((False, True)):
+    for serial, (apart, identifier) in enumerate(((False, "sealed"), (True, "clear"))):
         invitation = coordinator.invite("dave", serial=serial)
-        new = newcomer(invitation, coordinator.suite, request_apart=apart)
+        new = newcomer(invitation, coordinator.suite, request_apart=apart, identifier=identifier)
         talks.append(RegistrationTalk(new, coordinator.registrar(invitation), coordinator.register(invitation)))
     for source, order in (
         ("sender", "recipient-first"),
@@ -151,6 +151,7 @@ def test_every_cell_of_every_table_acts_in_some_conversation(default_world: Worl
             default_world.transfer(terms("bob", key_source=source, key_order=order), decision=decision)
             for decision in (None, tr.Decline(25, "policy"), tr.AlreadyHave(b"receipt"))
         ]
+        talks.append(default_world.transfer(terms("bob", key_source=source, key_order=order), asks=True))
     for talk in talks:
         talk.run()
     acted = {cell for talk in talks for cell in talk.cells}

@@ -103,9 +103,7 @@ def all_secrets(talk: TransferTalk, *sides: str) -> Iterator[tuple[str, Secret]]
 # --- the way through ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims(
-    "C1", "C2", "C3", "C4", "D4", 58, 59, 60, 68, 69, 70, 71, 73, 76, 77, 78, 79, 82, 83, 84, 92, 93, 94, 95, 106
-)  # fmt: skip
+@pytest.mark.claims("C1", "C2", "C3", 58, 68, 69, 70, 76, 82, 92, 93, 94, 106)
 def test_a_sender_made_key_is_agreed_in_the_documents_order(each_world: World) -> None:
     """Request, notification, answer, the recipient's permanent key, the sealed key, the confirmation: then data."""
     talk = finished(each_world.transfer(asked(SENDER_MADE)))
@@ -121,7 +119,7 @@ def test_a_sender_made_key_is_agreed_in_the_documents_order(each_world: World) -
     assert sender.peer.fingerprint == each_world.bob.fingerprint == recipient.own_fingerprint
 
 
-@pytest.mark.claims("B1", "B2", "B3", "D4", 1, 2, 3, 4, 5, 17, 18, 19, 20, 26, 27, 28, 31, 32, 39, 40, 49, 52, 110)
+@pytest.mark.claims("B1", "B2", "B3", 1, 2, 5, 17, 18, 26, 39, 49, 110)
 def test_a_coordinator_made_key_goes_to_the_recipient_and_only_then_to_the_sender(each_world: World) -> None:
     """Nothing reaches the sender before the recipient's confirmation has verified (figure 2, 204-208)."""
     talk = finished(each_world.transfer(asked(RECIPIENT_FIRST)))
@@ -135,7 +133,7 @@ def test_a_coordinator_made_key_goes_to_the_recipient_and_only_then_to_the_sende
     assert sender.th == recipient.th
 
 
-@pytest.mark.claims("B7", "B3", "D4", 40)
+@pytest.mark.claims("B7")
 def test_the_key_can_go_to_the_sender_first(each_world: World) -> None:
     """The other order of figure 2: the recipient gets its key together with the sender's confirmation."""
     talk = finished(each_world.transfer(asked(SENDER_FIRST)))
@@ -147,18 +145,7 @@ def test_the_key_can_go_to_the_sender_first(each_world: World) -> None:
     assert talk.sessions[0].k.reveal() == talk.sessions[1].k.reveal()
 
 
-@pytest.mark.claims("B6", "C4", 6, 7, 21, 22, 33, 44, 51, 73, 97, 102, 103)
-@each_form
-def test_every_transfer_has_a_new_key_under_the_same_permanent_keys(default_world: World, form: Form) -> None:
-    held = set()
-    for serial in range(4):
-        broker = dataclasses.replace(default_world.broker(), fresh_key=Secret(bytes([serial]) * 32))
-        talk = TransferTalk(default_world.alice.sender(), broker, default_world.bob.recipient(), asked(form, serial))
-        held.add(finished(talk).sessions[0].k.reveal())
-    assert len(held) == 4
-
-
-@pytest.mark.claims("C4", 78, 79)
+@pytest.mark.claims("B2", "C4", 52, 79, 103)
 @each_form
 def test_the_recipient_knows_who_sends_before_it_answers(default_world: World, form: Form) -> None:
     talk = finished(default_world.transfer(asked(form)))
@@ -196,7 +183,7 @@ def test_an_application_receives_under_its_own_keys(quick_world: World, form: Fo
     assert finished(talk).sessions[0].peer.owner_fingerprint == quick_world.bob.fingerprint
 
 
-@pytest.mark.claims("A10", 47, 48, 55, 56, 57, 72, 96)
+@pytest.mark.claims("A10", 48, 56, 57)
 def test_one_registration_serves_any_number_of_transfers_in_any_form(quick_world: World) -> None:
     before = snapshot(quick_world.bob.recipient())
     for serial, form in enumerate(FORMS * 2):
@@ -204,7 +191,6 @@ def test_one_registration_serves_any_number_of_transfers_in_any_form(quick_world
     assert snapshot(quick_world.bob.recipient()) == before
 
 
-@pytest.mark.claims("E1", 15, 24, 37, 45, 53, 66, 74, 80, 90, 98, 104)
 @each_form
 def test_every_handshake_message_fits_in_a_record(each_world: World, form: Form) -> None:
     """Within a record: the id around it, its header and its tag included."""
@@ -224,7 +210,7 @@ def test_ids_of_another_length_are_a_defect_of_the_caller(default_world: World) 
 # --- what is answered instead ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("B2", "C1", "D4", 40)
+@pytest.mark.claims("B2", "C1")
 @each_form
 @pytest.mark.parametrize(("code", "detail"), [(25, "limit"), (24, "refused"), (33, "no-space")])
 def test_a_refusal_gives_no_card_and_no_key(default_world: World, form: Form, code: int, detail: str) -> None:
@@ -287,7 +273,7 @@ def test_levels_are_ordered() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.claims("D1", "D4", 40, 62, 86)
+@pytest.mark.claims("D2", "D3", "D4")
 @each_form
 @pytest.mark.parametrize(("required", "code"), [("present", 22), ("authorised", 23)])
 def test_no_key_passes_before_the_level_asked_for_is_stated(
@@ -307,7 +293,7 @@ def test_no_key_passes_before_the_level_asked_for_is_stated(
     assert alice.name == req.sender
 
 
-@pytest.mark.claims("D4", 40)
+@pytest.mark.claims("D2", "D3", "D4")
 @each_form
 @pytest.mark.parametrize(("required", "code"), [("present", 22), ("authorised", 23)])
 def test_a_sender_takes_no_grant_below_the_level_that_it_asked_for(
@@ -623,7 +609,7 @@ def test_terms_without_a_version_are_malformed(encoded: bytes) -> None:
 # --- who holds which key --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("C3", "C5", 65, 83, 89, 92, 100, 101)
+@pytest.mark.claims("C3", "C5")
 def test_the_coordinator_never_holds_a_key_that_opens_a_sender_made_transfer(quick_world: World) -> None:
     """Its states hold no secret at all, and with every key that it owns neither half of KEY opens."""
     talk = finished(quick_world.transfer(asked(SENDER_MADE)))
@@ -649,7 +635,6 @@ def test_random_bytes_for_a_key_are_erased_however_the_handshake_ends(default_wo
         assert is_wiped(talk.sides["coordinator"].context.fresh_key)
 
 
-@pytest.mark.claims("A7")
 @each_form
 def test_one_time_keys_are_erased_once_the_session_key_is_open(quick_world: World, form: Form) -> None:
     """What is left at the ends is K alone, the same object in every state that names it."""
@@ -1054,7 +1039,7 @@ def test_a_forged_confirmation_of_the_sender_is_refused_by_the_recipient(default
         assert talk.agreed == (False, False)
 
 
-@pytest.mark.claims("B3", 5, 32)
+@pytest.mark.claims("B3", 5)
 @pytest.mark.attack("H07")
 def test_the_confirmation_of_the_recipient_is_checked_before_anything_goes_to_the_sender(default_world: World) -> None:
     """Coordinator-made, recipient first: G2 forged, and no KEYS leaves."""

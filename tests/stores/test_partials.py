@@ -309,7 +309,6 @@ def test_an_error_while_a_partial_item_begins_leaves_nothing(
 # --- a delivery that goes on -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.claims("B5", 81)
 def test_a_partial_item_goes_on_where_it_was(home: Home, inbox: Inbox) -> None:
     """With the same id, its bytes to be read again for the digest, and one item in the end."""
     stopped = stop(inbox, data=b"half")

@@ -48,7 +48,6 @@ def target(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.claims("F2")
 def test_a_saved_folder_is_as_it_was_sent(inbox: Inbox, tmp_path: Path, target: Path) -> None:
     """Contents, permissions, times of files, folders and links, empty folders, names of any bytes, links as links."""
     place = make_folder(tmp_path / "many")

@@ -175,10 +175,11 @@ class Wire:
         )
         self.socket.setsockopt(zmq.SNDTIMEO, int(DEADLINE * 1000))
 
-    def close(self) -> None:
+    def close(self, linger: float = 0) -> None:
+        """``linger``: how many seconds what was sent may take to leave."""
         for monitor in self.monitors:
             monitor.close()
-        self.socket.close(linger=0)
+        self.socket.close(linger=int(linger * 1000))
         self._ctx.term()
 
     def __enter__(self) -> Wire:

@@ -529,6 +529,7 @@ class Evil:
         self.records: list[tuple[str, Any]] = []
         """(to whom, message), in order, as the truth would have it."""
         self.heard: list[tuple[str, str]] = []
+        self.greetings: list[tuple[str, str]] = []
         """Type and encoding, in hex, of each message that newcomers sent."""
         self.plaintexts: list[bytes] = []
         """Every record of every channel, either way, opened."""
@@ -560,7 +561,7 @@ class Evil:
     async def command(self, name: str, words: dict[str, Any]) -> dict[str, Any]:
         handlers: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "lie": self._lie, "report": self._report, "records": self._records, "replay": self._replay,
-            "pose": self._pose, "plaintexts": self._plaintexts, "heard": self._heard,
+            "pose": self._pose, "plaintexts": self._plaintexts, "heard": self._heard, "greetings": self._greetings,
         }
         return await handlers[name](**words)
 
@@ -574,6 +575,9 @@ class Evil:
 
     async def _records(self) -> dict[str, Any]:
         return {"records": [[to, type(body).__name__, encode(body).hex()] for to, body in self.records]}
+
+    async def _greetings(self) -> dict[str, Any]:
+        return {"greetings": self.greetings}
 
     async def _heard(self) -> dict[str, Any]:
         return {"heard": self.heard}
@@ -634,6 +638,7 @@ class LyingClients(Clients):
         self.evil.passing(Mail(session.client.name, body, lambda other: honest(session, call, other)))
 
     def on_hello(self, wire: Wire, uid: bytes, body: bytes) -> None:
+        self.evil.greetings.append((uid.hex(), body.hex()))
         honest = self._core
         self._core = replace(honest, send=lambda frame, routing_id: self._greet(honest, uid, frame, routing_id))
         try:
@@ -782,6 +787,11 @@ class EvilCoordinator:
     def said(self) -> list[tuple[str, bytes]]:
         """(type, encoded) of every message that newcomers sent so far."""
         return [(kind, bytes.fromhex(data)) for kind, data in self.command("heard")["heard"]]
+
+    @property
+    def greetings(self) -> list[tuple[bytes, bytes]]:
+        """(uid of the client, encoded C1) of every greeting so far."""
+        return [(bytes.fromhex(uid), bytes.fromhex(data)) for uid, data in self.command("greetings")["greetings"]]
 
     @property
     def plaintexts(self) -> list[bytes]:

@@ -27,6 +27,7 @@ from zkc.env import SystemClock, SystemEntropy
 from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.delivery_recipient import Announced, Complete, DeliveryRecipient, Event, receipt_body
 from zkc.protocol.session import Session
+from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -112,6 +113,7 @@ class EvilRecipient:
         self.errors: list[BaseException] = []
         self._store = KeyStore.open(place)
         self._inbox = Inbox.open(place)
+        self._audit = AuditFile.open(place)
         self._lock = place.lock()
         self._loop = LoopThread()
         self._daemon = self._loop.run(self._start(place))
@@ -119,7 +121,7 @@ class EvilRecipient:
     async def _start(self, home: Home) -> Daemon:
         config = load("client", home.config_file, {}).config
         entropy = SystemEntropy()
-        daemon = Daemon(home, self._store, self._inbox, lambda: config, SystemClock(), entropy)
+        daemon = Daemon(home, self._store, self._inbox, self._audit, lambda: config, SystemClock(), entropy)
         self._deliveries = daemon._receiver._deliveries
         setattr(self._deliveries, "_receive", self._receive)  # noqa: B010  (for the program, not for mypy)
         await daemon.start(home.prepare_socket(self._lock))
@@ -133,6 +135,7 @@ class EvilRecipient:
         self._loop.run(self._daemon.close())
         self._loop.close()
         self._inbox.close()
+        self._audit.close()
         self._store.close()
         self._lock.release()
 

@@ -18,8 +18,8 @@ from blake3 import blake3
 from tests.support.evil import RawPeer, frame
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.by_link import ByLink
+from zkc.client.command_audit import CommandAudit
 from zkc.client.grants import Grant, Wanted
-from zkc.client.principal import load_main
 from zkc.config import load
 from zkc.crypto.chunks import StreamOpener, StreamSealer, token, xid_tag
 from zkc.crypto.primitives import Secret
@@ -53,7 +53,8 @@ class EvilSender:
         self._store = KeyStore.open(place)
         self._entropy = SystemEntropy()
         config = load("client", place.config_file, {}).config
-        self._access = ByLink(self._store, load_main(self._store), config, SystemClock(), self._entropy)
+        notes = CommandAudit(place, config, SystemClock())
+        self._access = ByLink(self._store, config, SystemClock(), self._entropy, notes)
 
     def __enter__(self) -> EvilSender:
         return self
@@ -78,7 +79,11 @@ class EvilSender:
 
     def grant(self, wanted: Wanted) -> Grant:
         """A handshake about ``wanted``."""
-        return self._access.grant(wanted, DEADLINE, _cannot_listen)
+        return self._access.grant(wanted, DEADLINE, _cannot_listen, _nobody_asked)
+
+
+def _nobody_asked() -> None:
+    raise AssertionError("a recipient asked a person")
 
 
 def _cannot_listen(_coordinator: str) -> Endpoints:

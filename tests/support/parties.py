@@ -152,9 +152,13 @@ class World:
         fresh = Secret(bytes(range(32)))
         return Broker(self.suite, (sender or self.alice).party, (recipient or self.bob).party, fresh)
 
-    def transfer(self, terms: Terms, tap: Tap = passing, decision: object = None) -> TransferTalk:
+    def transfer(
+        self, terms: Terms, tap: Tap = passing, decision: object = None, *, asks: bool = False
+    ) -> TransferTalk:
         """A transfer from alice to bob that has not begun."""
-        return TransferTalk(self.alice.sender(), self.broker(), self.bob.recipient(), terms, decision=decision, tap=tap)
+        return TransferTalk(
+            self.alice.sender(), self.broker(), self.bob.recipient(), terms, decision=decision, asks=asks, tap=tap
+        )
 
 
 def newcomer(invitation: InvitationText, suite: Suite, **choices: object) -> Newcomer:

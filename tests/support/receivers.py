@@ -15,11 +15,15 @@ from tests.support.env import FixedClock
 from tests.support.parties import World
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE
+from zkc.client.hooks import Hooks
+from zkc.client.person import PersonHere
 from zkc.client.receiving import Receiver
 from zkc.client.transfers import Transfer
 from zkc.config import ClientConfig
 from zkc.env import SystemEntropy
 from zkc.errors import PolicyRefused
+from zkc.logs import Repeats
+from zkc.net.desktop import Bus
 from zkc.net.pipe import Bulk
 from zkc.protocol import transfer_sender
 from zkc.stores.home import Home
@@ -50,7 +54,15 @@ class Bob:
         self.principal: Any = SimpleNamespace(
             authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card
         )
-        self.receiver = Receiver(self.bulk, self.store, self.inbox, ClientConfig(), self.clock, SystemEntropy())
+        self.notes: list[tuple[str, ...]] = []
+        """What was noted: event, sender, recipient."""
+        notes: Any = SimpleNamespace(note=lambda *told, **_: self.notes.append(told))
+        self.person = PersonHere(home.data, lambda: self.receiver.config, self.clock, SystemEntropy())
+        self.hooks = Hooks(lambda: self.receiver.config, Repeats(self.clock.monotonic), Bus("session"))
+        self.receiver = Receiver(
+            self.bulk, self.store, self.inbox, ClientConfig(), self.person, self.hooks, self.clock, SystemEntropy(),
+            notes,
+        )
 
     def configure(self, **changes: object) -> None:
         """SIGHUP with other values in ``[inbox]``."""

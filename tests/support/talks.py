@@ -16,7 +16,7 @@ import msgspec
 from zkc.constants import CHUNK_MIN
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import KemPrivateKey, Suite
-from zkc.ids import Compression, KeyOrder, KeySource
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence
 from zkc.protocol import channel as ch
 from zkc.protocol import registration_client as rc
 from zkc.protocol import registration_coordinator as rs
@@ -36,6 +36,8 @@ from zkc.wire.messages import (
     HelloInfo,
     RegMessage,
     RequestBody,
+    TransferAnswer,
+    TransferResponse,
 )
 
 GRAMMARS: Final = {"reg": RegMessage, "chan": ChannelMessage, "xfer": RequestBody | AnswerBody}
@@ -229,9 +231,13 @@ def open_channel(client: ch.ClientKeys, peer: ch.PeerKeys, now: float = 0.0) -> 
     return established.channel, answered.state.channel
 
 
-def greeted(peer: ch.PeerKeys, hello: ChannelHello, limits: AnswerInfo = LIMITS, now: float = 0.0) -> Step:
+def greeted(
+    peer: ch.PeerKeys, hello: ChannelHello, limits: AnswerInfo = LIMITS, now: float = 0.0,
+    general: KemPrivateKey | None = None, former: tuple[KemPrivateKey, ...] = (),
+) -> Step:
     """The coordinator's step for C1."""
-    return step(ch.TABLE, ch.Host(peer, limits, now), ch.Unheard(), hello)
+    keys = (general, *former) if general else ()
+    return step(ch.TABLE, ch.Host(peer, limits, now, keys), ch.Unheard(), hello)
 
 
 def only(after: Step) -> Any:
@@ -254,8 +260,10 @@ class TransferTalk(Talk):
         terms: ts.Terms,
         *,
         decision: Any = None,
+        asks: bool = False,
         tap: Tap = passing,
     ) -> None:
+        """``asks``: the recipient asks a person first, who decides once the sender has asked again."""
         first = ts.create_request(sender, terms)
         sides = {
             "sender": Side(ts.TABLE, sender, first.state),
@@ -265,6 +273,8 @@ class TransferTalk(Talk):
         super().__init__("xfer", sides, tap)
         self.decision = decision or tr.Accept(HERE, CHUNK_MIN, 0)
         self.failure: tc.FailSender | None = None
+        self._asks = asks
+        self._late: TransferAnswer | None = None
         self._first = first
 
     def begin(self) -> None:
@@ -273,6 +283,8 @@ class TransferTalk(Talk):
 
     def perform(self, who: str, effect: Any) -> None:
         match effect:
+            case Send(TransferResponse(response, signature)) if self._asks:
+                self._late = TransferAnswer(self.sides["recipient"].states[1].req.xid, response, signature)
             case Send(message):
                 self.say("coordinator", message)
             case tc.AskRecipient(body):
@@ -287,7 +299,11 @@ class TransferTalk(Talk):
     def arrived(self, who: str) -> None:
         state = self.state(who)
         if isinstance(state, tr.Notified):
-            self.feed(who, self.decision)
+            is_first = sum(isinstance(each, tr.Notified) for each in self.sides[who].states) == 1
+            self.feed(who, tr.AskPerson() if self._asks and is_first else self.decision)
+        elif isinstance(state, tc.PersonAsked):
+            if self._late is not None and sum(each is state for each in self.sides[who].states) == 2:
+                self.say("coordinator", self._late)
         elif isinstance(state, ts.Granted | ts.KeyOpened):
             granted = state if isinstance(state, ts.Granted) else state.granted
             self.feed(who, ts.MakeKey(THERE if granted.must_listen else None))
@@ -311,10 +327,15 @@ def terms(
     key_order: KeyOrder = "recipient-first",
     cipher: str = "aes-256-gcm",
     compression: Compression = "none",
+    presence: Presence = "online",
+    acknowledgement: Acknowledgement = "session",
 ) -> ts.Terms:
     """What to ask for; ``serial`` tells transfers apart."""
     xid, tid = b"x" * 12 + serial.to_bytes(4, "big"), b"t" * 12 + serial.to_bytes(4, "big")
-    return ts.Terms(xid, tid, recipient, key_source, key_order, cipher, 255, fresh=False, compression=compression)
+    return ts.Terms(
+        xid, tid, recipient, key_source, key_order, cipher, 255, fresh=False, compression=compression,
+        presence=presence, acknowledgement=acknowledgement,
+    )
 
 
 # --- looking into states --------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ primitives alone, not with the machines: as a second implementation would, in th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from tests.support.parties import coordinator_of, newcomer, world
@@ -27,6 +28,7 @@ from zkc.wire.messages import (
     DeliverSessionKey,
     Key,
     RegMessage,
+    RegNameInClear,
     RegPermServer,
     Req,
     RequestBody,
@@ -45,13 +47,16 @@ SUITES: Final = ("hybrid", "x25519")
 
 def registrations() -> list[Vector]:
     """R0 to R6 with every private key: transcript, secrets, MAC keys at each step, SHA-256 of what each seal holds."""
-    return [_registration("hybrid", False, "permanent"), _registration("x25519", True, "temporary")]
+    return [
+        _registration("hybrid", False, "permanent"), _registration("x25519", True, "temporary"),
+        _registration("x25519", False, "permanent", "clear"),
+    ]
 
 
-def _registration(suite_name: str, apart: bool, sealed_to: str) -> Vector:
+def _registration(suite_name: str, apart: bool, sealed_to: str, identifier: str = "sealed") -> Vector:
     coordinator = coordinator_of(suite_name)
     invitation = coordinator.invite("dave")
-    new = newcomer(invitation, coordinator.suite, request_apart=apart, seal_to=sealed_to)
+    new = newcomer(invitation, coordinator.suite, request_apart=apart, seal_to=sealed_to, identifier=identifier)
     held: dict[str, str] = {}
 
     def tap(turn: Turn) -> object:
@@ -93,8 +98,11 @@ def registration_values(vector: Vector) -> dict[str, str]:
     th = Transcript.start("reg", vector["suite"]).absorb(r0.invite_id, r0c.card, r0c.signature)
     out["th R0c"] = th.value.hex()
     th = th.absorb(r1.invite_id)
-    out["R1 holds"] = digest(open_sealed(keys["general"], "reg-name", th.value, r1.sealed_name)).hex()
-    th = th.absorb(r1.sealed_name)
+    if isinstance(r1, RegNameInClear):
+        out["R1 holds"], th = digest(r1.name).hex(), th.absorb(r1.name)
+    else:
+        out["R1 holds"] = digest(open_sealed(keys["general"], "reg-name", th.value, r1.sealed_name)).hex()
+        th = th.absorb(r1.sealed_name)
     _mac(out, "reg mac", expand(psk, "reg mac", 32), th, r1.mac)
     th = th.absorb(r1.mac)
     out["th R1"] = th.value.hex()
@@ -148,21 +156,24 @@ def _mac(out: dict[str, str], name: str, key: bytes, th: Transcript, tag: bytes)
 
 def channels() -> list[Vector]:
     """C1, S1 and the first two records each way, with every private key."""
-    return [_channel(suite) for suite in SUITES]
+    return [*(_channel(suite) for suite in SUITES), _channel("hybrid", sealed=True)]
 
 
-def _channel(suite_name: str) -> Vector:
-    alice = world(suite_name).alice
-    sent = ch.create_hello(alice.client_keys, hello_info(instance=b"i" * 16), 0.0)
+def _channel(suite_name: str, *, sealed: bool = False) -> Vector:
+    """``sealed``: the uid goes under the general key."""
+    everyone = world(suite_name)
+    alice, general = everyone.alice, everyone.coordinator.general_key
+    keys = replace(alice.client_keys, general=general.public) if sealed else alice.client_keys
+    sent = ch.create_hello(keys, hello_info(instance=b"i" * 16), 0.0)
     ephemeral = sent.state.ephemeral.encode()
-    answered = greeted(alice.peer_keys, only(sent))
-    client = ch.consume_answer(alice.client_keys, sent.state, only(answered)).state.channel
+    answered = greeted(alice.peer_keys, only(sent), general=general)
+    client = ch.consume_answer(keys, sent.state, only(answered)).state.channel
     coordinator = answered.state.channel
     vector: Vector = {
         "suite": suite_name,
         "private": {
             "perm_server": alice.perm_server.encode().hex(), "perm_client": alice.kem_key.encode().hex(),
-            "ephemeral": ephemeral.hex(),
+            "ephemeral": ephemeral.hex(), **({"general": general.encode().hex()} if sealed else {}),
         },
         "messages": [encode(only(sent)).hex(), encode(only(answered)).hex()],
         "up": [client.seal(b"up %d" % i).hex() for i in range(2)],
@@ -175,12 +186,15 @@ def channel_values(vector: Vector) -> dict[str, Any]:
     """Everything that follows from a recorded channel; the records are opened by hand."""
     keys = {name: read_private(bytes.fromhex(value)) for name, value in vector["private"].items()}
     c1, s1 = (decode(bytes.fromhex(each), ChannelMessage) for each in vector["messages"])
-    th = Transcript.start("chan", vector["suite"]).absorb(c1.uid)
+    th = Transcript.start("chan", vector["suite"])
+    named = {"uid": open_sealed(keys["general"], "chan-uid", th.value, c1.uid).hex()} if "general" in keys else {}
+    th = th.absorb(c1.uid)
     ss_s = kem_decapsulate(keys["perm_server"], "chan-s", th.value, c1.ct_s)
     th = th.absorb(c1.ct_s)
     k1 = expand(extract(th.value, ss_s), "chan c1", 32)
     th = th.absorb(c1.ephemeral_key)
-    out: dict[str, Any] = {"ss_s": ss_s.reveal().hex(), "chan c1": k1.hex(), "th C1 before the seal": th.value.hex()}
+    out: dict[str, Any] = named | {"ss_s": ss_s.reveal().hex(), "chan c1": k1.hex()}
+    out["th C1 before the seal"] = th.value.hex()
     out["C1 sealed"] = aead_open(k1, ZERO_NONCE, c1.sealed, th.value).hex()
     th = th.absorb(c1.sealed)
     ss_e = kem_decapsulate(keys["ephemeral"], "chan-e", th.value, s1.ct_e)

@@ -222,10 +222,10 @@ def test_making_vectors_again_changes_no_frozen_file() -> None:
 # A frozen message says what the machines once sent; these say that what they send today is read in the same way.
 
 
-@pytest.mark.claims("A1", "A3", "A5", "A6", 8, 9, 10, 26, 29, 30, 43, 50, 107, 108, 109, 110)
+@pytest.mark.claims("A1", "A3", "A5", "A6", 8, 9, 10, 29, 30, 43, 50, 107, 108, 109)
 def test_a_second_implementation_reads_every_seal_and_mac_of_a_registration_made_now() -> None:
     made = handshakes.registrations()
-    assert [vector["sealed_to"] for vector in made] == ["permanent", "temporary"]
+    assert [vector["sealed_to"] for vector in made] == ["permanent", "temporary", "permanent"]
 
 
 @pytest.mark.claims("B1", "B2", "C2", 3, 19, 71, 95)
@@ -236,7 +236,7 @@ def test_a_second_implementation_reads_every_record_of_a_channel_made_now() -> N
         assert [bytes.fromhex(text) for text in vector["values"]["down"]] == [b"down 0", b"down 1"]
 
 
-@pytest.mark.claims("B3", "B7", "C2", 1, 17, 26, 27, 28, 39, 49, 58, 68, 82, 92, 110)
+@pytest.mark.claims("B3", "B7", "C2", 1, 17, 26, 58, 110)
 def test_a_second_implementation_derives_the_session_key_of_a_transfer_made_now() -> None:
     """In every form, from the permanent and the one-time keys; it is the key that the two ends agreed on."""
     made = handshakes.transfers()

@@ -24,7 +24,7 @@ TARGETS: Final[dict[str, Any]] = {
     "Endpoints": messages.Endpoints, "Manifest": messages.Manifest, "InvitationText": messages.InvitationText,
     "Resp": messages.Resp, "PeerPage": messages.PeerPage,
 }
-PEER: Final = messages.Peer("bob", "user", True, 7, bytes(32))
+PEER: Final = messages.Peer("bob", "user", True, 7, bytes(32), "unknown", 0)
 MANIFEST: Final = messages.Manifest("file", "a", "", 5, 0o644, 7)
 CPU_SECONDS: Final = 1.0
 """Ten times what a hostile message may cost: the machine of a test run is shared."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from zkc.client import control
-from zkc.client.grants import Grant, Listen, Wanted
+from zkc.client.grants import Grant, Listen, OnPending, Wanted
 from zkc.client.principal import load_main
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
@@ -35,7 +35,7 @@ _GRACE_SECONDS: Final = 1.0
 class Access(Protocol):
     """The coordinator, as a command sees it. Every call blocks and raises the errors of the contract."""
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         """One transfer handshake."""
 
     def peers(self) -> list[Peer]:
@@ -43,6 +43,9 @@ class Access(Protocol):
 
     def card(self, name: str) -> PeerCard:
         """A peer's card and certificate; where successions lead there, its key is pinned from now on."""
+
+    def seen(self, name: str) -> Peer:
+        """Whether a client is there, and its person."""
 
     def invite_application(self, app: str) -> str:
         """An invitation for ``NAME/app``, vouched for by this home's registration."""
@@ -65,9 +68,11 @@ def open_access(
     load_main(store)
 
     def link() -> Access:
-        from zkc.client.by_link import ByLink  # noqa: PLC0415 - asyncio costs, and with a daemon nothing needs it
+        # asyncio costs, and with a daemon nothing needs it
+        from zkc.client.by_link import ByLink  # noqa: PLC0415
+        from zkc.client.command_audit import CommandAudit  # noqa: PLC0415
 
-        return ByLink(store, config, clock, entropy)
+        return ByLink(store, config, clock, entropy, CommandAudit(home, config, clock))
 
     return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
 
@@ -82,14 +87,17 @@ class _Either:
         self._closed = False
         self._mutex = threading.Lock()
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
-        return self._ask(lambda way: way.grant(wanted, within, listen))
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
+        return self._ask(lambda way: way.grant(wanted, within, listen, on_pending))
 
     def peers(self) -> list[Peer]:
         return self._ask(lambda way: way.peers())
 
     def card(self, name: str) -> PeerCard:
         return self._ask(lambda way: way.card(name))
+
+    def seen(self, name: str) -> Peer:
+        return self._ask(lambda way: way.seen(name))
 
     def invite_application(self, app: str) -> str:
         return self._ask(lambda way: way.invite_application(app))
@@ -127,7 +135,7 @@ class ByDaemon:
     def __init__(self, client: LocalClient[control.ControlReply]) -> None:
         self._client = client
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         """The answer, and before it the question where to listen, if there is one: answered on a call of its own."""
         # A daemon that lives says so at once and then every second or two: only one that stands still is silent.
         silence = ANSWER_SECONDS if within is None else min(within + _GRACE_SECONDS, ANSWER_SECONDS)
@@ -136,6 +144,8 @@ class ByDaemon:
                 if isinstance(reply, control.MustListen):
                     where = listen(reply.coordinator)
                     self._client.call(control.AskListening(reply.ticket, where), within=silence)
+                elif isinstance(reply, control.PendingReply):
+                    on_pending()
                 elif not isinstance(reply, control.WaitReply):
                     return control.grant_of(reply)
         raise _bad_answer(None)
@@ -153,6 +163,10 @@ class ByDaemon:
     def card(self, name: str) -> PeerCard:
         reply = self._call(control.AskCard(name))
         return reply.card if isinstance(reply, control.CardReply) else _unexpected(reply)
+
+    def seen(self, name: str) -> Peer:
+        reply = self._call(control.AskSeen(name))
+        return reply.peer if isinstance(reply, control.SeenReply) else _unexpected(reply)
 
     def invite_application(self, app: str) -> str:
         reply = self._call(control.AskApplication(app))

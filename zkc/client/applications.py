@@ -6,6 +6,7 @@ import contextlib
 
 from zkc.client import control
 from zkc.client.access import open_access
+from zkc.client.command_audit import CommandAudit
 from zkc.client.join import Joined, join, read_invitation
 from zkc.client.principal import Principal, load_main
 from zkc.config import ClientConfig
@@ -52,6 +53,7 @@ def join_application(
             f"the coordinator's invitation is not for {name}", detail="name", hint="ask its administrator"
         )
     joined = join(store, invitation, config, clock=clock, entropy=entropy, owner=principal, force=force)
+    CommandAudit(home, config, clock).note("joined", joined.name)
     tell_daemon(home)
     return joined
 

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from zkc.client.granting import grant_within
-from zkc.client.grants import Grant, Listen, Wanted
+from zkc.client.grants import Grant, Listen, OnPending, Wanted
 from zkc.client.link import Link
 from zkc.client.principal import Keeper, Principal, load_main, load_principal
 from zkc.client.renewal import Renewal
@@ -19,16 +20,20 @@ from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
 from zkc.net.sockets import Context, context
+from zkc.rules.refusals import COORDINATOR
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 from zkc.wire.messages import (
     AnswerBody,
     Invitation,
     InviteApplication,
     Leave,
     ListPeers,
+    LookAt,
     Peer,
     PeerCard,
     PeerPage,
+    PeerSeen,
     RequestBody,
 )
 
@@ -74,25 +79,26 @@ class ByLink:
     """By a link of this process, role ``once``: it may ask, and is not counted as online."""
 
     def __init__(
-        self, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy
+        self, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy, notes: Notes
     ) -> None:
         """`LocalIOError` (``locked``), `NotRegistered`."""
         store.unlock()
         self._store = store
         self._principal = load_main(store)
-        self._endpoints = config.coordinator.endpoints
+        self._coordinator = config.coordinator
         self._renewal = Renewal(store, lambda: config.keys.lifetime, clock, entropy)
         self._clock = clock
         self._entropy = entropy
+        self._notes = notes
         self._loop: LoopThread | None = LoopThread()
         self._context: Context = context(entropy)
         self._link: Link | None = None
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         async def ask() -> Grant:
             return await grant_within(
                 within, self._started(), self._store, wanted, self._clock, self._entropy,
-                lambda coordinator: asyncio.to_thread(listen, coordinator),
+                lambda coordinator: asyncio.to_thread(listen, coordinator), on_pending, self._notes,
             )
 
         return self._run(ask())
@@ -102,7 +108,13 @@ class ByLink:
 
     def card(self, name: str) -> PeerCard:
         own = self._principal.authority
-        return self._run(look_up(self._request, self._store, own, name, self._clock.wall()))
+        return self._run(look_up(partial(self._request, about=name), self._store, own, name, self._clock.wall()))
+
+    def seen(self, name: str) -> Peer:
+        answer = self._run(self._request(LookAt(name), about=name))
+        if not isinstance(answer, PeerSeen):
+            raise _unexpected(answer)
+        return answer.peer
 
     def invite_application(self, app: str) -> str:
         answer = self._run(self._request(InviteApplication(app)))
@@ -152,10 +164,10 @@ class ByLink:
         except CancelledError:
             raise Interrupted("this client was closed", detail="signal") from None
 
-    async def _request(self, body: RequestBody) -> AnswerBody:
+    async def _request(self, body: RequestBody, about: str = COORDINATOR) -> AnswerBody:
         link = self._started()
         await link.wait_linked(link.patience)
-        return await link.request(body)
+        return await link.request(body, about=about)
 
     def _started(self) -> Link:
         if self._link is None:
@@ -166,7 +178,8 @@ class ByLink:
     def _link_for(self, principal: Principal) -> Link:
         return Link(
             self._context, principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
-            keeper=Keeper(self._store), endpoints=self._endpoints,
+            keeper=Keeper(self._store), endpoints=self._coordinator.endpoints,
+            identifier=self._coordinator.identifier,
         )
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from zkc.client.events import WouldAccept
+from zkc.client.events import Place, WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.judging import Consent
 from zkc.client.small import Job
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
-from zkc.crypto.suites import suite_named
+from zkc.crypto.suites import read_private, suite_named
 from zkc.errors import PeerViolation
-from zkc.ids import Compression
+from zkc.ids import Acknowledgement, Compression, KeySource, PersonState, Presence
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
@@ -50,9 +51,14 @@ class AskGrant(Message, frozen=True, tag="grant"):
     cipher: Word
     size_class: U8
     dry_run: bool
+    reach: bool
     fresh: bool
     compression: Compression
+    acknowledgement: Acknowledgement
     can_listen: bool
+    presence: Presence
+    wait: U32
+    preview: bytes
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
 
@@ -78,12 +84,44 @@ class AskCard(Message, frozen=True, tag="card"):
     name: str
 
 
+class AskSeen(Message, frozen=True, tag="seen"):
+    name: str
+
+
+class AskPerson(Message, frozen=True, tag="person"):
+    """What is known of the person here; before that, what he says and proves himself."""
+
+    mode: Literal["here", "away", "auto"] | None
+    pin: str
+
+    def __repr__(self) -> str:
+        return "AskPerson(…)"
+
+
 class AskApplication(Message, frozen=True, tag="application"):
     app: str
 
 
 class AskLeave(Message, frozen=True, tag="leave"):
     pass
+
+
+class AskPending(Message, frozen=True, tag="pending"):
+    """What waits for a person here."""
+
+
+class AskDecision(Message, frozen=True, tag="decision"):
+    """The person's answer to one of these; `DecidedReply` once the sender's coordinator has it."""
+
+    id: str
+    """The beginning of its id, as long as it is one's alone."""
+    accept: bool
+    reason: str
+    pin: str
+    """Empty: none was given."""
+
+    def __repr__(self) -> str:
+        return f"AskDecision({self.id!r}, …)"
 
 
 class AskRotate(Message, frozen=True, tag="rotate"):
@@ -116,7 +154,7 @@ class AskLive(Message, frozen=True, tag="live"):
 
 
 class AskLiveReady(Message, frozen=True, tag="live-ready"):
-    """The sender of the transfer that was handed over may connect."""
+    """The sender of the transfer that was handed over may connect: `LiveReadyReply`."""
 
     xid: Id
 
@@ -140,7 +178,8 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 ControlRequest = (
     AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskRotate
-    | AskReload | AskLive | AskLiveReady | AskLivePass | AskLiveReceipt
+    | AskReload | AskLive
+    | AskSeen | AskPerson | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
 )
 
 
@@ -156,6 +195,8 @@ class StatusReply(Message, frozen=True, tag="status"):
     bytes: int
     problem: str
     problem_code: int
+    version: str
+    """Of the zkc that runs as daemon."""
 
 
 class GrantReply(Message, frozen=True, tag="granted"):
@@ -167,6 +208,8 @@ class GrantReply(Message, frozen=True, tag="granted"):
     card: bytes
     own_fingerprint: bytes
     endpoints: bytes
+    opener: bytes
+    """`Session.opener`, or nothing. Who gets this may read the home's keys in any case."""
 
     def __repr__(self) -> str:
         return "GrantReply(…)"
@@ -190,6 +233,8 @@ class HaveReply(Message, frozen=True, tag="have"):
 
 class AcceptReply(Message, frozen=True, tag="would-accept"):
     presence: str
+    asks: bool
+    places: list[Place]
 
 
 class EventReply(Message, frozen=True, tag="event"):
@@ -197,6 +242,10 @@ class EventReply(Message, frozen=True, tag="event"):
 
     name: str
     fields: dict[str, Any]
+
+
+class PendingReply(Message, frozen=True, tag="pending"):
+    """Before the grant: the recipient asks a person first."""
 
 
 class WaitReply(Message, frozen=True, tag="wait"):
@@ -211,6 +260,47 @@ class PeersReply(Message, frozen=True, tag="peers"):
     """A part of the list."""
 
     peers: list[Peer]
+
+
+class PendingItem(Message, frozen=True):
+    """One transfer that waits for a person. ``sender``, ``name`` and ``note`` are the peer's text."""
+
+    id: str
+    sender: str
+    app: str
+    require: Presence
+    """What its sender wants to hold: for ``authorised`` the person proves himself."""
+    verified: bool
+    """Whether a person has compared the safety number of its sender."""
+    name: str | None
+    """None: a sender that had not pinned this client's key has told nothing but its size class."""
+    note: str
+    size: int | None
+    least_size: int
+    key_source: KeySource
+    since: float
+    """Seconds since 1970."""
+    until: float
+
+
+class PendingListReply(Message, frozen=True, tag="pending-list"):
+    items: list[PendingItem]
+
+
+class DecidedReply(Message, frozen=True, tag="decided"):
+    item: PendingItem
+
+
+class SeenReply(Message, frozen=True, tag="seen"):
+    peer: Peer
+
+
+class PersonReply(Message, frozen=True, tag="person"):
+    state: PersonState
+    age: int
+    source: str
+    mode: str
+    level: Presence
 
 
 class CardReply(Message, frozen=True, tag="card"):
@@ -237,6 +327,11 @@ class LiveReply(Message, frozen=True, tag="live"):
     """It waits."""
 
 
+class LiveReadyReply(Message, frozen=True, tag="live-ready"):
+    consent: Consent
+    """A person's, who was asked before it was handed over."""
+
+
 class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
     receipt: bytes
     id: str
@@ -244,23 +339,26 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 
 
 ControlReply = (
-    StatusReply | GrantReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply | PeersReply | CardReply
-    | InvitationReply | RotatedReply | DoneReply | LiveReply | LiveReceiptReply
+    StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
+    | PeersReply | CardReply | InvitationReply | RotatedReply | DoneReply | PendingListReply | DecidedReply
+    | LiveReply | SeenReply | PersonReply
+    | LiveReadyReply | LiveReceiptReply
 )
 
 
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, wanted.fresh, wanted.compression, wanted.can_listen, within,
+        wanted.dry_run, wanted.reach, wanted.fresh, wanted.compression, wanted.acknowledgement, wanted.can_listen,
+        wanted.presence, wanted.wait, wanted.preview, within,
     )
 
 
 def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
     return Wanted(
-        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.fresh,
-        ask.compression, ask.can_listen,
+        ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.reach,
+        ask.fresh, ask.compression, ask.acknowledgement, ask.can_listen, ask.presence, ask.wait, ask.preview,
     )
 
 
@@ -273,7 +371,7 @@ def replies_of(peers: list[Peer]) -> Iterator[PeersReply]:
 def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
     """A grant on its way to the process that owns the bytes; our K is wiped."""
     if isinstance(grant, WouldAccept):
-        return AcceptReply(grant.presence)
+        return AcceptReply(grant.presence, grant.asks, list(grant.places))
     if isinstance(grant, Have):
         return HaveReply(
             grant.fingerprint, grant.ed25519, grant.ml_dsa, grant.receipt, grant.own_fingerprint
@@ -281,6 +379,7 @@ def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
     reply = GrantReply(
         grant.k.reveal(), grant.th, encode(grant.req), encode(grant.resp), suite, grant.peer.encoded,
         grant.own_fingerprint, encode(grant.endpoints or Endpoints([], 0, 0, 0, "", b"")),
+        grant.opener.encode() if grant.opener else b"",
     )
     grant.k.wipe()
     return reply
@@ -289,7 +388,7 @@ def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
 def grant_of(reply: ControlReply) -> Grant:
     """The grant in the daemon's reply."""
     if isinstance(reply, AcceptReply):
-        return WouldAccept(reply.presence)
+        return WouldAccept(reply.presence, reply.asks, tuple(reply.places))
     if isinstance(reply, HaveReply):
         return Have(reply.fingerprint, reply.ed25519, reply.ml_dsa, reply.receipt, reply.own_fingerprint)
     if not isinstance(reply, GrantReply):
@@ -297,4 +396,5 @@ def grant_of(reply: ControlReply) -> Grant:
     return Session(
         Secret(reply.k), reply.th, decode(reply.req, Req), decode(reply.resp, Resp),
         verify_card(reply.card, suite_named(reply.suite)), reply.own_fingerprint, decode(reply.endpoints, Endpoints),
+        read_private(reply.opener) if reply.opener else None,
     )

@@ -11,27 +11,32 @@ import gc
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from zkc import logs
+from zkc import __version__, logs
 from zkc.client import control
+from zkc.client.auditing import DaemonAudit
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant_within
-from zkc.client.grants import Grant, Wanted
+from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
+from zkc.client.hooks import Hooks
 from zkc.client.housekeeping import Housekeeping
+from zkc.client.lifesigns import Sessions, Source, terminal_activity
 from zkc.client.link import Link
 from zkc.client.passphrase import passphrase
+from zkc.client.person import PersonHere
 from zkc.client.principal import Keeper, Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.small import as_told
 from zkc.client.successions import look_up
 from zkc.config import ClientConfig
-from zkc.constants import ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
+from zkc.constants import HEARTBEAT_SECONDS, ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.crypto.cards import uid_of
 from zkc.crypto.primitives import Secret
 from zkc.env import Clock, Entropy
@@ -47,10 +52,15 @@ from zkc.errors import (
     UsageError,
     ZkcError,
 )
+from zkc.ids import PersonState
+from zkc.net.desktop import Bus
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
+from zkc.protocol.trust import KeyChanged
+from zkc.rules.presence import UNKNOWN
+from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -60,11 +70,16 @@ from zkc.wire.messages import (
     Invitation,
     InviteApplication,
     Leave,
+    LookAt,
     LookUp,
     PeerCard,
+    PeerSeen,
+    PersonIs,
     RequestBody,
 )
 
+_PERSON_NEWS_SECONDS: Final = 20.0
+"""A sign of life of the person is told again only when it is newer by this."""
 GRACE_SECONDS: Final = 5.0
 """Bound on the whole of a graceful end."""
 DESCRIPTORS: Final = 32 * TRANSFERS_MAX
@@ -94,12 +109,12 @@ async def run(
     loop.set_exception_handler(_Defects(clock))
     with (
         home.lock() as lock, KeyStore.open(home, passphrase=passphrase, master=master) as store,
-        Inbox.open(home) as inbox,
+        Inbox.open(home) as inbox, AuditFile.open(home) as audit,
     ):
         store.unlock()
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
-        daemon = Daemon(home, store, inbox, read_config, clock, entropy)
+        daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
@@ -142,8 +157,8 @@ class Daemon:
     """The parts of one running daemon, connected."""
 
     def __init__(
-        self, home: Home, store: KeyStore, inbox: Inbox, read_config: Callable[[], ClientConfig], clock: Clock,
-        entropy: Entropy,
+        self, home: Home, store: KeyStore, inbox: Inbox, audit: AuditFile, read_config: Callable[[], ClientConfig],
+        clock: Clock, entropy: Entropy,
     ) -> None:
         self._store = store
         self._inbox = inbox
@@ -156,7 +171,14 @@ class Daemon:
         self._principal = load_main(store)
         self._context = context(entropy)
         self._bulk = Bulk()
-        self._receiver = Receiver(self._bulk, store, inbox, config, clock, entropy)
+        self._sessions = Sessions(clock, Bus("system"))
+        sources: dict[str, Source] = {"terminal": terminal_activity, "session": self._sessions}
+        self._person = PersonHere(home.data, lambda: self._config, clock, entropy, sources)
+        self._hooks = Hooks(lambda: self._config, self._repeats, Bus("session"))
+        self._audit = DaemonAudit(audit, lambda: self._config, clock, self._log)
+        self._receiver = Receiver(
+            self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
+        )
         self._handed = Handed(home, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -170,7 +192,12 @@ class Daemon:
         self._renewing = RenewalDuty(self._renewal, self._log, entropy)
         self._leaving = False
         self._left = asyncio.Event()
+        self._told_person: tuple[PersonState, float] | None = None
+        """What the coordinator knows of the person, and since when."""
+        self._telling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        self._auditing: asyncio.Task[None] | None = None
 
     @property
     def main(self) -> Link:
@@ -180,6 +207,10 @@ class Daemon:
     async def start(self, socket_path: Path) -> Ready:
         """Begin to link and to serve commands at ``socket_path``."""
         self._sweeping = asyncio.create_task(self._sweep())
+        self._telling = asyncio.create_task(self._keep_telling())
+        self._auditing = asyncio.create_task(self._audit.run())
+        self._audit.note("started", self._principal.name)
+        self._watching = asyncio.create_task(self._sessions.run(lambda: "session" in self._config.person.sources))
         self._open_links()
         self._renewing.start(lambda: list(self._links.values()))
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
@@ -215,8 +246,9 @@ class Daemon:
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for task in (self._sweeping, self._telling, self._watching, self._auditing):
+            if task is not None:
+                task.cancel()
         if self._server is not None:
             await self._server.close()
         self._handed.close()
@@ -224,7 +256,9 @@ class Daemon:
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
-        await asyncio.gather(self._receiver.close(), leaving, *(link.close() for link in self._links.values()))
+        links = (link.close() for link in self._links.values())
+        await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
+        await self._audit.close()
         self._context.destroy(linger=200)
         await asyncio.to_thread(self._bulk.close)
 
@@ -241,6 +275,7 @@ class Daemon:
                 self._log.warning("restart-needed", key="coordinator.endpoints")
             self._config = self._receiver.config = config
             self._log.info("configuration-read")
+            self._audit.note("policy-reloaded", self._principal.name)
         self._open_links()
 
     def _open_links(self) -> None:
@@ -284,6 +319,9 @@ class Daemon:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
                 self._repeats.tell(log, "warning", "handshake-refused", about, step=name, error=str(error))
+                if not isinstance(error, KeyChanged):  # which has a note of its own
+                    code = error.code if isinstance(error, ZkcError) else IdentityError.code
+                    self._audit.note("request", "", principal.name, code=code, detail=error.detail)
                 raise
 
         def state(linked: bool) -> None:
@@ -291,6 +329,8 @@ class Daemon:
             if linked:
                 log.info("linked", coordinator=link.endpoint)
                 self._renewing.wake()
+                self._told_person = None
+                asyncio.get_running_loop().call_soon(self._tell_person)
                 if is_main:
                     self._look_into_all()
             elif why is None:
@@ -308,15 +348,20 @@ class Daemon:
             log.info("coordinator-identity", fingerprint=of.registration.coordinator_fingerprint.hex())
 
         def over(ended: asyncio.Future[ZkcError]) -> None:
-            if not ended.cancelled() and not is_main:
+            if ended.cancelled():
+                return
+            self._audit.note(
+                "registration-ended", principal.name, code=ended.result().code, detail=ended.result().detail
+            )
+            if not is_main:
                 log.warning("registration-ended", detail=ended.result().detail, error=str(ended.result()))
                 if isinstance(ended.result(), NotRegistered):
                     self._put_aside(principal)
 
         link = Link(
             self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
-            keeper=Keeper(self._store, renewed), endpoints=self._config.coordinator.endpoints, on_state=state,
-            on_problem=problem,
+            keeper=Keeper(self._store, renewed), endpoints=self._config.coordinator.endpoints,
+            identifier=self._config.coordinator.identifier, on_state=state, on_problem=problem,
         )
         link.ended.add_done_callback(over)
         link.start()
@@ -357,6 +402,7 @@ class Daemon:
             del self._looks[principal.name]
         if is_gone:
             self._log.warning("registration-ended", client=principal.name, detail="revoked")
+            self._audit.note("registration-ended", principal.name, code=NotRegistered.code, detail="revoked")
             self._put_aside(principal)
 
     def _put_aside(self, principal: Principal) -> None:
@@ -389,6 +435,12 @@ class Daemon:
                 return self._status()
             case control.AskReload():
                 self.reload()
+            case control.AskPending():
+                return control.PendingListReply(self._receiver.asking.items())
+            case control.AskDecision():
+                return control.DecidedReply(await self._receiver.decide(request))
+            case control.AskPerson():
+                return await self._person_of(request)
             case control.AskLeave():
                 await self._leave(self.main)
                 self._left.set()
@@ -397,7 +449,7 @@ class Daemon:
             case control.AskListening():
                 self._take_listening(request)
             case control.AskLiveReady():
-                readers.ready(request.xid)
+                return readers.ready(request.xid)
             case control.AskLivePass():
                 readers.pass_on(request.xid, unwanted=request.unwanted)
             case control.AskLiveReceipt():
@@ -411,9 +463,12 @@ class Daemon:
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
             own = link.principal.authority
-            return control.CardReply(
-                await look_up(link.request, self._store, own, request.name, self._clock.wall())
-            )
+            ask = partial(link.request, about=request.name)
+            return control.CardReply(await look_up(ask, self._store, own, request.name, self._clock.wall()))
+        if isinstance(request, control.AskSeen):
+            seen = await link.request(LookAt(request.name), about=request.name)
+            if isinstance(seen, PeerSeen):
+                return control.SeenReply(seen.peer)
         if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
@@ -437,16 +492,23 @@ class Daemon:
             wanted.set_result(coordinator)
             return told
 
-        granting = asyncio.create_task(self._granted(control.wanted_of(request), request.within, listen))
+        pending: asyncio.Future[None] = loop.create_future()
+        granting = asyncio.create_task(
+            self._granted(control.wanted_of(request), request.within, listen, lambda: pending.set_result(None))
+        )
         granting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self._listening[ticket] = told
-        asked = False
+        untold: set[asyncio.Future[Any]] = {pending, wanted}
         try:
             while not granting.done():
-                ends = (granting,) if asked else (granting, wanted)
-                await asyncio.wait(ends, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if wanted.done() and not (asked or granting.done()):
-                    asked = True
+                await asyncio.wait(
+                    {granting, *untold}, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if pending in untold and pending.done():
+                    untold.discard(pending)
+                    yield control.PendingReply()
+                if wanted in untold and wanted.done() and not granting.done():
+                    untold.discard(wanted)
                     yield control.MustListen(ticket, wanted.result())
                 elif not granting.done():
                     yield control.WaitReply()
@@ -497,9 +559,42 @@ class Daemon:
             raise
 
     async def _granted(
-        self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]]
+        self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]],
+        on_pending: OnPending,
     ) -> Grant:
-        return await grant_within(within, self.main, self._store, wanted, self._clock, self._entropy, listen)
+        return await grant_within(
+            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending, self._audit
+        )
+
+    async def _person_of(self, request: control.AskPerson) -> control.PersonReply:
+        here = self._person
+        if request.pin:
+            await self._receiver.prove(request.pin)
+        if request.mode is not None:
+            here.say(request.mode)
+            self._told_person = None
+            self._tell_person()
+        person, level = here.person(), here.level()[0]
+        return control.PersonReply(person.state, int(person.age), person.source, here.mode, level)
+
+    async def _keep_telling(self) -> None:
+        """What is known of the person, to the coordinator, while it changes."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self._tell_person()
+
+    def _tell_person(self) -> None:
+        """Of every registration here: an application's person is its owner's."""
+        told = self._config.person.tell == "coordinator"
+        person = self._person.person() if told else UNKNOWN
+        since = self._clock.monotonic() - person.age
+        before = self._told_person
+        # What was told stays known there: only another state, or a sign of life that is newer by some seconds, is news.
+        if before is not None and before[0] == person.state and abs(before[1] - since) < _PERSON_NEWS_SECONDS:
+            return
+        self._told_person = person.state, since
+        for link in self._links.values():
+            link.tell(PersonIs(person.state, int(person.age)))
 
     def _take_listening(self, request: control.AskListening) -> None:
         told = self._listening.get(request.ticket)
@@ -516,11 +611,12 @@ class Daemon:
             linked=link.linked,
             coordinator=link.endpoint,
             fingerprint=link.principal.fingerprint.hex(),
-            presence="online" if link.linked else "offline",
+            presence=self._person.level()[0] if link.linked else "offline",
             listen=self._config.transfer.listen,
             apps=sorted(name for name in self._links if name != self._principal.name),
             deliveries=received["deliveries"],
             bytes=received["bytes"],
             problem=str(problem) if problem else "",
             problem_code=problem.code if problem else 0,
+            version=__version__,
         )

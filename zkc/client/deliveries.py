@@ -16,12 +16,14 @@ from zkc.client.transfers import Transfer, Transfers, anew
 from zkc.config import ClientConfig
 from zkc.constants import TRANSFERS_MAX
 from zkc.env import Clock
-from zkc.errors import ZkcError
+from zkc.errors import Interrupted, ZkcError
 from zkc.logs import Repeats
 from zkc.net.pipe import Bell, Incoming
 from zkc.protocol.session import Session
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox
+from zkc.stores.items import Item
+from zkc.stores.noting import Notes
 
 JOIN_SECONDS: Final = 3.0
 """How long is waited for the end of what was told to end."""
@@ -32,9 +34,11 @@ class Deliveries:
 
     def __init__(
         self, inbox: Inbox, transfers: Transfers, readers: Readers, config: Callable[[], ClientConfig], clock: Clock,
-        log: FilteringBoundLogger, repeats: Repeats, over: Callable[[Transfer], None],
+        log: FilteringBoundLogger, repeats: Repeats, over: Callable[[Transfer], None], arrived: Callable[[Item], None],
+        notes: Notes,
     ) -> None:
-        """``config``: what it is now; ``over``: hears of each that has ended, whatever it ended with."""
+        """``config``: what it is now; ``over``: hears of each that has ended, whatever it ended with; ``arrived``: of
+        each item that is in the inbox."""
         self._inbox = inbox
         self._transfers = transfers
         self._readers = readers
@@ -42,7 +46,9 @@ class Deliveries:
         self._clock = clock
         self._log = log
         self._repeats = repeats
+        self._notes = notes
         self._over = over
+        self._arrived = arrived
         self._threads = ThreadPoolExecutor(TRANSFERS_MAX, thread_name_prefix="zkc-receive")
         self.received: Final[Counter[str]] = Counter()
         """Deliveries and bytes since the start, for ``zkc status``."""
@@ -78,7 +84,7 @@ class Deliveries:
         session = transfer.session
         watch = asyncio.create_task(self._watch(transfer, reader, session))
         watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        await self._readers.hand_over(reader, session, transfer.context)
+        await self._readers.hand_over(reader, session, transfer.context, transfer.consent)
 
     async def _watch(self, transfer: Transfer, reader: Reader, session: Session) -> None:
         """Until the reader's end: the place in the books is its own."""
@@ -90,11 +96,13 @@ class Deliveries:
             self.received["deliveries"] += 1
             self.received["bytes"] += reader.size
             log.info("received", bytes=reader.size, key_source=req.key_source, live=True)
+            self._notes.note("received", req.sender, req.recipient)
         elif not reader.passed_on:
             self._repeats.tell(
                 log, "warning", "not-received", (req.sender, "live"), reason="interrupted", live=True,
                 error="the process that took it has gone",
             )
+            self._notes.note("received", req.sender, req.recipient, code=Interrupted.code, detail="reader-gone")
         self._over(transfer)
 
     async def _receive(
@@ -103,7 +111,7 @@ class Deliveries:
     ) -> None:
         req = session.req
         log = self._log.bind(**transfer.ids, tid=req.tid.hex())
-        sink = InboxSink(self._inbox, session, transfer.context, self._config(), self._clock, bell)
+        sink = InboxSink(self._inbox, session, transfer.context, self._config(), self._clock, bell, transfer.consent)
         try:
             if older:
                 # Their partial item is what this one goes on with.
@@ -114,14 +122,18 @@ class Deliveries:
             self.received["deliveries"] += 1
             self.received["bytes"] += sink.size
             log.info("received", bytes=sink.size, key_source=req.key_source, item=sink.item_id)
+            self._notes.note("received", req.sender, req.recipient)
         except ZkcError as error:
             self._repeats.tell(
                 log, "warning", "not-received", (req.sender, error.reason, error.detail), code=error.code,
                 reason=error.reason, detail=error.detail, error=error.message,
             )
+            self._notes.note("received", req.sender, req.recipient, code=error.code, detail=error.detail)
         except Exception:
             log.exception("defect")
         finally:
+            if sink.item is not None:
+                self._arrived(sink.item)
             session.k.wipe()
             bell.close()
             self._over(transfer)

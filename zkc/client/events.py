@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zkc.errors import UsageError
-from zkc.ids import KeySource
+from zkc.ids import KeySource, Presence
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Options:
     bwlimit: float = 0.0
     """Bytes a second; 0: none."""
     compress: bool = False
+    require: Presence = "online"
+    """What must hold of the recipient, at least."""
 
     def __post_init__(self) -> None:
         if self.key == "":
@@ -39,6 +41,13 @@ class Requested:
     recipient: str
     name: str
     size: int | None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The recipient asks a person first."""
+
+    recipient: str
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,25 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a recipient listens."""
+
+    where: str
+    problem: str
+    """Why it cannot be reached; empty: it can."""
+    relay: str
+    """The client that serves as relay there; empty: it is the recipient's own."""
+
+
+@dataclass(frozen=True)
 class WouldAccept:
     """Answer to a dry run."""
 
     presence: str
+    asks: bool = False
+    """A person there would be asked."""
+    places: tuple[Place, ...] = ()
+    """Where the recipient listens; empty: not looked at, or the recipient comes to the sender."""
 
 
-Event = Requested | Granted | Progress
+Event = Requested | Pending | Granted | Progress

@@ -6,27 +6,31 @@ The daemon grants for commands that ask it over its control socket; a command wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from zkc.client.events import WouldAccept
-from zkc.client.grants import Grant, Have, Wanted
-from zkc.client.link import Link
+from zkc.client.grants import Grant, Have, OnPending, Wanted
+from zkc.client.link import Link, Unanswered
 from zkc.client.principal import known_about, note_alarm, pin_peer
+from zkc.client.reaching import reach
 from zkc.client.successions import follow
-from zkc.constants import CLOCKS_APART_SECONDS, ID_BYTES, STEP_SECONDS
+from zkc.constants import CLOCKS_APART_SECONDS, ID_BYTES, PENDING_POLL_SECONDS, STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import CoordinatorUnreachable, IdentityError, PeerViolation, TimedOut, ZkcError
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
 from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer, verify_peer
+from zkc.rules.refusals import refused_by
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd
+from zkc.stores.noting import Notes
+from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, TransferPending
 
 
 async def grant(
     link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]],
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
 ) -> Grant:
     """Ask, judge who answers, hand over the key, wait until the recipient confirms it. ``listen``: see `Listen`.
 
@@ -34,7 +38,7 @@ async def grant(
     Every error of the contract that a recipient or coordinator may give; `IdentityError` (12) before any key is made.
     """
     try:
-        return await _grant(link, store, wanted, clock, entropy, listen)
+        return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
     except (KeyChanged, OwnerChanged) as changed:
         if not await follow(link.request, store, link.principal.authority, changed, clock.wall()):
             if isinstance(changed, KeyChanged):
@@ -44,12 +48,12 @@ async def grant(
         # Certified by an identity that the coordinator has since a moment ago?
         if error.detail != "bad-certificate" or not await link.learn():
             raise
-    return await _grant(link, store, wanted, clock, entropy, listen)
+    return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
 
 
 async def _grant(
     link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]],
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
 ) -> Grant:
     principal = link.principal
     sender = machine.Sender(
@@ -58,14 +62,20 @@ async def _grant(
     )
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
-        wanted.size_class, wanted.fresh, wanted.compression, wanted.can_listen,
+        wanted.size_class, wanted.fresh, wanted.compression, wanted.acknowledgement, wanted.can_listen,
+        wanted.presence, wanted.wait, wanted.preview,
     )
     current = machine.create_request(sender, terms)
-    finished = False
+    finished = pending = False
     try:
         while not isinstance(current.state, machine.Agreed):
             if current.effects:
-                answer = await _ask(link, store, current.effects, wanted.recipient)
+                answer = await _ask(link, store, current.effects, wanted.recipient, patient=pending)
+                if isinstance(answer, TransferPending) and not pending:
+                    if wanted.dry_run:
+                        return WouldAccept("online", asks=True)
+                    pending = True
+                    on_pending()
                 current = step(machine.TABLE, sender, current.state, answer)
                 continue
             state = current.state
@@ -76,7 +86,9 @@ async def _grant(
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
             if wanted.dry_run:
-                return WouldAccept(granted.resp.presence)
+                places = await reach(granted.endpoints) if wanted.reach else []
+                return WouldAccept(granted.resp.presence, places=tuple(places))
+            pending = False
             pin_peer(store, granted.card, clock.wall())
             where = await listen(link.endpoint) if granted.must_listen else None
             current = step(machine.TABLE, sender, state, machine.MakeKey(where))
@@ -101,15 +113,42 @@ async def _grant(
 
 async def grant_within(
     within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]],
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
 ) -> Grant:
-    """`grant`, over a link that may not stand yet, in at most ``within`` seconds."""
+    """`grant`, over a link that may not stand yet, in at most ``within`` seconds; what came of it goes to ``notes``."""
+    ends = link.principal.name, wanted.recipient
+    try:
+        granted = await _grant_within(within, link, store, wanted, clock, entropy, listen, on_pending)
+    except CoordinatorUnreachable:
+        raise  # nobody decided anything
+    except ZkcError as error:
+        event = "key-changed" if isinstance(error, KeyChanged) else "outgoing"
+        notes.note(event, *ends, code=error.code, detail=error.detail)
+        raise
+    told = "delivered-before" if isinstance(granted, Have) else "dry-run" if isinstance(granted, WouldAccept) else ""
+    notes.note("outgoing", *ends, detail=told)
+    return granted
+
+
+async def _grant_within(
+    within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
+) -> Grant:
+    is_pending = False
+
+    def told() -> None:
+        nonlocal is_pending
+        is_pending = True
+        on_pending()
+
     try:
         async with asyncio.timeout(within):
             # A command says at once that there is no link; whether it waits for one is its own affair.
             await link.wait_linked(link.patience)
-            return await grant(link, store, wanted, clock, entropy, listen)
+            return await grant(link, store, wanted, clock, entropy, listen, told)
     except TimeoutError:
+        if is_pending and link.linked:
+            raise refused_by(wanted.recipient, TimedOut.code, "unanswered") from None
         raise _overdue(link, wanted.recipient) from None
 
 
@@ -136,9 +175,15 @@ def _overdue(link: Link, recipient: str) -> ZkcError:
     )
 
 
-async def _ask(link: Link, store: KeyStore, effects: tuple[Send, ...], recipient: str) -> object:
+async def _ask(
+    link: Link, store: KeyStore, effects: tuple[Send, ...], recipient: str, *, patient: bool = False
+) -> object:
+    """``patient``: a person decides, and the same is asked again and again until that is done."""
     (effect,) = effects
     try:
+        while patient:
+            with contextlib.suppress(Unanswered):
+                return await link.request(effect.message, PENDING_POLL_SECONDS, about=recipient)
         return await link.request(effect.message, STEP_SECONDS, about=recipient)
     except IdentityError:
         try:

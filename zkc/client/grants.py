@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zkc.client.events import WouldAccept
-from zkc.ids import Compression, KeyOrder, KeySource
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence
 from zkc.protocol.session import Session
 from zkc.wire.messages import Endpoints
 
@@ -22,11 +22,20 @@ class Wanted:
     cipher: str
     size_class: int
     dry_run: bool = False
+    reach: bool = False
+    """Whether a dry run looks if the recipient's addresses can be reached."""
     fresh: bool = True
     """Whether the recipient starts at the first byte, whatever it has of this delivery."""
     compression: Compression = "none"
+    acknowledgement: Acknowledgement = "session"
     can_listen: bool = False
     """Whether the recipient may ask to connect to the process that has the bytes."""
+    presence: Presence = "online"
+    """What must hold of the recipient, at least."""
+    wait: int = 0
+    """Seconds in which a person there has to decide, where one is asked; 0: as many as the recipient gives."""
+    preview: bytes = b""
+    """What a person or a policy may judge by (`zkc.protocol.session.make_preview`)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,5 +52,8 @@ class Have:
 Listen = Callable[[str], Endpoints]
 """Called, on any thread, where the recipient cannot be connected to: binds, and says where. Takes the coordinator's
 endpoint, at which interface others most likely are too."""
+
+OnPending = Callable[[], None]
+"""Called, on any thread, where the recipient asks a person first."""
 
 Grant = Session | Have | WouldAccept

@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from zkc.client.call import Call
 from zkc.client.events import Delivery, WouldAccept
-from zkc.client.grants import Grant, Listen, Wanted
+from zkc.client.grants import Grant, Listen, OnPending, Wanted
 from zkc.client.sending import Sending
 from zkc.client.small import Job, Notice, Told, Waiting
 from zkc.client.sources import small_source
@@ -24,7 +25,7 @@ from zkc.stores.home import Home
 from zkc.wire.messages import Endpoints
 
 Grants = Callable[
-    [Wanted, float | None, Callable[[str], Coroutine[Any, Any, Endpoints]]], Coroutine[Any, Any, Grant]
+    [Wanted, float | None, Callable[[str], Coroutine[Any, Any, Endpoints]], OnPending], Coroutine[Any, Any, Grant]
 ]
 """One transfer handshake, in the daemon's loop."""
 
@@ -81,13 +82,20 @@ class _Granter:
         self._loop = loop
         self._call = call
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         async def bind(coordinator: str) -> Endpoints:
             return await asyncio.to_thread(listen, coordinator)
 
-        asked = asyncio.run_coroutine_threadsafe(self._make(wanted, within, bind), self._loop)
+        # In this thread, not in the loop, is told what the command is told.
+        steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        asked = asyncio.run_coroutine_threadsafe(
+            self._make(wanted, within, bind, lambda: steps.put(on_pending)), self._loop
+        )
+        asked.add_done_callback(lambda _: steps.put(None))
         with self._call.ended_by(asked.cancel):
             try:
+                while (tell := steps.get()) is not None:
+                    tell()
                 return asked.result()
             except CancelledError:
                 raise Interrupted("the command that sent this has ended", detail="signal") from None

@@ -9,6 +9,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from zkc.client.judging import Consent, check_manifest
 from zkc.config import ClientConfig
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
@@ -22,7 +23,7 @@ from zkc.protocol.transfer_recipient import Recipient
 from zkc.rules.policy import Asked, Standing, decide_size
 from zkc.rules.trees import ListingReader
 from zkc.stores.inbox import Inbox
-from zkc.stores.items import NewItem
+from zkc.stores.items import Item, NewItem
 from zkc.stores.partials import Partial
 from zkc.wire.messages import Manifest
 
@@ -38,13 +39,15 @@ def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, p
     except BaseException as error:
         sink.abandon(keep=sink.can_go_on(error))
         raise
+_NOBODY_ASKED: Final = Consent()
 
 
 class InboxSink:
     """`zkc.net.pipe.Sink` into the inbox."""
 
     def __init__(
-        self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock, bell: Bell
+        self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock, bell: Bell,
+        consent: Consent = _NOBODY_ASKED,
     ) -> None:
         self._inbox = inbox
         self._session = session
@@ -52,6 +55,7 @@ class InboxSink:
         self._config = config
         self._clock = clock
         self._bell = bell
+        self._consent = consent
         self._began = clock.wall()
         self._manifest: Manifest | None = None
         self._partial: Partial | None = None
@@ -63,6 +67,8 @@ class InboxSink:
         """Whether what earlier attempts wrote cannot be read again."""
         self.size = 0
         self.item_id = ""
+        self.item: Item | None = None
+        """Once it is in the inbox."""
 
     def resume(self) -> tuple[int, blake3]:
         req = self._session.req
@@ -71,6 +77,8 @@ class InboxSink:
         return (self._partial.position if self._partial else 0), self._digest
 
     def announced(self, manifest: Manifest) -> None:
+        rules, wall = self._config.receiving_rules(), self._clock.wall()
+        check_manifest(manifest, self._session, rules, wall, self._consent)
         self._manifest = manifest
         self._listing = ListingReader(manifest.size) if manifest.kind == "tree" else None
         req, here = self._session.req, self._partial.position if self._partial else 0
@@ -131,7 +139,7 @@ class InboxSink:
         body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
         receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
         item = self._inbox.commit(self._partial, digest, receipt, now)
-        self.item_id = item.id
+        self.item, self.item_id = item, item.id
         self._partial = None
         return receipt
 

@@ -134,6 +134,7 @@ async def register(
         kept_card=pending.card,
         owner=owner.identity if owner else None,
         request_apart=config.registration.request == "apart",
+        identifier=config.registration.identifier,
         seal_to=config.registration.seal_to,
     )
 

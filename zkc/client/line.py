@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from zkc.client.dial import DIAL_SECONDS, STAGGER_SECONDS, Connection
 from zkc.client.principal import Principal
 from zkc.env import Clock
 from zkc.errors import CoordinatorUnreachable, PeerViolation, VersionMismatch
+from zkc.ids import Identifier
 from zkc.net.sockets import Context, curve_public, to_raw
 from zkc.protocol import channel
 from zkc.protocol.step import Step, step
@@ -26,12 +28,15 @@ class Line:
 
     def __init__(
         self, ctx: Context, principal: Principal, endpoint: str, info: HelloInfo,
-        on_plaintext: Callable[[bytes], None], *, clock: Clock, if_refused: str,
+        on_plaintext: Callable[[bytes], None], *, clock: Clock, if_refused: str, identifier: Identifier = "clear",
     ) -> None:
-        """``if_refused``: what to do where the coordinator does not admit this client's key."""
+        """``if_refused``: what to do where the coordinator does not admit this client's key; ``identifier``: how the
+        coordinator is told who this is."""
         secret = principal.registration.curve_secret
         self.endpoint = endpoint
         self._keys = principal.channel_keys
+        if identifier == "sealed":
+            self._keys = replace(self._keys, general=principal.coordinator.general_key)
         self._info = info
         self._on_plaintext = on_plaintext
         self._clock = clock

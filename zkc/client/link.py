@@ -35,7 +35,7 @@ from zkc.errors import (
     TimedOut,
     ZkcError,
 )
-from zkc.ids import owner_of
+from zkc.ids import Identifier, owner_of
 from zkc.net.sockets import Context
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.channel import VERSIONS
@@ -64,12 +64,16 @@ _REST_SECONDS: Final = 0.5
 _ANEW: Final = "a link is made anew by itself: run it again, or give it --wait"
 
 
+class Unanswered(TimedOut):
+    """The coordinator said nothing within the time that it had; nobody's refusal is told as this."""
+
+
 class Link:
     """One registration's channel. Belongs to the running loop; `start` it, `close` it."""
 
     def __init__(
         self, ctx: Context, principal: Principal, role: Literal["daemon", "once"], *, clock: Clock, entropy: Entropy,
-        handler: Handler, keeper: Keeper, endpoints: tuple[str, ...] = (),
+        handler: Handler, keeper: Keeper, endpoints: tuple[str, ...] = (), identifier: Identifier = "clear",
         on_state: Callable[[bool], None] = lambda _: None, on_problem: Callable[[ZkcError], None] = lambda _: None,
     ) -> None:
         self.principal = principal
@@ -81,6 +85,7 @@ class Link:
         self._keeper = keeper
         self._endpoints = tuple(endpoints or principal.registration.endpoints)
         """The one that worked last is first."""
+        self._identifier = identifier
         self._on_state = on_state
         self._on_problem = on_problem
         """Told what keeps it from linking: each kind of failure once, until there was a link again."""
@@ -311,7 +316,7 @@ class Link:
         info = HelloInfo(self._role, self._instance, list(VERSIONS), self.principal.card.body.epoch)
         return Line(
             self._context, self.principal, endpoint, info, self._on_plaintext, clock=self._clock,
-            if_refused=f"if it was revoked: {_anew(self.principal.name)}",
+            if_refused=f"if it was revoked: {_anew(self.principal.name)}", identifier=self._identifier,
         )
 
     async def _establish(self) -> Line:
@@ -461,7 +466,7 @@ class Link:
             return self.problem
         if not self.linked:
             return CoordinatorUnreachable("no link to the coordinator yet", detail="timeout", hint=_ANEW)
-        return TimedOut("the coordinator did not answer in time", detail="no-answer", hint="run it again")
+        return Unanswered("the coordinator did not answer in time", detail="no-answer", hint="run it again")
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

@@ -137,6 +137,7 @@ def known_about(store: KeyStore, name: str, fingerprint: bytes = b"") -> Known:
     return Known(
         fingerprint=own.fingerprint if own else b"",
         epoch=own.epoch if own else 0,
+        card=own.card if own else b"",
         owner_fingerprint=owner.fingerprint if owner else b"",
         owner_former=owner_former,
         names=pins.names_of(fingerprint),

@@ -12,8 +12,11 @@ from typing import Any, Final
 
 import structlog
 
-from zkc.client.control import AskLive
+from zkc.client.asking import Answer, Asking, Question, preview_of
+from zkc.client.control import AskDecision, AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
+from zkc.client.hooks import Hooks
+from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
@@ -23,18 +26,40 @@ from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
 from zkc.crypto.primitives import digest
 from zkc.env import Clock, Entropy
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused
+from zkc.errors import (
+    Interrupted,
+    NobodyThere,
+    NotAuthorised,
+    PeerViolation,
+    PolicyRefused,
+    Refused,
+    TimedOut,
+    ZkcError,
+)
+from zkc.ids import Presence
 from zkc.logs import Repeats
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
+from zkc.protocol.session import level_met
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
-from zkc.rules.policy import Asked, Standing, decide, least_size
+from zkc.rules.policy import (
+    Asked,
+    RuleRates,
+    Standing,
+    decide_size,
+    higher,
+    judge,
+    least_size,
+    most_size,
+)
 from zkc.rules.rates import Window
+from zkc.rules.refusals import refused_by
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
     AnswerBody,
@@ -47,7 +72,9 @@ from zkc.wire.messages import (
     Notify,
     Ok,
     RequestBody,
+    TransferAnswer,
     TransferEnd,
+    TransferResponse,
     WrappedKey,
 )
 
@@ -57,6 +84,7 @@ _CLOSED_KEPT: Final = 256
 """Refusals, and receipts given in place of a transfer, that are kept for a sender whose answer was lost."""
 _YOU_LISTEN: Final = Endpoints([], 0, 0, 0, "", b"")
 """What a sender is told that is to be connected to."""
+_Verdict = machine.Accept | machine.Decline | machine.AlreadyHave | machine.AskPerson
 _SENDERS_KEPT: Final = 1024
 """Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
@@ -65,12 +93,16 @@ class Receiver:
     """All transfers to one home. Belongs to the daemon's loop."""
 
     def __init__(
-        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, clock: Clock, entropy: Entropy
+        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, hooks: Hooks,
+        clock: Clock, entropy: Entropy, notes: Notes,
     ) -> None:
         self._store = store
+        self._notes = notes
         self._inbox = inbox
         self.config = config
         """Replaced as a whole when the configuration is read again."""
+        self._person = person
+        self._hooks = hooks
         self._clock = clock
         self.readers: Final = Readers(inbox, clock)
         self._transfers = Transfers()
@@ -78,11 +110,14 @@ class Receiver:
         self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
         """Answers that ended their handshake, by the digest of what was asked."""
         self._requests: dict[str, Window] = {}
+        self._rates = RuleRates()
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
+        self.asking: Final = Asking(store, inbox, clock)
         self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
         self._deliveries = Deliveries(
-            inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget
+            inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget,
+            hooks.arrived, notes,
         )
         self.received: Final = self._deliveries.received
 
@@ -141,7 +176,12 @@ class Receiver:
                 if isinstance(changed, KeyChanged):
                     note_alarm(self._store, req.sender, changed.seen)
                     self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=changed.seen.hex())
+                    self._notes.note(
+                        "key-changed", req.sender, req.recipient, code=changed.code, detail=changed.detail
+                    )
                 raise
+            if req.xid in self._finished or req.xid in self._transfers:  # meanwhile
+                raise PeerViolation("replay", "this transfer's request has been answered") from None
             context, notified = self._read(principal, message)
         card = notified.state.sender
         transfer = Transfer(context, notified.state, card, message)
@@ -151,6 +191,9 @@ class Receiver:
         except BaseException:
             self._end_handshake(req.xid)
             raise
+        self._note(transfer, verdict)
+        if isinstance(verdict, machine.AskPerson):
+            self._ask_person(transfer, endpoint, ask)
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
 
     def _read(self, principal: Principal, message: Notify) -> tuple[machine.Recipient, Step]:
@@ -165,23 +208,112 @@ class Receiver:
         judge_peer(card, known_about(self._store, name, card.fingerprint), None)
         return context, notified
 
-    async def _judge(
-        self, transfer: Transfer, endpoint: str, ask: Ask
-    ) -> machine.Accept | machine.Decline | machine.AlreadyHave:
+    def _ask_person(self, transfer: Transfer, endpoint: str, ask: Ask) -> None:
+        """X3 comes when the person has decided, or when the time for it is over."""
+        question = self.asking.ask(transfer, self.config.inbox.ask_timeout)
+        self._tell("info", "pending", (transfer.req.sender,), **transfer.ids)
+        self._hooks.asked(question.item)
+        transfer.asking = asyncio.create_task(self._await_person(question, endpoint, ask))
+        transfer.asking.add_done_callback(lambda _: self.asking.remove(question))
+
+    async def _await_person(self, question: Question, endpoint: str, ask: Ask) -> None:
+        transfer = question.transfer
+        try:
+            verdict: _Verdict
+            answer = await self.asking.wait(question)
+            ends = transfer.req.sender, transfer.req.recipient
+            if answer is None:
+                verdict = self._decline(transfer, TimedOut.code, detail="unanswered")
+                self._notes.note("answered", *ends, code=verdict.code, detail=verdict.detail)
+            elif answer.accept:
+                self.asking.agree(question, answer.level)
+                self._notes.note("answered", *ends, detail=answer.level)
+                verdict = await self._judge(transfer, endpoint, ask)
+                self._note(transfer, verdict)
+            else:
+                verdict = self._decline(transfer, Refused.code, why=answer.reason)
+                self._notes.note("answered", *ends, code=verdict.code)
+            transfer.asking = None
+            said = self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, verdict))
+            if isinstance(said, TransferResponse):
+                await ask(TransferAnswer(transfer.req.xid, said.response, said.signature))
+            if answer is not None and answer.accept and isinstance(verdict, machine.Decline):
+                question.outcome.set_exception(refused_by(transfer.req.recipient, verdict.code, verdict.detail))
+            else:
+                question.outcome.set_result(None)
+        except (ZkcError, PeerViolation) as error:
+            self._tell("warning", "answer-lost", (transfer.req.sender,), **transfer.ids, error=str(error))
+            self._end_handshake(transfer.req.xid)
+
+    async def prove(self, pin: str) -> None:
+        """`PersonHere.prove`; a wrong one is in the log."""
+        try:
+            await self._person.prove(pin)
+        except NotAuthorised as error:
+            self._tell("warning", "pin-refused", (error.detail,), detail=error.detail)
+            self._notes.note("proof", code=error.code, detail=error.detail)
+            raise
+        self._notes.note("proof")
+
+    async def decide(self, said: AskDecision) -> PendingItem:
+        """A person's answer to what waits under an id that begins so; returns once its sender's coordinator has it.
+
+        `UsageError`: ``unknown-id``, ``ambiguous-id``; `NotAuthorised`: a PIN that is wrong or missing, and it still
+        waits; why what was accepted cannot be let in; `Interrupted` (``ended``): nobody waits for it any more.
+        """
+        question = self.asking.find(said.id)
+        if said.accept and said.pin:
+            await self.prove(said.pin)
+            question = self.asking.find(said.id)
+        # Who answers is there, and with the right PIN he may.
+        level: Presence = "authorised" if said.pin or self._person.level()[0] == "authorised" else "present"
+        if said.accept and not level_met(level, question.item.require):
+            raise NotAuthorised(
+                f"{question.item.sender} asks that the person who accepts proves himself", detail="pin-needed",
+                hint="give the PIN: zkc accept ID --pin-file FILE, or ZKC_PIN",
+            )
+        question.answer.set_result(Answer(said.accept, said.reason, level))
+        await asyncio.shield(question.outcome)
+        return question.item
+
+    async def _judge(self, transfer: Transfer, endpoint: str, ask: Ask) -> _Verdict:
         sender, req = transfer.sender, transfer.req
         await self.readers.settle(sender.fingerprint, req.tid)
         receipt = self._inbox.done(sender.fingerprint, req.tid)
         if receipt is not None:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
-        asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
-        transfer.reader = self.readers.take(req, sender.fingerprint)
+        preview = preview_of(transfer)
+        asked = Asked(
+            req.key_source, req.cipher, least_size(req.size_class), most_size(req.size_class), req.sender,
+            req.recipient, name=None if preview is None else preview.name, final=False,
+        )
         standing = self._standing(transfer)
-        refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
+        verdict = judge(asked, rules, replace(standing, free_bytes=None))
+        transfer.rule = verdict.rule
+        if verdict.refusal is not None:
+            return self._decline(transfer, verdict.refusal.code, detail=verdict.refusal.detail)
+        level, required = self._level(transfer), higher(req.presence, verdict.require)
+        unmet = self._unmet(required, level[0])
+        if unmet is not None:
+            return self._decline(transfer, unmet.code, detail=unmet.detail)
+        transfer.consent = self.asking.consent(transfer)
+        must_ask = not level_met(level[0], required) or (verdict.mode == "ask" and not transfer.consent.given)
+        if not must_ask:
+            transfer.reader = self.readers.take(req, sender.fingerprint)
+        # A reader stores nothing, and is not kept waiting for a person.
+        refusal = decide_size(asked, rules, standing) if transfer.reader is None else None
+        if refusal is None and not must_ask:
+            refusal = self._rates.refuse(verdict, req.sender, self._clock.monotonic())
         if refusal is not None:
             return self._decline(transfer, refusal.code, detail=refusal.detail)
+        if must_ask:
+            if self.asking.is_full(req.sender):
+                return self._decline(transfer, PolicyRefused.code, detail="limit")
+            transfer.required = required
+            return machine.AskPerson()
         if transfer.reader is not None:
-            return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes)
+            return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes, level)
         if self.readers.broke_off(sender.fingerprint, req.tid):
             return self._decline(transfer, Interrupted.code, detail="broken-stream")
         listen = parse_listen(self.config.transfer.listen)
@@ -200,19 +332,53 @@ class Receiver:
         except PeerViolation:
             incoming.close()
             raise
-        return machine.Accept(where, incoming.offer_chunk(self.config.transfer.chunk), rules.max_bytes)
+        chunk = incoming.offer_chunk(self.config.transfer.chunk)
+        return machine.Accept(where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1])
+
+    def _note(self, transfer: Transfer, verdict: _Verdict) -> None:
+        ends = transfer.req.sender, transfer.req.recipient
+        match verdict:
+            case machine.AskPerson():
+                self._notes.note("asked", *ends, rule=transfer.rule)
+            case machine.Decline(code=code, detail=detail):
+                self._notes.note("incoming", *ends, code=code, detail=detail, rule=transfer.rule)
+            case machine.AlreadyHave():
+                self._notes.note("incoming", *ends, detail="delivered-before")
+            case _:
+                self._notes.note("incoming", *ends, rule=transfer.rule)
+
+    def _level(self, transfer: Transfer) -> tuple[Presence, int]:
+        """What this client states, and the age of what it rests on: who accepted this delivery showed so much then."""
+        level, agreed = self._person.level(), self.asking.agreement(transfer)
+        if agreed is None or level_met(level[0], agreed.level):
+            return level
+        return agreed.level, int(self._clock.monotonic() - agreed.at)
+
+    def _unmet(self, required: Presence, level: Presence) -> ZkcError | None:
+        """What is refused at once, since nobody can make it good by an answer (claims D2, D3)."""
+        if level_met(level, required):
+            return None
+        if required == "present" or self._person.person().state == "absent":
+            return NobodyThere("nobody is present", detail="absent")
+        return None if self._person.enrolled else NotAuthorised("nothing is enrolled", detail="not-enrolled")
 
     async def _to_reader(
-        self, transfer: Transfer, ask: AskLive, endpoint: str, max_bytes: int
+        self, transfer: Transfer, ask: AskLive, endpoint: str, max_bytes: int, level: tuple[Presence, int]
     ) -> machine.Accept:
         """Straight to a process that waits for it, at its sockets."""
         addresses = await self._places.addresses(ask.host, split_endpoint(endpoint)[0])
         self._transfers.check_wanted(transfer)
         where = Endpoints(addresses, ask.data_port, ask.ack_port, 0, "", b"")
-        return machine.Accept(where, ask.chunk, max_bytes, live=True)
+        return machine.Accept(
+            where, ask.chunk, max_bytes, live=True, presence=level[0], presence_age=level[1]
+        )
 
-    def _decline(self, transfer: Transfer, code: int, *, detail: str) -> machine.Decline:
-        self._tell("info", "refused", (transfer.req.sender, detail), **transfer.ids, reason=detail)
+    def _decline(self, transfer: Transfer, code: int, *, detail: str = "", why: str = "") -> machine.Decline:
+        """``why``: a person's reason, for the log, as the name of a rule is."""
+        told = {key: word for key, word in (("why", why), ("rule", transfer.rule)) if word}
+        self._tell(
+            "info", "refused", (transfer.req.sender, code, detail), **transfer.ids, code=code, reason=detail, **told
+        )
         return machine.Decline(code, detail)
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
@@ -241,6 +407,8 @@ class Receiver:
     def _await_next(self, transfer: Transfer) -> None:
         if transfer.timer is not None:
             transfer.timer.cancel()
+        if transfer.asking is not None:
+            return  # a person has his own time
         loop = asyncio.get_running_loop()
         transfer.timer = loop.call_later(STEP_SECONDS, self._end_handshake, transfer.req.xid)
 
@@ -261,6 +429,8 @@ class Receiver:
             transfer.turn.reschedule(asyncio.get_running_loop().time())
         if transfer.timer is not None:
             transfer.timer.cancel()
+        if transfer.asking is not None:
+            transfer.asking.cancel()
         if transfer.incoming is not None:
             transfer.incoming.close()
         if transfer.reader is not None and not transfer.agreed:
@@ -282,7 +452,7 @@ class Receiver:
             for other in self._transfers.values() if other is not transfer and other not in older
         )
         held = 0 if req.fresh else self._inbox.held_bytes(transfer.sender.fingerprint, req.tid)
-        return Standing(at_once, seen, self._inbox.free_bytes(), held)
+        return Standing(at_once, seen, self._inbox.free_bytes(), held, self._clock.wall())
 
     def _agreed(self, transfer: Transfer) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""

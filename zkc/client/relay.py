@@ -73,8 +73,8 @@ class _Relay:
         self._bound = "*", 0
         self._link = Link(
             self._context, principal, "daemon", clock=clock, entropy=entropy, handler=self._serve,
-            keeper=Keeper(store), endpoints=config.coordinator.endpoints, on_state=self._changed,
-            on_problem=self._failed,
+            keeper=Keeper(store), endpoints=config.coordinator.endpoints, identifier=config.coordinator.identifier,
+            on_state=self._changed, on_problem=self._failed,
         )
         self._announcing: asyncio.Task[None] | None = None
 

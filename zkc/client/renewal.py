@@ -28,6 +28,9 @@ LOOK_SECONDS: Final = 600.0
 """How often a daemon looks at its cards' ends."""
 _IN_ONE_GO: Final = 2
 """What another process had begun may not be enough: its owner may have a new identity since."""
+_NEVER: Final = frozenset({"epoch", "owner", "bad-key", "identities"})
+"""What a coordinator says that will not take these keys, however often it is asked. Anything else leaves open whether
+it has them: they are kept."""
 LEFT: Final = 0.25
 """Of a card's life, when its daemon renews it."""
 
@@ -73,8 +76,9 @@ class Renewal:
             if not isinstance(answer, Rotated):
                 raise InternalError(f"the coordinator answered with {type(answer).__name__}", detail="unexpected")
             perm_server = rotation.consume_rotated(present.authority, renewal, answer)
-        except IdentityError as error:
-            self._store.drop_renewal(kept)
+        except ZkcError as error:
+            if error.detail in _NEVER:
+                self._store.drop_renewal(kept)
             raise _outrun(present.name) if error.detail == "epoch" else error from None
         except PeerViolation as violation:
             raise IdentityError(

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from zkc.client.events import Delivery, Event, Granted, Options, Progress, Requested, WouldAccept
-from zkc.client.grants import Grant, Have, Listen, Wanted
+from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress, Requested, WouldAccept
+from zkc.client.grants import Grant, Have, Listen, OnPending, Wanted
 from zkc.client.sources import AnySource
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES, STEP_SECONDS
@@ -26,6 +26,8 @@ from zkc.errors import (
     IntegrityError,
     Interrupted,
     LocalIOError,
+    NobodyThere,
+    NotAuthorised,
     PeerViolation,
     PolicyRefused,
     RecipientOffline,
@@ -37,9 +39,9 @@ from zkc.net.addresses import told
 from zkc.net.pipe import Attempts, Bell, Doors, LinkLost, Listening, Outgoing, Told, interrupted
 from zkc.net.sockets import PortsTaken, split_endpoint
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
-from zkc.protocol.session import Session
+from zkc.protocol.session import Session, make_preview
 from zkc.rules.endpoints import parse_listen
-from zkc.rules.policy import Asked, Standing, decide, size_class
+from zkc.rules.policy import Asked, Standing, judge, size_class
 from zkc.rules.rates import Pace
 from zkc.stores.home import Home
 from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
@@ -55,7 +57,7 @@ _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a sender that is to listen waits for ports: the recipient waits for its step no longer than a minute."""
 _DIRECT_SECONDS: Final = 2.0
 """How long the recipient is looked for at the end of a handshake that has led to it, before another one is made."""
-_CONDITIONS: Final = (RecipientOffline, CoordinatorUnreachable, DaemonError)
+_CONDITIONS: Final = (RecipientOffline, NobodyThere, NotAuthorised, CoordinatorUnreachable, DaemonError)
 """What ``--wait`` waits for, and what a transfer that broke off outlives for ``transfer.patience``."""
 
 _COMES_BACK: Final = frozenset({"shutdown", "unknown-transfer", "reader-gone"})
@@ -66,7 +68,7 @@ one that has gone: like a lost link."""
 class Granter(Protocol):
     """Who makes the handshake."""
 
-    def grant(self, wanted: Wanted, within: float | None, listen: Listen) -> Grant:
+    def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         """One try, at most ``within`` seconds; raises the errors of the contract, and what ``listen`` raises."""
 
 
@@ -98,8 +100,10 @@ class Sending:
             tid=entropy.bytes(ID_BYTES), recipient=recipient, key_source=options.key_source or transfer.key_source,
             key_order=transfer.key_order, cipher=options.cipher or transfer.cipher,
             size_class=size_class(manifest.size), dry_run=options.dry_run,
-            compression="zstd" if options.compress else "none",
+            compression="zstd" if options.compress else "none", acknowledgement=transfer.acknowledgement,
             can_listen=parse_listen(transfer.listen) is not None,
+            presence=options.require, wait=0 if options.timeout is None else math.ceil(options.timeout),
+            preview=make_preview(manifest.name, manifest.note, manifest.size),
         )
         self._entropy = entropy
         self._began = clock.monotonic()
@@ -141,11 +145,14 @@ class Sending:
 
     def run(self) -> Delivery | WouldAccept:
         """Blocks until delivered; every failure is a `ZkcError` with the contract's code."""
-        refusal = decide(
-            Asked(self._wanted.key_source, self._wanted.cipher), self._config.sending_rules(), Standing()
+        manifest, wanted = self._manifest, self._wanted
+        asked = Asked(
+            wanted.key_source, wanted.cipher, manifest.size or 0, manifest.size, recipient=self._recipient,
+            name=manifest.name,
         )
-        if refusal is not None:
-            raise refusal.error()
+        verdict = judge(asked, self._config.sending_rules(), Standing(wall=self._clock.wall()))
+        if verdict.refusal is not None:
+            raise verdict.refusal.error()
         self._on_event(Requested(self._recipient, self._manifest.name, self._manifest.size))
         if self._options.dry_run:
             return self._until_done()
@@ -267,7 +274,7 @@ class Sending:
     def _shake_hands(self) -> Delivery | WouldAccept | None:
         """A new handshake in the place of the one that there was; without the coordinator that one has to do."""
         try:
-            granted = self._granter.grant(self._wanted, self._left(), self._listen)
+            granted = self._granter.grant(self._wanted, self._left(), self._listen, self._on_pending)
         except (*_CONDITIONS, PolicyRefused) as condition:
             if self._flowed and isinstance(condition, PolicyRefused) and condition.detail == "limit":
                 # It was let in once: others have its place, or come too fast, and that passes.
@@ -293,6 +300,9 @@ class Sending:
             granted, self._manifest, self._outgoing, self._clock, self._pace, self._listening if comes else None
         )
         return None
+
+    def _on_pending(self) -> None:
+        self._on_event(Pending(self._recipient))
 
     def _listen(self, coordinator: str) -> Endpoints:
         """The recipient cannot be connected to, and comes here: bind, in turn with the other transfers to this home."""

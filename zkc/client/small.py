@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from zkc.client.events import Delivery, Event, Granted, Options, Progress, Requested, WouldAccept
+from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress, Requested, WouldAccept
 from zkc.constants import CONTROL_REQUEST_MAX, SMALL_MAX
 from zkc.env import Clock
 from zkc.errors import DaemonError, Interrupted, PeerViolation
@@ -74,7 +74,7 @@ class Waiting:
 
 Told = Event | Notice | Waiting | Delivery | WouldAccept
 EVENTS: Final[dict[str, type[Told]]] = {
-    kind.__name__: kind for kind in (Requested, Granted, Progress, Notice, Waiting, Delivery, WouldAccept)
+    kind.__name__: kind for kind in (Requested, Pending, Granted, Progress, Notice, Waiting, Delivery, WouldAccept)
 }
 """What a daemon tells, by name; the last two are how it ends."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from zkc.client.judging import Consent
 from zkc.client.readers import Reader
 from zkc.crypto.cards import VerifiedCard
 from zkc.errors import Interrupted, PeerViolation
+from zkc.ids import Presence
 from zkc.net.pipe import Bell, Incoming
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import Session
@@ -27,6 +29,14 @@ class Transfer:
     incoming: Incoming | None = None
     reader: Reader | None = None
     """The process that takes it as a stream, with sockets of its own in place of ours."""
+    asking: asyncio.Task[None] | None = None
+    """Its wait for a person."""
+    rule: str = ""
+    """Of policy: which one decided about it."""
+    required: Presence = "online"
+    """What must hold of whoever accepts it."""
+    consent: Consent = field(default_factory=Consent)
+    """A person's: the manifest has to say what he was shown."""
     turn: asyncio.Timeout | None = None
     """Its wait for a port."""
     timer: asyncio.TimerHandle | None = None

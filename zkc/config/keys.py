@@ -8,14 +8,25 @@ from functools import cache
 from typing import Annotated, Final, Literal
 
 from msgspec import Struct
-from msgspec.structs import fields
+from msgspec.structs import FieldInfo, fields
 
 from zkc import constants
 from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
-from zkc.ids import CIPHERS, SAFE_CIPHERS, SUITES, KeyOrder, KeySource, Suite, check_name
+from zkc.ids import (
+    CIPHERS,
+    KEY_ORDERS,
+    SAFE_CIPHERS,
+    SUITES,
+    Acknowledgement,
+    Identifier,
+    KeyOrder,
+    KeySource,
+    Suite,
+    check_name,
+)
 from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
-from zkc.rules.policy import Rules
+from zkc.rules.policy import Rule, Rules, Sight
 from zkc.rules.units import SIZE_MAX
 
 
@@ -24,16 +35,24 @@ def _check_keydb(url: str) -> None:
         raise ValueError
 
 
+def _check_word(word: str) -> None:
+    if "\0" in word:
+        raise ValueError
+
+
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
+_ACKNOWLEDGEMENT: Final = choice("session", "permanent")
+_IDENTIFIER: Final = choice("clear", "sealed")
 _CIPHER: Final = choice(*CIPHERS)
-_ACCEPT: Final = choice("all", "none")
+_ACCEPT: Final = choice("all", "ask", "none")
 _REQUEST: Final = choice("together", "apart")
 _SEAL_TO: Final = choice("permanent", "temporary")
 _SUITE: Final = choice(*SUITES)
 _LOG_FORMAT: Final = choice("auto", "json", "console")
 _LOG_LEVEL: Final = choice("debug", "info", "warning", "error")
 _KEY_SOURCES: Final = listed(_KEY_SOURCE, 1)
+_KEY_ORDERS: Final = listed(_KEY_ORDER, 1)
 _CIPHERS: Final = listed(_CIPHER, 1)
 _ENDPOINTS: Final = listed(written('"tcp://HOST:PORT"', parse_endpoint), 0)
 _LISTEN: Final = listed(written('"tcp://HOST:PORT"', lambda text: parse_endpoint(text, listen=True)), 1)
@@ -42,6 +61,14 @@ _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_ad
 _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
+_ASK_TIMEOUT: Final = duration("1s", "7d")
+_SOURCES: Final = listed(choice("terminal", "session"), 0)
+_WORDS: Final = listed(written('"WORD"', _check_word), 0)
+_NOTIFY: Final = choice("none", "asked", "all")
+_HOOK_TIMEOUT: Final = duration("1s", "1d")
+_WITHIN: Final = duration("1s", "7d")
+_WINDOW: Final = duration("0s", "7d")
+_TELL: Final = choice("coordinator", "nobody")
 _TTL: Final = duration("1s", "365d")
 _LIFETIME: Final = duration("1m", "365d")
 _BYTES: Final = size(0, SIZE_MAX)
@@ -50,6 +77,8 @@ _PER_SENDER: Final = whole(1, 4096)
 _PER_SECOND: Final = whole(1, 1_000_000)
 _CLIENTS: Final = whole(1, 1_000_000)
 _POOL: Final = whole(0, 1024)
+_KEPT: Final = duration("1d", "36500d")
+_ENTRIES: Final = whole(1000, 100_000_000)
 
 
 class LogSection(Struct, frozen=True):
@@ -59,10 +88,25 @@ class LogSection(Struct, frozen=True):
     level: Annotated[Literal["debug", "info", "warning", "error"], _LOG_LEVEL] = "info"
 
 
+class AuditSection(Struct, frozen=True):
+    """``[audit]`` of a coordinator; ``kept`` in seconds."""
+
+    kept: Annotated[float, _KEPT] = 365 * 86400.0
+    entries: Annotated[int, _ENTRIES] = 2_000_000
+
+
+class ClientAuditSection(Struct, frozen=True):
+    """``[audit]`` of a client; ``kept`` in seconds."""
+
+    kept: Annotated[float, _KEPT] = 365 * 86400.0
+    entries: Annotated[int, _ENTRIES] = 100_000
+
+
 class LinkSection(Struct, frozen=True):
     """``[coordinator]`` of a client."""
 
     endpoints: Annotated[tuple[str, ...], _ENDPOINTS] = ()
+    identifier: Annotated[Identifier, _IDENTIFIER] = "clear"
 
 
 class ClientTransferSection(Struct, frozen=True):
@@ -71,6 +115,7 @@ class ClientTransferSection(Struct, frozen=True):
     key_sources: Annotated[tuple[KeySource, ...], _KEY_SOURCES] = ("sender",)
     key_source: Annotated[KeySource, _KEY_SOURCE] = "sender"
     key_order: Annotated[KeyOrder, _KEY_ORDER] = "recipient-first"
+    acknowledgement: Annotated[Acknowledgement, _ACKNOWLEDGEMENT] = "session"
     ciphers: Annotated[tuple[str, ...], _CIPHERS] = SAFE_CIPHERS
     cipher: Annotated[str, _CIPHER] = "aes-256-gcm"
     listen: Annotated[str, _PORT_RANGE] = "tcp://*:0"
@@ -80,19 +125,40 @@ class ClientTransferSection(Struct, frozen=True):
 
 
 class InboxSection(Struct, frozen=True):
-    """``[inbox]`` of a client; sizes in bytes."""
+    """``[inbox]`` of a client; sizes in bytes, times in seconds."""
 
-    accept: Annotated[Literal["all", "none"], _ACCEPT] = "all"
+    accept: Annotated[Literal["all", "ask", "none"], _ACCEPT] = "all"
+    ask_timeout: Annotated[float, _ASK_TIMEOUT] = 60.0
     max_bytes: Annotated[int, _BYTES] = 0
     min_free: Annotated[int, _BYTES] = 256 * 1024**2
     per_sender: Annotated[int, _PER_SENDER] = constants.TRANSFERS_PER_SENDER_MAX
     per_second: Annotated[int, _PER_SECOND] = constants.TRANSFERS_PER_SECOND_MAX
 
 
+class PersonSection(Struct, frozen=True):
+    """``[person]`` of a client; times in seconds."""
+
+    sources: Annotated[tuple[str, ...], _SOURCES] = ()
+    present_within: Annotated[float, _WITHIN] = 600.0
+    here_for: Annotated[float, _WITHIN] = 8 * 3600.0
+    window: Annotated[float, _WINDOW] = 0.0
+    tell: Annotated[Literal["coordinator", "nobody"], _TELL] = "coordinator"
+
+
+class HooksSection(Struct, frozen=True):
+    """``[hooks]`` of a client: commands as lists of words; times in seconds."""
+
+    arrived: Annotated[tuple[str, ...], _WORDS] = ()
+    asked: Annotated[tuple[str, ...], _WORDS] = ()
+    timeout: Annotated[float, _HOOK_TIMEOUT] = 60.0
+    notify: Annotated[Literal["none", "asked", "all"], _NOTIFY] = "asked"
+
+
 class RegistrationSection(Struct, frozen=True):
     """``[registration]`` of a client: the document's alternatives."""
 
     request: Annotated[Literal["together", "apart"], _REQUEST] = "together"
+    identifier: Annotated[Identifier, _IDENTIFIER] = "sealed"
     seal_to: Annotated[Literal["permanent", "temporary"], _SEAL_TO] = "permanent"
 
 
@@ -108,13 +174,17 @@ class ClientConfig(Struct, frozen=True):
     coordinator: LinkSection = LinkSection()
     transfer: ClientTransferSection = ClientTransferSection()
     inbox: InboxSection = InboxSection()
+    person: PersonSection = PersonSection()
+    hooks: HooksSection = HooksSection()
     registration: RegistrationSection = RegistrationSection()
     keys: KeysSection = KeysSection()
+    audit: ClientAuditSection = ClientAuditSection()
     log: LogSection = LogSection()
+    policy: tuple[Rule, ...] = ()
 
     def sending_rules(self) -> Rules:
         """What this client allows itself as a sender."""
-        return Rules(self.transfer.key_sources, self.transfer.ciphers)
+        return Rules(self.transfer.key_sources, self.transfer.ciphers, policy=self.policy, side="sender")
 
     def receiving_rules(self) -> Rules:
         """What this client allows others who send to it."""
@@ -126,6 +196,8 @@ class ClientConfig(Struct, frozen=True):
             min_free=self.inbox.min_free,
             at_once=self.inbox.per_sender,
             per_second=self.inbox.per_second,
+            policy=self.policy,
+            side="recipient",
         )
 
 
@@ -142,6 +214,7 @@ class CoordinatorTransferSection(Struct, frozen=True):
     """``[transfer]`` of a coordinator."""
 
     key_sources: Annotated[tuple[KeySource, ...], _KEY_SOURCES] = ("sender",)
+    key_orders: Annotated[tuple[KeyOrder, ...], _KEY_ORDERS] = KEY_ORDERS
     ciphers: Annotated[tuple[str, ...], _CIPHERS] = SAFE_CIPHERS
 
 
@@ -174,15 +247,20 @@ class CoordinatorConfig(Struct, frozen=True):
     limits: LimitsSection = LimitsSection()
     relay: RelaySection = RelaySection()
     invite: InviteSection = InviteSection()
+    audit: AuditSection = AuditSection()
     log: LogSection = LogSection()
+    policy: tuple[Rule, ...] = ()
+    visible: tuple[Sight, ...] = ()
 
     def rules(self) -> Rules:
         """What this coordinator allows between its clients."""
         return Rules(
             self.transfer.key_sources,
             self.transfer.ciphers,
+            key_orders=self.transfer.key_orders,
             at_once=self.limits.handshakes_per_client,
             per_second=self.limits.per_second,
+            policy=self.policy,
         )
 
 
@@ -202,6 +280,11 @@ class Key:
 def keys_of(kind: type[ClientConfig | CoordinatorConfig]) -> dict[str, Key]:
     return {
         f"{section.name}.{key.name}": Key(section.name, key.name, key.type.__metadata__[0], key.default)
-        for section in fields(kind)
+        for section in sections_of(kind)
         for key in fields(section.type)
     }
+
+
+def sections_of(kind: type[ClientConfig | CoordinatorConfig]) -> tuple[FieldInfo, ...]:
+    """All but the rules of policy, which are no keys: `zkc.config.policy` reads them."""
+    return tuple(each for each in fields(kind) if each.name not in {"policy", "visible"})

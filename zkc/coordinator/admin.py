@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Final, Literal
 from zkc.config import CoordinatorConfig
 from zkc.config import load as load_config
 from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, LookAgain, Online, Status
+from zkc.crypto.audit import Note
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
 from zkc.ids import check_name
 from zkc.net.local_client import LocalClient
 from zkc.net.local_frames import NoAnswer, NotRunning
 from zkc.stores.home import Home
+from zkc.stores.noting import entries_of
 
 if TYPE_CHECKING:
     from zkc.coordinator.identity import CoordinatorIdentity
+    from zkc.crypto.audit import Entry
     from zkc.stores.keydb import KeyDb
 
 _PAUSE_SECONDS: Final = 0.05
@@ -129,7 +132,7 @@ def invite(
         seconds = _config(home).invite.ttl if ttl is None else ttl
         expires = SystemClock().wall() + seconds
         row, text = make_invitation(identity, SystemEntropy(), name, kind, expires, reachable)
-        db.add_invitation(row)
+        db.add_invitation(row, Note(int(SystemClock().wall() * 1000), "invited", recipient=name))
     return Invite(name, text, expires)
 
 
@@ -149,7 +152,8 @@ def list_invitations(home: Home) -> list[OpenInvitation]:
 def cancel(home: Home, name: str) -> int:
     """Cancel the unused invitations for ``name``; how many there were. `NotRegistered` (``invite-unknown``) if none."""
     with _opened(home) as (_, db):
-        cancelled = db.cancel_invitations(check_name(name))
+        note = Note(int(SystemClock().wall() * 1000), "invitation-cancelled", recipient=name)
+        cancelled = db.cancel_invitations(check_name(name), note)
     if not cancelled:
         raise NotRegistered(
             f"there is no open invitation for {name}", detail="invite-unknown",
@@ -242,11 +246,31 @@ def rotate(home: Home, *, on_notice: Callable[[str], None] = lambda _: None) -> 
 
     made = rotate_identity(home.check().data, SystemEntropy())
     names = sorted({each.name for each in list_invitations(home) if each.state == "open"})
+    with _opened(home) as (_, db):
+        db.audit([Note(int(SystemClock().wall() * 1000), "identity-rotated")])
     try:
         _ask(home, LookAgain())
     except NoAnswer:
         on_notice("the running coordinator did not answer, and takes the new identity within a second of going on")
     return made.fingerprint.hex(), names
+
+
+# --- the audit log --------------------------------------------------------------------------------------------------
+
+
+def audit_entries(home: Home, *, follow: bool = False) -> Iterator[Entry]:
+    """The audit log, oldest first; with ``follow`` also what is added, without an end.
+
+    `IdentityError` (``audit-chain``) at an entry that is not what was written.
+    """
+    with _opened(home) as (_, db):
+        yield from entries_of(db, follow=follow)
+
+
+def verify_audit(home: Home, noted: bytes | None = None) -> tuple[int, bytes]:
+    """Number and hash of the last entry of a chain that is in order, and has the head ``noted`` earlier."""
+    with _opened(home) as (_, db):
+        return db.verify_audit(noted)
 
 
 # --- inside --------------------------------------------------------------------------------------------------------

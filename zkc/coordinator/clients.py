@@ -27,9 +27,11 @@ from zkc.constants import (
 from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.sessions import Client, Hello, OnReply, Session, Silence
+from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import digest
 from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation
+from zkc.ids import PersonState
 from zkc.net.loopsocket import Sent
 from zkc.protocol.calls import Asked, Expired, Outgoing, Replied
 from zkc.protocol.channel import TABLE, VERSIONS, Channel, Host, PeerKeys, Unheard
@@ -86,6 +88,13 @@ class Clients:
         client = self._by_uid.get(uid)
         return client is not None and client.online
 
+    def person(self, uid: bytes) -> tuple[PersonState, int]:
+        """What the daemon of that client says of its person, and how many seconds ago it was so."""
+        client = self._by_uid.get(uid)
+        if client is None or client.daemon is None or not client.online or client.daemon.person == "unknown":
+            return "unknown", 0
+        return client.daemon.person, max(int(self._core.clock.monotonic() - client.daemon.person_at), 0)
+
     def last_seen(self, row: ClientRow) -> float:
         """When that client was last seen, seconds since 1970; its row may not have heard of it yet."""
         if self.is_online(row.uid):
@@ -126,16 +135,17 @@ class Clients:
 
     def _greeted(self, client: Client, message: ChannelMessage, now: float) -> tuple[PeerKeys, Step]:
         """C1 -> S1, and by which keys: a client that has not heard of its new ones greets with the former."""
-        core = self._core
+        core, identity = self._core, self._core.identity
+        general = (identity.general_key, *identity.former_general)
         limits = AnswerInfo(
-            0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000), int(core.clock.wall()), core.identity.fingerprint
+            0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000), int(core.clock.wall()), identity.fingerprint
         )
         try:
-            return client.keys, step(TABLE, Host(client.keys, limits, now), Unheard(), message)
+            return client.keys, step(TABLE, Host(client.keys, limits, now, general), Unheard(), message)
         except PeerViolation:
             if client.former_keys is None:
                 raise
-        return client.former_keys, step(TABLE, Host(client.former_keys, limits, now), Unheard(), message)
+        return client.former_keys, step(TABLE, Host(client.former_keys, limits, now, general), Unheard(), message)
 
     def on_record(self, wire: Wire, uid: bytes, frame: bytes) -> None:
         """A record of the client ``uid``; its channel is looked for among that client's alone."""
@@ -246,7 +256,7 @@ class Clients:
         del client.unconfirmed[channel.tag]
         self._core.count("channel.confirmed")
         if client.former_keys is not None and hello.keys is client.keys:
-            self._forget_former(client)
+            self._forget_former(client, session)
         self._on_first_channel(client.uid)
         return session
 
@@ -345,7 +355,8 @@ class Clients:
                     perm_server_private=former.perm_server_private,
                 ), None,
             )
-            client = Client(row, *self._keys_of(row, former_party), former_keys)
+            succeeded = verify_card(former.card, self._core.identity.suite).fingerprint != row.fingerprint
+            client = Client(row, *self._keys_of(row, former_party), former_keys, succeeded)
         client.certified_by = self._core.identity.epoch
         self._by_uid[uid] = self._by_name[row.name] = client
         return client
@@ -386,13 +397,26 @@ class Clients:
         if row.card_hash != client.row.card_hash:
             client.former_keys = client.keys
             client.keys, client.party = self._keys_of(row, replace(client.party, former=None))
+            client.succeeded |= row.fingerprint != client.row.fingerprint
         client.row = row
 
-    def _forget_former(self, client: Client) -> None:
+    def _forget_former(self, client: Client, under: Session | None = None) -> None:
+        """The session ``under`` has the new keys, or their time is over. Where the identity is another one too, the
+        former keys may be in wrong hands: what else is open was opened with them, and ends."""
         self._core.db.forget_former(client.uid)
         if client.former_keys is not None:
             client.former_keys.perm_server.wipe()
             client.former_keys = None
+        client.party = replace(client.party, former=None)
+        for tag in [tag for tag, hello in client.unconfirmed.items() if hello.keys is not client.keys]:
+            del client.unconfirmed[tag]
+        others = [session for session in client.sessions.values() if session is not under] if client.succeeded else []
+        client.succeeded = False
+        for session in others:
+            wire = session.wire
+            self._end(session)
+            if wire is not None:
+                self._core.hang_up(wire.fd, wire.inode)
 
     def _expire_former(self) -> None:
         for uid in self._core.db.expire_former(self._core.clock.wall()):
@@ -438,16 +462,12 @@ class Clients:
         # Until its sessions end, records of it are still opened: they may answer `Revoked`.
         self._forget_if_idle(client)
 
-    def look(self, fd: int, inode: int) -> bool:
-        """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. Whose it was has lost it.
-
-        Whether there are still sessions whose connection it is.
-        """
+    def look(self, fd: int, inode: int) -> None:
+        """A connection with descriptor ``fd`` has ended; ``inode`` is behind it now. Its sessions have lost it."""
         for session in list(self._by_fd.get(fd, ())):
             wire = session.wire
             if wire is not None and wire.inode != inode:
                 self._lost(session, wire)
-        return fd in self._by_fd
 
     def tick(self, now: float) -> None:
         """Repeats what is due, and ends what has been silent for too long."""

@@ -15,6 +15,7 @@ from zkc.errors import PeerViolation
 from zkc.logs import Repeats
 from zkc.net.loopsocket import Sent
 from zkc.stores.keydb import KeyDb
+from zkc.stores.noting import AuditWriter
 
 _CODES: Final = {"identity": 12, "forged": 12, "bad-key": 12, "epoch": 12, "owner": 12, "limit": 25, "replay": 25}
 
@@ -50,6 +51,8 @@ class Core:
     """(descriptor, inode): end a peer's TCP connection."""
     repeats: Repeats
     """Which warnings have been given lately."""
+    audit: AuditWriter
+    """Where every decision is noted."""
     endpoints: tuple[str, ...] = ()
     """Where clients reach this coordinator, as invitations name it."""
     counters: Counter[str] = field(default_factory=Counter)

@@ -37,7 +37,7 @@ from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
 from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
-from zkc.errors import InternalError, PeerViolation, UsageError, ZkcError
+from zkc.errors import InternalError, PeerViolation, PolicyRefused, UsageError, ZkcError
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import Credentials
 from zkc.net.loopsocket import Dropped, LoopSocket, Received, Sent
@@ -58,6 +58,7 @@ from zkc.net.zap import AsyncZap, Overloaded, ZapRequest, self_test
 from zkc.protocol.calls import Asked
 from zkc.stores.home import Home, HomeLock
 from zkc.stores.keydb import KeyDb
+from zkc.stores.noting import BATCH_SECONDS, AuditWriter
 from zkc.wire.frames import ControlKind, split_control
 from zkc.wire.messages import CoordinatorRenewed
 
@@ -68,6 +69,8 @@ SELF_TEST_SECONDS: Final = 60.0
 """How often the coordinator knocks at its own door with an unknown key (attack R10)."""
 _LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
 """Seconds: libzmq tells of a disconnection just before it closes the descriptor."""
+_NO_SOCKET: Final = -1
+"""No inode, and not the 0 of a message that was read when its connection had ended."""
 _ONLINE_PAGE: Final = 4096
 
 DESCRIPTORS_SPARE: Final = 64
@@ -131,7 +134,7 @@ class Engine:
         self._knocking = False
         """Whether a refusal may be our own test's, which is nothing to log."""
         self._version = 0
-        self._identity_stamp = 0
+        self._identity_stamp = 0, 0
         """Which file of the identity was read last; a rotation puts another in its place."""
         self._log_seen = 0
 
@@ -156,7 +159,10 @@ class Engine:
         self._core.config = new
         self._banned = read_banned(self._settings.home.data)
         logs.configure(new.log.format, new.log.level)
+        for notice in loaded.notices:
+            self._log.warning("configuration-notice", notice=notice)
         self._log.info("configuration-read")
+        self._core.audit.note("policy-reloaded")
 
     # --- from start to end ------------------------------------------------------------------------------------------
 
@@ -188,6 +194,7 @@ class Engine:
             closing.push_async_callback(server.close)
             fingerprint = identity.fingerprint.hex()
             self._log.info("ready", endpoints=list(self._bound), fingerprint=fingerprint, suite=identity.suite.name)
+            self._core.audit.note("started")
             self._settings.on_ready(Ready(self._bound, fingerprint))
             # What stands now stays: the collector need not go through it again and again.
             gc.freeze()
@@ -222,7 +229,7 @@ class Engine:
     ) -> None:
         self._core = core = Core(
             identity, db, pool, self._clock, self._entropy, config, self._log, self._send, shutdown_connection,
-            self._repeats,
+            self._repeats, AuditWriter(db, self._clock, _soon, self._audit_bounds),
         )
         self._registrations = Registrations(core)
         self._clients = Clients(core, self._on_request, self._registrations.first_channel)
@@ -232,6 +239,10 @@ class Engine:
         self._version, self._log_seen = db.version(), db.log_size()
         self._started = True
 
+    def _audit_bounds(self) -> tuple[float, int]:
+        section = self._core.config.audit
+        return section.kept, section.entries
+
     def _on_request(self, session: Session, asked: Asked) -> None:
         self._services.on_request(session, asked)
 
@@ -239,6 +250,10 @@ class Engine:
         self._transfers.close()
         self._registrations.close()
         self._clients.close()
+        try:
+            self._core.audit.close()
+        except ZkcError as error:
+            self._log.error("audit-not-written", why=str(error))
 
     def _listen(self, ctx: Context, identity: CoordinatorIdentity, closing: contextlib.AsyncExitStack) -> None:
         """Binds the ROUTER, and says where."""
@@ -269,6 +284,7 @@ class Engine:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock.monotonic()
             duties = [partial(each.tick, now) for each in (self._registrations, self._transfers, self._clients)]
+            duties.append(partial(self._core.audit.tick))
             duties.append(partial(self._drop_silent, now))
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
@@ -306,6 +322,7 @@ class Engine:
         if key in self._banned:
             core.count("zap.banned")
             core.warn("zap.banned", "barred-key-refused", key_id=key.hex(), address=request.address)
+            core.audit.note("connection", self._name(key), code=PolicyRefused.code, detail="barred")
             return None
         who = self._who(key)
         if who is None:
@@ -321,6 +338,7 @@ class Engine:
         if self._connections.has_too_many(who, now):
             core.count("zap.crowding")
             core.warn("zap.crowding", "connection-refused", address=request.address, user=who, full=False)
+            core.audit.note("connection", self._name(key), code=PolicyRefused.code, detail="limit")
             raise Overloaded
         core.count("zap.admitted")
         self._connections.admitted(key, who, now)
@@ -345,6 +363,11 @@ class Engine:
         """How many connections there may be: out of descriptors, libzmq spins (attack O07)."""
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return min(self._core.config.limits.clients, descriptors - DESCRIPTORS_SPARE)
+
+    def _name(self, key: bytes) -> str:
+        """Whose key it is, for the audit log; empty for an invitation's."""
+        client = self._core.db.client_with_key(key)
+        return "" if client is None else client.name
 
     def _who(self, key: bytes) -> str | None:
         client = self._core.db.client_with_key(key)
@@ -372,6 +395,13 @@ class Engine:
             core.violated("router", PeerViolation("identity", "a routing id of the peer's own"), user=received.user_id)
             shutdown_connection(wire.fd, wire.inode)
             return
+        self._dispatch(received, wire)
+        if not wire.inode:
+            # Read after its connection had ended: nothing will tell of that end again.
+            self._look(wire.fd, ())
+
+    def _dispatch(self, received: Received, wire: Wire) -> None:
+        core = self._core
         sort, _, owner = received.user_id.partition(":")
         try:
             kind, body = split_control(received.payload)
@@ -412,10 +442,14 @@ class Engine:
             self._look(event.fd, _LOOKS_AFTER_DISCONNECT)
 
     def _look(self, fd: int, delays: tuple[float, ...]) -> None:
-        """Whose connection was it? The one whose inode is no longer behind the descriptor."""
-        inode = inode_of(fd)
-        sessions, registrations = self._clients.look(fd, inode), self._registrations.look(fd, inode)
-        if delays and (sessions or registrations):
+        """Whose connection was it? The one whose inode is no longer behind the descriptor.
+
+        What it said last may be read after it is gone, and begin something: it is looked at again in any case.
+        """
+        inode = inode_of(fd) or _NO_SOCKET
+        self._clients.look(fd, inode)
+        self._registrations.look(fd, inode)
+        if delays:
             asyncio.get_running_loop().call_later(delays[0], self._look, fd, delays[1:])
 
     def _send(self, frame: bytes, routing_id: bytes) -> Sent:
@@ -435,7 +469,8 @@ class Engine:
     def _look_at_identity(self) -> None:
         """Takes over a new identity, and tells everybody who is there to ask for it."""
         home = self._settings.home.data
-        stamp = identity_file(home).stat().st_ino
+        found = identity_file(home).stat()
+        stamp = found.st_ino, found.st_mtime_ns
         if stamp == self._identity_stamp:
             return
         identity = load_identity(home)
@@ -510,6 +545,10 @@ class Engine:
         self._log.error(
             "defect", what=what, **({"exc_info": error} if isinstance(error, BaseException) else {})
         )
+
+
+def _soon(what: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(BATCH_SECONDS, what)
 
 
 def _shown(url: str) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from zkc.constants import SUCCESSIONS_MAX
 from zkc.crypto.cards import make_coordinator_card, sign_coordinator_card
 from zkc.crypto.primitives import Secret, digest, expand, extract
 from zkc.crypto.signing import IdentityKey
@@ -49,6 +50,8 @@ class _Rotated(_Stored, frozen=True, array_like=True, forbid_unknown_fields=True
     mac_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     """The first identity's, under which the rows stand."""
     successions: list[bytes]
+    former_general: list[bytes]
+    """The newest first."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +69,9 @@ class CoordinatorIdentity:
     epoch: int
     successions: tuple[bytes, ...]
     """From the first identity to this one."""
+    former_general: tuple[KemPrivateKey, ...]
+    """General keys of former identities, the newest first, as far back as a client may come from: it seals its uid to
+    the one that it knows."""
 
     def __repr__(self) -> str:
         return f"CoordinatorIdentity({self.fingerprint.hex()[:16]}, …)"
@@ -136,6 +142,7 @@ def rotate(home: Path, entropy: Entropy) -> CoordinatorIdentity:
         made = _Rotated(
             old.suite.name, seed, old.suite.generate().encode(), to_raw(old.curve.secret), epoch, old.mac_key,
             [*old.successions, step],
+            [key.encode() for key in (old.general_key, *old.former_general)][:SUCCESSIONS_MAX],
         )
         body = _MAGIC_ROTATED + encode(made)
         files.write_private(identity_file(home), body + digest(body), replace=True)
@@ -167,7 +174,11 @@ def _identity(stored: _Stored) -> CoordinatorIdentity:
     card = make_coordinator_card(signing, general.public, to_raw(curve.public), suite.name, stored.epoch)
     if isinstance(stored, _Rotated):
         mac_key, successions = stored.mac_key, tuple(stored.successions)
+        former = tuple(map(read_private, stored.former_general))
     else:
         mac_key, successions = expand(extract(b"zkc/1 key database", Secret(stored.seed)), "row mac", 32), ()
+        former = ()
     signature = sign_coordinator_card(signing, card)
-    return CoordinatorIdentity(signing, general, curve, suite, card, signature, mac_key, stored.epoch, successions)
+    return CoordinatorIdentity(
+        signing, general, curve, suite, card, signature, mac_key, stored.epoch, successions, former
+    )

@@ -106,17 +106,12 @@ class Registrations:
             self._begun = {each: left for each, left in self._begun.items() if not left.is_unused(_RATE, now)}
             self._core.db.prune_invitations(self._core.clock.wall())
 
-    def look(self, fd: int, inode: int) -> bool:
-        """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. What ran over it ends.
-
-        Whether something still runs over it.
-        """
-        there = [talk for talk in self._open.values() if talk.wire.fd == fd]
-        for talk in there:
-            if talk.wire.inode != inode:
+    def look(self, fd: int, inode: int) -> None:
+        """A connection with descriptor ``fd`` has ended; ``inode`` is what is behind it now. What ran over it ends."""
+        for talk in list(self._open.values()):
+            if talk.wire.fd == fd and talk.wire.inode != inode:
                 self._core.count("reg.broken-off")
                 self._end(talk.wire.routing_id)
-        return any(talk.wire.inode == inode for talk in there)
 
     def close(self) -> None:
         """Ends and erases all of them."""
@@ -286,6 +281,7 @@ class Registrations:
         self._core.send(control_frame(ControlKind.REGISTRATION, encode(message)), wire.routing_id)
 
     def _log_refusal(self, talk: _Conversation, error: ZkcError) -> None:
+        self._core.audit.note("registration", talk.registrar.name, code=error.code, detail=error.detail)
         self._core.warn(
             f"registration.{error.detail}", "registration-refused", name=talk.registrar.name, code=error.code,
             detail=error.detail, why=error.message,

@@ -70,8 +70,10 @@ class Relays:
         match reply:
             case Ok():
                 self._core.log.info("relayed", relay=found.name, recipient=session.client.name)
+                self._core.audit.note("relay", session.client.name, found.name)
                 self._clients.answer(session, call, found)
             case Failure(detail="limit"):
+                self._core.audit.note("relay", session.client.name, found.name, code=PolicyRefused.code, detail="limit")
                 self._clients.fail(session, call, PolicyRefused.code, "limit")
             case _:
                 self._clients.fail(session, call, PolicyRefused.code, "no-relay")

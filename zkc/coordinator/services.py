@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from msgspec import structs
+
 from zkc.config.keys import LimitsSection
 from zkc.constants import (
     APPLICATION_INVITATIONS_MAX,
@@ -34,6 +36,7 @@ from zkc.ids import is_name
 from zkc.protocol.calls import Asked
 from zkc.protocol.rotation import consume_rotate, create_rotated
 from zkc.protocol.trust import Authority
+from zkc.rules.policy import may_see
 from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
@@ -47,14 +50,18 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
+    LookAt,
     LookUp,
     Ok,
     Peer,
     PeerCard,
     PeerPage,
+    PeerSeen,
+    PersonIs,
     RelayHere,
     Rotate,
     Successions,
+    TransferAnswer,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
@@ -104,6 +111,10 @@ def _steps(limits: LimitsSection) -> Rate | None:
     return Rate((limits.handshakes_per_client or HANDSHAKES_PER_CLIENT_MAX) + limits.per_second, limits.per_second)
 
 
+_DECIDED: Final = {InviteApplication: "invited", RelayHere: "relay", WantRelay: "relay"}
+"""Requests of which a refusal is noted here, and as what; those of transfers are where both ends are known."""
+
+
 @dataclass(frozen=True)
 class _Service:
     """What answers one kind of request, and how often it does for one client."""
@@ -128,6 +139,8 @@ class Services:
             Goodbye: _Service(self._goodbye, _often),
             ListPeers: _Service(self._list_peers, _pages),
             LookUp: _Service(self._look_up, _lookups),
+            LookAt: _Service(self._look_at, _lookups),
+            PersonIs: _Service(self._person, _often),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
             Rotate: _Service(self._rotate, _rotations),
@@ -136,6 +149,7 @@ class Services:
             TransferRequest: _Service(self._transfer_request, _by_policy),
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
+            TransferAnswer: _Service(self._transfer_answer, _steps),
             TransferEnd: _Service(self._transfer_end, _steps),
             RelayHere: _Service(relays.announce, _often),
             WantRelay: _Service(relays.want, _steps),
@@ -155,12 +169,16 @@ class Services:
             answer = service.handler(session, asked.id, asked.body)
         except PeerViolation as violation:
             self._core.violated("request", violation, **ids)
+            self._core.audit.note("request", session.client.name, code=code_of(violation), detail=violation.detail)
             self._clients.fail(session, asked.id, code_of(violation), violation.detail)
         except ZkcError as error:
             if error.code in (1, 33):
                 self._core.warn("request.failed", "request-failed", **ids, why=error.message)
             else:
                 self._core.log.debug("request-refused", **ids, code=error.code, detail=error.detail)
+                if kind in _DECIDED:
+                    about = _DECIDED[kind], session.client.name
+                    self._core.audit.note(*about, code=error.code, detail=error.detail)
             self._clients.fail(session, asked.id, error.code, error.detail)
         else:
             if answer is not None:
@@ -192,17 +210,39 @@ class Services:
 
     def _leave(self, session: Session, _call: bytes, _body: Leave) -> AnswerBody:
         """The registration is over before the client hears so; its channels end once it has heard."""
-        self._core.db.revoke(session.client.name, "left", self._core.clock.wall())
+        self._core.db.revoke(session.client.name, "left", self._core.clock.wall(), "left")
         return Ok()
 
-    def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
-        """A page of live clients by name behind ``after``."""
-        rows = self._core.db.clients(body.after, _PAGE_NAMES, live=True)
-        return PeerPage([self._peer(row) for row in rows], len(rows) == _PAGE_NAMES)
+    def _list_peers(self, session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
+        """A page of live clients by name behind ``after``, of those that this one may see."""
+        seen: list[ClientRow] = []
+        after, more, sights = body.after, True, self._core.config.visible
+        while more and not seen:
+            rows = self._core.db.clients(after, _PAGE_NAMES, live=True)
+            seen = [row for row in rows if may_see(session.client.name, row.name, sights)]
+            more = len(rows) == _PAGE_NAMES
+            after = rows[-1].name if rows else after
+        return PeerPage([self._peer(row) for row in seen], more)
 
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)
-        return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint)
+        person, age = self._clients.person(row.uid)
+        return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint, person, age)
+
+    def _look_at(self, session: Session, _call: bytes, body: LookAt) -> AnswerBody:
+        """To who may not see it a client looks as if it were not there, whether it is or not."""
+        row = self._core.db.client_named(body.name)
+        if row is None:
+            raise UnknownRecipient("nobody of that name is registered", detail="unknown")
+        peer = self._peer(row)
+        if not may_see(session.client.name, row.name, self._core.config.visible):
+            peer = structs.replace(peer, online=False, last_seen=0, person="unknown", person_age=0)
+        return PeerSeen(peer)
+
+    def _person(self, session: Session, _call: bytes, body: PersonIs) -> AnswerBody:
+        """What a daemon tells of its person; forgotten with its session (claims D2)."""
+        session.person, session.person_at = body.state, self._core.clock.monotonic() - body.age
+        return Ok()
 
     def _look_up(self, _session: Session, _call: bytes, body: LookUp) -> AnswerBody:
         row = self._core.db.client_named(body.name)
@@ -280,6 +320,10 @@ class Services:
     def _transfer_step(self, session: Session, call: bytes, body: TransferKey | TransferConfirmKey) -> None:
         """X5 (Figure 2, alternate embodiment), or CONFS (Figure 10)."""
         self._transfers.go_on(session, call, body)
+
+    def _transfer_answer(self, session: Session, _call: bytes, body: TransferAnswer) -> AnswerBody:
+        """X3, after a person was asked (Figure 9)."""
+        return self._transfers.answered(session, body)
 
     def _transfer_end(self, session: Session, _call: bytes, body: TransferEnd) -> AnswerBody:
         self._transfers.end(session, body)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zkc.coordinator.core import Wire
+from zkc.ids import PersonState
 from zkc.protocol.calls import Calls
 from zkc.protocol.channel import Channel, PeerKeys
 from zkc.protocol.transfer_coordinator import Party
@@ -33,6 +34,8 @@ class Client:
     party: Party
     former_keys: PeerKeys | None = None
     """Those from before a rotation whose ROT2 may have been lost."""
+    succeeded: bool = False
+    """They are another identity's, which may be in wrong hands."""
     certified_by: int = 1
     """Epoch of the coordinator's identity that has certified ``party``."""
     sessions: dict[bytes, Session] = field(default_factory=dict)
@@ -83,6 +86,9 @@ class Session:
     channel: Channel
     wire: Wire | None
     heard: float
+    person: PersonState = "unknown"
+    person_at: float = 0.0
+    """Since when, monotonic seconds."""
     calls: Calls[None] = field(default_factory=Calls)
     waiting: dict[bytes, OnReply] = field(default_factory=dict)
     ended: bool = False

@@ -19,7 +19,7 @@ from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.sessions import Client, Session, Silence
 from zkc.crypto.primitives import Secret, digest
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient
+from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient, ZkcError
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.transfer_coordinator import (
     TABLE,
@@ -29,19 +29,23 @@ from zkc.protocol.transfer_coordinator import (
     FailSender,
     Finished,
     Idle,
+    PersonAsked,
     read_request,
     xid_of,
 )
 from zkc.rules.policy import Asked as PolicyQuestion
-from zkc.rules.policy import Standing, decide, least_size
+from zkc.rules.policy import Refusal, RuleRates, Standing, Verdict, higher, judge, least_size, most_size
 from zkc.wire.codec import encode
 from zkc.wire.messages import (
     AnswerBody,
     Failure,
+    Ok,
     Req,
+    TransferAnswer,
     TransferConfirmKey,
     TransferEnd,
     TransferKey,
+    TransferPending,
     TransferRequest,
 )
 
@@ -97,6 +101,7 @@ class Transfers:
         self._ended: OrderedDict[tuple[bytes, bytes], _Ended] = OrderedDict()
         """The same of those that have ended lately, the next to be forgotten first."""
         self._ended_bytes = 0
+        self._rates = RuleRates()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -110,14 +115,7 @@ class Transfers:
         req = read_request(message)
         handshake = self._open.get(req.xid)
         known = (sender.uid, req.xid) in self._used
-        rules = core.config.rules()
-        refusal = decide(
-            PolicyQuestion(req.key_source, req.cipher, least_size(req.size_class)), rules,
-            Standing(at_once=0 if known else sender.handshakes, last_second=seen),
-        )
-        if refusal is not None:
-            core.count(f"policy.{refusal.detail}")
-            raise refusal.error()
+        verdict = self._judge(req, Standing(0 if known else sender.handshakes, seen, wall=core.clock.wall()))
         if req.sender != sender.name:
             raise PeerViolation("identity", "the sender is not the owner of the channel")
         if handshake is not None and handshake.sender is sender:
@@ -128,11 +126,22 @@ class Transfers:
         if handshake is not None or known:
             raise PeerViolation("replay", "the transfer id was used")
         if len(self._open) >= HANDSHAKES_MAX:
+            core.audit.note("transfer", sender.name, code=PolicyRefused.code, detail="limit")
             raise PolicyRefused("too many transfers begin at once", detail="limit")
-        recipient, to = self._recipient(req.recipient)
+        try:
+            recipient, to = self._recipient(req.recipient)
+        except (UnknownRecipient, RecipientOffline) as error:
+            # A name that nobody has is a text of the sender's.
+            name = "" if isinstance(error, UnknownRecipient) else req.recipient
+            core.audit.note("transfer", sender.name, name, code=error.code, detail=error.detail)
+            raise
+        refusal = self._rates.refuse(verdict, sender.name, core.clock.monotonic())
+        if refusal is not None:
+            raise self._refused(verdict, refusal, req)
         fresh = core.entropy.bytes(_KEY_BYTES) if req.key_source == "coordinator" else b""
+        least = higher(req.presence, verdict.require)
         broker = Broker(
-            core.identity.suite, self._clients.party(sender), self._clients.party(recipient), Secret(fresh)
+            core.identity.suite, self._clients.party(sender), self._clients.party(recipient), Secret(fresh), least
         )
         deadline = core.clock.monotonic() + STEP_SECONDS
         handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
@@ -144,6 +153,28 @@ class Transfers:
         sender.handshakes += 1
         core.count("transfers.begun")
         self._take(handshake, first)
+
+    def _judge(self, req: Req, standing: Standing) -> Verdict:
+        """By this coordinator's own policy, before anybody else hears of it."""
+        core = self._core
+        asked = PolicyQuestion(
+            req.key_source, req.cipher, least_size(req.size_class), most_size(req.size_class), req.sender,
+            req.recipient, key_order=req.key_order,
+        )
+        verdict = judge(asked, core.config.rules(), standing)
+        if verdict.refusal is not None:
+            raise self._refused(verdict, verdict.refusal, req)
+        return verdict
+
+    def _refused(self, verdict: Verdict, refusal: Refusal, req: Req) -> ZkcError:
+        core = self._core
+        core.count(f"policy.{refusal.detail}")
+        core.repeats.tell(
+            core.log, "info", "policy-refused", (req.sender, verdict.rule), sender=req.sender, recipient=req.recipient,
+            rule=verdict.rule, why=refusal.text,
+        )
+        core.audit.note("transfer", req.sender, code=refusal.code, detail=refusal.detail, rule=verdict.rule)
+        return refusal.error()
 
     def go_on(self, session: Session, call: bytes, message: TransferKey | TransferConfirmKey) -> None:
         """X5 (Figure 2, alternate embodiment), or CONFS (Figure 2, 207-208; Figure 10, block 1003)."""
@@ -158,6 +189,18 @@ class Transfers:
         if handshake.sender is not session.client:
             raise PeerViolation("identity", "another client's transfer")
         self._hear(handshake, session, call, message)
+
+    def answered(self, session: Session, message: TransferAnswer) -> AnswerBody:
+        """X3 of a recipient whose person has decided (Figure 9)."""
+        handshake = self._open.get(message.xid)
+        if handshake is None:
+            raise Interrupted("the handshake is not known (any more)", detail="unknown-transfer")
+        if session is not handshake.to:
+            raise PeerViolation("identity", "another client's transfer")
+        violation = self._hear_recipient(handshake, message)
+        if violation is not None:
+            raise violation
+        return Ok()
 
     def end(self, session: Session, message: TransferEnd) -> None:
         """Either end gives it up; the other is told. Harmless for a handshake that is over."""
@@ -217,12 +260,25 @@ class Transfers:
 
     def _hear(self, handshake: _Handshake, session: Session, call: bytes, message: Said) -> None:
         """What the sender says in a handshake that is open: the next step, or the last one again."""
+        if isinstance(handshake.state, PersonAsked):
+            self._still_pending(handshake)
         if len(handshake.waiting) >= _WAITING_MAX:
             raise PeerViolation("limit", "the same step is asked for too often")
         taken = step(TABLE, handshake.broker, handshake.state, message)
         handshake.waiting.append((session, call))
         handshake.said = _told_apart(message)
         self._take(handshake, taken)
+
+    def _still_pending(self, handshake: _Handshake) -> None:
+        """The sender asks again, so it is there; whoever asked before has his answer. `RecipientOffline`."""
+        if handshake.to.wire is None or handshake.to.client.daemon is not handshake.to:
+            self._finish(handshake, RecipientOffline.code, "offline", tell_recipient=False)
+            raise RecipientOffline("the recipient is offline", detail="offline")
+        handshake.deadline = self._core.clock.monotonic() + STEP_SECONDS
+        self._open.move_to_end(handshake.xid)
+        waiting, handshake.waiting = handshake.waiting, []
+        for session, call in waiting:
+            self._clients.answer(session, call, TransferPending())
 
     def _answer_again(self, session: Session, call: bytes, xid: bytes, message: Said) -> bool:
         """The last word of a handshake that has ended, to what it answered; whether this was that."""
@@ -260,6 +316,7 @@ class Transfers:
                         self._keep(handshake, body)
                         source = handshake.req.key_source
                         self._core.log.info("transfer-brokered", **_ids_of(handshake), key_source=source)
+                        self._core.audit.note("transfer", handshake.sender.name, handshake.recipient.name)
                     waiting, handshake.waiting = handshake.waiting, []
                     for session, call in waiting:
                         self._clients.answer(session, call, body)
@@ -283,13 +340,18 @@ class Transfers:
             case Failure(code=code, detail=detail):
                 self._finish(handshake, _told(code), detail, tell_recipient=False)
             case _:
-                try:
-                    taken = step(TABLE, handshake.broker, handshake.state, body)
-                except PeerViolation as violation:
-                    self._core.violated("transfer", violation, name=handshake.recipient.name)
-                    self._finish(handshake, code_of(violation), violation.detail)
-                    return
-                self._take(handshake, taken)
+                self._hear_recipient(handshake, body)
+
+    def _hear_recipient(self, handshake: _Handshake, body: AnswerBody | TransferAnswer) -> PeerViolation | None:
+        """What was wrong with it, if that has ended the handshake."""
+        try:
+            taken = step(TABLE, handshake.broker, handshake.state, body)
+        except PeerViolation as violation:
+            self._core.violated("transfer", violation, name=handshake.recipient.name)
+            self._finish(handshake, code_of(violation), violation.detail)
+            return violation
+        self._take(handshake, taken)
+        return None
 
     def _finish(self, handshake: _Handshake, code: int, detail: str, *, tell_recipient: bool = True) -> None:
         """It ends without a result."""
@@ -304,6 +366,8 @@ class Transfers:
         self._core.repeats.tell(
             self._core.log, "info", "transfer-refused", about, **_ids_of(handshake), code=code, detail=detail
         )
+        ends = handshake.sender.name, handshake.recipient.name
+        self._core.audit.note("transfer", *ends, code=code, detail=detail)
         waiting, handshake.waiting = handshake.waiting, []
         for session, call in waiting:
             self._clients.fail(session, call, code, detail)

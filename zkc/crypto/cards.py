@@ -96,6 +96,13 @@ def verify_card(encoded: bytes, suite: Suite) -> VerifiedCard:
     return VerifiedCard(encoded, body, hashed, identity, kem_key, owner_fingerprint)
 
 
+def kem_key_of(encoded: bytes) -> bytes:
+    """The permanent key, encoded, of a card from our own store, where it was verified before it was written."""
+    card: Card = decode(encoded, Card)
+    body: CardBody = decode(card.body, CardBody)
+    return body.kem_key
+
+
 def certify(identity: IdentityKey, name: str, uid: bytes, key_hash: bytes, epoch: int) -> bytes:
     """The coordinator's certificate over a card (``key_hash`` = H(card)) or a permanent server key (= H(PSK.pk))."""
     return identity.sign_durable("cert", digest(encode(Certified(name, uid, key_hash, epoch))))

@@ -15,10 +15,11 @@ Before C2 nothing is done, counted as online or stored. A record's counter rises
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
-from zkc.constants import CHANNEL_RECORDS_MAX, CHANNEL_SECONDS_MAX, TAG_BYTES, VERSION
+from zkc.constants import CHANNEL_RECORDS_MAX, CHANNEL_SECONDS_MAX, ID_BYTES, TAG_BYTES, VERSION
 from zkc.crypto.primitives import (
     NONCE_BYTES,
     ZERO_NONCE,
@@ -29,7 +30,7 @@ from zkc.crypto.primitives import (
     expand,
     extract,
 )
-from zkc.crypto.suites import KemPrivateKey, KemPublicKey, Suite, kem_decapsulate, kem_encapsulate
+from zkc.crypto.suites import KemPrivateKey, KemPublicKey, Suite, kem_decapsulate, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
 from zkc.protocol.step import Send, Step, Table
@@ -102,6 +103,8 @@ class ClientKeys:
     uid: bytes
     perm_client: KemPrivateKey
     perm_server: KemPublicKey
+    general: KemPublicKey | None = None
+    """The coordinator's general key where the uid is to travel under it; None: it travels in clear (Figure 2, 201)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,6 +142,8 @@ class Host:
     """What S1 tells; its version is chosen among the client's."""
     now: float
     """Monotonic seconds."""
+    general: tuple[KemPrivateKey, ...] = ()
+    """One of them opens a uid that was sealed, the present one or a former; none: only a uid in clear is taken."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,9 @@ class Unconfirmed:
 
 def create_hello(keys: ClientKeys, info: HelloInfo, now: float) -> Step:
     """C1, to the permanent server key (Figure 13, block 1301, and wherever a client encrypts to the coordinator)."""
-    th = Transcript.start("chan", keys.suite.name).absorb(keys.uid)
+    th = Transcript.start("chan", keys.suite.name)
+    uid = keys.uid if keys.general is None else seal(keys.general, "chan-uid", th.value, keys.uid)
+    th = th.absorb(uid)
     ss_s, ct_s = kem_encapsulate(keys.perm_server, "chan-s", th.value)
     th = th.absorb(ct_s)
     prk = extract(th.value, ss_s)
@@ -169,7 +176,7 @@ def create_hello(keys: ClientKeys, info: HelloInfo, now: float) -> Step:
     sealed = aead_seal(expand(prk, "chan c1", 32), ZERO_NONCE, encode(info), th.value)
     prk.wipe()
     return Step(
-        HelloSent(th.absorb(sealed), ephemeral, ss_s, now), (Send(ChannelHello(keys.uid, ct_s, public, sealed)),)
+        HelloSent(th.absorb(sealed), ephemeral, ss_s, now), (Send(ChannelHello(uid, ct_s, public, sealed)),)
     )
 
 
@@ -179,9 +186,13 @@ def consume_hello(host: Host, state: Unheard, message: ChannelHello) -> Step:
     A replayed C1 costs two seals and changes nothing.
     """
     keys = host.keys
-    if message.uid != keys.uid:
+    th = Transcript.start("chan", keys.suite.name)
+    uid = message.uid
+    if len(uid) != ID_BYTES and host.general:
+        uid = _opened_uid(host.general, th.value, uid)
+    if uid != keys.uid:
         raise PeerViolation("identity", "the uid is not that of the connection")
-    th = Transcript.start("chan", keys.suite.name).absorb(message.uid)
+    th = th.absorb(message.uid)
     ss_s = kem_decapsulate(keys.perm_server, "chan-s", th.value, message.ct_s)
     th = th.absorb(message.ct_s)
     first = extract(th.value, ss_s)
@@ -203,6 +214,14 @@ def consume_hello(host: Host, state: Unheard, message: ChannelHello) -> Step:
     for secret in (ss_s, first, ss_e, ss_c, prk):
         secret.wipe()
     return Step(Unconfirmed(channel, hello), (Send(ChannelAnswer(ct_e, ct_c, sealed)),))
+
+
+def _opened_uid(general: tuple[KemPrivateKey, ...], th: bytes, sealed: bytes) -> bytes:
+    """By the key to which a client sealed it that may not have heard of a newer one."""
+    for key in general:
+        with contextlib.suppress(PeerViolation):
+            return open_sealed(key, "chan-uid", th, sealed)
+    raise PeerViolation("forged", "the uid is sealed to no key of ours")
 
 
 def consume_answer(keys: ClientKeys, state: HelloSent, message: ChannelAnswer) -> Step:

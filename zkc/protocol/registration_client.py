@@ -31,7 +31,7 @@ from zkc.crypto.suites import (
 )
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
-from zkc.ids import Kind
+from zkc.ids import Identifier, Kind
 from zkc.protocol.registration import message_mac
 from zkc.protocol.step import Send, Step, Table
 from zkc.wire.codec import decode, encode
@@ -43,6 +43,7 @@ from zkc.wire.messages import (
     RegDone,
     RegHello,
     RegName,
+    RegNameInClear,
     RegPermClient,
     RegPermServer,
     RegRegister,
@@ -71,6 +72,8 @@ class Newcomer:
     """Signs the card of an application."""
     request_apart: bool = False
     """R3b in a message of its own (Figure 11: the request may be separated from the key)."""
+    identifier: Identifier = "sealed"
+    """How R1 says the name (Figure 4, block 401, names both)."""
     seal_to: Literal["permanent", "temporary"] = "permanent"
     """Which server key R5 is sealed to (Figure 6 names both)."""
 
@@ -153,15 +156,15 @@ def consume_coordinator(newcomer: Newcomer, state: HelloSent, message: RegCoordi
     if coordinator.suite.name != invitation.suite or coordinator.curve_key != invitation.curve_key:
         raise PeerViolation("identity", "the coordinator's keys are not those of the invitation")
     th = state.th.absorb(message.card, message.signature, invitation.invite_id)
-    sealed = seal(
-        coordinator.general_key, "reg-name", th.value, encode(SealedName(invitation.name, invitation.kind))
-    )
-    th = th.absorb(sealed)
+    named = encode(SealedName(invitation.name, invitation.kind))
+    if newcomer.identifier == "sealed":
+        named = seal(coordinator.general_key, "reg-name", th.value, named)
+    th = th.absorb(named)
     psk = invitation_psk(invitation.secret)
     tag = message_mac(psk, "reg mac", th)
+    form = RegName if newcomer.identifier == "sealed" else RegNameInClear
     return Step(
-        NameSent(th.absorb(tag), psk, coordinator, message.card),
-        (Send(RegName(invitation.invite_id, sealed, tag)),),
+        NameSent(th.absorb(tag), psk, coordinator, message.card), (Send(form(invitation.invite_id, named, tag)),)
     )
 
 

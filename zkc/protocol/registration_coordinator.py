@@ -33,6 +33,7 @@ from zkc.wire.messages import (
     RegDone,
     RegHello,
     RegName,
+    RegNameInClear,
     RegPermClient,
     RegPermServer,
     RegRegister,
@@ -180,11 +181,15 @@ def consume_request_for_temp_key(registrar: Registrar, state: Greeted, message: 
     sealed_at = th.value
     th = th.absorb(message.sealed_name)
     check_mac(message_mac(registrar.psk, "reg mac", th), message.mac)
-    named: SealedName = decode(
-        open_sealed(registrar.general_key, "reg-name", sealed_at, message.sealed_name), SealedName
-    )
-    if (message.invite_id, named.name, named.kind) != (registrar.invite_id, registrar.name, registrar.kind):
-        raise PeerViolation("identity", "the name is not the invitation's")
+    _check_name(registrar, message, open_sealed(registrar.general_key, "reg-name", sealed_at, message.sealed_name))
+    return Step(Named(th.absorb(message.mac)), (MakePair(),))
+
+
+def consume_request_in_clear(registrar: Registrar, state: Greeted, message: RegNameInClear) -> Step:
+    """R1 of a client that does not seal its name (Figure 4, block 401: "may either be unencrypted or encrypted")."""
+    th = state.th.absorb(message.invite_id, message.name)
+    check_mac(message_mac(registrar.psk, "reg mac", th), message.mac)
+    _check_name(registrar, message, message.name)
     return Step(Named(th.absorb(message.mac)), (MakePair(),))
 
 
@@ -272,9 +277,16 @@ def consume_commit(registrar: Registrar, state: Committing, event: Committed) ->
     return Step(Registered(), (Send(RegDone(sealed, tag)),))
 
 
+def _check_name(registrar: Registrar, message: RegName | RegNameInClear, encoded: bytes) -> None:
+    named: SealedName = decode(encoded, SealedName)
+    if (message.invite_id, named.name, named.kind) != (registrar.invite_id, registrar.name, registrar.kind):
+        raise PeerViolation("identity", "the name is not the invitation's")
+
+
 TABLE: Final[Table] = {
     (Nothing, RegHello): consume_hello,
     (Greeted, RegName): consume_request_for_temp_key,
+    (Greeted, RegNameInClear): consume_request_in_clear,
     (Named, PairMade): consume_temporary_pair,
     (TempKeySent, RegTempClient): consume_temp_client_key,
     (TempKeyReceived, RegRegister): consume_registration_request,

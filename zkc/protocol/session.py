@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from zkc.constants import TERMS_VERSION
+from zkc.constants import FILE_NAME_MAX, PREVIEW_BYTES, TERMS_VERSION
 from zkc.crypto.cards import VerifiedCard
-from zkc.crypto.primitives import ZERO_NONCE, Secret, aead_open, aead_seal, check_mac, expand, extract, mac
+from zkc.crypto.primitives import (
+    ZERO_NONCE,
+    Secret,
+    aead_open,
+    aead_seal,
+    check_mac,
+    digest,
+    expand,
+    extract,
+    mac,
+)
 from zkc.crypto.suites import KemPrivateKey, KemPublicKey, kem_decapsulate, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, VersionMismatch
 from zkc.wire.codec import decode, encode, version_of
-from zkc.wire.messages import Conf, Endpoints, Req, Resp, WrappedKey
+from zkc.wire.messages import Conf, Endpoints, Manifest, Preview, Req, Resp, WrappedKey
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,6 +42,8 @@ class Session:
     endpoints: Endpoints | None
     """Where the other end listens; of a recipient without an address: it is to come to the sender. None at a recipient
     that listens."""
+    opener: KemPrivateKey | None = None
+    """The sender's permanent key, where it asked for an acknowledgement that is sealed to it."""
 
 
 LEVELS: Final = ("online", "present", "authorised")
@@ -63,6 +75,39 @@ def _check_version(what: str, encoded: bytes) -> None:
         )
 
 
+def make_preview(name: str, note: str, size: int | None) -> bytes:
+    """What a recipient may judge by before it answers: the name whole, of the note the beginning. `PREVIEW_BYTES`."""
+    short = _beginning(name), _beginning(note)
+    # Behind both there is always more padding than 255 bytes, so that its own header is always of one length.
+    room = PREVIEW_BYTES - len(encode(Preview(*short, size, bytes(256)))) + 256
+    return encode(Preview(*short, size, bytes(room)))
+
+
+def is_as_shown(manifest: Manifest, preview: Preview) -> bool:
+    """Whether a sender sends what its preview said."""
+    said = _beginning(manifest.name), _beginning(manifest.note), manifest.size
+    return said == (preview.name, preview.note, preview.size)
+
+
+def preview_at(xid: bytes, card_hash: bytes) -> bytes:
+    """What a preview is bound to: this handshake, by this sender."""
+    return digest(xid + card_hash)
+
+
+def open_preview(key: KemPrivateKey, req: Req) -> Preview | None:
+    """None where the sender has not pinned this recipient. `PeerViolation` (``forged``, ``malformed``)."""
+    if not req.preview:
+        return None
+    opened = open_sealed(key, "xfer-preview", preview_at(req.xid, req.card_hash), req.preview)
+    preview: Preview = decode(opened, Preview)
+    return preview
+
+
+def _beginning(text: str) -> str:
+    """At most 255 bytes of it."""
+    return text.encode()[:FILE_NAME_MAX].decode(errors="ignore")
+
+
 def seal_endpoints(to: KemPublicKey, th: bytes, endpoints: Endpoints) -> bytes:
     """Where the sender listens, for the recipient alone: in KEY, or in CONFS."""
     return seal(to, "xfer-ep-s", th, encode(endpoints))
@@ -76,6 +121,20 @@ def open_endpoints(key: KemPrivateKey, th: bytes, sealed: bytes) -> Endpoints | 
     if not (endpoints.addresses and endpoints.data_port and endpoints.ack_port) or endpoints.relay:
         raise PeerViolation("malformed", "a sender that listens nowhere")
     return endpoints
+
+
+def seal_receipt(session: Session, receipt: bytes) -> bytes:
+    """As it travels in DONE: alone, or sealed to the sender's permanent key (Figure 16, block 1603, names both)."""
+    if session.req.acknowledgement == "session":
+        return receipt
+    return seal(session.peer.kem_key, "xfer-done", session.th, receipt)
+
+
+def open_receipt(session: Session, sealed: bytes) -> bytes:
+    """The same at the sender. `PeerViolation` (``forged``)."""
+    if session.opener is None:
+        return sealed
+    return open_sealed(session.opener, "xfer-done", session.th, sealed)
 
 
 def level_met(stated: str, required: str) -> bool:

@@ -6,6 +6,9 @@ Sender-made key                                       Coordinator-made key, reci
  3. X5 <- key -> recipient                             3. G2 <- CONFR, checked; G3 -> answer, card, KEYS, CONFR
  4. X6 <- confirmation -> sender                       4. G4 <- CONFS -> recipient; K is erased
 
+A recipient that asks a person first says so in place of X3 (PENDING), and its X3 comes later, as a message of its own;
+the sender asks again meanwhile, byte for byte.
+
 It acts on what the channels authenticate: who spoke, and the fields of REQ and RESP that both ends sign. It checks no
 signature: the ends do. The level of presence is verified before any key passes (claims D1 to D4).
 
@@ -22,6 +25,7 @@ from zkc.crypto.primitives import Secret, extract
 from zkc.crypto.suites import KemPublicKey, Suite
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, VersionMismatch
+from zkc.ids import Presence
 from zkc.protocol.session import (
     check_confirmation,
     level_met,
@@ -32,6 +36,7 @@ from zkc.protocol.session import (
     wrap_session_key,
 )
 from zkc.protocol.step import Step, Table
+from zkc.rules.policy import higher
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
     ConfS,
@@ -42,10 +47,12 @@ from zkc.wire.messages import (
     Notify,
     Ok,
     Req,
+    TransferAnswer,
     TransferConfirm,
     TransferConfirmKey,
     TransferGrant,
     TransferKey,
+    TransferPending,
     TransferRequest,
     TransferResponse,
 )
@@ -79,6 +86,8 @@ class Broker:
     fresh_key: Secret
     """32 random bytes (Figure 2, 204; Figure 9, block 903), or none where the sender makes the key. Wiped once it is
     spent, or when none is needed."""
+    least: Presence = "online"
+    """The level that REQ, or this coordinator's policy, requires: the higher of both."""
 
 
 # --- states --------------------------------------------------------------------------------------------------------
@@ -96,6 +105,14 @@ class Notified:
     req: Req
     th: Transcript
     """After REQ and its signature: what tells this request from any other."""
+
+
+@dataclass(frozen=True)
+class PersonAsked:
+    """The recipient has the request, and asks a person; its answer comes when that one has decided."""
+
+    req: Req
+    th: Transcript
 
 
 @dataclass(frozen=True)
@@ -222,9 +239,10 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
     if resp.verdict == "have":
         k.wipe()
         return Step(Finished(), (_grant(broker, message),))
-    if not level_met(resp.presence, req.presence):
+    least = higher(req.presence, broker.least)
+    if not level_met(resp.presence, least):
         k.wipe()
-        return Step(Finished(), (FailSender(unmet_code(req.presence), ""),))
+        return Step(Finished(), (FailSender(unmet_code(least), ""),))
     if req.key_source == "sender":
         k.wipe()
         grant = _grant(broker, message)
@@ -238,6 +256,16 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
     recipient = broker.recipient.under(resp.card_hash)
     wrapped = _wrap(broker, req, th_c, k, "R", recipient, resp.recipient_one_time_key)
     return Step(KeyWithRecipient(req, state.th, th_c, message, k), (AskRecipient(DeliverSessionKey(wrapped, b"")),))
+
+
+def consume_pending(broker: Broker, state: Notified, message: TransferPending) -> Step:
+    """PENDING in place of X3 (Figure 9, block 901): told to the sender as it is; nothing of the recipient with it."""
+    return Step(PersonAsked(state.req, state.th), (AnswerSender(message),))
+
+
+def consume_late_answer(broker: Broker, state: PersonAsked, message: TransferAnswer) -> Step:
+    """X3 after PENDING -> X4, as if it had come at once (Figure 9, blocks 901-905; Figure 2, 203-204)."""
+    return consume_answer(broker, Notified(state.req, state.th), TransferResponse(message.response, message.signature))
 
 
 def consume_key(broker: Broker, state: Answered, message: TransferKey) -> Step:
@@ -286,7 +314,9 @@ def consume_recipient_word(broker: Broker, state: SenderConfirmed, message: Tran
 # --- the same once more --------------------------------------------------------------------------------------------
 
 
-def consume_request_again(broker: Broker, state: Notified | KeyWithRecipient, message: TransferRequest) -> Step:
+def consume_request_again(
+    broker: Broker, state: Notified | PersonAsked | KeyWithRecipient, message: TransferRequest
+) -> Step:
     """X1 once more (Figure 8, block 801): the recipient has it, and its answer will answer this one too."""
     _check_same(broker, state.th, message)
     return Step(state)
@@ -315,6 +345,9 @@ def consume_confirmation_again(broker: Broker, state: SenderConfirmed, message: 
 TABLE: Final[Table] = {
     (Idle, TransferRequest): consume_request,
     (Notified, TransferResponse): consume_answer,
+    (Notified, TransferPending): consume_pending,
+    (PersonAsked, TransferAnswer): consume_late_answer,
+    (PersonAsked, TransferRequest): consume_request_again,
     (Answered, TransferKey): consume_key,
     (KeyPassed, TransferConfirm): consume_confirmation,
     (Notified, TransferRequest): consume_request_again,

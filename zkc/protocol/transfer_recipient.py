@@ -21,6 +21,7 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_decapsulate, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import IdentityError, PeerViolation
+from zkc.ids import Presence
 from zkc.protocol.session import (
     Session,
     confirmation,
@@ -44,6 +45,7 @@ from zkc.wire.messages import (
     Req,
     Resp,
     TransferConfirm,
+    TransferPending,
     TransferResponse,
 )
 
@@ -78,6 +80,14 @@ class Accept:
     max_bytes: int
     live: bool = False
     """Whether a process takes it as a stream, and nothing of it is kept."""
+    presence: Presence = "online"
+    """The level that this client vouches for, and how old what it rests on is, in seconds."""
+    presence_age: int = 0
+
+
+@dataclass(frozen=True)
+class AskPerson:
+    """Event: own policy puts it before a person."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +185,15 @@ def create_response(recipient: Recipient, state: Notified, event: Accept) -> Ste
     sealed = seal(state.sender.kem_key, "xfer-ep", state.th.value, encode(event.endpoints))
     resp = _response(
         recipient, state.req, verdict="accept", sealed=sealed, one_time=one_time.public.encode(), chunk=event.chunk,
-        max_bytes=event.max_bytes, live=event.live,
+        max_bytes=event.max_bytes, live=event.live, presence=event.presence, presence_age=event.presence_age,
     )
     th, message = _sign(recipient, state.th, resp)
     return Step(Responded(th, state.req, resp, state.sender, one_time, sender_listens), (Send(message),))
+
+
+def create_pending(recipient: Recipient, state: Notified, event: AskPerson) -> Step:
+    """PENDING in place of X3: no key, no endpoints, no card before a person has decided (Figure 14, block 1403)."""
+    return Step(state, (Send(TransferPending()),))
 
 
 def create_refusal(recipient: Recipient, state: Notified, event: Decline) -> Step:
@@ -243,6 +258,7 @@ def consume_sender_confirmation(recipient: Recipient, state: KeyHeld, message: D
 
 TABLE: Final[Table] = {
     (Idle, Notify): consume_notification,
+    (Notified, AskPerson): create_pending,
     (Notified, Accept): create_response,
     (Notified, Decline): create_refusal,
     (Notified, AlreadyHave): create_have,
@@ -255,7 +271,7 @@ TABLE: Final[Table] = {
 def _response(
     recipient: Recipient, req: Req, *, verdict: Literal["accept", "refuse", "have"], sealed: bytes = b"",
     one_time: bytes = b"", chunk: int = CHUNK, max_bytes: int = 0, code: int = 0, detail: str = "",
-    live: bool = False,
+    live: bool = False, presence: Presence = "online", presence_age: int = 0,
 ) -> Resp:
     return Resp(
         version=TERMS_VERSION,
@@ -263,8 +279,8 @@ def _response(
         verdict=verdict,
         code=code,
         detail=detail,
-        presence="online",
-        presence_age=0,
+        presence=presence,
+        presence_age=presence_age,
         recipient_one_time_key=one_time,
         chunk=chunk,
         max_bytes=max_bytes,

@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from zkc.constants import ID_BYTES, TERMS_VERSION
-from zkc.crypto.cards import VerifiedCard
+from zkc.crypto.cards import VerifiedCard, kem_key_of
 from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityKey
-from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed
+from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
-from zkc.ids import Compression, KeyOrder, KeySource, is_name
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence, is_name
 from zkc.protocol.session import (
     Session,
     check_confirmation,
     level_met,
+    preview_at,
     read_resp,
     refusal_code,
     seal_endpoints,
@@ -50,6 +51,7 @@ from zkc.wire.messages import (
     TransferConfirmKey,
     TransferGrant,
     TransferKey,
+    TransferPending,
     TransferRequest,
 )
 
@@ -80,8 +82,15 @@ class Terms:
     size_class: int
     fresh: bool
     compression: Compression = "none"
+    acknowledgement: Acknowledgement = "session"
     can_listen: bool = False
     """Whether the recipient may ask to come to the sender."""
+    presence: Presence = "online"
+    """What must hold of the recipient, at least."""
+    wait: int = 0
+    """Seconds that the sender waits for a person, if one is asked; 0: as long as the recipient does."""
+    preview: bytes = b""
+    """`make_preview`, or nothing to judge by."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,6 +98,9 @@ class Requested:
     th: Transcript
     req: Req
     one_time: KemPrivateKey | None
+    encoded: bytes
+    """REQ as it was sent."""
+    signature: bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,13 +172,28 @@ def create_request(sender: Sender, terms: Terms) -> Step:
     one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
     req = Req(
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
-        terms.key_source, terms.key_order, terms.cipher, terms.compression, "online", 0, terms.size_class,
-        terms.can_listen, terms.fresh, sender.card.hash, one_time.public.encode() if one_time else b"",
+        terms.key_source, terms.key_order, terms.cipher, terms.compression, terms.acknowledgement, terms.presence,
+        terms.wait, terms.size_class, terms.can_listen, terms.fresh, sender.card.hash,
+        one_time.public.encode() if one_time else b"", _seal_preview(sender, terms),
     )
     encoded = encode(req)
     th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)
     signature = sender.identity.sign("xfer-req", th.value)
-    return Step(Requested(th.absorb(signature), req, one_time), (Send(TransferRequest(encoded, signature)),))
+    state = Requested(th.absorb(signature), req, one_time, encoded, signature)
+    return Step(state, (Send(TransferRequest(encoded, signature)),))
+
+
+def _seal_preview(sender: Sender, terms: Terms) -> bytes:
+    """To a pinned recipient alone: at first contact nobody knows whose key the coordinator would give."""
+    if not (terms.preview and sender.known.card):
+        return b""
+    key = sender.authority.suite.read_public(kem_key_of(sender.known.card))
+    return seal(key, "xfer-preview", preview_at(terms.xid, sender.card.hash), terms.preview)
+
+
+def consume_pending(sender: Sender, state: Requested, message: TransferPending) -> Step:
+    """PENDING in place of X4: a person is asked first. The same request once more asks for the answer (Figure 13)."""
+    return Step(state, (Send(TransferRequest(state.encoded, state.signature)),))
 
 
 def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> Step:
@@ -276,13 +303,14 @@ def _agreed(sender: Sender, state: KeySent) -> Agreed:
     return Agreed(
         Session(
             state.k, state.th.value, granted.req, granted.resp, granted.card, sender.identity.public.fingerprint,
-            granted.endpoints,
+            granted.endpoints, sender.kem_key if granted.req.acknowledgement == "permanent" else None,
         )
     )
 
 
 TABLE: Final[Table] = {
     (Requested, TransferGrant): consume_grant,
+    (Requested, TransferPending): consume_pending,
     (Granted, MakeKey): create_key,
     (KeyOpened, MakeKey): create_sender_confirmation,
     (KeySent, TransferConfirm): consume_confirmation,

@@ -67,6 +67,8 @@ class Known:
     """What the owner's identity took the place of."""
     names: tuple[str, ...] = ()
     """Every name under which the card's fingerprint is pinned."""
+    card: bytes = b""
+    """The one that was seen last under the name."""
 
 
 @dataclass(frozen=True, slots=True)

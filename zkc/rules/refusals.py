@@ -30,8 +30,11 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (20, ""): ("there is no {0} at this coordinator", "zkc peers lists who is there"),
     (21, ""): ("{0} is offline", _LATER),
     (22, ""): ("nobody is present at {0}", _LATER),
+    (23, "not-enrolled"): (
+        "no person at {0} can prove that he may receive (nothing is enrolled there)", "zkc person enrol, at {0}"
+    ),
     (23, ""): ("the person at {0} may not receive it", "ask {0} who may"),
-    (24, ""): ("{0} refused it", "ask {0} why"),
+    (24, ""): ("a person at {0} refused it", "ask {0} why"),
     (25, ""): ("{either} refused it by policy", "ask its administrator"),
     (25, "accept"): ("{0} takes no transfers (inbox.accept there)", "ask {0} to allow them"),
     (25, "cipher"): (
@@ -41,6 +44,10 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (25, "key-source"): (
         "{either} does not allow a key from this source",
         "coordinator-made keys need transfer.key_sources to name them at the coordinator and at both ends",
+    ),
+    (25, "key-order"): (
+        "the coordinator does not hand out keys of its own making in this order",
+        "set transfer.key_order to another, or let transfer.key_orders name it at the coordinator",
     ),
     (25, "limit"): (
         "a limit of {either} was reached: too large, too many at once, or too many in a second",
@@ -55,8 +62,12 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "start one of those that the coordinator names: zkc relay; a longer wait waits for one",
     ),
     (25, "not-a-relay"): ("the coordinator does not name this client as a relay", "add it to [relay] clients there"),
+    (25, "not-as-shown"): (
+        "name, note or size are not what the person at {0} was shown before he accepted", "send it anew"
+    ),
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
+    (30, "unanswered"): ("nobody at {0} answered whether to accept it", "ask {0} to look at zkc inbox there"),
     (31, ""): ("{0} gave the transfer up", _AGAIN),
     (31, "broken-stream"): (
         "it went to a process at {0} that took it as a stream, and that has gone; what it took is not sent again",

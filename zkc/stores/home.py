@@ -74,6 +74,10 @@ class Home:
         return self.data / "keys.db"
 
     @property
+    def audit_db(self) -> Path:
+        return self.data / "audit.db"
+
+    @property
     def inbox(self) -> Path:
         return self.data / "inbox"
 

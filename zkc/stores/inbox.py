@@ -27,10 +27,22 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
-from zkc.errors import LocalIOError, UsageError
+from zkc.errors import LocalIOError
 from zkc.stores import files
 from zkc.stores.home import Home
-from zkc.stores.items import COLUMNS, ID_BYTES, SCHEMA, SELECT, SELECT_PAGE, Item, NewItem, checked_id, is_id, item_of
+from zkc.stores.items import (
+    COLUMNS,
+    ID_BYTES,
+    SCHEMA,
+    SELECT,
+    SELECT_PAGE,
+    Item,
+    NewItem,
+    checked_id,
+    is_id,
+    item_of,
+    the_one,
+)
 from zkc.stores.localdb import LocalDb, insert, one
 from zkc.stores.partials import Partial, Partials
 from zkc.stores.payloads import open_payload, sweep
@@ -279,15 +291,7 @@ class Inbox:
             with self._db.reading() as connection:
                 found = [self._item(row) for row in connection.execute(f"{SELECT} {where}", bounds)]
                 found += self._partials.select(connection, where, *bounds)
-        if not found:
-            raise UsageError(
-                f"there is no item {prefix[:40]!r} in the inbox", detail="unknown-id", hint="see zkc inbox"
-            )
-        if len(found) > 1:
-            raise UsageError(
-                f"{prefix!r} is the beginning of several ids", detail="ambiguous-id", hint="give more of its digits"
-            )
-        return found[0]
+        return the_one(found, prefix, "there is no item {} in the inbox")
 
     def version(self) -> int:
         """A number that grows when the inbox has changed. Cheap: for one who waits."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
+from zkc.errors import UsageError
 from zkc.ids import KeySource
 from zkc.stores.localdb import LocalDb, Schema
 
@@ -103,6 +105,21 @@ SCHEMA: Final = Schema(
 def is_id(text: str) -> bool:
     """Whether an item may be called so: then it is the name of a file that we made."""
     return _ID.fullmatch(text) is not None
+
+
+T = TypeVar("T")
+
+
+def the_one(found: Sequence[T], prefix: str, missing: str) -> T:
+    """What a person meant by the beginning of an id; ``missing`` says that nothing has it. `UsageError`:
+    ``unknown-id``, ``ambiguous-id``."""
+    if not found:
+        raise UsageError(missing.format(repr(prefix[:40])), detail="unknown-id", hint="see zkc inbox")
+    if len(found) > 1:
+        raise UsageError(
+            f"{prefix!r} is the beginning of several ids", detail="ambiguous-id", hint="give more of its digits"
+        )
+    return found[0]
 
 
 def checked_id(db: LocalDb, value: Any) -> str:

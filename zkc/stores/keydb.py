@@ -11,7 +11,7 @@ Every row carries a MAC (`zkc.stores.rowmac`), so a value that is read is the va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
@@ -30,8 +30,10 @@ from sqlalchemy import (
 )
 
 from zkc.constants import FORMER_KEYS_SECONDS, INVITATIONS_KEPT_SECONDS, SUCCESSIONS_KEPT_MAX
+from zkc.crypto.audit import Entry, Note, verify
 from zkc.errors import IdentityError, InternalError, LocalIOError, NotRegistered, PolicyRefused
 from zkc.ids import Kind, owner_of
+from zkc.stores import audit
 from zkc.stores.backends import BUSY_SECONDS, Backend, open_backend
 from zkc.stores.rowmac import mac, verifies
 
@@ -96,7 +98,9 @@ class TooManySuccessions(PolicyRefused):
     """The client has had as many identities as are kept."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} has had too many identities", detail="limit", hint="revoke it, and invite it anew")
+        super().__init__(
+            f"{name} has had too many identities", detail="identities", hint="revoke it, and invite it anew"
+        )
 
 
 class OwnerGone(NotRegistered):
@@ -222,7 +226,9 @@ _LOG: Final = _table("log", _LOG_FIELDS)
 _FORMER: Final = _table("former_keys", _FORMER_FIELDS)
 _SUCCESSIONS: Final = _table("successions", _SUCCESSION_FIELDS)
 
-TABLES: Final[tuple[TableClause, ...]] = (_INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _FORMER, _SUCCESSIONS)
+TABLES: Final[tuple[TableClause, ...]] = (
+    _INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _FORMER, _SUCCESSIONS, audit.ENTRIES, audit.START,
+)  # fmt: skip
 """What this module expects of the latest schema."""
 
 _CLIENT_SELECT: Final = select(
@@ -260,11 +266,13 @@ class KeyDb:
 
     # --- invitations ------------------------------------------------------------------------------------------------
 
-    def add_invitation(self, row: InvitationRow) -> None:
-        """Store a new invitation. `NameTaken` if a live client has its name, `OwnerGone` if its owner is none."""
+    def add_invitation(self, row: InvitationRow, note: Note | None = None) -> None:
+        """Store a new invitation, and ``note`` with it. `NameTaken` if a live client has its name, `OwnerGone` if its
+        owner is none."""
         with self._backend.writing() as connection:
             self._check_name_and_owner(connection, row)
             self._insert(connection, _INVITATIONS, _values(row, _INVITATION_FIELDS))
+            audit.append(connection, self._mac_key, [note] if note else [])
 
     def add_application_invitation(self, row: InvitationRow, now: float, at_most: int) -> None:
         """Store a new invitation for an application, in the place of the unused ones for its name.
@@ -279,6 +287,7 @@ class KeyDb:
             if self._open_invitations(connection, owner, now) >= at_most:
                 raise TooManyInvited(owner)
             self._insert(connection, _INVITATIONS, _values(row, _INVITATION_FIELDS))
+            audit.append(connection, self._mac_key, [_note(now, "invited", owner, row.name)])
             self._prune(connection, now)
 
     def prune_invitations(self, now: float) -> int:
@@ -315,10 +324,12 @@ class KeyDb:
         with self._backend.reading() as connection:
             return [self._to_invitation(row) for row in connection.execute(query).mappings()]
 
-    def cancel_invitations(self, name: str) -> int:
-        """Delete the unused invitations for ``name``; how many there were."""
+    def cancel_invitations(self, name: str, note: Note | None = None) -> int:
+        """Delete the unused invitations for ``name``; how many there were. Where there were any, ``note`` is kept."""
         with self._backend.writing() as connection:
-            return self._cancel(connection, _INVITATIONS.c.name == name)
+            count = self._cancel(connection, _INVITATIONS.c.name == name)
+            audit.append(connection, self._mac_key, [note] if note and count else [])
+            return count
 
     def reserve(self, invite_id: bytes, make: Callable[[], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
         """The uid and the permanent server key's private half for this newcomer, durable before they are used (701).
@@ -362,6 +373,7 @@ class KeyDb:
             self._insert(connection, _SIGHTINGS, _values(stored, _SIGHTING_FIELDS))
             used = replace(invitation, used_by=stored.uid)
             self._update(connection, _INVITATIONS, _values(used, _INVITATION_FIELDS), "invite_id")
+            audit.append(connection, self._mac_key, [_note(now, "registered", stored.name)])
             return stored
 
     def retire_invitation(self, invite_id: bytes) -> None:
@@ -459,6 +471,8 @@ class KeyDb:
                 self._insert(connection, _SUCCESSIONS, _values(row, _SUCCESSION_FIELDS))
             else:
                 self._append(connection, "rotated", renewed, now)
+            event = "succeeded" if succession else "rotated"
+            audit.append(connection, self._mac_key, [_note(now, event, renewed.name)])
             return renewed
 
     def successions(self, uid: bytes, since: bytes, limit: int) -> list[bytes]:
@@ -510,11 +524,11 @@ class KeyDb:
                     self._forget_former(connection, uid)
         return over
 
-    def revoke(self, name: str, reason: str, now: float) -> list[ClientRow]:
+    def revoke(self, name: str, reason: str, now: float, event: str = "revoked") -> list[ClientRow]:
         """End the live registrations of ``name`` and of its applications; the rows as they are now, owner first.
 
         Their unused invitations are deleted too: one that was left over would let its holder take the name. An empty
-        list if nobody live has the name. The permanent server keys are erased.
+        list if nobody live has the name. The permanent server keys are erased. ``event``: the audit log's word.
         """
         with self._backend.writing() as connection:
             query = _CLIENT_SELECT.where(_of(_CLIENTS, name), _CLIENTS.c.revoked.is_(None)).order_by(_CLIENTS.c.name)
@@ -529,6 +543,7 @@ class KeyDb:
             left = select(*_INVITATIONS.c).where(_of(_INVITATIONS, name), _INVITATIONS.c.retired == 0)
             for invitation in connection.execute(left).mappings().all():
                 self._retire(connection, self._to_invitation(invitation))
+            audit.append(connection, self._mac_key, [_note(now, event, row.name) for row in revoked])
             return revoked
 
     def touch_all(self, last_seen: Mapping[bytes, float]) -> None:
@@ -549,6 +564,31 @@ class KeyDb:
         query = select(*_LOG.c).where(_LOG.c.log_index >= first).order_by(_LOG.c.log_index).limit(limit)
         with self._backend.reading() as connection:
             return [self._to_entry(row) for row in connection.execute(query).mappings()]
+
+    # --- the audit log ----------------------------------------------------------------------------------------------
+
+    def audit(self, notes: Sequence[Note]) -> None:
+        """Append ``notes``."""
+        with self._backend.writing() as connection:
+            audit.append(connection, self._mac_key, notes)
+
+    def audit_entries(self, after: int = 0, limit: int = 256) -> list[Entry]:
+        """At most ``limit`` entries behind the number ``after``. `IdentityError` (``audit-chain``): one was changed."""
+        with self._backend.reading() as connection:
+            return list(audit.entries(connection, self._mac_key, after, limit))
+
+    def verify_audit(self, noted: bytes | None = None) -> tuple[int, bytes]:
+        """Number and hash of the last entry, once every one is found in order. Errors: `zkc.crypto.audit.verify`."""
+        with self._backend.reading() as connection:
+            seq, previous = audit.start(connection, self._mac_key)
+            last = verify(audit.entries(connection, self._mac_key), seq, previous, noted)
+            return (seq, previous) if last is None else (last.seq, last.hash)
+
+    def prune_audit(self, before: float, at_most: int, step: int) -> int:
+        """Remove entries of before ``before`` (seconds since 1970), and all but the newest ``at_most``, ``step`` at
+        once; how many."""
+        with self._backend.writing() as connection:
+            return audit.prune(connection, self._mac_key, int(before * 1000), at_most, step)
 
     # --- inside a transaction ---------------------------------------------------------------------------------------
 
@@ -672,6 +712,10 @@ def _values(
 ) -> dict[str, Any]:
     """The columns ``names`` of ``row``, each of the type in which it will be read back (the MAC tells types apart)."""
     return {name: _plain(getattr(row, name), name in _REALS) for name in names}
+
+
+def _note(now: float, event: str, sender: str, recipient: str = "") -> Note:
+    return Note(int(now * 1000), event, sender, recipient)
 
 
 _REALS: Final = frozenset({"expires", "registered", "last_seen", "revoked", "at", "until"})

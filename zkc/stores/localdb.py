@@ -1,8 +1,9 @@
 """A client's SQLite file: made whole or not at all, private, shared by the daemon and any number of commands.
 
 One door: `LocalDb.reading` and `LocalDb.writing` are the transactions, and the only places where SQLite's errors
-become ours. WAL and full sync: what was committed is on disk. A reader never waits for a writer, be it of another
-process or a thread of this one: each has a connection of its own. So what only reads may stand on an event loop.
+become ours. WAL and full sync: what was committed is on disk (unless its `Schema` does without). A reader never waits
+for a writer, be it of another process or a thread of this one: each has a connection of its own. So what only reads
+may stand on an event loop.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Schema:
     """In the file's header: one kind of file is not taken for another."""
     version: int
     statements: tuple[str, ...]
+    is_synced: bool = True
+    """Whether a commit waits for the disk. Else it outlives the process, and only what is older a loss of power."""
 
 
 class LocalDb:
@@ -55,6 +58,7 @@ class LocalDb:
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         self._clock: Clock = SystemClock()
+        self._inode = path.stat().st_ino
         self._wrote = 0.0
         """When a transaction of this process last got through; monotonic seconds."""
         self._closed = False
@@ -108,7 +112,7 @@ class LocalDb:
         try:
             self._check_open()
             with _translated(self.path, self._schema):
-                writer = self._writer = self._writer or _connect(self.path)
+                writer = self._writer = self._writer or _connect(self.path, is_synced=self._schema.is_synced)
             # Threads that wait for another process, one after the other, do not add up their waits.
             end = max(began, self._wrote) + PATIENT_SECONDS if patient else began + BUSY_SECONDS
             with self._transaction(writer, lambda: self._begin(writer, end)):
@@ -147,6 +151,13 @@ class LocalDb:
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
                 raise
+
+    def is_there(self) -> bool:
+        """Whether the file under this path is still the one that was opened."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def version(self) -> int:
         """A number that grows whenever this or another process has committed. Cheap: for one who waits."""
@@ -198,12 +209,15 @@ class LocalDb:
         return int(version)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, is_synced: bool = True) -> sqlite3.Connection:
     escaped = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     # mode=rw: a file that vanished is an error, never a new and empty store.
-    return sqlite.prepared(sqlite3.connect(
+    connection = sqlite.prepared(sqlite3.connect(
         f"file:{escaped}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     ))
+    if not is_synced:
+        connection.execute("PRAGMA synchronous = NORMAL").close()
+    return connection
 
 
 def _wait_at_most(connection: sqlite3.Connection, seconds: float) -> None:

@@ -89,7 +89,38 @@ def _invitations_by_end(connection: Connection, _mac_key: bytes) -> None:
     connection.exec_driver_sql("CREATE INDEX invitations_by_end ON invitations (expires)")
 
 
-_V3: Final = (
+_AUDIT: Final = (
+    """CREATE TABLE audit (
+        seq {int} NOT NULL PRIMARY KEY,
+        at {int} NOT NULL,
+        event TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        recipient TEXT NOT NULL,
+        code {int} NOT NULL,
+        detail TEXT NOT NULL,
+        rule TEXT NOT NULL,
+        times {int} NOT NULL,
+        previous {bytes} NOT NULL,
+        hash {bytes} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+    """CREATE TABLE audit_start (
+        seq {int} NOT NULL,
+        hash {bytes} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+)
+
+
+def _audit_log(connection: Connection, _mac_key: bytes) -> None:
+    """Every decision, in a chain of hashes, and where the chain begins once old entries were removed."""
+    for statement in _AUDIT:
+        connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
+
+
+
+
+_ROTATION: Final = (
     # What clients had before their keys rotated; few at a time, and gone with the first channel under the new ones.
     """CREATE TABLE former_keys (
         uid {bytes} NOT NULL PRIMARY KEY,
@@ -114,11 +145,11 @@ _V3: Final = (
 
 def _rotation(connection: Connection, _mac_key: bytes) -> None:
     """New keys and identities of clients."""
-    for statement in _V3:
+    for statement in _ROTATION:
         connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
 
 
-STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _rotation)
+STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _audit_log, _rotation)
 """Step n is at n - 1."""
 LATEST: Final = len(STEPS)
 

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, LINK_TARGET_MAX, NOTE_MAX, RUNS_MAX
-from zkc.ids import Compression, KeyOrder, KeySource, Kind, Presence
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Kind, PersonState, Presence
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+IdOrSealed = Annotated[bytes, Meta(min_length=16, max_length=8 * 1024)]
 MaybeHash = Annotated[bytes, Meta(max_length=32)]
 Blob = Annotated[bytes, Meta(max_length=48 * 1024)]
 Small = Annotated[bytes, Meta(max_length=8 * 1024)]
@@ -62,6 +63,15 @@ class RegName(Message, frozen=True, tag="R1"):
     mac: Hash
 
 
+class RegNameInClear(Message, frozen=True, tag="R1n"):
+    """In place of R1."""
+
+    invite_id: Id
+    name: Small
+    """`SealedName`, not sealed."""
+    mac: Hash
+
+
 class RegTempServer(Message, frozen=True, tag="R2"):
     temp_server_key: Small
     signature: Small
@@ -103,8 +113,8 @@ class RegError(Message, frozen=True, tag="RE"):
 
 
 RegMessage = (
-    RegHello | RegCoordinator | RegName | RegTempServer | RegTempClient | RegRegister | RegPermServer
-    | RegPermClient | RegDone | RegError
+    RegHello | RegCoordinator | RegName | RegNameInClear | RegTempServer | RegTempClient | RegRegister
+    | RegPermServer | RegPermClient | RegDone | RegError
 )
 
 
@@ -222,7 +232,8 @@ class Certified(Message, frozen=True):
 
 
 class ChannelHello(Message, frozen=True, tag="C1"):
-    uid: Id
+    uid: IdOrSealed
+    """16 bytes: the uid. More: its seal to the coordinator's general key."""
     ct_s: Small
     ephemeral_key: Small
     sealed: Small
@@ -298,6 +309,20 @@ class LookUp(Message, frozen=True, tag="lookup"):
     name: Name
 
 
+class PersonIs(Message, frozen=True, tag="person"):
+    """Daemon to coordinator: what is known of its person."""
+
+    state: PersonState
+    age: U32
+    """Seconds since it was so."""
+
+
+class LookAt(Message, frozen=True, tag="look-at"):
+    """Is ``name`` there?"""
+
+    name: Name
+
+
 class InviteApplication(Message, frozen=True, tag="invite-app"):
     app: Name
 
@@ -361,6 +386,14 @@ class Notify(Message, frozen=True, tag="x2"):
     certificate: Small
 
 
+class TransferAnswer(Message, frozen=True, tag="x3a"):
+    """Recipient to coordinator: RESP of a transfer about which a person was asked first."""
+
+    xid: Id
+    response: Response
+    signature: LiveSignature
+
+
 class DeliverKey(Message, frozen=True, tag="x5r"):
     key: Small
     signature: LiveSignature
@@ -395,9 +428,9 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | InviteApplication | Leave | Rotate | AskSuccessions | AskCoordinator | RelayHere
+    | PersonIs | LookAt | InviteApplication | Leave | Rotate | AskSuccessions | AskCoordinator | RelayHere
     | WantRelay | Rendezvous
-    | Notify | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked
+    | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked
     | CoordinatorRenewed | Replaced
 )
 
@@ -422,6 +455,10 @@ class TransferResponse(Message, frozen=True, tag="x3"):
     signature: LiveSignature
 
 
+class TransferPending(Message, frozen=True, tag="pending"):
+    """In place of RESP, to the coordinator and on to the sender: a person is asked first. No card, no key."""
+
+
 class TransferConfirm(Message, frozen=True, tag="x6"):
     confirmation: Small
 
@@ -433,11 +470,18 @@ class Peer(Message, frozen=True):
     last_seen: U64
     """Seconds since 1970; 0: never."""
     fingerprint: Hash
+    person: PersonState
+    person_age: U32
+    """Seconds since it was so."""
 
 
 class PeerPage(Message, frozen=True, tag="peer-page"):
     peers: Annotated[list[Peer], Meta(max_length=256)]
     more: bool
+
+
+class PeerSeen(Message, frozen=True, tag="peer-seen"):
+    peer: Peer
 
 
 class PeerCard(Message, frozen=True, tag="peer-card"):
@@ -490,8 +534,8 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 
 AnswerBody = (
-    Ok | TransferGrant | TransferResponse | TransferConfirm | PeerPage | PeerCard | Invitation | Rotated
-    | Successions | CoordinatorNow | RelayAt
+    Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerSeen | PeerCard
+    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt
 )
 
 
@@ -531,6 +575,8 @@ class Req(Message, frozen=True):
     cipher: Word
     compression: Compression
     """``zstd``: chunks may be frames of it."""
+    acknowledgement: Acknowledgement
+    """``permanent``: the receipt in DONE comes sealed to the sender's permanent key."""
     presence: Presence
     wait: U32
     size_class: U8
@@ -540,6 +586,18 @@ class Req(Message, frozen=True):
     card_hash: Hash
     sender_one_time_key: Small
     """Coordinator-made: e_S; else empty."""
+    preview: Small
+    """Seal of `Preview` to the recipient, where its key is pinned; else empty."""
+
+
+class Preview(Message, frozen=True):
+    """What a person or a policy may judge by before anything else is known. Always as long as any other."""
+
+    name: Annotated[str, Meta(max_length=FILE_NAME_MAX)]
+    note: Annotated[str, Meta(max_length=FILE_NAME_MAX)]
+    """Its beginning."""
+    size: U64 | None
+    padding: Annotated[bytes, Meta(max_length=1024)]
 
 
 class Resp(Message, frozen=True):
@@ -670,6 +728,7 @@ class Ack(Message, frozen=True, tag="ack"):
 
 class Done(Message, frozen=True, tag="done"):
     receipt: Blob
+    """A receipt, or its seal, as REQ asks for."""
 
 
 class Stop(Message, frozen=True, tag="stop"):

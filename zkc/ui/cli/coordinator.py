@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkc.errors import DaemonError, UsageError
+from zkc.ui.cli.auditing import audit_options, tell_entries, tell_verified
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
@@ -223,9 +224,31 @@ def _rotate(call: Invocation) -> None:
             call.out.notice(f"open invitations are of no use any more, make them anew: {', '.join(names)}")
 
 
+@click.command(
+    "audit", cls=Command, example="zkc coordinator audit --follow",
+    help="Show every decision of this coordinator: who, what, outcome. --verify walks the whole chain and prints its "
+    "head; noted elsewhere, a head proves later, with --head, that nothing was cut off.",
+    short_help="Show or verify the log of all decisions.",
+)
+@audit_options
+@pass_invocation
+def _audit(call: Invocation, *, follow: bool, verify: bool, head: bytes | None) -> None:
+    """``audit``, an object for each entry; with ``--verify`` one ``verified`` with ``seq`` and ``head``."""
+    from zkc.coordinator import admin
+
+    home = _home(call)
+    if verify:
+        tell_verified(call.out, *admin.verify_audit(home, head))
+    else:
+        tell_entries(call.out, admin.audit_entries(home, follow=follow))
+
+
 command = Group(
     "coordinator",
-    {"run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate},
+    {
+        "run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate,
+        "audit": _audit,
+    },
     default="run", example="zkc coordinator run",
     help="Run a coordinator, and administer the one of this home. Without a subcommand: run.",
     short_help="Run and administer a coordinator.",

@@ -11,7 +11,7 @@ import click
 from zkc.constants import MESSAGE_TEXT_MAX
 from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.items import CONFLICTS, Saved, item_fields, save
-from zkc.ui.cli.kinds import word
+from zkc.ui.cli.kinds import offers, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -40,11 +40,15 @@ def _opened(call: Invocation) -> Iterator[Inbox]:
 def _list(call: Invocation, *, partial: bool) -> None:
     """``inbox``, an object for each item."""
     from zkc.rules.units import show_size
+    from zkc.ui.cli.homes import client_home
     from zkc.ui.cli.output import local_time
+    from zkc.ui.cli.pending import pending_fields, pending_items
 
     with _opened(call) as inbox:
         items = inbox.items() + (inbox.partials() if partial else [])
-    rows = [{**item_fields(item, item.path), "at": item.received} for item in items]
+        pending = pending_items(call, client_home(call))
+    rows: list[dict[str, object]] = [{**item_fields(item, item.path), "at": item.received} for item in items]
+    rows += [{**pending_fields(item), "at": item.since} for item in pending]
     if call.out.json:
         for row in rows:
             call.out.event("inbox", {key: value for key, value in row.items() if key != "at"})
@@ -53,7 +57,7 @@ def _list(call: Invocation, *, partial: bool) -> None:
         "id": "id", "from": "from", "name": "name", "bytes": "size", "at": "received", "key_source": "key made by",
         "note": "note",
     }
-    if partial:
+    if partial or pending:
         columns |= {"state": "state"}
     call.out.table("inbox", rows, columns, {"bytes": show_size, "at": local_time}, cut={"name", "note"})
 
@@ -63,19 +67,38 @@ def _list(call: Invocation, *, partial: bool) -> None:
     help="Show all that is known of an item, the text of a message, and what is in a folder.",
     short_help="Show all that is known of an item.",
 )
-@click.argument("id")
+@click.argument("id", shell_complete=offers("items"))
 @pass_invocation
 def _show(call: Invocation, *, id: str) -> None:
     """``inbox``, one object; with ``text`` for a message."""
+    with _opened(call) as inbox:
+        try:
+            item = inbox.find(id)
+        except UsageError as error:
+            waiting = _waiting(call, id) if error.detail == "unknown-id" else None
+            if waiting is None:
+                raise
+            _show_fields(call, waiting, None)
+            return
+        text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
+    _show_fields(call, item_fields(item, item.path), text)
+    _show_tree(call, item)
+
+
+def _waiting(call: Invocation, id: str) -> dict[str, object] | None:
+    """What waits for a person under an id that begins so, if it is one."""
+    from zkc.ui.cli.homes import client_home
+    from zkc.ui.cli.pending import pending_fields, pending_items
+
+    found = [item for item in pending_items(call, client_home(call)) if item.id.startswith(id.lower())]
+    return pending_fields(found[0]) if len(found) == 1 else None
+
+
+def _show_fields(call: Invocation, fields: dict[str, object], text: str | None) -> None:
     from zkc.rules.names import escape
 
-    with _opened(call) as inbox:
-        item = inbox.find(id)
-        text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
-    fields = item_fields(item, item.path)
     if call.out.json:
         call.out.event("inbox", fields if text is None else {**fields, "text": text})
-        _show_tree(call, item)
         return
     for key, value in fields.items():
         if value not in (None, ""):
@@ -84,7 +107,6 @@ def _show(call: Invocation, *, id: str) -> None:
         call.out.text("")
         for line in text.split("\n"):
             call.out.folded(_BAR, escape(line), _BAR)
-    _show_tree(call, item)
 
 
 def _show_tree(call: Invocation, item: Item) -> None:
@@ -128,7 +150,7 @@ def _text(inbox: Inbox, item: Item) -> str:
     help="Write an item to the current folder, or to PATH; it stays in the inbox.",
     short_help="Write an item to a file; it stays.",
 )
-@click.argument("id")
+@click.argument("id", shell_complete=offers("items"))
 @click.option("-o", "output", metavar="PATH|DIR", help="Write it there.")
 @click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
@@ -154,7 +176,7 @@ def _save(call: Invocation, *, id: str, output: str | None, conflict: Any) -> No
 
 
 @click.command("rm", cls=Command, example="zkc inbox rm 3f9a", help="Remove items from the inbox.")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=offers("items"))
 @pass_invocation
 def _rm(call: Invocation, *, ids: tuple[str, ...]) -> None:
     """``removed``, an object for each item."""

@@ -38,7 +38,8 @@ _INVITATION_MAX = 64 * 1024
     "can [tcp://*:0].",
 )
 @click.option(
-    "--accept", type=word("all", "none"), metavar="all|none", help="What to do with transfers to this client [all].",
+    "--accept", type=word("all", "ask", "none"), metavar="all|ask|none",
+    help="What to do with transfers to this client that no rule of policy names [all].",
 )
 @click.option("--app", metavar="NAME", help="Register an application of this home, NAME; needs no invitation.")
 @click.option(
@@ -86,6 +87,7 @@ def _join(
     call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool,
     lock_keys: bool = False,
 ) -> Joined:
+    from zkc.client.command_audit import CommandAudit
     from zkc.client.join import join, read_invitation, refuse_second_registration
     from zkc.config import save_client
     from zkc.env import SystemClock, SystemEntropy
@@ -125,6 +127,7 @@ def _join(
             save_client(home.config_file, told)
         joined = join(store, invitation, config, clock=SystemClock(), entropy=SystemEntropy(), force=force)
         save_client(home.config_file, told | {"coordinator.endpoints": list(joined.endpoints)})
+        CommandAudit(home, config, SystemClock()).note("joined", joined.name)
     return joined
 
 
@@ -178,7 +181,7 @@ def _invitation(call: Invocation, invite_file: str | None) -> str:
 def _ask_accept(config: ClientConfig) -> str:
     return str(
         click.prompt(
-            "Accept what other clients of this coordinator send", type=click.Choice(["all", "none"]),
+            "Accept what other clients of this coordinator send", type=click.Choice(["all", "ask", "none"]),
             default=config.inbox.accept, err=True,
         )
     )

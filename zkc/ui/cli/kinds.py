@@ -85,3 +85,14 @@ class Fingerprint(click.ParamType[bytes]):
 def _where(param: click.Parameter | None, ctx: click.Context | None) -> str:
     option = max(param.opts, key=len) if param is not None else "value"
     return f"{spot(ctx)}{option}" if ctx is not None else option
+
+
+def offers(what: str) -> Any:
+    """What a shell offers for an argument: ``peers``, ``items`` or ``pending`` of `zkc.ui.cli.completing`."""
+
+    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> Any:
+        from zkc.ui.cli import completing
+
+        return getattr(completing, what)(context, parameter, begun)
+
+    return complete

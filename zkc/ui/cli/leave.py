@@ -19,6 +19,7 @@ def command(call: Invocation) -> None:
     import contextlib
 
     from zkc.client.access import open_access
+    from zkc.client.command_audit import CommandAudit
     from zkc.client.principal import load_main
     from zkc.env import SystemClock, SystemEntropy
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -31,8 +32,10 @@ def command(call: Invocation) -> None:
             access.leave()
         names = [registration.name for registration in store.registrations()]
         # The owner last: interrupted in between, or before, the command can be given again.
+        notes = CommandAudit(home, config, SystemClock())
         for each in reversed(names):
             store.remove(each)
+            notes.note("left", each)
     call.out.event("left", {"names": names})
     if not call.out.json:
         call.out.notice(f"{name} is no longer registered")

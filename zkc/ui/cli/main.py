@@ -24,12 +24,22 @@ COMMANDS: Final = {
     "send": "zkc.ui.cli.send",
     "recv": "zkc.ui.cli.recv",
     "inbox": "zkc.ui.cli.inbox",
+    "accept": "zkc.ui.cli.accept",
+    "refuse": "zkc.ui.cli.refuse",
+    "presence": "zkc.ui.cli.presence",
+    "person": "zkc.ui.cli.person",
+    "wait": "zkc.ui.cli.wait",
+    "check": "zkc.ui.cli.check",
+    "doctor": "zkc.ui.cli.doctor",
+    "completion": "zkc.ui.cli.completion",
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
     "rotate": "zkc.ui.cli.rotate",
     "receipt": "zkc.ui.cli.receipt",
+    "audit": "zkc.ui.cli.audit",
     "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",
+    "policy": "zkc.ui.cli.policy",
 }
 """Command -> module. Each module holds one object ``command``; it is imported only when it is called or listed."""
 
@@ -43,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _terminated)
 
+        if asked := os.environ.get("_ZKC_COMPLETE"):
+            from zkc.ui.cli.completing import answer
+
+            return answer(COMMANDS, asked)
         from zkc.ui.cli.door import run
 
         return run(COMMANDS, sys.argv[1:] if argv is None else argv)

@@ -90,7 +90,7 @@ def spot(context: click.Context) -> str:
 
 
 def _told(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value == "" and parameter.name == "home":
+    if value == "" and parameter.name == "home" and not context.resilient_parsing:
         raise UsageError(f"{spot(context)}--home is empty", hint="give it a folder, or leave it out")
     if value and parameter.name:
         call = _invocation(context)
@@ -198,8 +198,10 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if self.default is not None:
             at = self._first_word(ctx, args)
-            other = self._takes_words and at < len(args) and args[at] not in self.modules
-            if at == len(args) or args[at].startswith("-") or other:
+            there = at < len(args)
+            other = there and (args[at].startswith("-") or (self._takes_words and args[at] not in self.modules))
+            # While a shell completes, the word that is not there yet may be any.
+            if other or not (there or ctx.resilient_parsing):
                 args = [*args[:at], self.default, *args[at:]]
         with _named(ctx):
             return super().parse_args(ctx, args)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zkc.errors import CoordinatorUnreachable, UnknownRecipient, ZkcError
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
 
@@ -73,7 +74,8 @@ def _row(name: str, peer: Peer | None, pin: Pin | None, *, asked: bool) -> dict[
         "name": name,
         "kind": peer.kind if peer else pin.kind if pin else None,
         "online": peer.online if peer else False if asked else None,
-        "person": "unknown",
+        "person": peer.person if peer else "unknown",
+        "person_age": peer.person_age if peer and peer.person != "unknown" else None,
         "last_seen": float(peer.last_seen) if peer and peer.last_seen else pin.last_seen if pin else None,
         "fingerprint": fingerprint.hex(),
         "pinned": pin is not None,
@@ -87,20 +89,23 @@ def _row(name: str, peer: Peer | None, pin: Pin | None, *, asked: bool) -> dict[
     help="Forget the key that is pinned for NAME: the next one seen is taken for a first contact.",
     short_help="Forget the key that is pinned for NAME.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("peers"))
 @pass_invocation
 def _forget(call: Invocation, *, name: str) -> None:
     """``forgotten`` with ``name`` and ``fingerprint``."""
+    from zkc.client.command_audit import CommandAudit
+    from zkc.env import SystemClock
     from zkc.ids import check_name
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     check_name(name)
     home = client_home(call)
-    client_config(call, home)
+    config = client_config(call, home)
     with open_store(home) as store:
         pin = store.pin(name)
         if pin is None or not store.forget(name):
             raise UnknownRecipient(f"no key is pinned for {name}", detail="not-pinned", hint="see zkc peers")
+    CommandAudit(home, config, SystemClock()).note("forgotten", recipient=name)
     call.out.event("forgotten", {"name": name, "fingerprint": pin.fingerprint.hex()})
     if not call.out.json:
         call.out.notice(f"forgot the key of {name} ({pin.fingerprint.hex()})")

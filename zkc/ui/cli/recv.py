@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -233,11 +233,14 @@ def _tell(out: Out, item: Item, saved: Saved | None) -> None:
 
 def _run(claim: Claim, words: tuple[str, ...]) -> None:
     """``--exec``: `LocalIOError` where the command does not end with 0; the item stays."""
+    from zkc.client.environment import item_environment, without_secrets
+
     is_tree = claim.item.kind == "tree"
     with claim.open() as payload:
+        own = without_secrets(os.environ)
         try:
             child = subprocess.Popen(
-                words, stdin=subprocess.PIPE if is_tree else payload, env=_environment(claim.item, os.environ)
+                words, stdin=subprocess.PIPE if is_tree else payload, env={**own, **item_environment(claim.item)}
             )
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
@@ -266,18 +269,3 @@ def _feed(child: subprocess.Popen[bytes], claim: Claim) -> None:
     with contextlib.suppress(BrokenPipeError), stdin:
         for chunk in _bytes(claim):
             stdin.write(chunk)
-
-
-def _environment(item: Item, own: Mapping[str, str]) -> dict[str, str]:
-    """What the command learns of the item. The name is one that is safe to give to a file."""
-    from zkc.rules.names import safe_name
-
-    return {
-        **own,
-        "ZKC_SENDER": item.sender,
-        "ZKC_NAME": safe_name(item.name),
-        "ZKC_NOTE": item.note.replace("\0", ""),
-        "ZKC_DIGEST": f"blake3:{item.digest.hex()}",
-        "ZKC_TRANSFER": item.transfer,
-        "ZKC_KEY_SOURCE": item.key_source,
-    }

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.kinds import Duration, Size, Word, word
+from zkc.ui.cli.kinds import Duration, Size, Word, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
 if TYPE_CHECKING:
-    from zkc.client.events import Delivery, Event, Granted, Options, Requested, WouldAccept
+    from zkc.client.events import Delivery, Event, Granted, Options, Pending, Requested, WouldAccept
     from zkc.client.small import Notice
     from zkc.client.sources import AnySource
     from zkc.client.walking import Skipped
@@ -39,13 +39,14 @@ def _ciphers() -> tuple[str, ...]:
     "all of it, verified.",
     short_help="Send files, folders, pipes or a message.",
 )
-@click.argument("recipient", metavar="RECIPIENT[,RECIPIENT...]")
+@click.argument("recipient", metavar="RECIPIENT[,RECIPIENT...]", shell_complete=offers("peers"))
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--name", metavar="NAME", help="What it is called there [piped data: stdin].")
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")
 @click.option("--note", metavar="TEXT", default="", help="A note beside it, end-to-end encrypted too.")
 @click.option(
-    "--require", type=word("online"), metavar="online", default="online", help="What must hold of the recipient.",
+    "--require", type=word("online", "present", "authorised"), metavar="online|present|authorised", default="online",
+    help="What must hold of the recipient: it is online, a person is there, who proves that he may receive [online].",
 )
 @click.option("--wait", type=Duration(), help="How long to wait for the recipient to be there.")
 @click.option("--timeout", type=Duration(), help="Bound on the whole command.")
@@ -66,7 +67,7 @@ def _ciphers() -> tuple[str, ...]:
 @pass_invocation
 def command(
     call: Invocation, *, recipient: str, paths: tuple[str, ...], name: str | None, message: str | None, note: str,
-    require: str, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
+    require: Any, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
     receipt: str | None, exclude: tuple[str, ...], key: str | None, bwlimit: int, compress: bool, no_resume: bool,
     dry_run: bool,
 ) -> int:
@@ -83,7 +84,7 @@ def command(
 
     from zkc.client.events import Delivery, Options
 
-    options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress)
+    options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress, require)
     what = What(payload, name, note, exclude)
     if len(names) > 1:
         from zkc.ui.cli.send_several import send_to_each
@@ -275,8 +276,8 @@ class Shown:
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self._board is None else self._board.mutex
 
-    def _tell(self, event: Requested | Granted | Notice) -> None:
-        from zkc.client.events import Granted, Requested
+    def _tell(self, event: Requested | Pending | Granted | Notice) -> None:
+        from zkc.client.events import Granted, Pending, Requested
         from zkc.client.small import Notice
 
         match event:
@@ -286,6 +287,10 @@ class Shown:
                 self._requested = event
                 told = {"recipient": event.recipient, "name": event.name, "bytes": event.size}
                 self._out.event("requested", told)
+            case Pending():
+                self._out.event("pending", {"recipient": event.recipient})
+                if not self._out.json:
+                    self._out.notice(f"waiting for a person at {event.recipient} to accept it")
             case Granted():
                 self._out.event(
                     "granted",
@@ -347,8 +352,10 @@ def _is_of(done: Delivery) -> bool:
 
 
 def _would_accept(out: Out, recipient: str, done: WouldAccept) -> None:
-    out.event("accepted", {"recipient": recipient, "presence": done.presence})
-    if not out.json:
+    out.event("accepted", {"recipient": recipient, "presence": done.presence, "asks": done.asks})
+    if not out.json and done.asks:
+        out.notice(f"{recipient} would ask a person first; nothing was sent")
+    elif not out.json:
         out.notice(f"{recipient} would accept it now ({done.presence}); nothing was sent")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import CoordinatorUnreachable, IdentityError, UsageError
-from zkc.ui.cli.kinds import Fingerprint
+from zkc.ui.cli.kinds import Fingerprint, offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out, rfc3339
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zkc.crypto.cards import VerifiedCard
     from zkc.stores.home import Home
     from zkc.stores.keystore import KeyStore, Pin
+    from zkc.stores.noting import Notes
 
 
 @click.command(
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     help="Show the safety number that both ends of a pair have. Compare it with NAME over another channel: --confirm.",
     short_help="Compare the keys of a pair.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("peers"))
 @click.option("--confirm", is_flag=True, help="Record that it was compared, and is the same.")
 @click.option("--trust", type=Fingerprint(), help="Accept a changed key: the whole fingerprint that NAME has now.")
 @pass_invocation
 def command(call: Invocation, *, name: str, confirm: bool, trust: bytes | None) -> None:
     """``verify`` with ``name``, ``safety_number``, both fingerprints, ``verified``."""
+    from zkc.client.command_audit import CommandAudit
     from zkc.client.principal import load_main
     from zkc.crypto.signing import safety_number
     from zkc.env import SystemClock
@@ -47,10 +49,13 @@ def command(call: Invocation, *, name: str, confirm: bool, trust: bytes | None) 
         own = load_main(store)
         if name == own.name:
             raise UsageError("verify: that is this client itself", hint="name the other end")
-        pin = _judged(call.out, home, store, client_config(call, home), own, name, trust, now)
+        config = client_config(call, home)
+        notes = CommandAudit(home, config, SystemClock())
+        pin = _judged(call.out, home, store, config, own, name, trust, now, notes)
         if confirm:
             store.update_pin(name, lambda known: replace(known, verified=now) if known == pin else known)
             pin = store.pin(name) or pin
+            notes.note("verified", own.name, name)
     number = safety_number(own.fingerprint, pin.fingerprint)
     told = {
         "name": name, "safety_number": number, "own_fingerprint": own.fingerprint.hex(),
@@ -65,7 +70,7 @@ def command(call: Invocation, *, name: str, confirm: bool, trust: bytes | None) 
 
 def _judged(
     out: Out, home: Home, store: KeyStore, config: ClientConfig, own: Principal, name: str, trusted: bytes | None,
-    now: float,
+    now: float, notes: Notes,
 ) -> Pin:
     """The pin of ``name``, made now where there is none; `IdentityError` while another key than it was seen."""
     from zkc.client.principal import known_about, note_alarm, pin_peer, trust_peer
@@ -88,11 +93,13 @@ def _judged(
             )
         judge_peer(card, replace(known_about(store, name, card.fingerprint), fingerprint=b"", epoch=0), None)
         trust_peer(store, card, now)
+        notes.note("trusted", own.name, name)
     else:
         try:
             judge_peer(card, known_about(store, name, card.fingerprint), None)
         except KeyChanged as alarm:
             note_alarm(store, name, alarm.seen)
+            notes.note("key-changed", own.name, name, code=alarm.code, detail=alarm.detail)
             raise IdentityError(
                 f"{alarm.message}; {_how(pin, card, registered)}", detail=alarm.detail, hint=alarm.hint
             ) from None
