@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_opened_is_one_clear_line(file: Path, monkeypatch:
 
 
 def test_a_file_of_any_length_is_not_read(file: Path) -> None:
-    assert _error(file, "#" * (FILE_MAX + 1)) == ": cannot be read: it is larger than 64K"
+    assert _error(file, "#" * (FILE_MAX + 1)) == ": cannot be read: it is larger than 256K"
 
 
 @given(st.text(st.sampled_from("[]\"'.=\n #{},x1") | st.characters(codec="utf-8"), max_size=60))

@@ -16,11 +16,14 @@ from tests.support.env import FixedClock
 from tests.support.parties import world
 from tests.support.talks import terms
 from zkc.client.inbox_sink import InboxSink, deliver
+from zkc.client.judging import Consent
 from zkc.config import ClientConfig
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
 from zkc.net.pipe import Bell, LinkLost
 from zkc.net.sockets import DescriptorsTaken
 from zkc.protocol.session import make_preview
+from zkc.rules.patterns import Patterns
+from zkc.rules.policy import Rule
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
@@ -53,14 +56,16 @@ class Bob:
         self._serials = iter(range(1, 100))
 
     def sink(
-        self, *, fresh: bool = False, tid: bytes = b"t" * 16, shown: Preview | None = None
+        self, *, fresh: bool = False, tid: bytes = b"t" * 16, consent: Consent | None = None,
+        policy: tuple[Rule, ...] = (),
     ) -> InboxSink:
         serial = next(self._serials)
         talk = self.everyone.transfer(dataclasses.replace(terms("bob", serial=serial), tid=tid, fresh=fresh))
         talk.run()
         session = talk.sessions[1]
         return InboxSink(
-            self.inbox, session, self.everyone.bob.recipient(), ClientConfig(), FixedClock(), self.bell, shown
+            self.inbox, session, self.everyone.bob.recipient(), ClientConfig(policy=policy), FixedClock(),
+            self.bell, consent or Consent(),
         )
 
     def partials(self) -> list[Item]:
@@ -323,8 +328,25 @@ def test_what_is_not_what_the_person_was_shown_is_refused_before_its_first_byte(
 ) -> None:
     manifest = Manifest("file", "data.bin", "a note", 5, 0o644, 0)
     shown = decode(make_preview(manifest.name, manifest.note, manifest.size), Preview)
-    bob.sink(shown=shown, tid=b"a" * 16).announced(manifest)
+    bob.sink(consent=Consent(True, shown), tid=b"a" * 16).announced(manifest)
     with pytest.raises(PolicyRefused) as refused:
-        bob.sink(shown=shown, tid=b"b" * 16).announced(replace(manifest, **changes))
+        bob.sink(consent=Consent(True, shown), tid=b"b" * 16).announced(replace(manifest, **changes))
     assert refused.value.detail == "not-as-shown"
     assert [item.tid for item in bob.partials()] == [b"a" * 16]
+
+
+def test_own_policy_judges_again_by_the_name_that_the_manifest_says_before_its_first_byte(bob: Bob) -> None:
+    images = Rule("images", names=Patterns(["*.iso"]))
+    manifest = Manifest("file", "Data.ISO", "", 5, 0o644, 0)
+    other = replace(manifest, name="data.exe")
+    bob.sink(policy=(images, Rule("rest", "refuse"))).announced(manifest)
+    for rest, consent, expected in (
+        (Rule("rest", "refuse"), Consent(True), (25, "rule")),
+        (Rule("rest", require="authorised"), Consent(True), (23, "rule")),
+        (Rule("rest", "ask"), Consent(), (24, "nobody-asked")),
+    ):
+        with pytest.raises(ZkcError) as refused:
+            bob.sink(policy=(images, rest), consent=consent, tid=b"b" * 16).announced(other)
+        assert (refused.value.code, refused.value.detail) == expected
+    bob.sink(policy=(images, Rule("rest", "ask")), consent=Consent(True), tid=b"c" * 16).announced(other)
+    assert sorted(item.tid for item in bob.partials()) == [b"c" * 16, b"t" * 16]

@@ -16,8 +16,8 @@ from zkc.rules.policy import (
     Refusal,
     Rules,
     Standing,
-    decide,
     decide_size,
+    judge,
     least_size,
     size_class,
 )
@@ -28,7 +28,7 @@ STANDING = Standing(at_once=1, last_second=4, free_bytes=1100)
 
 
 def test_what_meets_every_rule_exactly_may_be() -> None:
-    assert decide(ASKED, RULES, STANDING) is None
+    assert judge(ASKED, RULES, STANDING).refusal is None
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,21 @@ def test_what_meets_every_rule_exactly_may_be() -> None:
 def test_one_step_beyond_one_rule_is_refused_with_its_code(
     asked: dict[str, object], rules: dict[str, object], standing: dict[str, object], code: int, detail: str
 ) -> None:
-    refusal = decide(replace(ASKED, **asked), replace(RULES, **rules), replace(STANDING, **standing))
+    refusal = judge(replace(ASKED, **asked), replace(RULES, **rules), replace(STANDING, **standing)).refusal
     assert refusal is not None
     assert (refusal.code, refusal.detail) == (code, detail)
     assert "\n" not in refusal.text
 
 
 def test_the_flood_of_a_sender_is_judged_before_anything_else() -> None:
-    refusal = decide(Asked("coordinator", "idea", 10**9), replace(RULES, accept="none"), Standing(9, 99, 0))
+    refusal = judge(Asked("coordinator", "idea", 10**9), replace(RULES, accept="none"), Standing(9, 99, 0)).refusal
     assert refusal is not None
     assert "requests a second" in refusal.text
 
 
 def test_zero_means_no_bound_and_who_stores_nothing_needs_no_space() -> None:
-    assert decide(replace(ASKED, least_bytes=2**62), Rules(["sender"], ["aes-256-gcm"]), Standing(10**6, 10**6)) is None
+    rules = Rules(["sender"], ["aes-256-gcm"])
+    assert judge(replace(ASKED, least_bytes=2**62), rules, Standing(10**6, 10**6)).refusal is None
 
 
 def test_bytes_that_are_on_the_disk_already_need_no_space_again() -> None:
@@ -84,7 +85,7 @@ def test_a_refusal_is_an_exception_of_its_code() -> None:
 
 
 def test_a_cipher_that_a_peer_made_up_is_not_repeated_in_the_text() -> None:
-    refusal = decide(replace(ASKED, cipher="\x1b]0;{rules}\x07"), RULES, STANDING)
+    refusal = judge(replace(ASKED, cipher="\x1b]0;{rules}\x07"), RULES, STANDING).refusal
     assert refusal is not None
     assert refusal.text.isprintable()
     assert "rules" not in refusal.text
@@ -95,10 +96,10 @@ def test_by_default_only_the_sender_makes_keys_and_no_unsafe_cipher_passes_anywh
     client, coordinator = ClientConfig(), CoordinatorConfig()
     for rules in (client.sending_rules(), client.receiving_rules(), coordinator.rules()):
         standing = Standing(free_bytes=10**12)
-        assert decide(Asked("sender", "aes-256-gcm"), rules, standing) is None
-        assert decide(Asked("sender", "chacha20-poly1305"), rules, standing) is None
+        assert judge(Asked("sender", "aes-256-gcm"), rules, standing).refusal is None
+        assert judge(Asked("sender", "chacha20-poly1305"), rules, standing).refusal is None
         for asked in (Asked("coordinator", "aes-256-gcm"), Asked("sender", "3des"), Asked("sender", "idea")):
-            refusal = decide(asked, rules, standing)
+            refusal = judge(asked, rules, standing).refusal
             assert refusal is not None
             assert refusal.code == 25
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from zkc.client.control import PendingItem
+from zkc.client.judging import Consent
 from zkc.client.transfers import Transfer
 from zkc.constants import PENDING_MAX, PENDING_PER_SENDER_MAX
 from zkc.env import Clock
@@ -23,7 +24,7 @@ from zkc.rules.policy import least_size
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import the_one
 from zkc.stores.keystore import KeyStore
-from zkc.wire.messages import Preview, Req
+from zkc.wire.messages import Preview
 
 _PREFIX: Final = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
 _AGREED_KEPT: Final = 4096
@@ -84,10 +85,12 @@ class Asking:
         self._agreed: OrderedDict[tuple[bytes, bytes], Agreement] = OrderedDict()
         """By delivery."""
 
-    def has_agreed(self, transfer: Transfer) -> bool:
+    def consent(self, transfer: Transfer) -> Consent:
         """Whether a person said yes to this delivery before; a part of it that is here was let in, too."""
         key = _delivery_of(transfer)
-        return key in self._agreed or (not transfer.req.fresh and self._inbox.held_bytes(*key) > 0)
+        if (agreed := self._agreed.get(key)) is not None:
+            return Consent(True, agreed.preview)
+        return Consent(not transfer.req.fresh and self._inbox.held_bytes(*key) > 0)
 
     def agreement(self, transfer: Transfer) -> Agreement | None:
         """A person's yes to this delivery."""
@@ -113,10 +116,10 @@ class Asking:
         """A person is asked, for ``ask_timeout`` seconds, or as long as the sender waits if that is less."""
         req, now = transfer.req, self._clock.wall()
         pin = self._store.pinned().get(req.sender)
-        preview = _preview_of(transfer, req)
+        preview = preview_of(transfer)
         item = PendingItem(
             id=req.xid.hex(), sender=req.sender, app=req.recipient if owner_of(req.recipient) else "",
-            require=req.presence, verified=pin is not None and pin.verified is not None,
+            require=transfer.required, verified=pin is not None and pin.verified is not None,
             name=preview.name if preview else None, note=preview.note if preview else "",
             size=preview.size if preview else None, least_size=least_size(req.size_class),
             key_source=req.key_source, since=now, until=now + min(ask_timeout, req.wait or math.inf),
@@ -149,9 +152,10 @@ def _delivery_of(transfer: Transfer) -> tuple[bytes, bytes]:
     return transfer.sender.fingerprint, transfer.req.tid
 
 
-def _preview_of(transfer: Transfer, req: Req) -> Preview | None:
+def preview_of(transfer: Transfer) -> Preview | None:
+    """What its sender shows of it before the key; None: nothing, or nothing that can be read here."""
     try:
-        return open_preview(transfer.context.kem_key, req)
+        return open_preview(transfer.context.kem_key, transfer.req)
     except PeerViolation:
         # Made for a permanent key that this client has no more: like a first contact.
         return None

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from zkc.client.events import Place, WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.judging import Consent
 from zkc.client.small import Job
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
@@ -144,7 +145,7 @@ class AskLive(Message, frozen=True, tag="live"):
 
 
 class AskLiveReady(Message, frozen=True, tag="live-ready"):
-    """The sender of the transfer that was handed over may connect."""
+    """The sender of the transfer that was handed over may connect: `LiveReadyReply`."""
 
     xid: Id
 
@@ -309,6 +310,11 @@ class LiveReply(Message, frozen=True, tag="live"):
     """It waits."""
 
 
+class LiveReadyReply(Message, frozen=True, tag="live-ready"):
+    consent: Consent
+    """A person's, who was asked before it was handed over."""
+
+
 class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
     receipt: bytes
     id: str
@@ -319,7 +325,7 @@ ControlReply = (
     StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
     | PeersReply | CardReply | InvitationReply | DoneReply | PendingListReply | DecidedReply | LiveReply
     | SeenReply | PersonReply
-    | LiveReceiptReply
+    | LiveReadyReply | LiveReceiptReply
 )
 
 

@@ -413,7 +413,7 @@ class Daemon:
             case control.AskListening():
                 self._take_listening(request)
             case control.AskLiveReady():
-                readers.ready(request.xid)
+                return readers.ready(request.xid)
             case control.AskLivePass():
                 readers.pass_on(request.xid, unwanted=request.unwanted)
             case control.AskLiveReceipt():

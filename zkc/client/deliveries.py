@@ -84,7 +84,7 @@ class Deliveries:
         session = transfer.session
         watch = asyncio.create_task(self._watch(transfer, reader, session))
         watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        await self._readers.hand_over(reader, session, transfer.context)
+        await self._readers.hand_over(reader, session, transfer.context, transfer.consent)
 
     async def _watch(self, transfer: Transfer, reader: Reader, session: Session) -> None:
         """Until the reader's end: the place in the books is its own."""
@@ -111,7 +111,7 @@ class Deliveries:
     ) -> None:
         req = session.req
         log = self._log.bind(**transfer.ids, tid=req.tid.hex())
-        sink = InboxSink(self._inbox, session, transfer.context, self._config(), self._clock, bell, transfer.shown)
+        sink = InboxSink(self._inbox, session, transfer.context, self._config(), self._clock, bell, transfer.consent)
         try:
             if older:
                 # Their partial item is what this one goes on with.

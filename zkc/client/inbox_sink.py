@@ -9,6 +9,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from zkc.client.judging import Consent, check_manifest
 from zkc.config import ClientConfig
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
@@ -17,14 +18,14 @@ from zkc.ids import owner_of
 from zkc.net.pipe import Bell, Incoming
 from zkc.net.sockets import DescriptorsTaken
 from zkc.protocol.delivery_recipient import receipt_body
-from zkc.protocol.session import Session, is_as_shown
+from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
 from zkc.rules.policy import Asked, Standing, decide_size
 from zkc.rules.trees import ListingReader
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item, NewItem
 from zkc.stores.partials import Partial
-from zkc.wire.messages import Manifest, Preview
+from zkc.wire.messages import Manifest
 
 _READ: Final = 4 * 1024 * 1024
 """Bytes of a partial item that are hashed between two looks at the bell."""
@@ -38,6 +39,7 @@ def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, p
     except BaseException as error:
         sink.abandon(keep=sink.can_go_on(error))
         raise
+_NOBODY_ASKED: Final = Consent()
 
 
 class InboxSink:
@@ -45,16 +47,15 @@ class InboxSink:
 
     def __init__(
         self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock, bell: Bell,
-        shown: Preview | None = None,
+        consent: Consent = _NOBODY_ASKED,
     ) -> None:
-        """``shown``: what a person has agreed to."""
         self._inbox = inbox
         self._session = session
         self._recipient = recipient
         self._config = config
         self._clock = clock
         self._bell = bell
-        self._shown = shown
+        self._consent = consent
         self._began = clock.wall()
         self._manifest: Manifest | None = None
         self._partial: Partial | None = None
@@ -76,8 +77,8 @@ class InboxSink:
         return (self._partial.position if self._partial else 0), self._digest
 
     def announced(self, manifest: Manifest) -> None:
-        if self._shown is not None and not is_as_shown(manifest, self._shown):
-            raise PolicyRefused("it is not what the person here was shown before he accepted", detail="not-as-shown")
+        rules, wall = self._config.receiving_rules(), self._clock.wall()
+        check_manifest(manifest, self._session, rules, wall, self._consent)
         self._manifest = manifest
         self._listing = ListingReader(manifest.size) if manifest.kind == "tree" else None
         req, here = self._session.req, self._partial.position if self._partial else 0

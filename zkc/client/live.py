@@ -19,6 +19,7 @@ from typing import Final
 from blake3 import blake3
 
 from zkc.client import control
+from zkc.client.judging import Consent, check_manifest
 from zkc.config import ClientConfig
 from zkc.constants import CHUNK_MAX
 from zkc.env import Clock
@@ -148,10 +149,11 @@ class LiveReader:
         if glob:
             incoming.hold()
         incoming.admit(session)
-        self._daemon.call(control.AskLiveReady(session.req.xid))
+        ready = self._daemon.call(control.AskLiveReady(session.req.xid))
+        consent = ready.consent if isinstance(ready, control.LiveReadyReply) else Consent()
         with contextlib.closing(Bell()) as bell, _watched(answer, bell) as told:
             self._under_way = _UnderWay(bell, write)
-            sink = LiveSink(self._config, session, glob, self._under_way.write, self._daemon)
+            sink = LiveSink(self._config, session, glob, self._under_way.write, self._daemon, self._clock, consent)
             try:
                 incoming.receive(session, sink, bell, self._config.transfer.patience, self._clock)
             except Interrupted as error:
@@ -226,9 +228,11 @@ class LiveSink:
 
     def __init__(
         self, config: ClientConfig, session: Session, glob: str, write: Callable[[bytes], None],
-        daemon: LocalClient[control.ControlReply],
+        daemon: LocalClient[control.ControlReply], clock: Clock, consent: Consent,
     ) -> None:
+        self._consent = consent
         self._config = config
+        self._clock = clock
         self._session = session
         self._glob = glob
         self._write = write
@@ -242,7 +246,9 @@ class LiveSink:
     def announced(self, manifest: Manifest) -> None:
         req = self._session.req
         asked = Asked(req.key_source, req.cipher, manifest.size or 0)
-        refusal = decide_size(asked, self._config.receiving_rules(), Standing())
+        rules = self._config.receiving_rules()
+        check_manifest(manifest, self._session, rules, self._clock.wall(), self._consent)
+        refusal = decide_size(asked, rules, Standing())
         if refusal is not None:
             raise refusal.error()
         if self._glob and not fnmatchcase(manifest.name, self._glob):

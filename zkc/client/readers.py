@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from zkc.client import control
+from zkc.client.judging import Consent
 from zkc.constants import LIVE_READERS_MAX
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
@@ -52,6 +53,7 @@ class Reader:
         self.session: Session | None = None
         """Handed over, K wiped here."""
         self.context: Recipient | None = None
+        self.consent = Consent()
         self.began = 0.0
         self.size: int | None = None
         """Bytes of what is done."""
@@ -160,9 +162,10 @@ class Readers:
                 return reader
         return None
 
-    async def hand_over(self, reader: Reader, session: Session, context: Recipient) -> None:
+    async def hand_over(self, reader: Reader, session: Session, context: Recipient, consent: Consent) -> None:
         """K to its process, and until its door is open. `Interrupted` (``reader-gone``): nothing of it was taken."""
-        reader.began, reader.context, reader.session = self._clock.wall(), context, session
+        reader.began, reader.context, reader.consent = self._clock.wall(), context, consent
+        reader.session = session
         reader.changed.set()
         waits: list[asyncio.Future[None]] = [reader.ready, reader.ended]
         await asyncio.wait(waits, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -186,11 +189,12 @@ class Readers:
 
     # --- for the reader ---------------------------------------------------------------------------------------------
 
-    def ready(self, xid: bytes) -> None:
+    def ready(self, xid: bytes) -> control.LiveReadyReply:
         """Its door is open."""
         reader = self._holding(xid)
         if not reader.ready.done():
             reader.ready.set_result(None)
+        return control.LiveReadyReply(reader.consent)
 
     def pass_on(self, xid: bytes, *, unwanted: bool) -> None:
         """Nothing of what it got was taken; ``unwanted``: it is not to get it again."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from zkc.client.asking import Answer, Asking, Question
+from zkc.client.asking import Answer, Asking, Question, preview_of
 from zkc.client.control import AskDecision, AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
 from zkc.client.hooks import Hooks
@@ -44,7 +44,16 @@ from zkc.protocol.session import level_met
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
-from zkc.rules.policy import Asked, Standing, decide, least_size
+from zkc.rules.policy import (
+    Asked,
+    RuleRates,
+    Standing,
+    decide_size,
+    higher,
+    judge,
+    least_size,
+    most_size,
+)
 from zkc.rules.rates import Window
 from zkc.rules.refusals import refused_by
 from zkc.stores.inbox import Inbox
@@ -100,6 +109,7 @@ class Receiver:
         self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
         """Answers that ended their handshake, by the digest of what was asked."""
         self._requests: dict[str, Window] = {}
+        self._rates = RuleRates()
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
         self.asking: Final = Asking(store, inbox, clock)
@@ -259,26 +269,35 @@ class Receiver:
         if receipt is not None:
             return machine.AlreadyHave(receipt)
         rules = self.config.receiving_rules()
-        asked = Asked(req.key_source, req.cipher, least_size(req.size_class))
-        level = self._level(transfer)
-        unmet = self._unmet(req.presence, level[0])
+        preview = preview_of(transfer)
+        asked = Asked(
+            req.key_source, req.cipher, least_size(req.size_class), most_size(req.size_class), req.sender,
+            req.recipient, name=None if preview is None else preview.name, final=False,
+        )
+        standing = self._standing(transfer)
+        verdict = judge(asked, rules, replace(standing, free_bytes=None))
+        transfer.rule = verdict.rule
+        if verdict.refusal is not None:
+            return self._decline(transfer, verdict.refusal.code, detail=verdict.refusal.detail)
+        level, required = self._level(transfer), higher(req.presence, verdict.require)
+        unmet = self._unmet(required, level[0])
         if unmet is not None:
             return self._decline(transfer, unmet.code, detail=unmet.detail)
-        if not level_met(level[0], req.presence) or (rules.accept == "ask" and not self.asking.has_agreed(transfer)):
-            # Before a reader is taken, which is not kept waiting.
-            refusal = decide(asked, rules, self._standing(transfer))
-            if refusal is not None:
-                return self._decline(transfer, refusal.code, detail=refusal.detail)
-            if self.asking.is_full(req.sender):
-                return self._decline(transfer, PolicyRefused.code, detail="limit")
-            return machine.AskPerson()
-        agreed = self.asking.agreement(transfer)
-        transfer.shown = None if agreed is None else agreed.preview
-        transfer.reader = self.readers.take(req, sender.fingerprint)
-        standing = self._standing(transfer)
-        refusal = decide(asked, rules, standing if transfer.reader is None else replace(standing, free_bytes=None))
+        transfer.consent = self.asking.consent(transfer)
+        must_ask = not level_met(level[0], required) or (verdict.mode == "ask" and not transfer.consent.given)
+        if not must_ask:
+            transfer.reader = self.readers.take(req, sender.fingerprint)
+        # A reader stores nothing, and is not kept waiting for a person.
+        refusal = decide_size(asked, rules, standing) if transfer.reader is None else None
+        if refusal is None and not must_ask:
+            refusal = self._rates.refuse(verdict, req.sender, self._clock.monotonic())
         if refusal is not None:
             return self._decline(transfer, refusal.code, detail=refusal.detail)
+        if must_ask:
+            if self.asking.is_full(req.sender):
+                return self._decline(transfer, PolicyRefused.code, detail="limit")
+            transfer.required = required
+            return machine.AskPerson()
         if transfer.reader is not None:
             return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes, level)
         if self.readers.broke_off(sender.fingerprint, req.tid):
@@ -306,13 +325,13 @@ class Receiver:
         ends = transfer.req.sender, transfer.req.recipient
         match verdict:
             case machine.AskPerson():
-                self._notes.note("asked", *ends)
+                self._notes.note("asked", *ends, rule=transfer.rule)
             case machine.Decline(code=code, detail=detail):
-                self._notes.note("incoming", *ends, code=code, detail=detail)
+                self._notes.note("incoming", *ends, code=code, detail=detail, rule=transfer.rule)
             case machine.AlreadyHave():
                 self._notes.note("incoming", *ends, detail="delivered-before")
             case _:
-                self._notes.note("incoming", *ends)
+                self._notes.note("incoming", *ends, rule=transfer.rule)
 
     def _level(self, transfer: Transfer) -> tuple[Presence, int]:
         """What this client states, and the age of what it rests on: who accepted this delivery showed so much then."""
@@ -341,8 +360,8 @@ class Receiver:
         )
 
     def _decline(self, transfer: Transfer, code: int, *, detail: str = "", why: str = "") -> machine.Decline:
-        """``why``: a person's reason, for the log."""
-        told = {"why": why} if why else {}
+        """``why``: a person's reason, for the log, as the name of a rule is."""
+        told = {key: word for key, word in (("why", why), ("rule", transfer.rule)) if word}
         self._tell(
             "info", "refused", (transfer.req.sender, code, detail), **transfer.ids, code=code, reason=detail, **told
         )
@@ -419,7 +438,7 @@ class Receiver:
             for other in self._transfers.values() if other is not transfer and other not in older
         )
         held = 0 if req.fresh else self._inbox.held_bytes(transfer.sender.fingerprint, req.tid)
-        return Standing(at_once, seen, self._inbox.free_bytes(), held)
+        return Standing(at_once, seen, self._inbox.free_bytes(), held, self._clock.wall())
 
     def _agreed(self, transfer: Transfer) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""

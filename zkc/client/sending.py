@@ -41,7 +41,7 @@ from zkc.net.sockets import PortsTaken, split_endpoint
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session, make_preview
 from zkc.rules.endpoints import parse_listen
-from zkc.rules.policy import Asked, Standing, decide, size_class
+from zkc.rules.policy import Asked, Standing, judge, size_class
 from zkc.rules.rates import Pace
 from zkc.stores.home import Home
 from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
@@ -145,11 +145,14 @@ class Sending:
 
     def run(self) -> Delivery | WouldAccept:
         """Blocks until delivered; every failure is a `ZkcError` with the contract's code."""
-        refusal = decide(
-            Asked(self._wanted.key_source, self._wanted.cipher), self._config.sending_rules(), Standing()
+        manifest, wanted = self._manifest, self._wanted
+        asked = Asked(
+            wanted.key_source, wanted.cipher, manifest.size or 0, manifest.size, recipient=self._recipient,
+            name=manifest.name,
         )
-        if refusal is not None:
-            raise refusal.error()
+        verdict = judge(asked, self._config.sending_rules(), Standing(wall=self._clock.wall()))
+        if verdict.refusal is not None:
+            raise verdict.refusal.error()
         self._on_event(Requested(self._recipient, self._manifest.name, self._manifest.size))
         if self._options.dry_run:
             return self._until_done()

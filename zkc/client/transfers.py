@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from zkc.client.judging import Consent
 from zkc.client.readers import Reader
 from zkc.crypto.cards import VerifiedCard
 from zkc.errors import Interrupted, PeerViolation
+from zkc.ids import Presence
 from zkc.net.pipe import Bell, Incoming
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import Session
-from zkc.wire.messages import AnswerBody, Notify, Preview, Req
+from zkc.wire.messages import AnswerBody, Notify, Req
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +31,12 @@ class Transfer:
     """The process that takes it as a stream, with sockets of its own in place of ours."""
     asking: asyncio.Task[None] | None = None
     """Its wait for a person."""
-    shown: Preview | None = None
-    """By what a person agreed to it: the manifest has to say the same."""
+    rule: str = ""
+    """Of policy: which one decided about it."""
+    required: Presence = "online"
+    """What must hold of whoever accepts it."""
+    consent: Consent = field(default_factory=Consent)
+    """A person's: the manifest has to say what he was shown."""
     turn: asyncio.Timeout | None = None
     """Its wait for a port."""
     timer: asyncio.TimerHandle | None = None

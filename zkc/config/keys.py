@@ -8,14 +8,14 @@ from functools import cache
 from typing import Annotated, Final, Literal
 
 from msgspec import Struct
-from msgspec.structs import fields
+from msgspec.structs import FieldInfo, fields
 
 from zkc import constants
 from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
 from zkc.ids import CIPHERS, KEY_ORDERS, SAFE_CIPHERS, SUITES, Identifier, KeyOrder, KeySource, Suite, check_name
 from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
-from zkc.rules.policy import Rules
+from zkc.rules.policy import Rule, Rules, Sight
 from zkc.rules.units import SIZE_MAX
 
 
@@ -159,10 +159,11 @@ class ClientConfig(Struct, frozen=True):
     registration: RegistrationSection = RegistrationSection()
     audit: ClientAuditSection = ClientAuditSection()
     log: LogSection = LogSection()
+    policy: tuple[Rule, ...] = ()
 
     def sending_rules(self) -> Rules:
         """What this client allows itself as a sender."""
-        return Rules(self.transfer.key_sources, self.transfer.ciphers)
+        return Rules(self.transfer.key_sources, self.transfer.ciphers, policy=self.policy, side="sender")
 
     def receiving_rules(self) -> Rules:
         """What this client allows others who send to it."""
@@ -174,6 +175,8 @@ class ClientConfig(Struct, frozen=True):
             min_free=self.inbox.min_free,
             at_once=self.inbox.per_sender,
             per_second=self.inbox.per_second,
+            policy=self.policy,
+            side="recipient",
         )
 
 
@@ -225,6 +228,8 @@ class CoordinatorConfig(Struct, frozen=True):
     invite: InviteSection = InviteSection()
     audit: AuditSection = AuditSection()
     log: LogSection = LogSection()
+    policy: tuple[Rule, ...] = ()
+    visible: tuple[Sight, ...] = ()
 
     def rules(self) -> Rules:
         """What this coordinator allows between its clients."""
@@ -234,6 +239,7 @@ class CoordinatorConfig(Struct, frozen=True):
             key_orders=self.transfer.key_orders,
             at_once=self.limits.handshakes_per_client,
             per_second=self.limits.per_second,
+            policy=self.policy,
         )
 
 
@@ -253,6 +259,11 @@ class Key:
 def keys_of(kind: type[ClientConfig | CoordinatorConfig]) -> dict[str, Key]:
     return {
         f"{section.name}.{key.name}": Key(section.name, key.name, key.type.__metadata__[0], key.default)
-        for section in fields(kind)
+        for section in sections_of(kind)
         for key in fields(section.type)
     }
+
+
+def sections_of(kind: type[ClientConfig | CoordinatorConfig]) -> tuple[FieldInfo, ...]:
+    """All but the rules of policy, which are no keys: `zkc.config.policy` reads them."""
+    return tuple(each for each in fields(kind) if each.name not in {"policy", "visible"})

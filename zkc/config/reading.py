@@ -12,21 +12,23 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Generic, Literal, TypeVar, overload
+from typing import Any, Final, Generic, Literal, TypeVar, overload
 
 import tomli
 from msgspec.structs import fields
 
-from zkc.config.keys import ClientConfig, CoordinatorConfig, Key, keys_of
+from zkc.config.keys import ClientConfig, CoordinatorConfig, Key, keys_of, sections_of
+from zkc.config.policy import TABLES, PolicyTables, read_policy
 from zkc.config.toml import to_toml
 from zkc.errors import UsageError
 from zkc.ids import VARIABLES
 from zkc.rules.names import escape
+from zkc.rules.policy import locked_out
 from zkc.rules.units import format_size
 
 Role = Literal["client", "coordinator"]
 
-FILE_MAX: Final = 64 * 1024
+FILE_MAX: Final = 256 * 1024
 """Bytes of a configuration file."""
 
 
@@ -43,12 +45,20 @@ class Loaded(Generic[C]):
     config: C
     origins: Mapping[str, str]
     notices: tuple[str, ...] = field(default=())
+    tables: PolicyTables = field(default_factory=PolicyTables)
+    """Of policy, as they were written."""
 
     def items(self) -> Iterator[tuple[str, str, str]]:
         """``section.key``, its value as TOML writes it, its origin: what ``zkc config --show-origin`` shows."""
         for name, key in keys_of(type(self.config)).items():
             value = getattr(getattr(self.config, key.section), key.name)
             yield name, to_toml(key.reader.show(value)), self.origins[name]
+        for group, members in self.tables.groups.items():
+            yield f"groups.{group}", to_toml(members), f"file {self.tables.where}"
+        for rule, table, line in zip(self.tables.rules, self.tables.written, self.tables.lines, strict=True):
+            for name, value in table.items():
+                if name != "name":
+                    yield f"policy.{to_toml(rule.name)}.{name}", to_toml(value), f"file {self.tables.where}:{line}"
 
 
 @overload
@@ -80,7 +90,9 @@ def _load(kind: type[C], path: Path | None, environ: Mapping[str, str], options:
     keys = keys_of(kind)
     values: dict[str, object] = {name: key.default for name, key in keys.items()}
     origins = dict.fromkeys(keys, "default")
-    for name, (value, line) in read_file(kind, path).items():
+    tables: PolicyTables
+    found, tables = read_file(kind, path)
+    for name, (value, line) in found.items():
         values[name], origins[name] = value, f"file {escape(str(path))}:{line}"
     for name, key in keys.items():
         if text := environ.get(key.variable):
@@ -90,15 +102,21 @@ def _load(kind: type[C], path: Path | None, environ: Mapping[str, str], options:
         if option is not None:
             given = keys[name].reader.from_text(option) if isinstance(option, str) else option
             values[name], origins[name] = read_value(keys[name], given, f"--{keys[name].name}"), "option"
-    sections = {
+    sections: dict[str, Any] = {
         section.name: section.type(**{key.name: values[f"{section.name}.{key.name}"] for key in fields(section.type)})
-        for section in fields(kind)
+        for section in sections_of(kind)
     }
-    return Loaded(kind(**sections), origins, tuple(_unknown_variables(environ)))
+    notices = [*_unknown_variables(environ), *filter(None, [locked_out(tables.rules)])]
+    sections["policy"] = tables.rules
+    if kind is CoordinatorConfig:
+        sections["visible"] = tables.sights
+    return Loaded(kind(**sections), origins, tuple(notices), tables)
 
 
-def read_file(kind: type[ClientConfig | CoordinatorConfig], path: Path | None) -> dict[str, tuple[object, int]]:
-    """``section.key`` -> (value, line) of what the file says."""
+def read_file(
+    kind: type[ClientConfig | CoordinatorConfig], path: Path | None
+) -> tuple[dict[str, tuple[object, int]], PolicyTables]:
+    """``section.key`` -> (value, line) of what the file says, and its policy."""
     text = _read_text(path) if path is not None else ""
     where = escape(str(path))
     try:
@@ -111,6 +129,8 @@ def read_file(kind: type[ClientConfig | CoordinatorConfig], path: Path | None) -
     keys = keys_of(kind)
     found: dict[str, tuple[object, int]] = {}
     for section, table in document.items():
+        if section in TABLES:
+            continue
         names = {key.section for key in keys.values()}
         line = lines.get((section,), 1)
         if not isinstance(table, dict):
@@ -126,7 +146,7 @@ def read_file(kind: type[ClientConfig | CoordinatorConfig], path: Path | None) -
             if key is None or "." in name:
                 raise _unknown(f"{where}:{line}", f"{section}.{name}", keys)
             found[f"{section}.{name}"] = read_value(key, value, f"{where}:{line}"), line
-    return found
+    return found, read_policy(document, text, where, coordinator=kind is CoordinatorConfig)
 
 
 def _read_text(path: Path) -> str:

@@ -19,7 +19,8 @@ def save_client(path: Path, changes: Mapping[str, object]) -> None:
     the new one. `UsageError` where the old file or a value is wrong, `LocalIOError` where it cannot be written.
     """
     keys = keys_of(ClientConfig)
-    values = {name: value for name, (value, _) in read_file(ClientConfig, path).items()}
+    found, policy = read_file(ClientConfig, path)
+    values = {name: value for name, (value, _) in found.items()}
     values |= {name: read_value(keys[name], value, str(path)) for name, value in changes.items()}
     sections: dict[str, list[str]] = {}
     for name, key in keys.items():
@@ -27,6 +28,7 @@ def save_client(path: Path, changes: Mapping[str, object]) -> None:
         if value != key.default:
             sections.setdefault(key.section, []).append(f"{key.name} = {to_toml(key.reader.show(value))}")
     text = "\n".join(f"[{section}]\n" + "".join(f"{line}\n" for line in lines) for section, lines in sections.items())
+    text = "\n".join(filter(None, [text, policy.to_toml()]))
     write_private(Path(os.path.realpath(path)), f"# Written by zkc join.\n{text}".encode(), replace=True)
 
 

@@ -155,6 +155,8 @@ class Engine:
         self._core.config = new
         self._banned = read_banned(self._settings.home.data)
         logs.configure(new.log.format, new.log.level)
+        for notice in loaded.notices:
+            self._log.warning("configuration-notice", notice=notice)
         self._log.info("configuration-read")
         self._core.audit.note("policy-reloaded")
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import structs
+
 from zkc.config.keys import LimitsSection
 from zkc.constants import (
     APPLICATION_INVITATIONS_MAX,
@@ -26,6 +28,7 @@ from zkc.coordinator.transfers import Transfers
 from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.ids import is_name
 from zkc.protocol.calls import Asked
+from zkc.rules.policy import may_see
 from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
@@ -188,21 +191,31 @@ class Services:
         self._core.db.revoke(session.client.name, "left", self._core.clock.wall(), "left")
         return Ok()
 
-    def _list_peers(self, _session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
-        """A page of live clients by name behind ``after``."""
-        rows = self._core.db.clients(body.after, _PAGE_NAMES, live=True)
-        return PeerPage([self._peer(row) for row in rows], len(rows) == _PAGE_NAMES)
+    def _list_peers(self, session: Session, _call: bytes, body: ListPeers) -> AnswerBody:
+        """A page of live clients by name behind ``after``, of those that this one may see."""
+        seen: list[ClientRow] = []
+        after, more, sights = body.after, True, self._core.config.visible
+        while more and not seen:
+            rows = self._core.db.clients(after, _PAGE_NAMES, live=True)
+            seen = [row for row in rows if may_see(session.client.name, row.name, sights)]
+            more = len(rows) == _PAGE_NAMES
+            after = rows[-1].name if rows else after
+        return PeerPage([self._peer(row) for row in seen], more)
 
     def _peer(self, row: ClientRow) -> Peer:
         online = self._clients.is_online(row.uid)
         person, age = self._clients.person(row.uid)
         return Peer(row.name, row.kind, online, int(self._clients.last_seen(row)), row.fingerprint, person, age)
 
-    def _look_at(self, _session: Session, _call: bytes, body: LookAt) -> AnswerBody:
+    def _look_at(self, session: Session, _call: bytes, body: LookAt) -> AnswerBody:
+        """To who may not see it a client looks as if it were not there, whether it is or not."""
         row = self._core.db.client_named(body.name)
         if row is None:
             raise UnknownRecipient("nobody of that name is registered", detail="unknown")
-        return PeerSeen(self._peer(row))
+        peer = self._peer(row)
+        if not may_see(session.client.name, row.name, self._core.config.visible):
+            peer = structs.replace(peer, online=False, last_seen=0, person="unknown", person_age=0)
+        return PeerSeen(peer)
 
     def _person(self, session: Session, _call: bytes, body: PersonIs) -> AnswerBody:
         """What a daemon tells of its person; forgotten with its session (claims D2)."""

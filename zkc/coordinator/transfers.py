@@ -19,7 +19,7 @@ from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.sessions import Client, Session, Silence
 from zkc.crypto.primitives import Secret, digest
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient
+from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient, ZkcError
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.transfer_coordinator import (
     TABLE,
@@ -34,7 +34,7 @@ from zkc.protocol.transfer_coordinator import (
     xid_of,
 )
 from zkc.rules.policy import Asked as PolicyQuestion
-from zkc.rules.policy import Standing, decide, least_size
+from zkc.rules.policy import Refusal, RuleRates, Standing, Verdict, higher, judge, least_size, most_size
 from zkc.wire.codec import encode
 from zkc.wire.messages import (
     AnswerBody,
@@ -101,6 +101,7 @@ class Transfers:
         self._ended: OrderedDict[tuple[bytes, bytes], _Ended] = OrderedDict()
         """The same of those that have ended lately, the next to be forgotten first."""
         self._ended_bytes = 0
+        self._rates = RuleRates()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -114,15 +115,7 @@ class Transfers:
         req = read_request(message)
         handshake = self._open.get(req.xid)
         known = (sender.uid, req.xid) in self._used
-        rules = core.config.rules()
-        refusal = decide(
-            PolicyQuestion(req.key_source, req.cipher, least_size(req.size_class), req.key_order), rules,
-            Standing(at_once=0 if known else sender.handshakes, last_second=seen),
-        )
-        if refusal is not None:
-            core.count(f"policy.{refusal.detail}")
-            core.audit.note("transfer", sender.name, code=refusal.error().code, detail=refusal.detail)
-            raise refusal.error()
+        verdict = self._judge(req, Standing(0 if known else sender.handshakes, seen, wall=core.clock.wall()))
         if req.sender != sender.name:
             raise PeerViolation("identity", "the sender is not the owner of the channel")
         if handshake is not None and handshake.sender is sender:
@@ -142,8 +135,12 @@ class Transfers:
             name = "" if isinstance(error, UnknownRecipient) else req.recipient
             core.audit.note("transfer", sender.name, name, code=error.code, detail=error.detail)
             raise
+        refusal = self._rates.refuse(verdict, sender.name, core.clock.monotonic())
+        if refusal is not None:
+            raise self._refused(verdict, refusal, req)
         fresh = core.entropy.bytes(_KEY_BYTES) if req.key_source == "coordinator" else b""
-        broker = Broker(core.identity.suite, sender.party, recipient.party, Secret(fresh))
+        least = higher(req.presence, verdict.require)
+        broker = Broker(core.identity.suite, sender.party, recipient.party, Secret(fresh), least)
         deadline = core.clock.monotonic() + STEP_SECONDS
         handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
         first = step(TABLE, broker, handshake.state, message)
@@ -154,6 +151,28 @@ class Transfers:
         sender.handshakes += 1
         core.count("transfers.begun")
         self._take(handshake, first)
+
+    def _judge(self, req: Req, standing: Standing) -> Verdict:
+        """By this coordinator's own policy, before anybody else hears of it."""
+        core = self._core
+        asked = PolicyQuestion(
+            req.key_source, req.cipher, least_size(req.size_class), most_size(req.size_class), req.sender,
+            req.recipient, key_order=req.key_order,
+        )
+        verdict = judge(asked, core.config.rules(), standing)
+        if verdict.refusal is not None:
+            raise self._refused(verdict, verdict.refusal, req)
+        return verdict
+
+    def _refused(self, verdict: Verdict, refusal: Refusal, req: Req) -> ZkcError:
+        core = self._core
+        core.count(f"policy.{refusal.detail}")
+        core.repeats.tell(
+            core.log, "info", "policy-refused", (req.sender, verdict.rule), sender=req.sender, recipient=req.recipient,
+            rule=verdict.rule, why=refusal.text,
+        )
+        core.audit.note("transfer", req.sender, code=refusal.code, detail=refusal.detail, rule=verdict.rule)
+        return refusal.error()
 
     def go_on(self, session: Session, call: bytes, message: TransferKey | TransferConfirmKey) -> None:
         """X5 (Figure 2, alternate embodiment), or CONFS (Figure 2, 207-208; Figure 10, block 1003)."""

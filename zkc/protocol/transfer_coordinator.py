@@ -25,6 +25,7 @@ from zkc.crypto.primitives import Secret, extract
 from zkc.crypto.suites import KemPublicKey, Suite
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation, VersionMismatch
+from zkc.ids import Presence
 from zkc.protocol.session import (
     check_confirmation,
     level_met,
@@ -35,6 +36,7 @@ from zkc.protocol.session import (
     wrap_session_key,
 )
 from zkc.protocol.step import Step, Table
+from zkc.rules.policy import higher
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
     ConfS,
@@ -76,6 +78,8 @@ class Broker:
     fresh_key: Secret
     """32 random bytes (Figure 2, 204; Figure 9, block 903), or none where the sender makes the key. Wiped once it is
     spent, or when none is needed."""
+    least: Presence = "online"
+    """The level that REQ, or this coordinator's policy, requires: the higher of both."""
 
 
 # --- states --------------------------------------------------------------------------------------------------------
@@ -226,9 +230,10 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
     if resp.verdict == "have":
         k.wipe()
         return Step(Finished(), (_grant(broker, message),))
-    if not level_met(resp.presence, req.presence):
+    least = higher(req.presence, broker.least)
+    if not level_met(resp.presence, least):
         k.wipe()
-        return Step(Finished(), (FailSender(unmet_code(req.presence), ""),))
+        return Step(Finished(), (FailSender(unmet_code(least), ""),))
     if req.key_source == "sender":
         k.wipe()
         grant = _grant(broker, message)

@@ -26,7 +26,7 @@ def command(call: Invocation, *, show_origin: bool) -> None:
 
     from zkc.config import load
 
-    home = _home(call.options.home)
+    home = home_of_either_role(call.options.home)
     loaded = load(home.role, home.config_file, os.environ)
     for notice in loaded.notices:
         call.out.notice(notice)
@@ -42,7 +42,7 @@ def command(call: Invocation, *, show_origin: bool) -> None:
             call.out.text(f"{row['key']} = {row['value']}")
 
 
-def _home(folder: str | None) -> Home:
+def home_of_either_role(folder: str | None) -> Home:
     """The home that is meant, whichever role it has; a client's where there is none yet."""
     from zkc.stores.home import Home
 

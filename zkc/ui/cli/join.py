@@ -39,7 +39,7 @@ _INVITATION_MAX = 64 * 1024
 )
 @click.option(
     "--accept", type=word("all", "ask", "none"), metavar="all|ask|none",
-    help="What to do with transfers to this client [all].",
+    help="What to do with transfers to this client that no rule of policy names [all].",
 )
 @click.option("--app", metavar="NAME", help="Register an application of this home, NAME; needs no invitation.")
 @click.option("--force", is_flag=True, help="Put the registration of that name (without --app: each one) aside.")

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "audit": "zkc.ui.cli.audit",
     "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",
+    "policy": "zkc.ui.cli.policy",
 }
 """Command -> module. Each module holds one object ``command``; it is imported only when it is called or listed."""
 
