@@ -100,7 +100,7 @@ class Sending:
             tid=entropy.bytes(ID_BYTES), recipient=recipient, key_source=options.key_source or transfer.key_source,
             key_order=transfer.key_order, cipher=options.cipher or transfer.cipher,
             size_class=size_class(manifest.size), dry_run=options.dry_run,
-            compression="zstd" if options.compress else "none",
+            compression="zstd" if options.compress else "none", acknowledgement=transfer.acknowledgement,
             can_listen=parse_listen(transfer.listen) is not None,
             presence=options.require, wait=0 if options.timeout is None else math.ceil(options.timeout),
             preview=make_preview(manifest.name, manifest.note, manifest.size),
