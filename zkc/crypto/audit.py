@@ -90,6 +90,8 @@ def verify(entries: Iterable[Entry], seq: int, previous: bytes, noted: bytes | N
             raise broken(seq + 1)
         seq, previous, last = entry.seq, entry.hash, entry
         found = found or previous == noted
+    if last is None and seq:  # whatever is too old, the newest entry stays
+        raise broken(seq + 1)
     if not found:
         raise IdentityError(
             "the head that was noted is not in the audit log: entries were cut off, or it was written anew",
