@@ -635,14 +635,17 @@ def test_handshakes_of_all_together_are_bounded(core: Core) -> None:
 
 
 @pytest.mark.attack("C09")
-def test_a_request_in_anothers_name_is_refused(core: Core) -> None:
+def test_a_request_in_anothers_name_is_refused_and_not_noted_under_it(core: Core) -> None:
     alice, bob = client("alice"), client("bob")
     assert alice.daemon is not None
     ask = Ask(alice, bob)
     transfers = Transfers(core, ask)  # type: ignore[arg-type]
-    with pytest.raises(PeerViolation, match="identity"):
-        transfers.request(alice.daemon, b"call", request("bob", "bob"))
+    for changes in ({}, {"cipher": "3des"}):  # which policy refuses
+        with pytest.raises(PeerViolation, match="identity"):
+            transfers.request(alice.daemon, b"call", request("bob", "bob", **changes))
     assert ask.asked == []
+    core.audit.close()
+    assert core.db.audit_entries() == []
 
 
 def test_one_may_send_to_itself_and_give_up(core: Core) -> None:

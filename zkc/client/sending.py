@@ -152,6 +152,11 @@ class Sending:
         )
         verdict = judge(asked, self._config.sending_rules(), Standing(wall=self._clock.wall()))
         if verdict.refusal is not None:
+            from zkc.client.command_audit import CommandAudit  # noqa: PLC0415 - costs, and most are not refused
+
+            code, detail = verdict.refusal.code, verdict.refusal.detail
+            notes = CommandAudit(self._home, self._config, self._clock)
+            notes.note("outgoing", recipient=self._recipient, code=code, detail=detail, rule=verdict.rule)
             raise verdict.refusal.error()
         self._on_event(Requested(self._recipient, self._manifest.name, self._manifest.size))
         if self._options.dry_run:
