@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, Wanted
+from zkc.client.keylog import look_up
 from zkc.client.link import Link
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
@@ -24,7 +25,6 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
-    LookUp,
     Peer,
     PeerCard,
     PeerPage,
@@ -97,10 +97,7 @@ class ByLink:
         return self._run(all_peers(self._request))
 
     def card(self, name: str) -> PeerCard:
-        answer = self._run(self._request(LookUp(name)))
-        if not isinstance(answer, PeerCard):
-            raise _unexpected(answer)
-        return answer
+        return self._run(look_up(self._request, self._store, self._principal, name))
 
     def invite_application(self, app: str) -> str:
         answer = self._run(self._request(InviteApplication(app)))

@@ -23,7 +23,9 @@ from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Wanted
 from zkc.client.handed import Handed
 from zkc.client.housekeeping import Housekeeping
+from zkc.client.keylog import look_up
 from zkc.client.link import Link
+from zkc.client.log_watch import LogWatch
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.small import as_told
@@ -147,6 +149,7 @@ class Daemon:
         self._bulk = Bulk()
         self._receiver = Receiver(self._bulk, store, inbox, config, clock, entropy)
         self._handed = Handed(home, self._granted, clock, entropy)
+        self._watch = LogWatch(store, clock)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -206,6 +209,7 @@ class Daemon:
         if self._server is not None:
             await self._server.close()
         self._handed.close()
+        self._watch.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -260,6 +264,7 @@ class Daemon:
             why = link.problem
             if linked:
                 log.info("linked", coordinator=link.endpoint)
+                self._watch.begin(link)
                 if is_main:
                     self._look_into_all()
             elif why is None:
@@ -373,9 +378,7 @@ class Daemon:
         link = self.main
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
-            card = await link.request(LookUp(request.name))
-            if isinstance(card, PeerCard):
-                return control.CardReply(card)
+            return control.CardReply(await look_up(link.request, self._store, link.principal, request.name))
         if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.keylog import check_logged
 from zkc.client.link import Link
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.constants import ID_BYTES, STEP_SECONDS
@@ -55,6 +56,7 @@ async def grant(
                 return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt, principal.fingerprint)
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
+            await check_logged(link.request, store, principal, granted.card)
             if wanted.dry_run:
                 return WouldAccept(granted.resp.presence)
             pin_peer(store, granted.card, clock.wall())

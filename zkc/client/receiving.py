@@ -14,6 +14,7 @@ import structlog
 
 from zkc.client.control import AskLive
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
+from zkc.client.keylog import check_logged
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
@@ -149,6 +150,7 @@ class Receiver:
         transfer = Transfer(context, notified.state, card, message)
         self._transfers[req.xid] = transfer
         try:
+            await check_logged(ask, self._store, principal, card)
             verdict = await self._judge(transfer, endpoint, ask)
         except BaseException:
             self._end_handshake(req.xid)

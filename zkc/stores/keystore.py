@@ -17,12 +17,15 @@ from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import Any, Final, Self
 
+from msgspec import Struct
+
 from zkc.env import Entropy, SystemEntropy
-from zkc.errors import UsageError
+from zkc.errors import PeerViolation, UsageError
 from zkc.ids import Kind
 from zkc.stores.home import Home
 from zkc.stores.localdb import LocalDb, Schema
 from zkc.stores.rowmac import Field, mac, verifies
+from zkc.wire.codec import decode, encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,26 @@ class Pin:
     verified: float | None = None
     """When a person compared the safety numbers; None: never. Seconds since 1970, like the other times."""
     alarm: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLog:
+    """How far a registration has followed its coordinator's key log (`zkc.protocol.keylog.LogState`)."""
+
+    size: int
+    frontier: tuple[bytes, ...]
+    head: bytes
+    foreign: bytes
+
+
+class _LogRow(Struct, frozen=True, array_like=True):
+    """`KnownLog` as it is stored, beside other things of which there is one."""
+
+    size: int
+    hashes: bytes
+    head: bytes
+    foreign: bytes
+    mac: bytes
 
 
 _REGISTRATION: Final = tuple(item.name for item in fields(Registration))
@@ -255,6 +278,37 @@ class KeyStore:
         with self._changing("pins") as (table,):
             return table.delete(name)
 
+    # --- the coordinator's key log ----------------------------------------------------------------------------------
+
+    def known_log(self, uid: bytes) -> KnownLog | None:
+        """How far the registration ``uid`` has followed it; None: not yet."""
+        with self._db.reading() as connection:
+            return self._known_log(connection, uid)
+
+    def keep_log(self, uid: bytes, known: KnownLog) -> None:
+        """It was followed so far. Another process may have come further: it never goes back (attack K05)."""
+        row = known.size, b"".join(known.frontier), known.head, known.foreign
+        value = encode(_LogRow(*row, mac(self._key, "log", (uid, *row))))
+        with self._db.writing() as connection:
+            before = self._known_log(connection, uid)
+            if before is None or before.size < known.size:
+                connection.execute("DELETE FROM meta WHERE name = ?", (_log_name(uid),))
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (_log_name(uid), value))
+        self._db.checkpoint()
+
+    def _known_log(self, connection: sqlite3.Connection, uid: bytes) -> KnownLog | None:
+        found = connection.execute("SELECT value FROM meta WHERE name = ?", (_log_name(uid),)).fetchall()
+        if not found:
+            return None
+        try:
+            row: _LogRow = decode(found[0][0], _LogRow)
+        except (PeerViolation, TypeError):
+            raise self._db.damaged() from None
+        if not verifies(self._key, "log", (uid, row.size, row.hashes, row.head, row.foreign), row.mac):
+            raise self._db.damaged()
+        hashes = tuple(row.hashes[at : at + 32] for at in range(0, len(row.hashes), 32))
+        return KnownLog(row.size, hashes, row.head, row.foreign)
+
     # --- sealed tables ----------------------------------------------------------------------------------------------
 
     def _rows(self, table: str) -> list[Row]:
@@ -370,6 +424,10 @@ class _Table:
 
     def insert(self, row: Row) -> None:
         self.new.append(row)
+
+
+def _log_name(uid: bytes) -> str:
+    return f"log-{uid.hex()}"
 
 
 def _seal(key: bytes, table: str, macs: Iterable[bytes]) -> bytes:
