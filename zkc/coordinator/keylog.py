@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from zkc.coordinator.core import Core
@@ -11,8 +12,9 @@ from zkc.errors import UnknownRecipient
 from zkc.stores.keydb import LogEntry
 from zkc.wire.messages import AnswerBody, LogAsk, LogPage, LogProof, LogProve
 
-_PAGE_ENTRIES: Final = 48
-"""An entry is below 1 KiB, so a page with its head well below 64 KiB."""
+_PAGE_ENTRIES: Final = 256
+_PAGE_BYTES: Final = 40 * 1024
+"""Of entries, before the last: with that, head and frontier a page stays below 64 KiB."""
 
 
 class KeyLog:
@@ -29,7 +31,7 @@ class KeyLog:
         size = db.log_size()
         first = session.client.row.log_index if body.fresh else body.size
         frontier = list(db.log_frontier(first).hashes) if body.fresh else []
-        entries = [_leaf(each) for each in db.log_entries(first, min(_PAGE_ENTRIES, max(size - first, 0)))]
+        entries = _fitting(_leaf(each) for each in db.log_entries(first, min(_PAGE_ENTRIES, max(size - first, 0))))
         return LogPage(self._head(size), first, frontier, entries)
 
     def prove(self, _session: Session, _call: bytes, body: LogProve) -> AnswerBody:
@@ -45,6 +47,18 @@ class KeyLog:
             head = Head(size, self._core.db.log_frontier(size).root)
             self._newest = size, sign_head(self._core.identity.signing, head)
         return self._newest[1]
+
+
+def _fitting(leaves: Iterable[bytes]) -> list[bytes]:
+    """As many as a page holds, one at least."""
+    taken: list[bytes] = []
+    held = 0
+    for leaf in leaves:
+        taken.append(leaf)
+        held += len(leaf)
+        if held >= _PAGE_BYTES:
+            break
+    return taken
 
 
 def _leaf(entry: LogEntry) -> bytes:

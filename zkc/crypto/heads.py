@@ -21,6 +21,8 @@ from zkc.wire.codec import encode
 from zkc.wire.messages import LogLeaf
 
 _HEADS_KEPT: Final = 64
+_REASON_MAX: Final = 512
+"""Characters of a reason that are logged: whatever an administrator wrote, an entry is below 3 KiB."""
 _ED25519_TYPE: Final = b"\x01"
 _ML_DSA_TYPE: Final = b"\xffzkc ml-dsa-65\n"
 
@@ -35,7 +37,7 @@ class Head:
 
 def log_leaf(event: str, name: str, card_hash: bytes, reason: str) -> bytes:
     """An entry as it is hashed into the tree. H(card) covers everything else that a card says, its epoch too."""
-    return encode(LogLeaf(event, name, card_hash, reason))
+    return encode(LogLeaf(event, name, card_hash, reason[:_REASON_MAX]))
 
 
 def registered_leaf(name: str, card_hash: bytes) -> bytes:

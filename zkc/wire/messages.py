@@ -422,7 +422,7 @@ class LogPage(Message, frozen=True, tag="log-page"):
     """How many entries are before these."""
     frontier: Annotated[list[Hash], Meta(max_length=64)]
     """Of the tree of ``first`` entries, for one who has none; else empty."""
-    entries: Annotated[list[Small], Meta(max_length=64)]
+    entries: Annotated[list[Small], Meta(max_length=256)]
     """`LogLeaf`, each as it was hashed."""
 
 
