@@ -24,7 +24,7 @@ from zkc.client.principal import known_about
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
 from zkc.stores import keystore, localdb
 from zkc.stores.home import Home
-from zkc.stores.keystore import KeyStore, Pin, Registration
+from zkc.stores.keystore import KeyStore, KnownLog, Pin, Registration
 
 TID, XID, TH = b"t" * 16, b"x" * 16, b"h" * 32
 
@@ -579,3 +579,25 @@ def test_a_store_whose_making_was_killed_is_made_whole_by_the_next_opening(home:
     else:
         pytest.fail("no run went through")
     assert steps > 40
+
+
+# --- the coordinator's key log --------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("K05")
+def test_what_is_known_of_the_log_never_goes_back_and_is_known_for_each_registration(tmp_path: Path) -> None:
+    home = Home.resolve("client", str(tmp_path / "home"))
+    home.prepare()
+    short, long = KnownLog(2, (b"a" * 32,), b"head of 2", b""), KnownLog(3, (b"b" * 32, b"c" * 32), b"head of 3", b"x")
+    with KeyStore.open(home) as store:
+        assert store.known_log(b"u" * 16) is None
+        store.keep_log(b"u" * 16, long)
+        store.keep_log(b"u" * 16, short)
+    with KeyStore.open(home) as store:
+        assert store.known_log(b"u" * 16) == long
+        assert store.known_log(b"v" * 16) is None
+    with sqlite3.connect(home.keys_db) as connection:
+        connection.execute("UPDATE meta SET value = replace(value, x'03', x'02') WHERE name LIKE 'log-%'")
+    with KeyStore.open(home) as store, pytest.raises(LocalIOError) as caught:
+        store.known_log(b"u" * 16)
+    assert caught.value.detail == "damaged"

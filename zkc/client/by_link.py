@@ -7,10 +7,12 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
+from zkc.client.keylog import look_up
 from zkc.client.link import Link
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
@@ -27,7 +29,6 @@ from zkc.wire.messages import (
     Leave,
     ListPeers,
     LookAt,
-    LookUp,
     Peer,
     PeerCard,
     PeerPage,
@@ -102,10 +103,8 @@ class ByLink:
         return self._run(all_peers(self._request))
 
     def card(self, name: str) -> PeerCard:
-        answer = self._run(self._request(LookUp(name), about=name))
-        if not isinstance(answer, PeerCard):
-            raise _unexpected(answer)
-        return answer
+        ask = partial(self._request, about=name)
+        return self._run(look_up(ask, self._store, self._principal, name))
 
     def seen(self, name: str) -> Peer:
         answer = self._run(self._request(LookAt(name), about=name))

@@ -11,6 +11,7 @@ import gc
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +26,10 @@ from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
 from zkc.client.hooks import Hooks
 from zkc.client.housekeeping import Housekeeping
+from zkc.client.keylog import look_up
 from zkc.client.lifesigns import Sessions, Source, terminal_activity
 from zkc.client.link import Link
+from zkc.client.log_watch import LogWatch
 from zkc.client.person import PersonHere
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
@@ -169,6 +172,7 @@ class Daemon:
             self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
         )
         self._handed = Handed(home, self._granted, clock, entropy)
+        self._watch = LogWatch(store, clock)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -238,6 +242,7 @@ class Daemon:
         if self._server is not None:
             await self._server.close()
         self._handed.close()
+        self._watch.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -300,6 +305,7 @@ class Daemon:
                 log.info("linked", coordinator=link.endpoint)
                 self._told_person = None
                 asyncio.get_running_loop().call_soon(self._tell_person)
+                self._watch.begin(link)
                 if is_main:
                     self._look_into_all()
             elif why is None:
@@ -426,9 +432,8 @@ class Daemon:
         link = self.main
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
-            card = await link.request(LookUp(request.name), about=request.name)
-            if isinstance(card, PeerCard):
-                return control.CardReply(card)
+            ask = partial(link.request, about=request.name)
+            return control.CardReply(await look_up(ask, self._store, link.principal, request.name))
         if isinstance(request, control.AskSeen):
             seen = await link.request(LookAt(request.name), about=request.name)
             if isinstance(seen, PeerSeen):

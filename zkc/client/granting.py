@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, OnPending, Wanted
+from zkc.client.keylog import check_logged
 from zkc.client.link import Link, Unanswered
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.client.reaching import reach
@@ -65,6 +66,7 @@ async def grant(
                 return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt, principal.fingerprint)
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
+            await check_logged(link.request, store, principal, granted.card)
             if wanted.dry_run:
                 places = await reach(granted.endpoints) if wanted.reach else []
                 return WouldAccept(granted.resp.presence, places=tuple(places))

@@ -16,6 +16,7 @@ from zkc.client.asking import Answer, Asking, Question, preview_of
 from zkc.client.control import AskDecision, AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
 from zkc.client.hooks import Hooks
+from zkc.client.keylog import check_logged
 from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
@@ -185,6 +186,7 @@ class Receiver:
         transfer = Transfer(context, notified.state, card, message)
         self._transfers[req.xid] = transfer
         try:
+            await check_logged(ask, self._store, principal, card)
             verdict = await self._judge(transfer, endpoint, ask)
         except BaseException:
             self._end_handshake(req.xid)

@@ -22,6 +22,7 @@ from zkc.constants import (
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.invitations import make_invitation
+from zkc.coordinator.keylog import KeyLog
 from zkc.coordinator.relays import Relays
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
@@ -39,6 +40,8 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
+    LogAsk,
+    LogProve,
     LookAt,
     LookUp,
     Ok,
@@ -115,6 +118,7 @@ class Services:
         self._clients = clients
         self._transfers = transfers
         self._revoked = revoked
+        log = KeyLog(core)
         self._services: Final[dict[type, _Service]] = {
             Heartbeat: _Service(self._heartbeat, _often),
             Goodbye: _Service(self._goodbye, _often),
@@ -122,6 +126,8 @@ class Services:
             LookUp: _Service(self._look_up, _lookups),
             LookAt: _Service(self._look_at, _lookups),
             PersonIs: _Service(self._person, _often),
+            LogAsk: _Service(log.page, _pages),
+            LogProve: _Service(log.prove, _lookups),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
             TransferRequest: _Service(self._transfer_request, _by_policy),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -61,6 +62,19 @@ class Pin:
     alarm: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class KnownLog:
+    """How far a registration has followed its coordinator's key log (`zkc.protocol.keylog.LogState`)."""
+
+    size: int
+    frontier: tuple[bytes, ...]
+    head: bytes
+    foreign: bytes
+
+
+_MAC_BYTES: Final = 32
+_LOG_ROW: Final = struct.Struct(">QHHH")
+"""A `KnownLog` as it is stored: its size, the lengths of hashes, head and ``foreign``, which follow; then a MAC."""
 _REGISTRATION: Final = tuple(item.name for item in fields(Registration))
 _PIN: Final = tuple(item.name for item in fields(Pin))
 _SEALED: Final[dict[str, tuple[str, ...]]] = {
@@ -255,6 +269,41 @@ class KeyStore:
         with self._changing("pins") as (table,):
             return table.delete(name)
 
+    # --- the coordinator's key log ----------------------------------------------------------------------------------
+
+    def known_log(self, uid: bytes) -> KnownLog | None:
+        """How far the registration ``uid`` has followed it; None: not yet."""
+        with self._db.reading() as connection:
+            return self._known_log(connection, uid)
+
+    def keep_log(self, uid: bytes, known: KnownLog) -> None:
+        """It was followed so far. Another process may have come further: it never goes back (attack K05)."""
+        parts = b"".join(known.frontier), known.head, known.foreign
+        row = _LOG_ROW.pack(known.size, *map(len, parts)) + b"".join(parts)
+        value = row + mac(self._key, "log", (uid, row))
+        with self._db.writing() as connection:
+            before = self._known_log(connection, uid)
+            if before is None or before.size < known.size:
+                connection.execute("DELETE FROM meta WHERE name = ?", (_log_name(uid),))
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (_log_name(uid), value))
+        self._db.checkpoint()
+
+    def _known_log(self, connection: sqlite3.Connection, uid: bytes) -> KnownLog | None:
+        found = connection.execute("SELECT value FROM meta WHERE name = ?", (_log_name(uid),)).fetchall()
+        if not found:
+            return None
+        value = found[0][0] if isinstance(found[0][0], bytes) else b""
+        row, made = value[:-_MAC_BYTES], value[-_MAC_BYTES:]
+        if not verifies(self._key, "log", (uid, row), made):
+            raise self._db.damaged()
+        size, *lengths = _LOG_ROW.unpack_from(row)
+        parts, at = [], _LOG_ROW.size
+        for length in lengths:
+            parts.append(row[at : at + length])
+            at += length
+        hashes, head, foreign = parts
+        return KnownLog(size, tuple(hashes[at : at + 32] for at in range(0, len(hashes), 32)), head, foreign)
+
     # --- sealed tables ----------------------------------------------------------------------------------------------
 
     def _rows(self, table: str) -> list[Row]:
@@ -370,6 +419,10 @@ class _Table:
 
     def insert(self, row: Row) -> None:
         self.new.append(row)
+
+
+def _log_name(uid: bytes) -> str:
+    return f"log-{uid.hex()}"
 
 
 def _seal(key: bytes, table: str, macs: Iterable[bytes]) -> bytes:
