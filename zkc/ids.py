@@ -12,6 +12,8 @@ KeySource = Literal["sender", "coordinator"]
 KeyOrder = Literal["recipient-first", "sender-first"]
 Identifier = Literal["clear", "sealed"]
 """How a client says who it is: as it is, or under the coordinator's general key."""
+Acknowledgement = Literal["session", "permanent"]
+"""Under which key a recipient acknowledges: the session key, or under it, sealed to the sender's permanent key."""
 Presence = Literal["online", "present", "authorised"]
 PersonState = Literal["present", "absent", "unknown"]
 Compression = Literal["none", "zstd"]

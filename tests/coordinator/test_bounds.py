@@ -560,7 +560,7 @@ def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
         "version": TERMS_VERSION, "xid": os.urandom(16), "tid": os.urandom(16), "sender": sender,
         "recipient": recipient, "pin": b"",
         "key_source": "sender", "key_order": "recipient-first", "cipher": "aes-256-gcm",
-        "compression": "none", "presence": "online",
+        "compression": "none", "acknowledgement": "session", "presence": "online",
         "wait": 0, "size_class": 255, "can_listen": False, "fresh": False, "card_hash": bytes(32),
         "sender_one_time_key": b"", "preview": b"",
     }
@@ -632,14 +632,17 @@ def test_handshakes_of_all_together_are_bounded(core: Core) -> None:
 
 
 @pytest.mark.attack("C09")
-def test_a_request_in_anothers_name_is_refused(core: Core) -> None:
+def test_a_request_in_anothers_name_is_refused_and_not_noted_under_it(core: Core) -> None:
     alice, bob = client("alice"), client("bob")
     assert alice.daemon is not None
     ask = Ask(alice, bob)
     transfers = Transfers(core, ask)  # type: ignore[arg-type]
-    with pytest.raises(PeerViolation, match="identity"):
-        transfers.request(alice.daemon, b"call", request("bob", "bob"))
+    for changes in ({}, {"cipher": "3des"}):  # which policy refuses
+        with pytest.raises(PeerViolation, match="identity"):
+            transfers.request(alice.daemon, b"call", request("bob", "bob", **changes))
     assert ask.asked == []
+    core.audit.close()
+    assert core.db.audit_entries() == []
 
 
 def test_one_may_send_to_itself_and_give_up(core: Core) -> None:

@@ -25,6 +25,7 @@ from zkc.crypto.chunks import StreamOpener, StreamSealer
 from zkc.crypto.ciphers import AeadCipher
 from zkc.crypto.primitives import Secret, digest
 from zkc.crypto.receipts import make_receipt, manifest_digest
+from zkc.crypto.suites import open_sealed
 from zkc.crypto.unsafe import CbcThenMac
 from zkc.errors import IntegrityError, PeerViolation
 from zkc.ids import CIPHERS
@@ -45,9 +46,14 @@ OTHER: Final = Manifest("stream", "other.bin", "", None, 0o644, 0)
 
 
 @cache
-def sessions(cipher: str = "aes-256-gcm", serial: int = 1, source: str = "sender") -> tuple[Session, Session]:
+def sessions(
+    cipher: str = "aes-256-gcm", serial: int = 1, source: str = "sender", acknowledgement: str = "session"
+) -> tuple[Session, Session]:
     """Sender's and recipient's session of one agreed transfer from alice to bob."""
-    talk = world("x25519").transfer(terms("bob", cipher=cipher, serial=serial, key_source=source))  # type: ignore[arg-type]
+    asked = terms(
+        "bob", cipher=cipher, serial=serial, key_source=source, acknowledgement=acknowledgement  # type: ignore[arg-type]
+    )
+    talk = world("x25519").transfer(asked)
     talk.run()
     return talk.sessions
 
@@ -187,6 +193,43 @@ def test_a_coordinator_made_key_carries_data_and_the_receipt_says_so(order: str)
     talk.run()
     delivery = Delivery.of(talk.sessions).begin().send(content(C + 5)).finish()
     assert delivery.delivered.body.key_source == "coordinator"
+
+
+@pytest.mark.claims("B5")
+@pytest.mark.parametrize("source", ["sender", "coordinator"])
+def test_the_receipt_comes_sealed_to_the_senders_permanent_key_where_it_asks_for_that(source: str) -> None:
+    """Figure 16, block 1603, names both keys: who has the session key alone does not read such a receipt."""
+    everyone, pair = world("x25519"), sessions(source=source, acknowledgement="permanent")
+    for sealed, ends in ((False, sessions(source=source)), (True, pair)):
+        delivery = Delivery.of(ends).begin().send(b"abc")
+        receipt = delivery.receipt()
+        frame, done = said(delivery, receipt)
+        assert receipt not in frame
+        assert (done.receipt == receipt) is not sealed
+        if sealed:
+            for key in (everyone.bob.kem_key, everyone.carol.kem_key, everyone.alice.perm_server):
+                with pytest.raises(PeerViolation, match="forged"):
+                    open_sealed(key, "xfer-done", ends[0].th, done.receipt)
+            assert open_sealed(everyone.alice.kem_key, "xfer-done", ends[0].th, done.receipt) == receipt
+        delivered = delivery.sender.receive(frame)
+        assert isinstance(delivered, ds.Delivered)
+        assert delivered.receipt == receipt
+    # One that is not sealed, though it was asked for, is none; nor is one of another transfer.
+    for wrong in (sessions(source=source)[1], dataclasses.replace(pair[1], th=bytes(32))):
+        delivery = Delivery.of(pair).begin().send(b"abc")
+        receipt = delivery.receipt()
+        delivery.recipient._line.session = dataclasses.replace(wrong, k=pair[1].k)
+        assert violation(lambda delivery=delivery, receipt=receipt: delivery.finish(receipt)) == "forged"
+
+
+def said(delivery: Delivery, receipt: bytes) -> tuple[bytes, Done]:
+    """DONE as a frame, and as who has the session key reads it."""
+    line, messages = delivery.recipient._line, []
+    seal = line.seal
+    line.seal = lambda message: messages.append(message) or seal(message)
+    frame = bytes(delivery.recipient.done(receipt))
+    (message,) = messages
+    return frame, message
 
 
 @pytest.mark.claims("B5")

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ import pytest
 from tests.support.program import TOP
 from tests.support.waiting import DEADLINE
 from zkc.crypto.audit import GENESIS, Note, entry_after, verify
-from zkc.errors import IdentityError, LocalIOError
+from zkc.errors import IdentityError, InternalError, LocalIOError, VersionMismatch
 from zkc.stores import audit
 from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
@@ -150,8 +150,12 @@ def test_an_end_that_was_cut_off_or_a_log_written_anew_is_found_by_a_noted_head_
         connection.execute("DELETE FROM audit WHERE seq > 4")
     assert db.verify_audit()[0] == 4
     assert refused(lambda: db.verify_audit(noted))[0] == "audit-head"
+    db.prune_audit(0.0, 1, 100)
     with raw(path) as connection:
         connection.execute("DELETE FROM audit")
+    assert "from entry 4 on" in refused(db.verify_audit)[1]
+    with raw(path) as connection:
+        connection.execute("DELETE FROM audit_start")
     db.audit(NOTES[1:])
     assert db.verify_audit()[0] == 5
     assert refused(lambda: db.verify_audit(noted))[0] == "audit-head"
@@ -180,6 +184,30 @@ def test_what_is_old_goes_and_the_rest_verifies_from_there(
     with raw(path) as connection:
         connection.execute("UPDATE audit_start SET seq = seq - 1")
     assert refused(db.verify_audit)[0] == "audit-chain"
+
+
+@pytest.mark.attack("K03")
+@pytest.mark.parametrize("kind", ["client"])
+def test_a_bit_that_was_turned_over_is_found_or_changes_nothing(tmp_path: Path, path: Path) -> None:
+    """Every third byte that is not zero: of the header, the schema, the entries and where they begin."""
+    with closing(opened("client", tmp_path)) as log:
+        log.audit(NOTES)
+        assert log.prune_audit(3.0, 100, 100) == 2
+        wanted = log.verify_audit(), log.audit_entries()
+    whole, found = path.read_bytes(), 0
+    for place in [place for place, byte in enumerate(whole) if byte][::3]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        for suffix in ("-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        try:
+            with closing(opened("client", tmp_path)) as log:
+                assert (log.verify_audit(), log.audit_entries()) == wanted, place
+        except (IdentityError, LocalIOError, VersionMismatch):
+            found += 1
+        # Whoever appends to it has an error of ours, or none.
+        with suppress(LocalIOError, VersionMismatch, InternalError), closing(opened("client", tmp_path)) as log:
+            log.audit(NOTES)
+    assert found > 100
 
 
 @pytest.mark.parametrize("kind", ["client"])

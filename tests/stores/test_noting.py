@@ -107,6 +107,17 @@ def test_a_refusal_that_comes_again_and_again_is_counted_in_one_entry_a_minute(h
     assert house.log.notes[-1].times == 1
 
 
+@pytest.mark.attack("F07")
+def test_no_text_of_a_peer_is_noted(house: House) -> None:
+    """Neither in the place of a name nor in that of a word."""
+    house.writer.note("transfer", "alice", "../\x1b[2J secret", code=25, detail="the merger of A and B")
+    house.writer.note("transfer", "alice/backup", "bob", code=25, detail="broken-stream")
+    house.writer.close()
+    assert [(note.sender, note.recipient, note.detail) for note in house.log.notes] == [
+        ("alice", "?", "other"), ("alice/backup", "bob", "broken-stream")
+    ]
+
+
 def test_what_was_only_counted_is_written_at_an_orderly_end(house: House) -> None:
     for _ in range(REPEATS_MAX + 2):
         house.writer.note("transfer", "mallory", code=25, detail="limit")

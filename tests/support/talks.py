@@ -16,7 +16,7 @@ import msgspec
 from zkc.constants import CHUNK_MIN
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import KemPrivateKey, Suite
-from zkc.ids import Compression, KeyOrder, KeySource, Presence
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence
 from zkc.protocol import channel as ch
 from zkc.protocol import registration_client as rc
 from zkc.protocol import registration_coordinator as rs
@@ -327,11 +327,13 @@ def terms(
     cipher: str = "aes-256-gcm",
     compression: Compression = "none",
     presence: Presence = "online",
+    acknowledgement: Acknowledgement = "session",
 ) -> ts.Terms:
     """What to ask for; ``serial`` tells transfers apart."""
     xid, tid = b"x" * 12 + serial.to_bytes(4, "big"), b"t" * 12 + serial.to_bytes(4, "big")
     return ts.Terms(
-        xid, tid, recipient, key_source, key_order, cipher, 255, fresh=False, compression=compression, presence=presence
+        xid, tid, recipient, key_source, key_order, cipher, 255, fresh=False, compression=compression,
+        presence=presence, acknowledgement=acknowledgement,
     )
 
 

@@ -19,7 +19,7 @@ from zkc.crypto.suites import read_private, suite_of
 from zkc.stores.keydb import KeyDb
 from zkc.testing import Done, Fleet
 from zkc.wire.codec import decode
-from zkc.wire.messages import Receipt, ReceiptBody, RegPermClient, RegTempClient
+from zkc.wire.messages import Notify, Receipt, ReceiptBody, RegPermClient, RegTempClient, Req
 
 OLD: Final = ("3des", "idea")
 ALLOWED: Final = {"transfer.key_sources": ["sender", "coordinator"], "transfer.ciphers": ["aes-256-gcm", *OLD]}
@@ -149,6 +149,30 @@ def test_all_of_it_rests_on_the_suite_that_the_coordinator_was_started_with(suit
             mine = principal_in(running.home(name))
             for key in (mine.kem_key.public.encode(), mine.registration.perm_server_public):
                 assert suite_of(key).name == suite
+
+
+# --- how it is acknowledged -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.claims("B5")
+@pytest.mark.parametrize(("sender", "size"), [("alice", 300_000), ("alice", 100), ("carol", 300_000)])
+def test_a_receipt_sealed_to_the_senders_permanent_key_is_opened_where_the_bytes_are(
+    fleet: EvilFleet, sender: str, size: int
+) -> None:
+    """By a command to which alice's daemon has handed the transfer over, by that daemon itself for a small payload, and
+    by a command of carol's, who has none."""
+    before = len(fleet.evil.records)
+    done = fleet.zkc(
+        sender, "send", "bob", "--json", stdin=DATA[:size], env={"ZKC_TRANSFER_ACKNOWLEDGEMENT": "permanent"}
+    )
+    assert done.code == 0, done
+    (notify,) = [data for _, kind, data in fleet.evil.records[before:] if kind == "Notify"]
+    assert decode(decode(notify, Notify).request, Req).acknowledgement == "permanent"
+    receipt = Path(done.events[-1]["receipt"])
+    assert fleet.zkc(sender, "receipt", "verify", str(receipt), "--json").code == 0
+    body = decode(decode(receipt.read_bytes(), Receipt).body, ReceiptBody)
+    assert (body.size, body.sender, body.recipient) == (size, sender, "bob")
+    assert fleet.zkc("bob", "recv", "-o", "-").out == DATA[:size]
 
 
 # --- how one registers ------------------------------------------------------------------------------------------------

@@ -43,6 +43,13 @@ def send(fleet: Fleet, name: str = "a.iso", size: int = 5) -> tuple[int, str]:
     return done.code, done.err.decode()
 
 
+def rules(fleet: Fleet, name: str) -> list[tuple[str, str | None, str | None, int, str]]:
+    """The audit log's kind, from, to, code and rule."""
+    words = ("coordinator", "audit") if name == "coordinator" else ("audit",)
+    told = fleet.zkc(name, *words, "--json").events
+    return [(each["kind"], each["from"], each["to"], each["code"], each["rule"]) for each in told]
+
+
 def pending(fleet: Fleet) -> list[dict[str, Any]]:
     return [item for item in fleet.zkc("bob", "inbox", "--json").events if item["state"] == "pending"]
 
@@ -105,6 +112,13 @@ def test_a_recipient_and_a_coordinator_refuse_by_their_rules_and_keep_what_they_
     assert "'out'" in said
     assert send(fleet)[0] == 0
     path.write_text(before)
+
+    # Each party has noted what it decided, and by which rule.
+    wait_until(lambda: ("transfer", "alice", "bob", 25, "policy 2") in rules(fleet, "coordinator"))
+    assert ("transfer", "alice", "bob", 0, "small") in rules(fleet, "coordinator")
+    wait_until(lambda: ("incoming", "alice", "bob", 0, "images") in rules(fleet, "bob"))
+    assert ("asked", "alice", "bob", 0, "policy 2") in rules(fleet, "bob")
+    assert ("outgoing", None, "bob", 25, "out") in rules(fleet, "alice")
 
 
 def test_who_may_not_see_another_finds_it_in_no_listing_and_still_sends_to_it(fleet: Fleet) -> None:

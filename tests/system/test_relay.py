@@ -96,6 +96,10 @@ def test_a_relay_brings_two_ends_together_and_sees_ciphertext_alone(relayed: Rel
         events = ended(process)
     assert next(event for event in events if event["event"] == "granted")["path"] == "relay relay1"
     relayed.arrived(content)
+    wait_until(lambda: ("relay", "bob", "relay1", 0) in [
+        (each["kind"], each["from"], each["to"], each["code"])
+        for each in relayed.fleet.zkc("relay1", "audit", "--json").events
+    ])  # fmt: skip
     seen = relayed.proxy.recorded()
     assert len(seen) > len(content)
     pieces = (content[at : at + 16] for at in range(0, MIB, 999))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from zkc.config import ClientConfig
-from zkc.crypto.audit import Note, as_word
+from zkc.crypto.audit import clean
 from zkc.env import Clock
 from zkc.errors import ZkcError
 from zkc.stores.audit_file import AuditFile
@@ -33,7 +33,7 @@ class CommandAudit:
     ) -> None:
         """Written when this returns. A log that cannot be written is a warning on stderr, and stops nothing."""
         now = self._clock.wall()
-        note = Note(int(now * 1000), event, sender, recipient, code, as_word(detail), rule)
+        note = clean(now, event, sender, recipient, code=code, detail=detail, rule=rule)
         try:
             with AuditFile.open(self._home) as file:
                 if file.audit([note]) % _PRUNE_EVERY == 0:

@@ -14,9 +14,9 @@ from zkc.client.judging import Consent
 from zkc.client.small import Job
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
-from zkc.crypto.suites import suite_named
+from zkc.crypto.suites import read_private, suite_named
 from zkc.errors import PeerViolation
-from zkc.ids import Compression, KeySource, PersonState, Presence
+from zkc.ids import Acknowledgement, Compression, KeySource, PersonState, Presence
 from zkc.protocol.session import Session
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import (
@@ -53,6 +53,7 @@ class AskGrant(Message, frozen=True, tag="grant"):
     reach: bool
     fresh: bool
     compression: Compression
+    acknowledgement: Acknowledgement
     can_listen: bool
     presence: Presence
     wait: U32
@@ -198,6 +199,8 @@ class GrantReply(Message, frozen=True, tag="granted"):
     card: bytes
     own_fingerprint: bytes
     endpoints: bytes
+    opener: bytes
+    """`Session.opener`, or nothing. Who gets this may read the home's keys in any case."""
 
     def __repr__(self) -> str:
         return "GrantReply(…)"
@@ -332,8 +335,8 @@ ControlReply = (
 def ask_grant(wanted: Wanted, within: float | None) -> AskGrant:
     return AskGrant(
         wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher, wanted.size_class,
-        wanted.dry_run, wanted.reach, wanted.fresh, wanted.compression, wanted.can_listen, wanted.presence,
-        wanted.wait, wanted.preview, within,
+        wanted.dry_run, wanted.reach, wanted.fresh, wanted.compression, wanted.acknowledgement, wanted.can_listen,
+        wanted.presence, wanted.wait, wanted.preview, within,
     )
 
 
@@ -341,7 +344,7 @@ def wanted_of(ask: AskGrant) -> Wanted:
     """What a command asked for."""
     return Wanted(
         ask.tid, ask.recipient, ask.key_source, ask.key_order, ask.cipher, ask.size_class, ask.dry_run, ask.reach,
-        ask.fresh, ask.compression, ask.can_listen, ask.presence, ask.wait, ask.preview,
+        ask.fresh, ask.compression, ask.acknowledgement, ask.can_listen, ask.presence, ask.wait, ask.preview,
     )
 
 
@@ -362,6 +365,7 @@ def reply_of(grant: Grant, suite: str) -> GrantReply | HaveReply | AcceptReply:
     reply = GrantReply(
         grant.k.reveal(), grant.th, encode(grant.req), encode(grant.resp), suite, grant.peer.encoded,
         grant.own_fingerprint, encode(grant.endpoints or Endpoints([], 0, 0, 0, "", b"")),
+        grant.opener.encode() if grant.opener else b"",
     )
     grant.k.wipe()
     return reply
@@ -378,4 +382,5 @@ def grant_of(reply: ControlReply) -> Grant:
     return Session(
         Secret(reply.k), reply.th, decode(reply.req, Req), decode(reply.resp, Resp),
         verify_card(reply.card, suite_named(reply.suite)), reply.own_fingerprint, decode(reply.endpoints, Endpoints),
+        read_private(reply.opener) if reply.opener else None,
     )

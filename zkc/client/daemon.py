@@ -247,8 +247,10 @@ class Daemon:
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
         links = (link.close() for link in self._links.values())
-        await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
-        await self._audit.close()
+        try:
+            await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
+        finally:
+            await self._audit.close()
         self._context.destroy(linger=200)
         await asyncio.to_thread(self._bulk.close)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import Struct
-
 from zkc.errors import UsageError
 from zkc.ids import KeySource, Presence
 
@@ -86,7 +84,8 @@ class Delivery:
     cipher: str
 
 
-class Place(Struct, frozen=True):
+@dataclass(frozen=True)
+class Place:
     """Where a recipient listens."""
 
     where: str

@@ -43,8 +43,8 @@ async def grant(
     )
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
-        wanted.size_class, wanted.fresh, wanted.compression, wanted.can_listen, wanted.presence, wanted.wait,
-        wanted.preview,
+        wanted.size_class, wanted.fresh, wanted.compression, wanted.acknowledgement, wanted.can_listen,
+        wanted.presence, wanted.wait, wanted.preview,
     )
     current = machine.create_request(sender, terms)
     finished = pending = False

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zkc.client.events import WouldAccept
-from zkc.ids import Compression, KeyOrder, KeySource, Presence
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence
 from zkc.protocol.session import Session
 from zkc.wire.messages import Endpoints
 
@@ -27,6 +27,7 @@ class Wanted:
     fresh: bool = True
     """Whether the recipient starts at the first byte, whatever it has of this delivery."""
     compression: Compression = "none"
+    acknowledgement: Acknowledgement = "session"
     can_listen: bool = False
     """Whether the recipient may ask to connect to the process that has the bytes."""
     presence: Presence = "online"

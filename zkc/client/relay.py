@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from zkc.client.auditing import DaemonAudit
 from zkc.client.link import Link
 from zkc.client.principal import Principal, load_main
 from zkc.config import ClientConfig
@@ -25,6 +26,7 @@ from zkc.net.addresses import told
 from zkc.net.relay import RelayServer
 from zkc.net.sockets import context, split_endpoint, tcp_endpoint
 from zkc.rules.endpoints import Endpoint
+from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import AnswerBody, Notify, Ok, RelayHere, Rendezvous, RequestBody
@@ -48,8 +50,8 @@ async def run(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with home.lock(), KeyStore.open(home) as store:
-        relay = _Relay(load_main(store), config, clock, entropy)
+    with home.lock(), KeyStore.open(home) as store, AuditFile.open(home) as audit:
+        relay = _Relay(load_main(store), config, audit, clock, entropy)
         try:
             on_ready(await relay.start(listen))
             await relay.until_ended(stop)
@@ -60,11 +62,14 @@ async def run(
 class _Relay:
     """The parts of one running relay."""
 
-    def __init__(self, principal: Principal, config: ClientConfig, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, principal: Principal, config: ClientConfig, audit: AuditFile, clock: Clock, entropy: Entropy
+    ) -> None:
         self._principal = principal
         self._advertise: Sequence[str] = config.transfer.advertise
         self._log = structlog.get_logger("zkc.relay")
         self._repeats = Repeats(clock.monotonic)
+        self._audit = DaemonAudit(audit, lambda: config, clock, self._log)
         self._server = RelayServer(clock.monotonic, self._heard)
         self._context = context(entropy)
         self._bound = "*", 0
@@ -74,6 +79,7 @@ class _Relay:
             on_state=self._changed, on_problem=self._failed,
         )
         self._announcing: asyncio.Task[None] | None = None
+        self._auditing: asyncio.Task[None] | None = None
 
     async def start(self, listen: Endpoint) -> Ready:
         host = listen.host.strip("[]")
@@ -81,6 +87,8 @@ class _Relay:
         self._bound = host if host == "*" else address, port
         self._link.start()
         self._announcing = asyncio.create_task(self._announce())
+        self._auditing = asyncio.create_task(self._audit.run())
+        self._audit.note("started", self._principal.name)
         return Ready(await self._endpoint(), self._principal.fingerprint.hex())
 
     async def until_ended(self, stop: asyncio.Event) -> None:
@@ -94,10 +102,12 @@ class _Relay:
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every connection."""
         self._log.info("ending", passed=self._server.passed)
-        if self._announcing is not None:
-            self._announcing.cancel()
+        for task in (self._announcing, self._auditing):
+            if task is not None:
+                task.cancel()
         await self._link.close()
         await self._server.close()
+        await self._audit.close()
         self._context.destroy(linger=200)
 
     async def _endpoint(self) -> str:
@@ -124,7 +134,13 @@ class _Relay:
     async def _serve(self, body: RequestBody) -> AnswerBody:
         """What the coordinator asks: two ends will come. Nobody sends to a relay."""
         if isinstance(body, Rendezvous):
-            self._server.announce((body.data, body.acks), body.client)
+            ends = body.client, self._principal.name
+            try:
+                self._server.announce((body.data, body.acks), body.client)
+            except PolicyRefused as error:
+                self._audit.note("relay", *ends, code=error.code, detail=error.detail)
+                raise
+            self._audit.note("relay", *ends)
             return Ok()
         if isinstance(body, Notify):
             raise PolicyRefused("a relay receives nothing", detail="accept")

@@ -100,7 +100,7 @@ class Sending:
             tid=entropy.bytes(ID_BYTES), recipient=recipient, key_source=options.key_source or transfer.key_source,
             key_order=transfer.key_order, cipher=options.cipher or transfer.cipher,
             size_class=size_class(manifest.size), dry_run=options.dry_run,
-            compression="zstd" if options.compress else "none",
+            compression="zstd" if options.compress else "none", acknowledgement=transfer.acknowledgement,
             can_listen=parse_listen(transfer.listen) is not None,
             presence=options.require, wait=0 if options.timeout is None else math.ceil(options.timeout),
             preview=make_preview(manifest.name, manifest.note, manifest.size),
@@ -152,6 +152,11 @@ class Sending:
         )
         verdict = judge(asked, self._config.sending_rules(), Standing(wall=self._clock.wall()))
         if verdict.refusal is not None:
+            from zkc.client.command_audit import CommandAudit  # noqa: PLC0415 - costs, and most are not refused
+
+            code, detail = verdict.refusal.code, verdict.refusal.detail
+            notes = CommandAudit(self._home, self._config, self._clock)
+            notes.note("outgoing", recipient=self._recipient, code=code, detail=detail, rule=verdict.rule)
             raise verdict.refusal.error()
         self._on_event(Requested(self._recipient, self._manifest.name, self._manifest.size))
         if self._options.dry_run:

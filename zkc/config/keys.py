@@ -12,7 +12,18 @@ from msgspec.structs import FieldInfo, fields
 
 from zkc import constants
 from zkc.config.kinds import Reader, choice, duration, listed, size, whole, written
-from zkc.ids import CIPHERS, KEY_ORDERS, SAFE_CIPHERS, SUITES, Identifier, KeyOrder, KeySource, Suite, check_name
+from zkc.ids import (
+    CIPHERS,
+    KEY_ORDERS,
+    SAFE_CIPHERS,
+    SUITES,
+    Acknowledgement,
+    Identifier,
+    KeyOrder,
+    KeySource,
+    Suite,
+    check_name,
+)
 from zkc.rules.endpoints import parse_endpoint, parse_listen
 from zkc.rules.names import escape
 from zkc.rules.policy import Rule, Rules, Sight
@@ -31,6 +42,7 @@ def _check_word(word: str) -> None:
 
 _KEY_SOURCE: Final = choice("sender", "coordinator")
 _KEY_ORDER: Final = choice("recipient-first", "sender-first")
+_ACKNOWLEDGEMENT: Final = choice("session", "permanent")
 _IDENTIFIER: Final = choice("clear", "sealed")
 _CIPHER: Final = choice(*CIPHERS)
 _ACCEPT: Final = choice("all", "ask", "none")
@@ -102,6 +114,7 @@ class ClientTransferSection(Struct, frozen=True):
     key_sources: Annotated[tuple[KeySource, ...], _KEY_SOURCES] = ("sender",)
     key_source: Annotated[KeySource, _KEY_SOURCE] = "sender"
     key_order: Annotated[KeyOrder, _KEY_ORDER] = "recipient-first"
+    acknowledgement: Annotated[Acknowledgement, _ACKNOWLEDGEMENT] = "session"
     ciphers: Annotated[tuple[str, ...], _CIPHERS] = SAFE_CIPHERS
     cipher: Annotated[str, _CIPHER] = "aes-256-gcm"
     listen: Annotated[str, _PORT_RANGE] = "tcp://*:0"

@@ -75,6 +75,8 @@ class _Handshake:
     """Requests of the sender that the next step answers."""
     said: bytes = b""
     """H of the sender's last message."""
+    rule: str = ""
+    """Of our policy, that let it in."""
     over: bool = False
 
 
@@ -115,9 +117,9 @@ class Transfers:
         req = read_request(message)
         handshake = self._open.get(req.xid)
         known = (sender.uid, req.xid) in self._used
-        verdict = self._judge(req, Standing(0 if known else sender.handshakes, seen, wall=core.clock.wall()))
         if req.sender != sender.name:
             raise PeerViolation("identity", "the sender is not the owner of the channel")
+        verdict = self._judge(req, Standing(0 if known else sender.handshakes, seen, wall=core.clock.wall()))
         if handshake is not None and handshake.sender is sender:
             self._hear(handshake, session, call, message)
             return
@@ -146,6 +148,7 @@ class Transfers:
         first = step(TABLE, broker, handshake.state, message)
         handshake.waiting.append((session, call))
         handshake.said = _told_apart(message)
+        handshake.rule = verdict.rule
         self._open[req.xid] = handshake
         self._use(sender.uid, req.xid)
         sender.handshakes += 1
@@ -171,7 +174,9 @@ class Transfers:
             core.log, "info", "policy-refused", (req.sender, verdict.rule), sender=req.sender, recipient=req.recipient,
             rule=verdict.rule, why=refusal.text,
         )
-        core.audit.note("transfer", req.sender, code=refusal.code, detail=refusal.detail, rule=verdict.rule)
+        # A name that nobody has is a text of the sender's.
+        recipient = "" if core.db.client_named(req.recipient) is None else req.recipient
+        core.audit.note("transfer", req.sender, recipient, code=refusal.code, detail=refusal.detail, rule=verdict.rule)
         return refusal.error()
 
     def go_on(self, session: Session, call: bytes, message: TransferKey | TransferConfirmKey) -> None:
@@ -314,7 +319,8 @@ class Transfers:
                         self._keep(handshake, body)
                         source = handshake.req.key_source
                         self._core.log.info("transfer-brokered", **_ids_of(handshake), key_source=source)
-                        self._core.audit.note("transfer", handshake.sender.name, handshake.recipient.name)
+                        ends = handshake.sender.name, handshake.recipient.name
+                        self._core.audit.note("transfer", *ends, rule=handshake.rule)
                     waiting, handshake.waiting = handshake.waiting, []
                     for session, call in waiting:
                         self._clients.answer(session, call, body)

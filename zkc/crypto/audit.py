@@ -14,6 +14,7 @@ from msgspec import Struct
 from zkc.crypto.primitives import digest
 from zkc.crypto.transcript import Transcript
 from zkc.errors import IdentityError
+from zkc.ids import is_name
 
 _WORD_MAX: Final = 32
 GENESIS: Final = digest(b"zkc/1\0audit")
@@ -51,11 +52,20 @@ class Entry(Struct, frozen=True):
     hash: bytes
 
 
-def as_word(detail: str) -> str:
-    """A detail as it is noted: one of our words, never a text that a peer chose."""
-    return detail if len(detail) <= _WORD_MAX and detail.isascii() and detail.replace("-", "a").isalpha() else (
-        "other" if detail else ""
-    )
+def clean(
+    at: float, event: str, sender: str, recipient: str, *, code: int = 0, detail: str = "", rule: str = ""
+) -> Note:
+    """What is noted at ``at`` (seconds since 1970): names and words, never a text that a peer chose."""
+    return Note(int(at * 1000), event, _as_name(sender), _as_name(recipient), code, _as_word(detail), rule)
+
+
+def _as_name(name: str) -> str:
+    return name if not name or is_name(name) else "?"
+
+
+def _as_word(detail: str) -> str:
+    is_word = len(detail) <= _WORD_MAX and detail.isascii() and detail.replace("-", "a").isalpha()
+    return detail if is_word or not detail else "other"
 
 
 def entry_after(seq: int, previous: bytes, note: Note) -> Entry:
@@ -80,6 +90,8 @@ def verify(entries: Iterable[Entry], seq: int, previous: bytes, noted: bytes | N
             raise broken(seq + 1)
         seq, previous, last = entry.seq, entry.hash, entry
         found = found or previous == noted
+    if last is None and seq:  # whatever is too old, the newest entry stays
+        raise broken(seq + 1)
     if not found:
         raise IdentityError(
             "the head that was noted is not in the audit log: entries were cut off, or it was written anew",

@@ -27,7 +27,7 @@ from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.protocol.delivery import GiveUp, NotOpened, Stopped, open_frame, opener_of, read_header, sealer_of
-from zkc.protocol.session import Session
+from zkc.protocol.session import Session, seal_receipt
 from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import Flag, Stream
@@ -230,8 +230,10 @@ def create_ack(line: Line, state: AwaitingStart | AwaitingManifest | Receiving, 
 
 
 def create_done(line: Line, state: Whole, event: Durable) -> Step:
-    """DONE: the receipt under the session key (Figure 2, 210; Figure 16, blocks 1603-1604)."""
-    return Step(Receipted(state.received), (Send(line.seal(Done(event.receipt))),))
+    """DONE: the receipt under the session key, sealed to the sender's permanent key where that was asked for (Figure 2,
+    210; Figure 16, blocks 1603-1604)."""
+    receipt = seal_receipt(line.session, event.receipt)
+    return Step(Receipted(state.received), (Send(line.seal(Done(receipt))),))
 
 
 def create_stop(

@@ -29,7 +29,7 @@ from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import IntegrityError, PeerViolation
 from zkc.protocol.delivery import GiveUp, NotOpened, Stopped, open_frame, opener_of, read_header, sealer_of
-from zkc.protocol.session import Session
+from zkc.protocol.session import Session, open_receipt
 from zkc.protocol.step import Send, Step, Table, step
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import Flag, Stream
@@ -274,8 +274,9 @@ def consume_stop(line: Line, state: AwaitingAck | Admitted | Sending | AwaitingD
 
 
 def _receipted(line: Line, size: int, digest: bytes, message: Done) -> Step:
-    body = check_receipt(line.session, message.receipt, line.manifest, size, digest)
-    return Step(Finished(size), (Delivered(message.receipt, body),))
+    receipt = open_receipt(line.session, message.receipt)
+    body = check_receipt(line.session, receipt, line.manifest, size, digest)
+    return Step(Finished(size), (Delivered(receipt, body),))
 
 
 def _limit(line: Line, sent: int, message: Ack) -> int:

@@ -42,6 +42,8 @@ class Session:
     endpoints: Endpoints | None
     """Where the other end listens; of a recipient without an address: it is to come to the sender. None at a recipient
     that listens."""
+    opener: KemPrivateKey | None = None
+    """The sender's permanent key, where it asked for an acknowledgement that is sealed to it."""
 
 
 LEVELS: Final = ("online", "present", "authorised")
@@ -119,6 +121,20 @@ def open_endpoints(key: KemPrivateKey, th: bytes, sealed: bytes) -> Endpoints | 
     if not (endpoints.addresses and endpoints.data_port and endpoints.ack_port) or endpoints.relay:
         raise PeerViolation("malformed", "a sender that listens nowhere")
     return endpoints
+
+
+def seal_receipt(session: Session, receipt: bytes) -> bytes:
+    """As it travels in DONE: alone, or sealed to the sender's permanent key (Figure 16, block 1603, names both)."""
+    if session.req.acknowledgement == "session":
+        return receipt
+    return seal(session.peer.kem_key, "xfer-done", session.th, receipt)
+
+
+def open_receipt(session: Session, sealed: bytes) -> bytes:
+    """The same at the sender. `PeerViolation` (``forged``)."""
+    if session.opener is None:
+        return sealed
+    return open_sealed(session.opener, "xfer-done", session.th, sealed)
 
 
 def level_met(stated: str, required: str) -> bool:

@@ -23,7 +23,7 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import PeerViolation
-from zkc.ids import Compression, KeyOrder, KeySource, Presence, is_name
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence, is_name
 from zkc.protocol.session import (
     Session,
     check_confirmation,
@@ -82,6 +82,7 @@ class Terms:
     size_class: int
     fresh: bool
     compression: Compression = "none"
+    acknowledgement: Acknowledgement = "session"
     can_listen: bool = False
     """Whether the recipient may ask to come to the sender."""
     presence: Presence = "online"
@@ -171,8 +172,8 @@ def create_request(sender: Sender, terms: Terms) -> Step:
     one_time = sender.authority.suite.generate_one_time() if terms.key_source == "coordinator" else None
     req = Req(
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
-        terms.key_source, terms.key_order, terms.cipher, terms.compression, terms.presence, terms.wait,
-        terms.size_class, terms.can_listen, terms.fresh, sender.card.hash,
+        terms.key_source, terms.key_order, terms.cipher, terms.compression, terms.acknowledgement, terms.presence,
+        terms.wait, terms.size_class, terms.can_listen, terms.fresh, sender.card.hash,
         one_time.public.encode() if one_time else b"", _seal_preview(sender, terms),
     )
     encoded = encode(req)
@@ -302,7 +303,7 @@ def _agreed(sender: Sender, state: KeySent) -> Agreed:
     return Agreed(
         Session(
             state.k, state.th.value, granted.req, granted.resp, granted.card, sender.identity.public.fingerprint,
-            granted.endpoints,
+            granted.endpoints, sender.kem_key if granted.req.acknowledgement == "permanent" else None,
         )
     )
 

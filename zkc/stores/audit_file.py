@@ -138,8 +138,9 @@ def _end(connection: sqlite3.Connection) -> tuple[int, bytes]:
 
 
 def _link(row: tuple[Any, Any]) -> tuple[int, bytes]:
+    """What is no number or no hash fits nothing, and is found as that."""
     seq, found = row
-    return seq, found if isinstance(found, bytes) else b""
+    return seq if isinstance(seq, int) else 0, found if isinstance(found, bytes) else b""
 
 
 def _entries(connection: sqlite3.Connection, after: int = 0, limit: int = -1) -> Iterator[Entry]:

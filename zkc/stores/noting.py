@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from zkc.crypto.audit import Entry, Note, as_word
+from zkc.crypto.audit import Entry, Note, clean
 from zkc.env import Clock
 from zkc.errors import ZkcError
 
@@ -116,10 +116,10 @@ class AuditWriter:
         self, event: str, sender: str = "", recipient: str = "", *, code: int = 0, detail: str = "", rule: str = ""
     ) -> None:
         """`Notes.note`, written within `BATCH_SECONDS`; it never waits."""
-        detail = as_word(detail)
+        noted = clean(self._clock.wall(), event, sender, recipient, code=code, detail=detail, rule=rule)
         with self._mutex:
-            if not code or self._passes(Note(0, event, sender, recipient, code, detail, rule)):
-                self._append(Note(self._now(), event, sender, recipient, code, detail, rule))
+            if not code or self._passes(replace(noted, at=0)):
+                self._append(noted)
             if self._due or not self._waiting:
                 return
             self._due = True

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, LINK_TARGET_MAX, NOTE_MAX, RUNS_MAX
-from zkc.ids import Compression, KeyOrder, KeySource, Kind, PersonState, Presence
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Kind, PersonState, Presence
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -534,6 +534,8 @@ class Req(Message, frozen=True):
     cipher: Word
     compression: Compression
     """``zstd``: chunks may be frames of it."""
+    acknowledgement: Acknowledgement
+    """``permanent``: the receipt in DONE comes sealed to the sender's permanent key."""
     presence: Presence
     wait: U32
     size_class: U8
@@ -685,6 +687,7 @@ class Ack(Message, frozen=True, tag="ack"):
 
 class Done(Message, frozen=True, tag="done"):
     receipt: Blob
+    """A receipt, or its seal, as REQ asks for."""
 
 
 class Stop(Message, frozen=True, tag="stop"):
