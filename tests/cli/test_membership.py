@@ -247,6 +247,7 @@ def test_what_is_no_coordinator_is_10(fleet: Fleet) -> None:
 # --- applications ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claims("A9")
 def test_an_application_joins_without_an_invitation_and_the_daemon_serves_it(fleet: Fleet) -> None:
     (told,) = fleet.zkc("bob", "join", "--app", "backup", "--json").events
     assert (told["event"], told["name"]) == ("joined", "bob/backup")

@@ -133,6 +133,7 @@ class _Watched(dict[tuple[type, type], Any]):
         return super().get(cell, default)
 
 
+@pytest.mark.claims("F1", "F2")
 @pytest.mark.attack("C10")
 def test_every_cell_of_every_table_acts_in_some_conversation(default_world: World) -> None:
     """No cell stands there for nothing."""

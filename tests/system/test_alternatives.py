@@ -15,7 +15,7 @@ from tests.support.evil_coordinator import principal_in
 from tests.support.evil_fleet import EvilFleet, error_of
 from zkc.coordinator.identity import load as load_coordinator
 from zkc.crypto.cards import verify_card
-from zkc.crypto.suites import read_private, suite_of
+from zkc.crypto.suites import read_private, suite_named, suite_of
 from zkc.stores.keydb import KeyDb
 from zkc.testing import Done, Fleet
 from zkc.wire.codec import decode
@@ -232,3 +232,24 @@ def test_a_registration_of_long_ago_serves_every_transfer_and_without_one_nothin
         assert read_private(rows[name].perm_server_private).public.encode() == mine.registration.perm_server_public
         card = verify_card(rows[name].card, suite_of(mine.registration.perm_server_public))
         assert card.kem_key == mine.kem_key.public
+
+
+@pytest.mark.claims("A8", "A9", "E1")
+def test_a_computer_an_application_and_a_user_register_each_with_keys_of_its_own(fleet: EvilFleet) -> None:
+    """All three of the suite that is the default, and each can be sent to or sends."""
+    fleet.join("zoe", kind="user")
+    assert fleet.zkc("bob", "join", "--app", "backup").code == 0
+    assert sent(fleet, "zoe", "--wait", "30s", recipient="bob/backup").code == 0
+    assert fleet.zkc("bob", "recv", "--app", "backup", "-o", "-").out == DATA
+    identity = load_coordinator(fleet.home("coordinator"))
+    db = KeyDb.open(f"sqlite:///{fleet.home('coordinator') / 'keys.db'}", identity.mac_key, create=False)
+    with closing(db):
+        rows = [row for row in db.clients() if row.name in {"bob", "bob/backup", "zoe"}]
+    assert {row.kind for row in rows} == {"computer", "application", "user"}
+    cards = [verify_card(row.card, suite_named("hybrid")) for row in rows]
+    for keys in (
+        [row.perm_server_private for row in rows], [row.curve_public for row in rows],
+        [card.kem_key.encode() for card in cards], [card.fingerprint for card in cards],
+    ):
+        assert len(set(keys)) == 3
+    assert {suite_of(read_private(row.perm_server_private).public.encode()).name for row in rows} == {"hybrid"}
