@@ -12,7 +12,8 @@ from zkc.errors import BY_CODE
 TOP = Path(__file__).parents[1]
 PAGE = (TOP / "docs" / "errors.md").read_text(encoding="utf-8")
 POSITIONAL = {
-    "Decline", "Failure", "PeerViolation", "Refusal", "RegError", "TransferEnd", "_Row", "_alarm", "_finish",
+    "Decline", "Failure", "LogAlarm", "PeerViolation", "Refusal", "RegError", "TransferEnd", "_Row", "_alarm",
+    "_finish",
     "_tell_sender", "fail", "stop",
 }
 """Calls that take the detail, or a violation's word, by position."""

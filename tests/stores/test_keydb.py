@@ -25,6 +25,8 @@ from sqlalchemy import create_engine, inspect
 import zkc
 from tests.support.link import flipped, places, sampled
 from zkc.constants import FORMER_KEYS_SECONDS, INVITATIONS_KEPT_SECONDS
+from zkc.crypto.heads import log_leaf
+from zkc.crypto.merkle import Frontier, includes, leaf_hash
 from zkc.errors import InternalError, LocalIOError, NotRegistered, UsageError, VersionMismatch, ZkcError
 from zkc.stores import keydb, migrations
 from zkc.stores.keydb import (
@@ -359,6 +361,8 @@ def test_a_registration_that_was_acknowledged_survives_kill_9(db: KeyDb, url: st
 
 CHILD = """
 import sys
+from zkc.crypto.heads import log_leaf
+from zkc.crypto.merkle import Frontier, includes, leaf_hash
 from zkc.errors import NotRegistered
 from zkc.stores.keydb import ClientRow, KeyDb
 url, mac_key, invite_id, client, now = eval(sys.stdin.readline(), {"ClientRow": ClientRow})
@@ -698,6 +702,58 @@ def test_a_migrated_schema_equals_a_fresh_one_and_the_tables_in_use(tmp_path: Pa
     assert all(each == schemas[0] for each in schemas)
 
 
+def test_the_log_of_an_older_database_becomes_a_tree(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    with closing(KeyDb.open(url, MAC_KEY, create=True)) as db:
+        for name in "abcde":
+            enrol(db, name)
+        db.revoke("b", "gone", NOW)
+        wanted = [db.log_frontier(size) for size in range(7)]
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for table in ("log_nodes", "former_keys", "successions"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
+        connection.exec_driver_sql("DROP INDEX log_by_client")
+        connection.exec_driver_sql("UPDATE schema_version SET version = ?, mac = ?",
+                                   (3, mac(MAC_KEY, "schema_version", (3,))))
+    engine.dispose()
+    with closing(KeyDb.open(url, MAC_KEY, create=False)) as db:
+        db.check_log()
+        assert [db.log_frontier(size) for size in range(7)] == wanted
+
+
+@pytest.mark.attack("K04")
+@pytest.mark.parametrize("harm", ["DELETE FROM log_nodes WHERE level = 0 AND position = 2",
+                                  "DELETE FROM log WHERE log_index = 2",
+                                  "UPDATE log_nodes SET hash = x'00' WHERE level = 0 AND position = 2"])
+def test_a_log_and_a_tree_that_do_not_go_together_are_called_damage(tmp_path: Path, harm: str) -> None:
+    url = sqlite_url(tmp_path)
+    with closing(KeyDb.open(url, MAC_KEY, create=True)) as db:
+        for name in "abc":
+            enrol(db, name)
+        db.check_log()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(harm)
+    engine.dispose()
+    with closing(KeyDb.open(url, MAC_KEY, create=False)) as db, pytest.raises(LocalIOError) as caught:
+        db.check_log()
+    assert caught.value.detail == "damaged"
+
+
+def test_every_entry_is_proved_by_what_is_stored(db: KeyDb) -> None:
+    for name in "abcdefg":
+        enrol(db, name)
+    db.revoke("c", "gone", NOW)
+    leaves = [leaf_hash(log_leaf(each.event, each.name, each.card_hash, each.reason)) for each in db.log_entries()]
+    tree = Frontier()
+    for size, leaf in enumerate(leaves, 1):
+        tree = tree.add(leaf)
+        assert db.log_frontier(size) == tree
+        for index in range(size):
+            assert includes(tree.root, size, index, leaves[index], db.log_inclusion(index, size))
+
+
 def test_a_database_of_a_newer_zkc_is_refused_as_that(tmp_path: Path) -> None:
     make_small(tmp_path / "keys.db")
     newer = migrations.LATEST + 1
@@ -1033,8 +1089,9 @@ def test_new_keys_take_the_place_of_the_former_which_stay_for_a_week(db: KeyDb) 
     bob = enrol(db)
     stored = db.rotate(bob.card_hash, renewed(bob, b"card 2", curve_public=b"d" * 32), lambda: b"private 2", NOW + 10)
     assert db.client(bob.uid) == stored
-    assert (stored.card, stored.perm_server_private, stored.log_index) == (b"card 2", b"private 2", bob.log_index)
+    assert (stored.card, stored.perm_server_private, stored.log_index) == (b"card 2", b"private 2", 1)
     assert [(entry.event, entry.card_hash) for entry in db.log_entries(1)] == [("rotated", stored.card_hash)]
+    assert [db.log_index_of(bob.uid, card) for card in (bob.card_hash, stored.card_hash, bytes(32))] == [0, 1, None]
     former = db.former_keys(bob.uid, NOW + 20)
     assert former is not None
     assert (former.card, former.perm_server_private) == (bob.card, bob.perm_server_private)

@@ -24,7 +24,7 @@ from zkc.client.principal import known_about
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
 from zkc.stores import keystore, localdb
 from zkc.stores.home import Home
-from zkc.stores.keystore import KeyStore, Pin, Registration, Renewed
+from zkc.stores.keystore import KeyStore, KnownLog, Pin, Registration, Renewed
 
 TID, XID, TH = b"t" * 16, b"x" * 16, b"h" * 32
 
@@ -597,13 +597,15 @@ def with_keys(known: Registration, next_keys: Renewed) -> Registration:
 def test_new_keys_are_kept_before_and_take_their_place_at_once(home: Home, store: KeyStore) -> None:
     store.complete(registration())
     assert store.begin_renewal(renewed()) == renewed()
+    assert store.own_cards(b"u" * 16) == ([], [registration().card, renewed().card])
     with KeyStore.open(home) as other:
         assert other.begin_renewal(renewed(3)) == renewed(), "of two processes one makes the keys, and both use them"
         assert other.registrations() == [registration()]
-        other.complete_renewal(renewed(), with_keys(registration(), renewed()))
+        other.complete_renewal(renewed(), with_keys(registration(), renewed()), b"f" * 32)
     assert store.registrations() == [with_keys(registration(), renewed())]
     assert store.renewed("bob") is None
-    store.complete_renewal(renewed(), with_keys(registration(), renewed()))
+    assert store.own_cards(b"u" * 16) == ([b"f" * 32], [renewed().card])
+    store.complete_renewal(renewed(), with_keys(registration(), renewed()), b"f" * 32)
     assert store.registrations() == [with_keys(registration(), renewed())]
     assert b"KEM-SECRETKEM" not in home.keys_db.read_bytes()
 
@@ -612,7 +614,7 @@ def test_new_keys_of_another_card_replace_those_that_are_left_over(store: KeySto
     store.complete(registration())
     store.begin_renewal(renewed(2, replaces=b"long gone"))
     assert store.begin_renewal(renewed(3)) == renewed(3)
-    store.complete_renewal(renewed(2, replaces=b"long gone"), with_keys(registration(), renewed()))
+    store.complete_renewal(renewed(2, replaces=b"long gone"), with_keys(registration(), renewed()), b"f" * 32)
     assert (store.registrations(), store.renewed("bob")) == ([registration()], renewed(3))
     store.drop_renewal(renewed(3))
     assert store.renewed("bob") is None
@@ -743,3 +745,23 @@ def test_another_passphrase_and_none(home: Home) -> None:
         assert store.registrations() == [registration(), registration("bob/backup", b"v" * 16)]
     assert in_file(home) == [b"IDENTITY-SECRET", b"KEM-SECRET", b"CURVE-SECRET"]
 
+# --- the coordinator's key log --------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("K05")
+def test_what_is_known_of_the_log_never_goes_back_and_is_known_for_each_registration(tmp_path: Path) -> None:
+    home = Home.resolve("client", str(tmp_path / "home"))
+    home.prepare()
+    short, long = KnownLog(2, (b"a" * 32,), b"head of 2", b""), KnownLog(3, (b"b" * 32, b"c" * 32), b"head of 3", b"x")
+    with KeyStore.open(home) as store:
+        assert store.known_log(b"u" * 16) is None
+        store.keep_log(b"u" * 16, long)
+        store.keep_log(b"u" * 16, short)
+    with KeyStore.open(home) as store:
+        assert store.known_log(b"u" * 16) == long
+        assert store.known_log(b"v" * 16) is None
+    with sqlite3.connect(home.keys_db) as connection:
+        connection.execute("UPDATE meta SET value = replace(value, x'03', x'02') WHERE name LIKE 'log-%'")
+    with KeyStore.open(home) as store, pytest.raises(LocalIOError) as caught:
+        store.known_log(b"u" * 16)
+    assert caught.value.detail == "damaged"

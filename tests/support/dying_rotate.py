@@ -35,10 +35,10 @@ def dying(before: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def dying_at_an_application(real: Callable[..., Any]) -> Callable[..., Any]:
-    def complete(store: KeyStore, renewed: Renewed, registration: Registration) -> None:
+    def complete(store: KeyStore, renewed: Renewed, registration: Registration, former: bytes) -> None:
         if registration.owner is not None:
             die()
-        real(store, renewed, registration)
+        real(store, renewed, registration, former)
 
     return complete
 

@@ -51,6 +51,7 @@ from zkc.protocol.session import Session as Agreement
 from zkc.protocol.step import step
 from zkc.protocol.trust import Authority, Known
 from zkc.stores.home import Home
+from zkc.stores.keydb import KeyDb
 from zkc.stores.keystore import KeyStore
 from zkc.wire import messages
 from zkc.wire.codec import decode, encode
@@ -389,12 +390,19 @@ class Persona:
 
 
 class Impersonate(Lie):
-    """The coordinator answers in the place of the recipient ``name``, and takes the data if it gets that far."""
+    """The coordinator answers in the place of the recipient ``name``, and takes the data if it gets that far.
 
-    def __init__(self, evil: Evil, name: str, home: str = "", on_card: str = "") -> None:
+    ``logged``: with a card that it has put into its key log, and proves to be there.
+    """
+
+    def __init__(
+        self, evil: Evil, name: str, home: str = "", on_card: str = "", *, logged: bool = False
+    ) -> None:
         super().__init__(evil)
         self.name = name
         self.persona = Persona.make(evil, name, home, on_card)
+        if logged:
+            self._log_card()
         self.bulk = Bulk()
         self.talks: dict[bytes, tuple[Any, Any, Incoming]] = {}
         self.seen: Counter[str] = Counter()
@@ -430,6 +438,16 @@ class Impersonate(Lie):
             listener.close()
         self.bulk.close()
         self.bell.close()
+
+    def _log_card(self) -> None:
+        """The entry of a registration; from then on the database says that it is the one of that name."""
+        db, card = self.evil.database, verify_card(self.persona.card, self.evil.identity.suite)
+        honest, row = db.client_named, db.client_named(self.name)
+        assert row is not None
+        false = replace(row, card=card.encoded, card_hash=card.hash, certificate=self.persona.certificate)
+        with db._backend.writing() as connection:
+            false = replace(false, log_index=db._append(connection, "registered", false, time.time()))
+        setattr(db, "client_named", lambda name: false if name == self.name else honest(name))  # noqa: B010
 
     def _named(self, body: PeerCard) -> str:
         return verify_card(body.card, self.evil.identity.suite).name
@@ -538,6 +556,11 @@ class Evil:
     def identity(self) -> CoordinatorIdentity:
         assert self.engine is not None
         return self.engine._core.identity
+
+    @property
+    def database(self) -> KeyDb:
+        assert self.engine is not None
+        return self.engine._core.db
 
     def newest(self, kind: str) -> Any:
         return next(body for _, body in reversed(self.records) if type(body).__name__ == kind)

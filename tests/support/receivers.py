@@ -17,6 +17,7 @@ from tests.support.talks import terms
 from tests.support.waiting import DEADLINE
 from zkc.client.hooks import Hooks
 from zkc.client.person import PersonHere
+from zkc.client.principal import pin_peer
 from zkc.client.receiving import Receiver
 from zkc.client.transfers import Transfer
 from zkc.config import ClientConfig
@@ -49,6 +50,8 @@ class Bob:
         self.alice = everyone.alice
         self.clock = FixedClock()
         self.store = closing.enter_context(KeyStore.open(home))
+        # Known to each other: nobody has to be asked whether her card is in the key log.
+        pin_peer(self.store, everyone.alice.card, self.clock.wall())
         self.inbox = closing.enter_context(Inbox.open(home))
         self.bulk = Bulk()
         self.principal: Any = SimpleNamespace(

@@ -100,3 +100,4 @@ def test_a_coordinator_that_dies_with_a_new_identity_goes_on_and_one_with_an_old
     fleet.start_coordinator()
     fleet.wait_linked("bob")
     sent(fleet, "alice", "bob", "from the right one again")
+    assert not [each for name in ("alice", "bob") for each in log_of(fleet, name) if each["event"] == "key-log-alarm"]

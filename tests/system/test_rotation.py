@@ -200,3 +200,5 @@ def test_a_new_identity_for_which_the_former_one_vouches_is_taken_silently(fleet
     assert fleet.zkc("alice", "verify", "bob").code == 0
     fleet.start_daemon("alice")
     sent(fleet, "bob", "alice", "from the fifth identity")
+    # What was rotated here stands in the key log, and is nobody else's to those who follow it.
+    assert not [each for name in ("alice", "bob") for each in log_of(fleet, name) if each["event"] == "key-log-alarm"]

@@ -107,8 +107,13 @@ class ByLink:
         return self._run(all_peers(self._request))
 
     def card(self, name: str) -> PeerCard:
-        own = self._principal.authority
-        return self._run(look_up(partial(self._request, about=name), self._store, own, name, self._clock.wall()))
+        async def ask() -> PeerCard:
+            link = self._started()
+            await link.wait_linked(link.patience)  # the coordinator may have another identity
+            request = partial(link.request, about=name)
+            return await look_up(request, self._store, link.principal, name, self._clock.wall())
+
+        return self._run(ask())
 
     def seen(self, name: str) -> Peer:
         answer = self._run(self._request(LookAt(name), about=name))

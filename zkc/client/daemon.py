@@ -28,6 +28,7 @@ from zkc.client.hooks import Hooks
 from zkc.client.housekeeping import Housekeeping
 from zkc.client.lifesigns import Sessions, Source, terminal_activity
 from zkc.client.link import Link
+from zkc.client.log_watch import LogWatch
 from zkc.client.passphrase import passphrase
 from zkc.client.person import PersonHere
 from zkc.client.principal import Keeper, Principal, load_main, load_principal
@@ -180,6 +181,7 @@ class Daemon:
             self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
         )
         self._handed = Handed(home, self._granted, clock, entropy)
+        self._watch = LogWatch(store, clock)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -253,6 +255,7 @@ class Daemon:
             await self._server.close()
         self._handed.close()
         self._renewing.close()
+        self._watch.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -333,6 +336,7 @@ class Daemon:
                 self._renewing.wake()
                 self._told_person = None
                 asyncio.get_running_loop().call_soon(self._tell_person)
+                self._watch.begin(link)
                 if is_main:
                     self._look_into_all()
             elif why is None:
@@ -464,9 +468,10 @@ class Daemon:
         link = self.main
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
-            own = link.principal.authority
             ask = partial(link.request, about=request.name)
-            return control.CardReply(await look_up(ask, self._store, own, request.name, self._clock.wall()))
+            return control.CardReply(
+                await look_up(ask, self._store, link.principal, request.name, self._clock.wall())
+            )
         if isinstance(request, control.AskSeen):
             seen = await link.request(LookAt(request.name), about=request.name)
             if isinstance(seen, PeerSeen):

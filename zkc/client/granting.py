@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from zkc.client.events import WouldAccept
 from zkc.client.grants import Grant, Have, OnPending, Wanted
+from zkc.client.keylog import check_logged
 from zkc.client.link import Link, Unanswered
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.client.reaching import reach
@@ -40,13 +41,13 @@ async def grant(
     try:
         return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
     except (KeyChanged, OwnerChanged) as changed:
-        if not await follow(link.request, store, link.principal.authority, changed, clock.wall()):
+        if not await follow(link.request, store, link.principal, changed, clock.wall()):
             if isinstance(changed, KeyChanged):
                 note_alarm(store, changed.name, changed.seen)
             raise
     except IdentityError as error:
-        # Certified by an identity that the coordinator has since a moment ago?
-        if error.detail != "bad-certificate" or not await link.learn():
+        # Signed by an identity that the coordinator has since a moment ago?
+        if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn():
             raise
     return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
 
@@ -85,6 +86,7 @@ async def _grant(
                 return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt, principal.fingerprint)
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
+            await check_logged(link.request, store, principal, granted.card)
             if wanted.dry_run:
                 places = await reach(granted.endpoints) if wanted.reach else []
                 return WouldAccept(granted.resp.presence, places=tuple(places))

@@ -104,6 +104,7 @@ class Link:
         self._hopes: dict[asyncio.Future[None], int] = {}
         """Done when it is decided whether there is a link; with the rounds that had begun when somebody asked."""
         self._heard = 0.0
+        self._learning = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run: asyncio.Task[None] | None = None
         self.problem: ZkcError | None = None
@@ -436,8 +437,11 @@ class Link:
             ))
             return Ok()
         if isinstance(body, CoordinatorRenewed):
-            await self.learn()
+            async with self._learning:
+                await self.learn()
             return Ok()
+        async with self._learning:
+            pass  # what comes now is signed by the new identity
         return await self._handler(body)
 
     def _end(self, error: ZkcError) -> None:

@@ -16,6 +16,7 @@ from zkc.client.asking import Answer, Asking, Question, preview_of
 from zkc.client.control import AskDecision, AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
 from zkc.client.hooks import Hooks
+from zkc.client.keylog import check_logged
 from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
@@ -172,7 +173,7 @@ class Receiver:
         try:
             context, notified = self._read(principal, message)
         except (KeyChanged, OwnerChanged) as changed:
-            if not await follow(ask, self._store, principal.authority, changed, self._clock.wall()):
+            if not await follow(ask, self._store, principal, changed, self._clock.wall()):
                 if isinstance(changed, KeyChanged):
                     note_alarm(self._store, req.sender, changed.seen)
                     self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=changed.seen.hex())
@@ -187,6 +188,7 @@ class Receiver:
         transfer = Transfer(context, notified.state, card, message)
         self._transfers[req.xid] = transfer
         try:
+            await check_logged(ask, self._store, principal, card)
             verdict = await self._judge(transfer, endpoint, ask)
         except BaseException:
             self._end_handshake(req.xid)

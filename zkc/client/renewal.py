@@ -89,7 +89,7 @@ class Renewal:
             registration, identity_private=kept.identity_private, kem_private=kept.kem_private,
             curve_secret=kept.curve_secret, card=kept.card, perm_server_public=perm_server,
         )
-        self._store.complete_renewal(kept, renewed)
+        self._store.complete_renewal(kept, renewed, present.card.hash)
         principal = load_principal(renewed)
         await link.adopt(principal)
         if identity and not kept.succession:

@@ -177,6 +177,7 @@ class Engine:
         async with contextlib.AsyncExitStack() as closing:
             db = KeyDb.open(self._keydb_url, identity.mac_key, create=True, patience=KEYDB_SECONDS)
             closing.callback(db.close)
+            db.check_log()
             pool = KeyPool(identity.suite, config.coordinator.key_pool)
             closing.callback(pool.close)
             ctx = context(self._entropy)

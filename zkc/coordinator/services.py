@@ -25,6 +25,7 @@ from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.invitations import make_invitation
+from zkc.coordinator.keylog import KeyLog
 from zkc.coordinator.relays import Relays
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
@@ -50,6 +51,8 @@ from zkc.wire.messages import (
     InviteApplication,
     Leave,
     ListPeers,
+    LogAsk,
+    LogProve,
     LookAt,
     LookUp,
     Ok,
@@ -134,6 +137,7 @@ class Services:
         self._clients = clients
         self._transfers = transfers
         self._revoked = revoked
+        log = KeyLog(core)
         self._services: Final[dict[type, _Service]] = {
             Heartbeat: _Service(self._heartbeat, _often),
             Goodbye: _Service(self._goodbye, _often),
@@ -141,6 +145,8 @@ class Services:
             LookUp: _Service(self._look_up, _lookups),
             LookAt: _Service(self._look_at, _lookups),
             PersonIs: _Service(self._person, _often),
+            LogAsk: _Service(log.page, _pages),
+            LogProve: _Service(log.prove, _lookups),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
             Rotate: _Service(self._rotate, _rotations),

@@ -20,6 +20,7 @@ from zkc.errors import PeerViolation
 ED25519_SIGNATURE: Final = 64
 ML_DSA_SIGNATURE: Final = 3309
 _SEED: Final = 32
+_PREFIX: Final = b"zkc/1 "
 _P: Final = 2**255 - 19
 
 # y coordinates of the points of small order on edwards25519: keys that "verify" forged signatures (RFC 8032, 8.9).
@@ -67,13 +68,20 @@ class IdentityPublic:
 
     def verify_durable(self, label: str, hashed: bytes, signature: bytes) -> None:
         """A durable signature: both halves; `PeerViolation` (``forged``)."""
+        self._verify_both(label, _message(label, hashed), signature)
+
+    def verify_note(self, text: bytes, signature: bytes) -> None:
+        """Both halves over a note's text itself; `PeerViolation` (``forged``)."""
+        self._verify_both("note", text, signature)
+
+    def _verify_both(self, what: str, message: bytes, signature: bytes) -> None:
         if len(signature) != ED25519_SIGNATURE + ML_DSA_SIGNATURE:
-            raise PeerViolation("forged", f"signature {label!r} has the wrong length")
-        self.verify(label, hashed, signature[:ED25519_SIGNATURE])
+            raise PeerViolation("forged", f"signature {what!r} has the wrong length")
         try:
-            self._ml_dsa.verify(signature[ED25519_SIGNATURE:], _message(label, hashed))
+            self._ed25519.verify(signature[:ED25519_SIGNATURE], message)
+            self._ml_dsa.verify(signature[ED25519_SIGNATURE:], message)
         except (InvalidSignature, ValueError, TypeError):
-            raise PeerViolation("forged", f"signature {label!r} does not verify") from None
+            raise PeerViolation("forged", f"signature {what!r} does not verify") from None
 
 
 def read_identity(ed25519: bytes, ml_dsa: bytes) -> IdentityPublic:
@@ -117,7 +125,16 @@ class IdentityKey:
 
     def sign_durable(self, label: str, hashed: bytes) -> bytes:
         """A durable signature: 64 + 3,309 bytes."""
-        message = _message(label, hashed)
+        return self._sign_both(_message(label, hashed))
+
+    def sign_note(self, text: bytes) -> bytes:
+        """As durable, over a note's text itself, as signed notes are; it begins with its origin and so is no message
+        of ours."""
+        if text.startswith(_PREFIX):
+            raise ValueError("a note that could be taken for a message")
+        return self._sign_both(text)
+
+    def _sign_both(self, message: bytes) -> bytes:
         return self._ed25519.sign(message) + self._ml_dsa.sign(message)
 
 
@@ -132,4 +149,4 @@ def safety_number(one: bytes, other: bytes) -> str:
 
 
 def _message(label: str, hashed: bytes) -> bytes:
-    return b"zkc/1 " + label.encode() + b"\0" + hashed
+    return _PREFIX + label.encode() + b"\0" + hashed

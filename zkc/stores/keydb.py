@@ -31,6 +31,8 @@ from sqlalchemy import (
 
 from zkc.constants import FORMER_KEYS_SECONDS, INVITATIONS_KEPT_SECONDS, SUCCESSIONS_KEPT_MAX
 from zkc.crypto.audit import Entry, Note, verify
+from zkc.crypto.heads import log_leaf
+from zkc.crypto.merkle import Frontier, frontier_of, inclusion_path, leaf_hash, new_nodes
 from zkc.errors import IdentityError, InternalError, LocalIOError, NotRegistered, PolicyRefused
 from zkc.ids import Kind, owner_of
 from zkc.stores import audit
@@ -219,15 +221,18 @@ _LOG_FIELDS: Final = _columns_of(LogEntry)
 _FORMER_FIELDS: Final = _columns_of(FormerKeys)
 _SUCCESSION_FIELDS: Final = _columns_of(SuccessionRow)
 
+_NODE_FIELDS: Final = ("level", "position", "hash")
+
 _INVITATIONS: Final = _table("invitations", _INVITATION_FIELDS)
 _CLIENTS: Final = _table("clients", _CLIENT_FIELDS)
 _SIGHTINGS: Final = _table("sightings", _SIGHTING_FIELDS)
 _LOG: Final = _table("log", _LOG_FIELDS)
+_NODES: Final = _table("log_nodes", _NODE_FIELDS)
 _FORMER: Final = _table("former_keys", _FORMER_FIELDS)
 _SUCCESSIONS: Final = _table("successions", _SUCCESSION_FIELDS)
 
 TABLES: Final[tuple[TableClause, ...]] = (
-    _INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _FORMER, _SUCCESSIONS, audit.ENTRIES, audit.START,
+    _INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _NODES, _FORMER, _SUCCESSIONS, audit.ENTRIES, audit.START,
 )  # fmt: skip
 """What this module expects of the latest schema."""
 
@@ -462,16 +467,15 @@ class KeyDb:
                 stored, card=client.card, card_hash=client.card_hash, certificate=client.certificate,
                 curve_public=client.curve_public, fingerprint=client.fingerprint, perm_server_private=private,
             )
+            event = "succeeded" if succession else "rotated"
+            index = self._append(connection, event, renewed, now)
+            renewed = replace(renewed, log_index=index)
             self._update(connection, _CLIENTS, _values(renewed, _CLIENT_FIELDS), "uid")
             if succession:
                 if self._successions_of(connection, stored.uid) >= SUCCESSIONS_KEPT_MAX:
                     raise TooManySuccessions(stored.name)
-                index = self._append(connection, "succeeded", renewed, now)
                 row = SuccessionRow(index, stored.uid, stored.fingerprint, succession)
                 self._insert(connection, _SUCCESSIONS, _values(row, _SUCCESSION_FIELDS))
-            else:
-                self._append(connection, "rotated", renewed, now)
-            event = "succeeded" if succession else "rotated"
             audit.append(connection, self._mac_key, [_note(now, event, renewed.name)])
             return renewed
 
@@ -565,6 +569,37 @@ class KeyDb:
         with self._backend.reading() as connection:
             return [self._to_entry(row) for row in connection.execute(query).mappings()]
 
+    def log_frontier(self, size: int) -> Frontier:
+        """The tree over the first ``size`` entries, which must be there."""
+        with self._backend.reading() as connection:
+            return frontier_of(size, lambda level, position: self._node(connection, (level, position)))
+
+    def log_inclusion(self, index: int, size: int) -> list[bytes]:
+        """The proof that entry ``index`` is among the first ``size``, which must be there."""
+        with self._backend.reading() as connection:
+            return inclusion_path(index, size, lambda level, position: self._node(connection, (level, position)))
+
+    def log_index_of(self, uid: bytes, card_hash: bytes) -> int | None:
+        """The entry that gave the client ``uid`` that card."""
+        which = (_LOG.c.uid == uid) & (_LOG.c.card_hash == card_hash) & (_LOG.c.event != "revoked")
+        with self._backend.reading() as connection:
+            found = connection.execute(select(*_LOG.c).where(which).limit(1)).mappings().one_or_none()
+            return None if found is None else self._to_entry(found).log_index
+
+    def check_log(self) -> None:
+        """`LocalIOError` (``damaged``) where log and tree do not go together, or a client is not in the log (attack
+        K04)."""
+        with self._backend.reading() as connection:
+            size = self._next_index(connection)
+            leaves = select(func.count()).select_from(_NODES).where(_NODES.c.level == 0)
+            beyond = select(func.count()).select_from(_CLIENTS).where(_CLIENTS.c.log_index >= size)
+            if connection.execute(leaves).scalar_one() != size or connection.execute(beyond).scalar_one():
+                raise _damaged(_NODES.name)
+            last = select(*_LOG.c).where(_LOG.c.log_index == size - 1)
+            for row in connection.execute(last).mappings():
+                if self._node(connection, (0, size - 1)) != _leaf_of(self._to_entry(row)):
+                    raise _damaged(_NODES.name)
+
     # --- the audit log ----------------------------------------------------------------------------------------------
 
     def audit(self, notes: Sequence[Note]) -> None:
@@ -646,10 +681,25 @@ class KeyDb:
         return 0 if last is None else self._to_entry(last).log_index + 1
 
     def _append(self, connection: Connection, event: str, client: ClientRow, now: float) -> int:
+        """Log what happened to ``client``, in the transaction in which it happens; the entry's index."""
         index = self._next_index(connection)
         entry = LogEntry(index, float(now), event, client.name, client.uid, client.card_hash, client.reason)
         self._insert(connection, _LOG, _values(entry, _LOG_FIELDS))
+        made = new_nodes(index, _leaf_of(entry), lambda place: self._node(connection, place))
+        for (level, position), hashed in made.items():
+            self._insert(connection, _NODES, {"level": level, "position": position, "hash": hashed})
         return index
+
+    def _node(self, connection: Connection, place: tuple[int, int]) -> bytes:
+        """The root of a complete subtree of the log's tree, by (level, position)."""
+        level, position = place
+        query = select(*_NODES.c).where(_NODES.c.level == level, _NODES.c.position == position)
+        found = connection.execute(query).mappings().one_or_none()
+        if found is None:
+            raise _damaged(_NODES.name)
+        values = self._verified(_NODES, found, _NODE_FIELDS)
+        hashed: bytes = _asked_for(values["hash"], (values["level"], values["position"]) == place)
+        return hashed
 
     def _cancel(self, connection: Connection, which: ColumnElement[bool]) -> int:
         unused = delete(_INVITATIONS).where(which, _INVITATIONS.c.used_by.is_(None), _INVITATIONS.c.retired == 0)
@@ -719,6 +769,10 @@ def _note(now: float, event: str, sender: str, recipient: str = "") -> Note:
 
 
 _REALS: Final = frozenset({"expires", "registered", "last_seen", "revoked", "at", "until"})
+
+
+def _leaf_of(entry: LogEntry) -> bytes:
+    return leaf_hash(log_leaf(entry.event, entry.name, entry.card_hash, entry.reason))
 
 
 def _plain(value: Any, real: bool) -> Any:

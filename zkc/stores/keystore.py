@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -87,9 +88,24 @@ class Pin:
     alarm: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class KnownLog:
+    """How far a registration has followed its coordinator's key log (`zkc.protocol.keylog.LogState`)."""
+
+    size: int
+    frontier: tuple[bytes, ...]
+    head: bytes
+    foreign: bytes
+
+
+_MAC_BYTES: Final = 32
+_LOG_ROW: Final = struct.Struct(">QHHH")
+"""A `KnownLog` as it is stored: its size, the lengths of hashes, head and ``foreign``, which follow; then a MAC."""
 _REGISTRATION: Final = tuple(item.name for item in fields(Registration))
 _PIN: Final = tuple(item.name for item in fields(Pin))
 _RENEWED: Final = tuple(item.name for item in fields(Renewed))
+_OWN_CARDS_MAX: Final = 256
+"""Former cards of a registration that are told from another's in the key log; it is read to its end every hour."""
 _SEALED: Final[dict[str, tuple[str, ...]]] = {
     "registrations": _REGISTRATION,
     "renewed": _RENEWED,
@@ -97,6 +113,7 @@ _SEALED: Final[dict[str, tuple[str, ...]]] = {
     "pending": ("invite_id", "blob"),
     "pins": _PIN,
     "former": ("name", "fingerprint", "at"),
+    "own_cards": ("uid", "card_hash"),
     "lock": LOCK,
 }
 """Tables that are read as a whole. They have no index: a damaged one would hide a row without a word."""
@@ -361,16 +378,30 @@ class KeyStore:
             table.insert(self._closed("renewed", [getattr(wanted, column) for column in _RENEWED], master))
         return wanted
 
-    def complete_renewal(self, renewed: Renewed, registration: Registration) -> None:
+    def complete_renewal(self, renewed: Renewed, registration: Registration, former: bytes) -> None:
         """The coordinator has them: ``registration`` takes the place of the one that had the former keys, which leave
-        the file, in one step. Nothing, where another process was first."""
+        the file, in one step; of its card ``former`` is kept, H(card). Nothing, where another process was first."""
         master = self._sealer()
-        with self._changing("registrations", "renewed") as (registered, table):
+        with self._changing("registrations", "renewed", "own_cards") as (registered, table, cards):
             for known in map(_registration, registered.rows()):
                 if known.name == renewed.name and known.uid == renewed.uid and known.card == renewed.replaces:
                     registered.delete(known.name)
                     registered.insert(self._closed("registrations", _registration_row(registration), master))
+                    past = [row for row in cards.rows() if row[0] == known.uid][1 - _OWN_CARDS_MAX :]
+                    cards.delete(known.uid)
+                    for row in (*past, (known.uid, former)):
+                        cards.insert(row)
             self._drop_renewed(table, renewed)
+
+    def own_cards(self, uid: bytes) -> tuple[list[bytes], list[bytes]]:
+        """Of the registration ``uid``: H(card) of those that it had lately; the cards that it has, or may come to have."""
+        with self._db.reading() as connection:
+            past, present, coming = (
+                [row for row, _ in self._load(connection, table)] for table in ("own_cards", "registrations", "renewed")
+            )
+        known: list[Registration | Renewed] = [*map(_registration, present), *map(_renewed, coming)]
+        hashes = [hashed for owner, hashed in past if owner == uid and isinstance(hashed, bytes)]
+        return hashes, [each.card for each in known if each.uid == uid]
 
     def drop_renewal(self, renewed: Renewed) -> None:
         """The coordinator never takes them."""
@@ -439,6 +470,41 @@ class KeyStore:
         with self._changing("pins", "former") as (table, former):
             former.delete(name)
             return table.delete(name)
+
+    # --- the coordinator's key log ----------------------------------------------------------------------------------
+
+    def known_log(self, uid: bytes) -> KnownLog | None:
+        """How far the registration ``uid`` has followed it; None: not yet."""
+        with self._db.reading() as connection:
+            return self._known_log(connection, uid)
+
+    def keep_log(self, uid: bytes, known: KnownLog) -> None:
+        """It was followed so far. Another process may have come further: it never goes back (attack K05)."""
+        parts = b"".join(known.frontier), known.head, known.foreign
+        row = _LOG_ROW.pack(known.size, *map(len, parts)) + b"".join(parts)
+        value = row + mac(self._key, "log", (uid, row))
+        with self._db.writing() as connection:
+            before = self._known_log(connection, uid)
+            if before is None or before.size < known.size:
+                connection.execute("DELETE FROM meta WHERE name = ?", (_log_name(uid),))
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (_log_name(uid), value))
+        self._db.checkpoint()
+
+    def _known_log(self, connection: sqlite3.Connection, uid: bytes) -> KnownLog | None:
+        found = connection.execute("SELECT value FROM meta WHERE name = ?", (_log_name(uid),)).fetchall()
+        if not found:
+            return None
+        value = found[0][0] if isinstance(found[0][0], bytes) else b""
+        row, made = value[:-_MAC_BYTES], value[-_MAC_BYTES:]
+        if not verifies(self._key, "log", (uid, row), made):
+            raise self._db.damaged()
+        size, *lengths = _LOG_ROW.unpack_from(row)
+        parts, at = [], _LOG_ROW.size
+        for length in lengths:
+            parts.append(row[at : at + length])
+            at += length
+        hashes, head, foreign = parts
+        return KnownLog(size, tuple(hashes[at : at + 32] for at in range(0, len(hashes), 32)), head, foreign)
 
     # --- sealed tables ----------------------------------------------------------------------------------------------
 
@@ -554,6 +620,10 @@ class _Table:
 
     def insert(self, row: Row) -> None:
         self.new.append(row)
+
+
+def _log_name(uid: bytes) -> str:
+    return f"log-{uid.hex()}"
 
 
 def _seal(key: bytes, table: str, macs: Iterable[bytes]) -> bytes:

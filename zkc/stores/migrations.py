@@ -12,6 +12,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from zkc.crypto.heads import log_leaf
+from zkc.crypto.merkle import leaf_hash, new_nodes
 from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores.rowmac import mac, verifies
 
@@ -118,6 +120,29 @@ def _audit_log(connection: Connection, _mac_key: bytes) -> None:
         connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
 
 
+def _tree_over_the_log(connection: Connection, mac_key: bytes) -> None:
+    """The log becomes a Merkle tree: the roots of all complete subtrees, of the entries that are there already too."""
+    statement = """CREATE TABLE log_nodes (
+        level {int} NOT NULL,
+        position {int} NOT NULL,
+        hash {bytes} NOT NULL,
+        mac {bytes} NOT NULL,
+        PRIMARY KEY (level, position)
+    )"""
+    connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
+    rows = connection.exec_driver_sql(
+        "SELECT log_index, at, event, name, uid, card_hash, reason, mac FROM log ORDER BY log_index"
+    ).all()
+    nodes: dict[tuple[int, int], bytes] = {}
+    for place, (*values, made) in enumerate(rows):
+        if not verifies(mac_key, "log", values, made) or values[0] != place:
+            raise LocalIOError("the key database is damaged (log)", detail="damaged", hint="restore it from a backup")
+        nodes |= new_nodes(place, leaf_hash(log_leaf(values[2], values[3], values[5], values[6])), nodes.__getitem__)
+    for (level, position), hashed in nodes.items():
+        sealed = mac(mac_key, "log_nodes", (level, position, hashed))
+        connection.exec_driver_sql(
+            "INSERT INTO log_nodes (level, position, hash, mac) VALUES (?, ?, ?, ?)", (level, position, hashed, sealed)
+        )
 
 
 _ROTATION: Final = (
@@ -140,6 +165,7 @@ _ROTATION: Final = (
         mac {bytes} NOT NULL
     )""",
     "CREATE INDEX successions_by_client ON successions (uid)",
+    "CREATE INDEX log_by_client ON log (uid)",
 )
 
 
@@ -149,7 +175,9 @@ def _rotation(connection: Connection, _mac_key: bytes) -> None:
         connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
 
 
-STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _audit_log, _rotation)
+STEPS: Final[tuple[Step, ...]] = (
+    _first_schema, _invitations_by_end, _audit_log, _tree_over_the_log, _rotation,
+)  # fmt: skip
 """Step n is at n - 1."""
 LATEST: Final = len(STEPS)
 

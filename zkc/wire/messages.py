@@ -323,6 +323,22 @@ class LookAt(Message, frozen=True, tag="look-at"):
     name: Name
 
 
+class LogAsk(Message, frozen=True, tag="log"):
+    """Client to coordinator: what follows in the key log."""
+
+    size: U64
+    """Entries that the client has; with ``fresh`` it has none, and is given what begins with its own registration."""
+    fresh: bool
+
+
+class LogProve(Message, frozen=True, tag="log-prove"):
+    """Client to coordinator: is this card, which the client of that name has or had, in the first ``size`` entries?"""
+
+    name: Name
+    card_hash: Hash
+    size: U64
+
+
 class InviteApplication(Message, frozen=True, tag="invite-app"):
     app: Name
 
@@ -428,8 +444,8 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | PersonIs | LookAt | InviteApplication | Leave | Rotate | AskSuccessions | AskCoordinator | RelayHere
-    | WantRelay | Rendezvous
+    | PersonIs | LookAt | LogAsk | LogProve | InviteApplication | Leave | Rotate | AskSuccessions | AskCoordinator
+    | RelayHere | WantRelay | Rendezvous
     | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked
     | CoordinatorRenewed | Replaced
 )
@@ -491,6 +507,32 @@ class PeerCard(Message, frozen=True, tag="peer-card"):
     """Seconds since 1970, when the coordinator registered the client that it is of."""
 
 
+class LogLeaf(Message, frozen=True):
+    """An entry of the key log, as it is hashed."""
+
+    event: Word
+    """``registered``, ``rotated``, ``succeeded`` or ``revoked``."""
+    name: Name
+    card_hash: Hash
+    reason: Line
+
+
+class LogPage(Message, frozen=True, tag="log-page"):
+    head: Small
+    """The newest, signed."""
+    first: U64
+    """How many entries are before these."""
+    frontier: Annotated[list[Hash], Meta(max_length=64)]
+    """Of the tree of ``first`` entries, for one who has none; else empty."""
+    entries: Annotated[list[Small], Meta(max_length=256)]
+    """`LogLeaf`, each as it was hashed."""
+
+
+class LogProof(Message, frozen=True, tag="log-proof"):
+    index: U64
+    path: Annotated[list[Hash], Meta(max_length=64)]
+
+
 class Invitation(Message, frozen=True, tag="invitation"):
     text: Annotated[str, Meta(max_length=4096)]
 
@@ -535,7 +577,7 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
 
 AnswerBody = (
     Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerSeen | PeerCard
-    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt
+    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt | LogPage | LogProof
 )
 
 
