@@ -119,7 +119,8 @@ def test_new_keys_of_the_own_registration_are_no_alarm_and_of_a_peer_are_proved(
     """Those that it has, had since it looked, or has told nobody but the coordinator; who comes later begins there."""
     cards = [CARD, b"\2" * 32, b"\3" * 32]
     whose = Whose(KEY.public, OWN, frozenset(cards))
-    log = [*LOG, entry(OWN, cards[1], "rotated"), entry("new0", bytes(32), "succeeded"), entry(OWN, cards[2], "rotated")]
+    later = entry("new0", bytes(32), "succeeded"), entry(OWN, cards[2], "succeeded")
+    log = [*LOG, entry(OWN, cards[1], "rotated"), *later]
     state, whole = take_page(whose, followed(LOG), page(log, len(LOG), 9))
     assert whole
     assert state.foreign == b""

@@ -394,7 +394,7 @@ class KeyStore:
             self._drop_renewed(table, renewed)
 
     def own_cards(self, uid: bytes) -> tuple[list[bytes], list[bytes]]:
-        """Of the registration ``uid``: H(card) of those that it had lately; the cards that it has, or may come to have."""
+        """Of the registration ``uid``: H(card) of those that it had lately; cards that it has or may come to have."""
         with self._db.reading() as connection:
             past, present, coming = (
                 [row for row, _ in self._load(connection, table)] for table in ("own_cards", "registrations", "renewed")
