@@ -8,7 +8,7 @@ from typing import Final
 
 VERSION: Final = 1
 """Version byte of every frame; ``zkc/1`` in every derivation."""
-TERMS_VERSION: Final = 2
+TERMS_VERSION: Final = 3
 """Version of REQ and RESP, their first field: it rises when one of them gets a field more."""
 
 ID_BYTES: Final = 16
@@ -205,3 +205,15 @@ LINK_TARGET_MAX: Final = 4095
 """Bytes of a symbolic link's target: the limit of Linux."""
 RUNS_MAX: Final = 2048
 """Runs of data of one sparse file; where it has more, the smallest holes are sent as zeros."""
+
+# --- third-party requests ---------------------------------------------------------------------------------------------
+
+NONCE_SECONDS: Final = 60.0
+"""How long a nonce may be signed."""
+ASKS_AT_ONCE_MAX: Final = 64
+ASKS_PER_SECOND_MAX: Final = 8
+"""Steps of third-party requests that one client may take: at once, and in the long run."""
+ASKED_JOBS_MAX: Final = 8
+"""Deliveries on request under way at one client."""
+ASKED_OPEN_MAX: Final = 64
+"""Nonces, and states of deliveries, that one client keeps."""

@@ -18,6 +18,7 @@ import structlog
 
 from zkc import logs
 from zkc.client import control
+from zkc.client.answering import Answering
 from zkc.client.by_link import all_peers
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Wanted
@@ -50,6 +51,7 @@ from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
     AnswerBody,
+    AskFrom,
     Endpoints,
     Invitation,
     InviteApplication,
@@ -147,6 +149,7 @@ class Daemon:
         self._bulk = Bulk()
         self._receiver = Receiver(self._bulk, store, inbox, config, clock, entropy)
         self._handed = Handed(home, self._granted, clock, entropy)
+        self._answering = Answering(home, store, lambda: self._config, self._granted, clock, entropy)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -206,6 +209,7 @@ class Daemon:
         if self._server is not None:
             await self._server.close()
         self._handed.close()
+        self._answering.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -249,6 +253,8 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
+                if isinstance(body, AskFrom) and is_main:
+                    return await self._answering.handle(principal, body)
                 return await self._receiver.handle(principal, link.endpoint, link.request, body)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__

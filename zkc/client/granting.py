@@ -38,7 +38,7 @@ async def grant(
     )
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
-        wanted.size_class, wanted.fresh, wanted.compression, wanted.can_listen,
+        wanted.size_class, wanted.fresh, wanted.compression, wanted.can_listen, wanted.asker, wanted.ask,
     )
     current = machine.create_request(sender, terms)
     finished = False
@@ -55,6 +55,11 @@ async def grant(
                 return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt, principal.fingerprint)
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
+            if wanted.pin not in (b"", granted.card.fingerprint):
+                raise IdentityError(
+                    f"{wanted.recipient} is not whom the asker named; nothing was sent", detail="identity",
+                    hint="compare what is pinned at both: zkc verify",
+                )
             if wanted.dry_run:
                 return WouldAccept(granted.resp.presence)
             pin_peer(store, granted.card, clock.wall())

@@ -27,6 +27,22 @@ class Wanted:
     compression: Compression = "none"
     can_listen: bool = False
     """Whether the recipient may ask to connect to the process that has the bytes."""
+    asker: bytes = b""
+    ask: bytes = b""
+    """Fingerprint of who asked for this delivery, and H(ASK)."""
+    pin: bytes = b""
+    """Fingerprint that the recipient must have, whatever is pinned here; empty: any that the pins allow."""
+
+
+@dataclass(frozen=True)
+class OnRequest:
+    """A delivery that a third client has asked for."""
+
+    tid: bytes
+    asker: bytes
+    ask: bytes
+    recipient: bytes
+    """Fingerprint that the recipient must have."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -82,6 +82,9 @@ class Terms:
     compression: Compression = "none"
     can_listen: bool = False
     """Whether the recipient may ask to come to the sender."""
+    asker: bytes = b""
+    ask: bytes = b""
+    """On whose request, and H(ASK) of it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,6 +165,7 @@ def create_request(sender: Sender, terms: Terms) -> Step:
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
         terms.key_source, terms.key_order, terms.cipher, terms.compression, "online", 0, terms.size_class,
         terms.can_listen, terms.fresh, sender.card.hash, one_time.public.encode() if one_time else b"",
+        terms.asker, terms.ask,
     )
     encoded = encode(req)
     th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)
