@@ -261,7 +261,7 @@ class Answering:
 
 
 def _fitting(lines: list[ShareLine]) -> ShareList:
-    """As many as go into one answer, with notes shortened: `SHARES_MAX` names do."""
+    """As many as go into one answer; where that is tight with the beginning of each note and the first recipient."""
     short = [ShareLine(each.name, each.note[:32], each.recipients[:1]) for each in lines]
     whole = sum(len(each.note.encode()) + len(each.name) + 72 * len(each.recipients) for each in lines)
     return ShareList(lines if whole < 16_000 else short[:128])

@@ -16,7 +16,9 @@ from zkc.errors import LocalIOError, PolicyRefused
 from zkc.stores import files
 from zkc.stores.home import Home
 
-SHARES_MAX: Final = 256
+SHARES_MAX: Final = 128
+RECIPIENTS_MAX: Final = 32
+"""Of one share; and so many shares that all go into one answer."""
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

@@ -576,11 +576,11 @@ class AskState(Message, frozen=True):
 class ShareLine(Message, frozen=True):
     name: Name
     note: Annotated[str, Meta(max_length=NOTE_MAX)]
-    recipients: list[Name]
+    recipients: Annotated[list[Name], Meta(max_length=64)]
 
 
 class ShareList(Message, frozen=True):
-    shares: list[ShareLine]
+    shares: Annotated[list[ShareLine], Meta(max_length=256)]
 
 
 class Resp(Message, frozen=True):

@@ -36,7 +36,7 @@ def command(
     """``share``, an object for each, with ``name``, ``path``, ``to``, ``for`` and ``note``."""
     from zkc.ids import check_name
     from zkc.rules.names import escape
-    from zkc.stores.shares import SHARES_MAX, Share, load_shares, save_shares
+    from zkc.stores.shares import RECIPIENTS_MAX, SHARES_MAX, Share, load_shares, save_shares
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     home = client_home(call)
@@ -59,6 +59,8 @@ def command(
             with open_store(home) as store:
                 granted = [_grantee(store, each) for each in to.split(",")]
             whom = [check_name(each, "--for") for each in recipients.split(",")] if recipients else []
+            if len(whom) > RECIPIENTS_MAX:
+                raise UsageError("share: too many recipients", hint=f"at most {RECIPIENTS_MAX} of one share")
             shares = [*others, Share(name, os.path.realpath(path), granted, whom, note)]
         save_shares(home, shares)
     rows = [
