@@ -554,7 +554,7 @@ def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
         "version": TERMS_VERSION, "xid": os.urandom(16), "tid": os.urandom(16), "sender": sender,
         "recipient": recipient, "pin": b"",
         "key_source": "sender", "key_order": "recipient-first", "cipher": "aes-256-gcm",
-        "compression": "none", "presence": "online",
+        "compression": "none", "presence": "online", "asker": b"", "ask": b"",
         "wait": 0, "size_class": 255, "can_listen": False, "fresh": False, "card_hash": bytes(32),
         "sender_one_time_key": b"",
     }

@@ -325,7 +325,7 @@ def test_a_client_that_claims_a_routing_id_is_dropped_and_the_owner_unaffected(r
 def request_from(member: Member, sender: str) -> TransferRequest:
     req = Req(
         TERMS_VERSION, os.urandom(16), os.urandom(16), sender, "victim", b"", "sender", "recipient-first",
-        "aes-256-gcm", "none", "online", 0, 255, False, False, member.registered.uid * 2, b"",
+        "aes-256-gcm", "none", "online", 0, 255, False, False, member.registered.uid * 2, b"", b"", b"",
     )
     return TransferRequest(encode(req), bytes(64))
 

@@ -486,9 +486,9 @@ class Req(Message, frozen=True):
     card_hash: Hash
     sender_one_time_key: Small
     """Coordinator-made: e_S; else empty."""
-    asker: MaybeHash = b""
+    asker: MaybeHash
     """Fingerprint of the client that asked the sender for it; empty: nobody did."""
-    ask: MaybeHash = b""
+    ask: MaybeHash
     """H(ASK) of that request, which the receipt repeats."""
 
 
