@@ -33,6 +33,7 @@ from zkc.client.log_watch import LogWatch
 from zkc.client.person import PersonHere
 from zkc.client.principal import Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
+from zkc.client.sharing import Sharing
 from zkc.client.small import as_told
 from zkc.config import ClientConfig
 from zkc.constants import HEARTBEAT_SECONDS, ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
@@ -63,6 +64,7 @@ from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
     AnswerBody,
+    AskFrom,
     Endpoints,
     Invitation,
     InviteApplication,
@@ -173,6 +175,7 @@ class Daemon:
         )
         self._handed = Handed(home, self._granted, clock, entropy)
         self._watch = LogWatch(store, clock)
+        self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -243,6 +246,7 @@ class Daemon:
             await self._server.close()
         self._handed.close()
         self._watch.close()
+        self._sharing.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -291,6 +295,8 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
+                if isinstance(body, AskFrom) and is_main:
+                    return await self._sharing.handle(principal, body)
                 return await self._receiver.handle(principal, link.endpoint, link.request, body)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
@@ -420,6 +426,8 @@ class Daemon:
                 self._left.set()
             case control.AskListening():
                 self._take_listening(request)
+            case control.AskExpect():
+                self._receiver.asking.expect(request.sender, request.tid)
             case control.AskLiveReady():
                 return readers.ready(request.xid)
             case control.AskLivePass():
