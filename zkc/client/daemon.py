@@ -174,7 +174,7 @@ class Daemon:
             self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
         )
         self._handed = Handed(home, self._granted, clock, entropy)
-        self._watch = LogWatch(store, clock)
+        self._watch = LogWatch(store, self._audit, clock)
         self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
