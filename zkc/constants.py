@@ -228,3 +228,14 @@ LINK_TARGET_MAX: Final = 4095
 """Bytes of a symbolic link's target: the limit of Linux."""
 RUNS_MAX: Final = 2048
 """Runs of data of one sparse file; where it has more, the smallest holes are sent as zeros."""
+
+NONCE_SECONDS: Final = 60.0
+"""How long a nonce may be signed."""
+ASKS_AT_ONCE_MAX: Final = 64
+"""Steps of third-party requests that one client may take at once."""
+ASKS_PER_SECOND_MAX: Final = 8
+"""The same in the long run: an asker asks once a second how far it is, for each delivery."""
+ASKED_JOBS_MAX: Final = 8
+"""Deliveries on request under way at one client."""
+ASKED_OPEN_MAX: Final = 64
+"""Nonces, and states of deliveries, that one client keeps."""

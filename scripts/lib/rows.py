@@ -82,7 +82,8 @@ ROWS: Final = (
     Row("B7", "The order of key deliveries can be the other way round",
         by=("protocol.transfer_coordinator:consume_sender_confirmation",
             "protocol.transfer_coordinator:consume_recipient_word")),
-    Row("B8", "The request may come from a computer that is neither sender nor recipient", (1, 2)),
+    Row("B8", "The request may come from a computer that is neither sender nor recipient", (1, 2),
+        by=("protocol.fetching:create_ask", "protocol.fetching:consume_ask", "coordinator.fetching:Fetching")),
     Row("C1", "The coordinator gives the sender the recipient's permanent public key", (69, 70, 82, 93, 94, 106),
         by=("protocol.transfer_coordinator:consume_answer", "protocol.transfer_sender:consume_grant")),
     Row("C2", "The sender makes the session key, seals it to the recipient and wraps that for the coordinator",
@@ -124,7 +125,6 @@ ROWS: Final = (
 BY_ID: Final = {row.id: row for row in ROWS}
 
 WAITING: Final = {
-    "B8": "requests by a third computer are being built",
     "F3": "a terminal interface comes after the command line is complete",
     "F4": "comes with the container image",
 }

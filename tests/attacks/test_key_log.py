@@ -17,6 +17,13 @@ def alarms(fleet: Fleet, name: str, detail: str) -> bool:
     return any("key-log-alarm" in line and detail in line for line in log.splitlines())
 
 
+def noted(fleet: Fleet, name: str) -> list[tuple[str, str | None, int, str]]:
+    """The audit log's kind, from, code and detail."""
+    return [
+        (each["kind"], each["from"], each["code"], each["detail"]) for each in fleet.zkc(name, "audit", "--json").events
+    ]
+
+
 @pytest.mark.attack("H01")
 def test_a_false_card_at_first_contact_is_refused_unless_it_is_logged_and_then_its_true_owner_is_told(
     tmp_path: Path,
@@ -41,6 +48,8 @@ def test_a_false_card_at_first_contact_is_refused_unless_it_is_logged_and_then_i
         fleet.program("bob").terminate()
         fleet.start_daemon("bob")
         wait_until(lambda: alarms(fleet, "bob", "log-own"))
+        wait_until(lambda: ("key-log-alarm", "bob", 12, "log-own") in noted(fleet, "bob"))
+        assert ("outgoing", "alice", 12, "log-proof") in noted(fleet, "alice")
 
 
 @pytest.mark.attack("K05")

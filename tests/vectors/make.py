@@ -60,7 +60,7 @@ def transcript() -> Vectors:
             "pattern": pattern, "suite": suite, "th0": start.value.hex(), "fields": [f.hex() for f in fields],
             "th": [start.absorb(*fields[: n + 1]).value.hex() for n in range(len(fields))],
         }
-        for pattern in ("reg", "chan", "xfer") for suite in SUITES
+        for pattern in ("reg", "chan", "xfer", "ask") for suite in SUITES
         for start in [Transcript.start(pattern, suite)]  # type: ignore[arg-type]
     ]
 

@@ -50,6 +50,8 @@ class Agreement:
     level: Presence
     at: float
     """When, monotonic seconds."""
+    own_wish: bool = False
+    """He has asked for it himself."""
 
 
 class Question:
@@ -99,7 +101,14 @@ class Asking:
     def agree(self, question: Question, level: Presence) -> None:
         """He said yes, at this level."""
         yes = Agreement(question.preview, level, self._clock.monotonic())
-        self._agreed[_delivery_of(question.transfer)] = yes
+        self._agree(_delivery_of(question.transfer), yes)
+
+    def expect(self, sender_fp: bytes, tid: bytes) -> None:
+        """Somebody here has asked the sender for this delivery himself. It shows nothing of who he is."""
+        self._agree((sender_fp, tid), Agreement(None, "online", self._clock.monotonic(), own_wish=True))
+
+    def _agree(self, delivery: tuple[bytes, bytes], yes: Agreement) -> None:
+        self._agreed[delivery] = yes
         if len(self._agreed) > _AGREED_KEPT:
             self._agreed.popitem(last=False)
 

@@ -121,6 +121,16 @@ class ByLink:
             raise _unexpected(answer)
         return answer.peer
 
+    def ask(self, body: RequestBody, within: float, about: str) -> AnswerBody:
+        """Any request, of a command that has a conversation with another client."""
+
+        async def asked() -> AnswerBody:
+            link = self._started()
+            await link.wait_linked(link.patience)
+            return await link.request(body, within, about=about)
+
+        return self._run(asked())
+
     def invite_application(self, app: str) -> str:
         answer = self._run(self._request(InviteApplication(app)))
         if not isinstance(answer, Invitation):

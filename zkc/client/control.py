@@ -153,6 +153,13 @@ class AskLive(Message, frozen=True, tag="live"):
     """Seconds within which a transfer has to begin; None: as long as it takes."""
 
 
+class AskExpect(Message, frozen=True, tag="expect"):
+    """A command here has asked for this delivery: nobody is asked whether it may come."""
+
+    sender: Hash
+    tid: Id
+
+
 class AskLiveReady(Message, frozen=True, tag="live-ready"):
     """The sender of the transfer that was handed over may connect: `LiveReadyReply`."""
 
@@ -179,7 +186,7 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 ControlRequest = (
     AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskRotate
     | AskReload | AskLive
-    | AskSeen | AskPerson | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
+    | AskSeen | AskPerson | AskExpect | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
 )
 
 

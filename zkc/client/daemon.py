@@ -34,6 +34,7 @@ from zkc.client.person import PersonHere
 from zkc.client.principal import Keeper, Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
 from zkc.client.renewal import Renewal, RenewalDuty
+from zkc.client.sharing import Sharing
 from zkc.client.small import as_told
 from zkc.client.successions import look_up
 from zkc.config import ClientConfig
@@ -67,6 +68,7 @@ from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import (
     AnswerBody,
+    AskFrom,
     Endpoints,
     Invitation,
     InviteApplication,
@@ -181,7 +183,8 @@ class Daemon:
             self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
         )
         self._handed = Handed(home, self._granted, clock, entropy)
-        self._watch = LogWatch(store, clock)
+        self._watch = LogWatch(store, self._audit, clock)
+        self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Links of registrations that are gone, saying goodbye."""
@@ -256,6 +259,7 @@ class Daemon:
         self._handed.close()
         self._renewing.close()
         self._watch.close()
+        self._sharing.close()
         for look in self._looks.values():
             look.cancel()
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
@@ -314,12 +318,12 @@ class Daemon:
             log.debug("step", step=type(body).__name__)
             try:
                 try:
-                    return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
+                    return await self._asked(link, body, is_main=is_main)
                 except IdentityError as error:
-                    # Certified by an identity that the coordinator has since a moment ago?
-                    if error.detail != "bad-certificate" or not await link.learn():
+                    # Signed by an identity that the coordinator has since a moment ago?
+                    if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn():
                         raise
-                return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
+                return await self._asked(link, body, is_main=is_main)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
@@ -372,6 +376,11 @@ class Daemon:
         link.ended.add_done_callback(over)
         link.start()
         return link
+
+    async def _asked(self, link: Link, body: RequestBody, *, is_main: bool) -> AnswerBody:
+        if isinstance(body, AskFrom) and is_main:
+            return await self._sharing.handle(link.principal, link.request, body)
+        return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
 
     def _spawn_close(self, link: Link) -> None:
         task = asyncio.create_task(link.close())
@@ -454,6 +463,8 @@ class Daemon:
                 return control.RotatedReply(await self._renewing.renew_all(identity=request.identity))
             case control.AskListening():
                 self._take_listening(request)
+            case control.AskExpect():
+                self._receiver.asking.expect(request.sender, request.tid)
             case control.AskLiveReady():
                 return readers.ready(request.xid)
             case control.AskLivePass():

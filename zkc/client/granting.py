@@ -64,7 +64,7 @@ async def _grant(
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
         wanted.size_class, wanted.fresh, wanted.compression, wanted.acknowledgement, wanted.can_listen,
-        wanted.presence, wanted.wait, wanted.preview,
+        wanted.presence, wanted.wait, wanted.preview, wanted.asker, wanted.ask,
     )
     current = machine.create_request(sender, terms)
     finished = pending = False
@@ -87,6 +87,11 @@ async def _grant(
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
             await check_logged(link.request, store, principal, granted.card)
+            if wanted.pin not in (b"", granted.card.fingerprint):
+                raise IdentityError(
+                    f"{wanted.recipient} is not whom the asker named; nothing was sent", detail="identity",
+                    hint="compare what is pinned at both: zkc verify",
+                )
             if wanted.dry_run:
                 places = await reach(granted.endpoints) if wanted.reach else []
                 return WouldAccept(granted.resp.presence, places=tuple(places))

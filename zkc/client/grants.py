@@ -36,6 +36,22 @@ class Wanted:
     """Seconds in which a person there has to decide, where one is asked; 0: as many as the recipient gives."""
     preview: bytes = b""
     """What a person or a policy may judge by (`zkc.protocol.session.make_preview`)."""
+    asker: bytes = b""
+    ask: bytes = b""
+    """Fingerprint of who asked for this delivery, and H(ASK)."""
+    pin: bytes = b""
+    """Fingerprint that the recipient must have, whatever is pinned here; empty: any that the pins allow."""
+
+
+@dataclass(frozen=True)
+class OnRequest:
+    """A delivery that a third client has asked for."""
+
+    tid: bytes
+    asker: bytes
+    ask: bytes
+    recipient: bytes
+    """Fingerprint that the recipient must have."""
 
 
 @dataclass(frozen=True, repr=False)

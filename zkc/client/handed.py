@@ -66,7 +66,7 @@ class Handed:
         for notice in loaded.notices:
             talk.tell(Notice(notice))
         source, manifest = small_source(job.small, job.name, job.note)
-        granter = _Granter(self._grant, talk.loop, call)
+        granter = ThreadGranter(self._grant, talk.loop, call)
         with call.bell() as bell:
             return Sending(
                 self._home, loaded.config, granter, job.recipient, source, manifest, job.options, clock=self._clock,
@@ -74,7 +74,7 @@ class Handed:
             ).run()
 
 
-class _Granter:
+class ThreadGranter:
     """The daemon's own link, for a thread of it."""
 
     def __init__(self, grant: Grants, loop: asyncio.AbstractEventLoop, call: Call) -> None:

@@ -14,6 +14,7 @@ from zkc.env import Clock
 from zkc.errors import ZkcError
 from zkc.protocol.keylog import LogAlarm, LogState
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 
 _EVERY_SECONDS: Final = 3600.0
 _STALE_SECONDS: Final = 24 * 3600.0
@@ -23,8 +24,9 @@ _STALE_SECONDS: Final = 24 * 3600.0
 class LogWatch:
     """One task for each link, until it is closed."""
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, notes: Notes, clock: Clock) -> None:
         self._store = store
+        self._notes = notes
         self._clock = clock
         self._log = structlog.get_logger("zkc.daemon")
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -78,3 +80,4 @@ class LogWatch:
 
     def _alarm(self, name: str, detail: str, what: str) -> None:
         self._log.error("key-log-alarm", client=name, detail=detail, error=what)
+        self._notes.note("key-log-alarm", name, code=LogAlarm.code, detail=detail)

@@ -49,6 +49,7 @@ from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import (
     Asked,
     RuleRates,
+    Rules,
     Standing,
     decide_size,
     higher,
@@ -284,7 +285,7 @@ class Receiver:
         receipt = self._inbox.done(sender.fingerprint, req.tid)
         if receipt is not None:
             return machine.AlreadyHave(receipt)
-        rules = self.config.receiving_rules()
+        rules = self._rules(transfer)
         preview = preview_of(transfer)
         asked = Asked(
             req.key_source, req.cipher, least_size(req.size_class), most_size(req.size_class), req.sender,
@@ -310,10 +311,7 @@ class Receiver:
         if refusal is not None:
             return self._decline(transfer, refusal.code, detail=refusal.detail)
         if must_ask:
-            if self.asking.is_full(req.sender):
-                return self._decline(transfer, PolicyRefused.code, detail="limit")
-            transfer.required = required
-            return machine.AskPerson()
+            return self._question(transfer, required)
         if transfer.reader is not None:
             return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes, level)
         if self.readers.broke_off(sender.fingerprint, req.tid):
@@ -336,6 +334,17 @@ class Receiver:
             raise
         chunk = incoming.offer_chunk(self.config.transfer.chunk)
         return machine.Accept(where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1])
+
+    def _question(self, transfer: Transfer, required: Presence) -> _Verdict:
+        if self.asking.is_full(transfer.req.sender):
+            return self._decline(transfer, PolicyRefused.code, detail="limit")
+        transfer.required = required
+        return machine.AskPerson()
+
+    def _rules(self, transfer: Transfer) -> Rules:
+        """Own policy; what somebody here has asked for himself he has accepted."""
+        rules, agreed = self.config.receiving_rules(), self.asking.agreement(transfer)
+        return rules if agreed is None or not agreed.own_wish else replace(rules, accept="all")
 
     def _note(self, transfer: Transfer, verdict: _Verdict) -> None:
         ends = transfer.req.sender, transfer.req.recipient

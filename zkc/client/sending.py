@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress, Requested, WouldAccept
-from zkc.client.grants import Grant, Have, Listen, OnPending, Wanted
+from zkc.client.grants import Grant, Have, Listen, OnPending, OnRequest, Wanted
 from zkc.client.sources import AnySource
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES, STEP_SECONDS
@@ -80,9 +80,9 @@ class Sending:
     def __init__(
         self, home: Home, config: ClientConfig, granter: Granter, recipient: str, source: AnySource,
         manifest: Manifest, options: Options, *, clock: Clock, entropy: Entropy, bell: Bell,
-        on_event: Callable[[Event], None] = lambda _: None, pace: Pace | None = None,
+        on_event: Callable[[Event], None] = lambda _: None, pace: Pace | None = None, asked: OnRequest | None = None,
     ) -> None:
-        """``pace``: shared with others, in place of one of its own."""
+        """``pace``: shared with others, in place of one of its own. ``asked``: by whom, of a third-party request."""
         self._home = home
         self._config = config
         self._granter = granter
@@ -105,6 +105,11 @@ class Sending:
             presence=options.require, wait=0 if options.timeout is None else math.ceil(options.timeout),
             preview=make_preview(manifest.name, manifest.note, manifest.size),
         )
+        self._asked = asked
+        if asked is not None:
+            self._wanted = replace(
+                self._wanted, tid=asked.tid, asker=asked.asker, ask=asked.ask, pin=asked.recipient
+            )
         self._entropy = entropy
         self._began = clock.monotonic()
         self._timeout = None if options.timeout is None else self._began + options.timeout
@@ -184,6 +189,8 @@ class Sending:
     def _identify(self) -> Delivery | None:
         """Which delivery this is: a new one, or one that an earlier command has begun; or even ended, with its key."""
         key, wanted, same = self._options.key, self._wanted, self._source.identity
+        if self._asked is not None:
+            return None  # its asker has chosen the id
         if key is not None:
             tid = tid_of(self._home, key, self._recipient, self._entropy)
             name = key_of(b"key", tid)

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from zkc.client.small import Small
 from zkc.client.trees import TreeSource, walk
@@ -16,6 +16,8 @@ from zkc.errors import LocalIOError, UsageError
 from zkc.rules.names import own_name
 from zkc.stores.pipes import widen_pipe
 from zkc.wire.messages import Manifest
+
+OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class _One:
@@ -34,11 +36,12 @@ class FileSource(_One):
 
     fd: int | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+        """``descriptor``: of ``path``, opened already; closed with this."""
         self._path = path
         try:
             # Non-blocking, so that a FIFO without a writer does not hang the open; regular files do not care.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, OPEN_FLAGS) if descriptor is None else descriptor
         except OSError as error:
             raise LocalIOError(
                 f"cannot read {path}: {error.strerror}", detail="unreadable", hint="check path and permissions"

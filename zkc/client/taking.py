@@ -29,12 +29,14 @@ class Wish:
     """A glob."""
     app: str | None = None
     """The part behind the slash of the registration that it came to."""
+    transfer: str | None = None
 
 
 def matches(item: Item, wish: Wish) -> bool:
     return (
         (wish.sender is None or item.sender == wish.sender)
         and (wish.name is None or fnmatchcase(item.name, wish.name))
+        and (wish.transfer is None or item.transfer == wish.transfer)
         and (wish.app is None or item.app.partition("/")[2] == wish.app)
     )
 

@@ -14,6 +14,8 @@ from zkc.constants import (
     APPLICATION_INVITATIONS_PER_SECOND,
     APPLICATION_INVITE_SECONDS,
     ASKED_PER_SECOND_MAX,
+    ASKS_AT_ONCE_MAX,
+    ASKS_PER_SECOND_MAX,
     HANDSHAKES_PER_CLIENT_MAX,
     LOOKUPS_PER_SECOND_MAX,
     PAGES_AT_ONCE_MAX,
@@ -24,6 +26,7 @@ from zkc.constants import (
 from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
+from zkc.coordinator.fetching import Fetching
 from zkc.coordinator.invitations import make_invitation
 from zkc.coordinator.keylog import KeyLog
 from zkc.coordinator.relays import Relays
@@ -43,6 +46,7 @@ from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
     AnswerBody,
     AskCoordinator,
+    AskStep,
     AskSuccessions,
     CoordinatorNow,
     Goodbye,
@@ -87,6 +91,10 @@ def _often(_limits: LimitsSection) -> Rate:
 
 def _lookups(_limits: LimitsSection) -> Rate:
     return Rate(LOOKUPS_PER_SECOND_MAX, LOOKUPS_PER_SECOND_MAX)
+
+
+def _asks(_limits: LimitsSection) -> Rate:
+    return Rate(ASKS_AT_ONCE_MAX, ASKS_PER_SECOND_MAX)
 
 
 def _pages(_limits: LimitsSection) -> Rate:
@@ -159,6 +167,7 @@ class Services:
             TransferEnd: _Service(self._transfer_end, _steps),
             RelayHere: _Service(relays.announce, _often),
             WantRelay: _Service(relays.want, _steps),
+            AskStep: _Service(Fetching(core, clients).forward, _asks),
         }
         """What only the coordinator sends is not in it."""
 

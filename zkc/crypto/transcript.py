@@ -7,7 +7,7 @@ from typing import Literal
 
 from zkc.crypto.primitives import digest
 
-Pattern = Literal["reg", "chan", "xfer"]
+Pattern = Literal["reg", "chan", "xfer", "ask"]
 
 
 @dataclass(frozen=True, slots=True)

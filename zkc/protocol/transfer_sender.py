@@ -91,6 +91,9 @@ class Terms:
     """Seconds that the sender waits for a person, if one is asked; 0: as long as the recipient does."""
     preview: bytes = b""
     """`make_preview`, or nothing to judge by."""
+    asker: bytes = b""
+    ask: bytes = b""
+    """On whose request, and H(ASK) of it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,7 +177,7 @@ def create_request(sender: Sender, terms: Terms) -> Step:
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
         terms.key_source, terms.key_order, terms.cipher, terms.compression, terms.acknowledgement, terms.presence,
         terms.wait, terms.size_class, terms.can_listen, terms.fresh, sender.card.hash,
-        one_time.public.encode() if one_time else b"", _seal_preview(sender, terms),
+        one_time.public.encode() if one_time else b"", _seal_preview(sender, terms), terms.asker, terms.ask,
     )
     encoded = encode(req)
     th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)

@@ -28,6 +28,7 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (12, "expired"): ("the card of this client or of {0} has expired, or a clock is wrong", "compare both dates"),
     (12, "two-names"): ("{0} has pinned this client's key under another name", "ask {0} to look at zkc peers there"),
     (20, ""): ("there is no {0} at this coordinator", "zkc peers lists who is there"),
+    (20, "recipient"): ("there is no recipient of that name at this coordinator", "zkc peers lists who is there"),
     (21, ""): ("{0} is offline", _LATER),
     (22, ""): ("nobody is present at {0}", _LATER),
     (23, "not-enrolled"): (
@@ -65,6 +66,10 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (25, "not-as-shown"): (
         "name, note or size are not what the person at {0} was shown before he accepted", "send it anew"
     ),
+    (25, "share"): (
+        "{0} shares nothing of that name and path with this client, for that recipient", "zkc shares {0} lists it"
+    ),
+    (25, "recipient"): ("{0} has pinned another key of that recipient", "compare both: zkc verify"),
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (30, "unanswered"): ("nobody at {0} answered whether to accept it", "ask {0} to look at zkc inbox there"),
@@ -81,6 +86,7 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (31, "shutdown"): ("the daemon of {0} ended", _AGAIN),
     (31, "signal"): ("somebody at {0} interrupted the transfer", _AGAIN),
     (31, "timeout"): ("the time that {0} gave the transfer is over", _AGAIN),
+    (31, "unknown-request"): ("{0} knows nothing of this request any more", "was its daemon started again? ask anew"),
     (31, "unknown-transfer"): ("the coordinator no longer knows the handshake with {0}", _AGAIN),
     (32, ""): ("{0} found that the data did not verify ({detail}); nothing of it was delivered", _AGAIN),
     (33, ""): ("{0} cannot read or write what is sent ({detail})", "the log or the command there says why"),

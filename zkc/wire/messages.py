@@ -27,6 +27,7 @@ SealedAnswer = Annotated[bytes, Meta(max_length=24 * 1024)]
 Response = Annotated[bytes, Meta(max_length=26 * 1024)]
 """RESP, and with it card, certificate and keys: X4 fits into one control message whatever a recipient says."""
 LiveSignature = Annotated[bytes, Meta(min_length=64, max_length=64)]
+MaybeSignature = Annotated[bytes, Meta(max_length=64)]
 Name = Annotated[str, Meta(max_length=127)]
 Word = Annotated[str, Meta(max_length=64)]
 Line = Annotated[str, Meta(max_length=512)]
@@ -428,6 +429,25 @@ class DeliverConfirmation(Message, frozen=True, tag="confr-s"):
     confirmation: Small
 
 
+class AskStep(Message, frozen=True, tag="ask"):
+    """Asker to coordinator: a step of a third-party request, for the client that is to send."""
+
+    to: Name
+    body: Small
+    """An `AskBody`."""
+    signature: MaybeSignature
+
+
+class AskFrom(Message, frozen=True, tag="asked"):
+    """Coordinator to the client that is to send: the same, and who asks."""
+
+    asker: Name
+    body: Small
+    signature: MaybeSignature
+    card: EncodedCard
+    certificate: Small
+
+
 class Revoked(Message, frozen=True, tag="revoked"):
     """Coordinator to client: this registration has ended."""
 
@@ -448,6 +468,7 @@ RequestBody = (
     | RelayHere | WantRelay | Rendezvous
     | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked
     | CoordinatorRenewed | Replaced
+    | AskStep | AskFrom
 )
 
 
@@ -575,9 +596,19 @@ class RelayAt(Message, frozen=True, tag="relay-at"):
     endpoint: Line
 
 
+class AskReply(Message, frozen=True, tag="ask-reply"):
+    """The sender's answer to a step; the coordinator puts card and certificate in."""
+
+    body: Response
+    """An `AskedBody`."""
+    signature: MaybeSignature
+    card: EncodedCard
+    certificate: Small
+
+
 AnswerBody = (
     Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerSeen | PeerCard
-    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt | LogPage | LogProof
+    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt | LogPage | LogProof | AskReply
 )
 
 
@@ -630,6 +661,10 @@ class Req(Message, frozen=True):
     """Coordinator-made: e_S; else empty."""
     preview: Small
     """Seal of `Preview` to the recipient, where its key is pinned; else empty."""
+    asker: MaybeHash
+    """Fingerprint of the client that asked the sender for it; empty: nobody did."""
+    ask: MaybeHash
+    """H(ASK) of that request, which the receipt repeats."""
 
 
 class Preview(Message, frozen=True):
@@ -640,6 +675,97 @@ class Preview(Message, frozen=True):
     """Its beginning."""
     size: U64 | None
     padding: Annotated[bytes, Meta(max_length=1024)]
+
+
+# --- third-party requests: the coordinator reads of them who asks whom for whom -------------------------------------
+
+
+class Ask0(Message, frozen=True, tag="ask0"):
+    qid: Id
+    asker: Name
+    sender: Name
+    recipient: Name
+    """Empty: only what is shared is asked for."""
+    card_hash: Hash
+
+
+class Ask(Message, frozen=True, tag="ask"):
+    qid: Id
+    nonce: Hash
+    asker: Name
+    sender: Name
+    recipient: Name
+    fingerprint: Hash
+    """The recipient's."""
+    tid: Id
+    sealed: Small
+    """`AskWhat`, to the sender."""
+
+
+class AskMore(Message, frozen=True, tag="ask-more"):
+    """How far is it?"""
+
+    qid: Id
+
+
+AskBody = Ask0 | Ask | AskMore
+
+
+class Nonce(Message, frozen=True, tag="nonce"):
+    qid: Id
+    nonce: Hash
+    card_hash: Hash
+
+
+class AskVerdict(Message, frozen=True, tag="askr"):
+    qid: Id
+    code: U8
+    """0: it is under way."""
+    detail: Word
+
+
+class AskTold(Message, frozen=True, tag="ask-told"):
+    qid: Id
+    sealed: Response
+    """`AskState`, or `ShareList`, to the asker."""
+
+
+AskedBody = Nonce | AskVerdict | AskTold
+
+
+class AskWhat(Message, frozen=True):
+    share: Name
+    path: Annotated[str, Meta(max_length=4096)]
+    """Below the share; empty: the share itself."""
+    note: Annotated[str, Meta(max_length=NOTE_MAX)]
+
+
+class AskState(Message, frozen=True):
+    """How far a delivery is that was asked for: under way, or over with a code or a receipt."""
+
+    name: Annotated[str, Meta(max_length=4096)]
+    size: I64
+    """-1: not known."""
+    bytes: U64
+    path: Line
+    """How the two are connected; empty: not yet."""
+    resumed_from: U64
+    key_source: KeySource
+    cipher: Word
+    over: bool
+    code: U8
+    detail: Word
+    receipt: SealedAnswer
+
+
+class ShareLine(Message, frozen=True):
+    name: Name
+    note: Annotated[str, Meta(max_length=NOTE_MAX)]
+    recipients: Annotated[list[Name], Meta(max_length=64)]
+
+
+class ShareList(Message, frozen=True):
+    shares: Annotated[list[ShareLine], Meta(max_length=256)]
 
 
 class Resp(Message, frozen=True):

@@ -41,7 +41,7 @@ class _Recv(Command):
 
 
 @dataclass(frozen=True)
-class _Use:
+class Use:
     """What becomes of an item."""
 
     output: str | None
@@ -99,7 +99,7 @@ def command(
         _check_live(output, run, keep=keep)
     home = client_home(call)
     config = client_config(call, home)
-    wish, use, clock = Wish(sender, name, app), _Use(output, keep, conflict, run), SystemClock()
+    wish, use, clock = Wish(sender, name, app), Use(output, keep, conflict, run), SystemClock()
     if live or output == "-":
         call.out.payload_on_stdout()
     if live:
@@ -113,7 +113,7 @@ def command(
             seconds = float("inf") if loop and wait is None else wait or 0.0
             while True:
                 with take(inbox, wish, seconds, clock=clock, pause=pause, but=stays) as claim:
-                    if not _handle(call.out, claim, use):
+                    if not handle(call.out, claim, use):
                         stays.add(claim.item.id)
                 if not loop:
                     return
@@ -177,7 +177,7 @@ def _live(
 # --- what becomes of it ---------------------------------------------------------------------------------------------
 
 
-def _handle(out: Out, claim: Claim, use: _Use) -> bool:
+def handle(out: Out, claim: Claim, use: Use) -> bool:
     """Write or run; the item leaves the inbox once that is done. Whether it does, and is not to be kept or skipped."""
     item, saved = claim.item, None
     if use.run:

@@ -63,19 +63,34 @@ def _ciphers() -> tuple[str, ...]:
 @click.option("--bwlimit", type=Size(), default=0, metavar="RATE", help="Bytes a second at most, such as 512K or 2M.")
 @click.option("--compress", is_flag=True, help="Compress on the way (zstd), each chunk on its own.")
 @click.option("--no-resume", is_flag=True, help="Start from the first byte, whatever an earlier command has sent.")
+@click.option("--from", "sender", metavar="CLIENT", help="Ask CLIENT to send PATH, which is SHARE or SHARE/PATH there.")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
     call: Invocation, *, recipient: str, paths: tuple[str, ...], name: str | None, message: str | None, note: str,
     require: Any, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
     receipt: str | None, exclude: tuple[str, ...], key: str | None, bwlimit: int, compress: bool, no_resume: bool,
-    dry_run: bool,
+    dry_run: bool, sender: str | None,
 ) -> int:
     """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
     from zkc.ui.cli.send_several import receipt_files, recipients_of
 
     names = recipients_of(recipient)
-    copies = {name: _receipt_file(file) for name, file in receipt_files(names, receipt).items()}
+    if sender is not None:
+        from zkc.ui.cli.fetching import check_words, fetch
+
+        given = (name, message, key_source, cipher, key, *exclude, bwlimit, compress, no_resume, dry_run)
+        path = check_words(sender, names, paths, other=any(given))
+        copy = receipt_file(receipt)
+        if receipt == "-":
+            call.out.payload_on_stdout()
+        asked = fetch(call, sender, recipient, path, note, wait=wait, timeout=timeout)
+        if receipt == "-":
+            call.out.payload(asked.receipt.read_bytes())
+        else:
+            copy_receipt(asked, copy)
+        return 0
+    copies = {name: receipt_file(file) for name, file in receipt_files(names, receipt).items()}
     if receipt == "-":
         call.out.payload_on_stdout()
     payload = _payload(call.out, paths, message, dry_run=dry_run)
@@ -362,7 +377,7 @@ def _would_accept(out: Out, recipient: str, done: WouldAccept) -> None:
 # --- the copy of the receipt ---------------------------------------------------------------------------------------
 
 
-def _receipt_file(receipt: str | None) -> Path | None:
+def receipt_file(receipt: str | None) -> Path | None:
     """Where the copy goes; whether it can is asked before anything is sent."""
     if receipt is None or receipt == "-":
         return None

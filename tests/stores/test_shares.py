@@ -1,0 +1,94 @@
+"""What of a share can be had, and what looks the same as nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from zkc.errors import PolicyRefused
+from zkc.stores.shares import Grantee, Share, open_shared
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Share:
+    (tmp_path / "secret").write_bytes(b"secret")
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "file").write_bytes(b"shared")
+    (root / "link").symlink_to(tmp_path / "secret")
+    (root / "up").symlink_to(tmp_path)
+    os.mkfifo(root / "fifo")
+    return Share("s", str(root), [Grantee("carol", "aa")])
+
+
+def content(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("path", ["sub/file", "./sub//file", "{}/sub/file"])
+def test_a_file_below_it(share: Share, path: str) -> None:
+    assert content(open_shared(share, path.format(share.path))) == b"shared"
+
+
+def test_a_share_of_one_file(share: Share) -> None:
+    one = Share("f", f"{share.path}/sub/file", [])
+    assert content(open_shared(one, "")) == content(open_shared(one, one.path)) == b"shared"
+    with pytest.raises(PolicyRefused):
+        open_shared(one, "x")
+
+
+@pytest.mark.attack("F03")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "link", "up/secret", "../secret", "sub/../../secret", "{}/../secret", "/etc/passwd", "none", "sub", "", "fifo",
+        "a\0b", "{}x/secret", "sub/file/x",
+    ],
+)
+def test_all_else_is_refused_alike(share: Share, path: str) -> None:
+    with pytest.raises(PolicyRefused) as refused:
+        open_shared(share, path.format(share.path))
+    assert (refused.value.detail, str(refused.value)) == ("share", "it is not shared with this asker")
+
+
+@pytest.mark.attack("F03")
+def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(share: Share, tmp_path: Path) -> None:
+    """Somebody swaps a folder for a link out and back, as fast as he can."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"secret")
+    folder, aside, over = Path(share.path) / "sub", Path(share.path) / "aside", threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            folder.rename(aside)
+            folder.symlink_to(outside)
+            folder.unlink()
+            aside.rename(folder)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    seen = set()
+    try:
+        for _ in range(2000):
+            try:
+                seen.add(content(open_shared(share, "sub/file")))
+            except PolicyRefused:
+                seen.add(b"")
+    finally:
+        over.set()
+        swapping.join()
+    assert seen <= {b"shared", b""}
+
+
+def test_a_grant_is_to_an_identity() -> None:
+    share = Share("s", "/", [Grantee("carol", "aa")], ["bob"])
+    assert share.allows("carol", b"\xaa", "bob")
+    assert not share.allows("carol", b"\xab", "bob")
+    assert not share.allows("dave", b"\xaa", "bob")
+    assert not share.allows("carol", b"\xaa", "carol")
+    assert Share("s", "/", [Grantee("carol", "aa")]).allows("carol", b"\xaa", "carol")

@@ -1,0 +1,294 @@
+"""The daemon of a client that others ask to send something of its shares (claims B8).
+
+Steps run on the daemon's loop; each delivery in a thread of its own, like what a command has handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from zkc.client.call import Call
+from zkc.client.events import Event, Granted, Options, Progress
+from zkc.client.grants import OnRequest
+from zkc.client.handed import Grants, ThreadGranter
+from zkc.client.principal import Principal, known_about
+from zkc.client.sending import Sending
+from zkc.client.sources import FileSource
+from zkc.client.successions import Request, follow, look_up
+from zkc.config import ClientConfig
+from zkc.constants import ASKED_JOBS_MAX, ASKED_OPEN_MAX, NONCE_SECONDS
+from zkc.crypto.cards import VerifiedCard
+from zkc.env import Clock, Entropy
+from zkc.errors import Interrupted, PeerViolation, PolicyRefused, TimedOut, ZkcError
+from zkc.protocol import fetching as machine
+from zkc.protocol.step import step
+from zkc.protocol.trust import KeyChanged, OwnerChanged
+from zkc.stores.home import Home
+from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
+from zkc.stores.shares import Share, load_shares, open_shared
+from zkc.wire.codec import decode
+from zkc.wire.messages import AskBody, AskFrom, AskMore, AskReply, AskState, ShareLine, ShareList
+
+_NONCE_BYTES: Final = 32
+_NEWS_SECONDS: Final = 1.0
+"""How long the answer to a question waits for the end; and how often a right is looked at again."""
+
+
+@dataclass
+class _Job:
+    """One delivery on request."""
+
+    state: machine.Sending
+    share: Share
+    recipient: str
+    name: str
+    size: int
+    call: Call = field(default_factory=Call)
+    sent: int = 0
+    granted: Granted | None = None
+    looked: float = 0.0
+    withdrawn: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    code: int = 0
+    detail: str = ""
+    receipt: bytes = b""
+    cipher: str = ""
+    key_source: Any = "sender"
+
+    def news(self) -> AskState:
+        granted, over = self.granted, self.over.is_set()
+        return AskState(
+            self.name, self.size, self.sent, granted.path[:512] if granted else "",
+            granted.resumed_from if granted else 0, granted.key_source if granted else self.key_source, self.cipher,
+            over, self.code, self.detail[:64], self.receipt,
+        )
+
+
+class Sharing:
+    """All requests of others to this home. Belongs to the daemon's loop."""
+
+    def __init__(
+        self, home: Home, store: KeyStore, config: Callable[[], ClientConfig], grant: Grants, clock: Clock,
+        entropy: Entropy, notes: Notes,
+    ) -> None:
+        self._home = home
+        self._notes = notes
+        self._store = store
+        self._config = config
+        self._grant = grant
+        self._clock = clock
+        self._entropy = entropy
+        self._log = structlog.get_logger("zkc.answering")
+        self._open: OrderedDict[tuple[str, bytes], tuple[float, machine.Awaiting]] = OrderedDict()
+        """Nonces that wait for their signature, by asker and qid, each for one use."""
+        self._jobs: OrderedDict[tuple[str, bytes], _Job] = OrderedDict()
+        self._threads = ThreadPoolExecutor(ASKED_JOBS_MAX, thread_name_prefix="zkc-asked")
+
+    async def handle(self, principal: Principal, ask: Request, message: AskFrom) -> AskReply:
+        """One step; the error of the contract for what is refused. ``ask`` asks the coordinator something."""
+        try:
+            return await self._handle(principal, ask, message)
+        except (KeyChanged, OwnerChanged) as changed:
+            if not await follow(ask, self._store, principal, changed, self._clock.wall()):
+                raise
+        return await self._handle(principal, ask, message)
+
+    async def _handle(self, principal: Principal, ask: Request, message: AskFrom) -> AskReply:
+        body = decode(message.body, AskBody)
+        key = message.asker, body.qid
+        party = machine.Party(
+            principal.authority, principal.identity, principal.kem_key, principal.card,
+            known_about(self._store, message.asker),
+        )
+        if isinstance(body, AskMore):
+            return await self._more(party, key)
+        waiting = self._open.pop(key, None)  # one use, whatever comes of it
+        if waiting is not None:
+            until, awaiting = waiting
+            if self._clock.monotonic() > until:
+                raise TimedOut("the nonce is too old", detail="expired")
+            asked: machine.Judging = step(machine.SENDER, party, awaiting, message).state
+            recipient = asked.ask.recipient
+            if known_about(self._store, recipient).fingerprint not in (b"", asked.ask.fingerprint):
+                with contextlib.suppress(ZkcError):  # it may have a new identity, for which the pinned one vouches
+                    await look_up(ask, self._store, principal, recipient, self._clock.wall())
+            return self._judge(party, key, asked)
+        if key in self._jobs:
+            raise PeerViolation("replay", "this was asked before")
+        return self._challenge(party, key, message)
+
+    def close(self) -> None:
+        """Every delivery is told to end, and does so in bounded time."""
+        for job in self._jobs.values():
+            job.call.end()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _challenge(self, party: machine.Party, key: tuple[str, bytes], message: AskFrom) -> AskReply:
+        ask0, asker, _ = machine.read_ask0(party, message)
+        if not ask0.recipient:
+            lines = [
+                ShareLine(each.name, each.note, each.recipients or [asker.name])
+                for each in load_shares(self._home)
+                if any(each.may_ask(asker.name, known) for known in self._known_as(asker))
+            ]
+            return machine.answer_shares(party, message, _fitting(lines))
+        taken = step(machine.SENDER, party, machine.Idle(self._entropy.bytes(_NONCE_BYTES)), message)
+        own = [each for each in self._open if each[0] == key[0]]
+        if len(own) >= ASKED_OPEN_MAX // 4:
+            del self._open[own[0]]  # no asker takes the room of others
+        if len(self._open) >= ASKED_OPEN_MAX:
+            self._open.popitem(last=False)
+        self._open[key] = self._clock.monotonic() + NONCE_SECONDS, taken.state
+        reply: AskReply = taken.effects[0].message
+        return reply
+
+    def _judge(self, party: machine.Party, key: tuple[str, bytes], asked: machine.Judging) -> AskReply:
+        """T3 -> T4; where it may be had, the delivery begins."""
+        begun = None
+        try:
+            begun = self._allowed(asked)
+            verdict = machine.Verdict(0, "")
+        except ZkcError as error:
+            verdict = machine.Verdict(error.code, error.detail)
+        self._log.info(
+            "asked", asker=asked.ask.asker, recipient=asked.ask.recipient, share=asked.what.share,
+            code=verdict.code, detail=verdict.detail,
+        )
+        self._notes.note("share", asked.ask.asker, asked.ask.recipient, code=verdict.code, detail=verdict.detail)
+        taken = step(machine.SENDER, party, asked, verdict)
+        if begun is not None:
+            job, source = begun
+            job.state = taken.state
+            self._begin(key, job, source, asked)
+        reply: AskReply = taken.effects[0].message
+        return reply
+
+    def _allowed(self, asked: machine.Judging) -> tuple[_Job, FileSource]:
+        ask, what = asked.ask, asked.what
+        running = [asker for (asker, _), job in self._jobs.items() if not job.over.is_set()]
+        if len(running) >= ASKED_JOBS_MAX or running.count(ask.asker) >= ASKED_JOBS_MAX // 2:
+            raise PolicyRefused("too many deliveries on request", detail="limit")
+        share = self._share(what.share, asked, ask.recipient)
+        known = known_about(self._store, ask.recipient)
+        if known.fingerprint not in (b"", ask.fingerprint):
+            raise PolicyRefused("another recipient is pinned here", detail="recipient")
+        name = Path(what.path or share.path).name
+        source = FileSource(Path(share.path) / what.path, open_shared(share, what.path))
+        try:
+            size = source.manifest(name, what.note).size
+        except BaseException:
+            source.close()
+            raise
+        job = _Job(
+            machine.Sending(asked.th, ask.qid, asked.asker), share, ask.recipient, name, -1 if size is None else size
+        )
+        return job, source
+
+    def _share(self, name: str, asked: machine.Judging, recipient: str) -> Share:
+        """Missing and not for this asker: the same."""
+        asker = asked.asker
+        for share in load_shares(self._home):
+            allowed = (share.allows(asker.name, known, recipient) for known in self._known_as(asker))
+            if share.name == name and any(allowed):
+                return share
+        raise PolicyRefused("it is not shared with this asker", detail="share")
+
+    def _known_as(self, asker: VerifiedCard) -> tuple[bytes, ...]:
+        """Its fingerprint, and those that vouched for it one after the other: what was shared with them is so with it.
+        """
+        return asker.fingerprint, *self._store.former(asker.name)
+
+    def _begin(
+        self, key: tuple[str, bytes], job: _Job, source: FileSource, asked: machine.Judging
+    ) -> None:
+        for old in [old for old, each in self._jobs.items() if each.over.is_set()]:
+            if len(self._jobs) < ASKED_OPEN_MAX:
+                break
+            del self._jobs[old]
+        self._jobs[key] = job
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._threads, self._run, loop, job, source, asked)
+        running.add_done_callback(lambda ended: self._ended(job, ended))
+
+    def _run(
+        self, loop: asyncio.AbstractEventLoop, job: _Job, source: FileSource, asked: machine.Judging
+    ) -> tuple[bytes, str]:
+        """In a thread: the receipt, and the cipher."""
+        ask = asked.ask
+        request = OnRequest(ask.tid, asked.asker.fingerprint, asked.hash, ask.fingerprint)
+
+        def told(event: Event) -> None:
+            if isinstance(event, Granted):
+                job.granted = event
+            if isinstance(event, Progress):
+                job.sent = event.bytes
+                self._look_again(job, asked)
+
+        try:
+            with job.call.bell() as bell:
+                done = Sending(
+                    self._home, self._config(), ThreadGranter(self._grant, loop, job.call), ask.recipient, source,
+                    source.manifest(job.name, asked.what.note), Options(), clock=self._clock, entropy=self._entropy,
+                    bell=bell, on_event=told, asked=request,
+                ).run()
+        finally:
+            source.close()
+        receipt: Path = done.receipt  # type: ignore[union-attr]  # nobody asked for a dry run
+        return receipt.read_bytes(), done.cipher  # type: ignore[union-attr]
+
+    def _look_again(self, job: _Job, asked: machine.Judging) -> None:
+        """A right that was taken back ends what is under way by it."""
+        now = self._clock.monotonic()
+        if now - job.looked < _NEWS_SECONDS:
+            return
+        job.looked = now
+        try:
+            self._share(job.share.name, asked, job.recipient)
+        except ZkcError:
+            job.withdrawn = True
+            job.call.end()
+
+    def _ended(self, job: _Job, ended: asyncio.Future[tuple[bytes, str]]) -> None:
+        error = None if ended.cancelled() else ended.exception()
+        if ended.cancelled():
+            job.code, job.detail = 31, "shutdown"
+        elif job.withdrawn and error is not None:
+            job.code, job.detail = PolicyRefused.code, "share"
+        elif isinstance(error, ZkcError):
+            job.code, job.detail = error.code, error.detail
+        elif error is not None:
+            job.code, job.detail = 1, ""
+            self._log.error("defect", exc_info=error)
+        else:
+            job.receipt, job.cipher = ended.result()
+        self._log.info("asked-ended", recipient=job.recipient, code=job.code, detail=job.detail)
+        job.over.set()
+
+    async def _more(self, party: machine.Party, key: tuple[str, bytes]) -> AskReply:
+        job = self._jobs.get(key)
+        if job is None:
+            raise Interrupted("nothing of that is under way", detail="unknown-request")
+        try:
+            async with asyncio.timeout(_NEWS_SECONDS):
+                await job.over.wait()
+        except TimeoutError:
+            pass
+        reply: AskReply = step(machine.SENDER, party, job.state, job.news()).effects[0].message
+        return reply
+
+
+def _fitting(lines: list[ShareLine]) -> ShareList:
+    """As many as go into one answer; where that is tight with the beginning of each note and the first recipient."""
+    short = [ShareLine(each.name, each.note[:32], each.recipients[:1]) for each in lines]
+    whole = sum(len(each.note.encode()) + len(each.name) + 72 * len(each.recipients) for each in lines)
+    return ShareList(lines if whole < 16_000 else short[:128])

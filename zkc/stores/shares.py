@@ -1,0 +1,103 @@
+"""What the owner of a home lets others ask for: each share is granted to identities, by their fingerprints.
+
+A name is resolved to the pinned fingerprint when the grant is written, never at a request (attack P09).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from zkc.errors import LocalIOError, PolicyRefused
+from zkc.stores import files
+from zkc.stores.home import Home
+
+SHARES_MAX: Final = 128
+RECIPIENTS_MAX: Final = 32
+"""Of one share; and so many shares that all go into one answer."""
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Grantee(msgspec.Struct, frozen=True):
+    """An identity that may ask, and the name that it had when it was granted."""
+
+    name: str
+    fingerprint: str
+    """In hex digits."""
+
+
+class Share(msgspec.Struct, frozen=True):
+    name: str
+    path: str
+    """Absolute: a folder or a file."""
+    to: list[Grantee]
+    recipients: list[str] = []
+    """For whom it may be asked for; empty: for the asker alone."""
+    note: str = ""
+
+    def may_ask(self, name: str, fingerprint: bytes) -> bool:
+        return any((each.name, each.fingerprint) == (name, fingerprint.hex()) for each in self.to)
+
+    def allows(self, name: str, fingerprint: bytes, recipient: str) -> bool:
+        """Whether that asker may have it sent to ``recipient``."""
+        return self.may_ask(name, fingerprint) and recipient in (self.recipients or [name])
+
+
+def load_shares(home: Home) -> list[Share]:
+    """By name. `LocalIOError` (``damaged``)."""
+    path = _path(home)
+    if not os.path.lexists(path):
+        return []
+    try:
+        return msgspec.json.decode(files.read_private(path), type=list[Share])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise LocalIOError(f"{path} is damaged", detail="damaged", hint="remove it, and share again") from None
+
+
+def save_shares(home: Home, shares: list[Share]) -> None:
+    """In place of what there was; durable when this returns."""
+    files.write_private(_path(home), msgspec.json.encode(sorted(shares, key=lambda each: each.name)), replace=True)
+
+
+def open_shared(share: Share, path: str) -> int:
+    """The regular file ``path`` of a share, opened: what is sent is what this descriptor is of.
+
+    No link is followed on the way, wherever it leads, and each folder is opened from the one before it: nothing that
+    somebody swaps meanwhile leads out. `PolicyRefused` (``share``), the same for all that cannot be had.
+    """
+    refused = PolicyRefused("it is not shared with this asker", detail="share")
+    root = Path(share.path)
+    if path.startswith("/"):
+        if path != share.path and not path.startswith(share.path.rstrip("/") + "/"):
+            raise refused
+        path = path[len(share.path.rstrip("/")) + 1 :]
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in path:
+        raise refused
+    folder = -1
+    try:
+        # The share itself is the owner's word: a link on the way to it is meant.
+        folder = os.open(root.parent if not parts else root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in parts[:-1]:
+            below = os.open(part, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        found = os.open(parts[-1] if parts else root.name, _FILE, dir_fd=folder)
+    except OSError:
+        raise refused from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise refused
+    return found
+
+
+def _path(home: Home) -> Path:
+    return home.data / "shares.json"

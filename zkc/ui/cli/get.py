@@ -1,0 +1,70 @@
+"""``zkc get``: asks another client for something that it shares, and takes it out of the inbox when it has come."""
+
+from __future__ import annotations
+
+import click
+
+from zkc.errors import UsageError
+from zkc.ui.cli.items import CONFLICTS
+from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.options import Command, Invocation, pass_invocation
+
+
+@click.command(
+    "get", cls=Command, example="zkc get alice:builds/nightly.tar -o downloads/",
+    help="Ask CLIENT to send a file of its shares to this client, whose daemon runs, and write it into the current "
+    "folder. PATH is SHARE, or SHARE/PATH below it; zkc shares CLIENT lists them.",
+    short_help="Ask another client for a file that it shares.",
+)
+@click.argument("source", metavar="CLIENT:PATH")
+@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output.")
+@click.option("--wait", type=Duration(), help="How long to wait for CLIENT to be there.")
+@click.option("--timeout", type=Duration(), help="Bound on the delivery.")
+@click.option("--receipt", metavar="FILE", help="Write the signed receipt to FILE too.")
+@click.option(
+    "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
+    help="What to do where such a file exists [rename].",
+)
+@pass_invocation
+def command(
+    call: Invocation, *, source: str, output: str | None, wait: float | None, timeout: float | None,
+    receipt: str | None, conflict: str,
+) -> None:
+    """The events of ``send``, then ``recv``."""
+    from zkc.client.control import AskExpect, AskStatus, ControlReply
+    from zkc.client.principal import load_main
+    from zkc.client.taking import Wish, take
+    from zkc.env import SystemClock
+    from zkc.ids import check_name
+    from zkc.net.local_client import LocalClient
+    from zkc.ui.cli.fetching import fetch
+    from zkc.ui.cli.homes import client_home, open_inbox, open_store, pause
+    from zkc.ui.cli.recv import Use, handle
+    from zkc.ui.cli.send import copy_receipt, receipt_file
+
+    sender, colon, path = source.partition(":")
+    if not colon or not path:
+        raise UsageError("get: it takes CLIENT:PATH", hint="zkc shares CLIENT lists what one may ask for")
+    check_name(sender, "client")
+    if output == "":
+        raise UsageError("get: -o is empty", hint="name a file or a folder")
+    if receipt == "-":
+        raise UsageError("get: --receipt takes a file", hint="zkc receipt show FILE prints it")
+    copy = receipt_file(receipt)
+    home = client_home(call)
+    with open_store(home) as store:
+        own = load_main(store).name
+    client: LocalClient[ControlReply] = LocalClient(home.socket_path(), ControlReply)
+    client.call(AskStatus())  # the daemon receives it
+    if output == "-":
+        call.out.payload_on_stdout()
+
+    def expect(fingerprint: bytes, tid: bytes) -> None:
+        """Who asks for it himself is not asked whether he wants it."""
+        client.call(AskExpect(fingerprint, tid))
+
+    done = fetch(call, sender, own, path, wait=wait, timeout=timeout, expect=expect)
+    copy_receipt(done, copy)
+    wish = Wish(sender, transfer=done.transfer)
+    with open_inbox(home) as inbox, take(inbox, wish, 0.0, clock=SystemClock(), pause=pause) as claim:
+        handle(call.out, claim, Use(output, False, conflict, ()))

@@ -1,0 +1,91 @@
+"""``zkc share``: what this home's owner lets others ask for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from zkc.errors import UnknownRecipient, UsageError
+from zkc.ui.cli.options import Command, Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from zkc.stores.keystore import KeyStore
+    from zkc.stores.shares import Grantee
+
+
+@click.command(
+    "share", cls=Command, example="zkc share builds /srv/builds --to carol --for carol,bob\nzkc share --remove builds",
+    help="Let the clients of --to ask this one to send PATH, a file, or any file below a folder. Without words: list "
+    "what is shared. A client is granted by the key that is pinned for it now: whoever has its name later, with "
+    "another key, is not.",
+    short_help="Let others ask for files of this client.",
+)
+@click.argument("name", required=False)
+@click.argument("path", required=False)
+@click.option("--to", metavar="NAME,...", help="Who may ask.")
+@click.option("--for", "recipients", metavar="NAME,...", help="For whom it may be asked for [the asker alone].")
+@click.option("--note", metavar="TEXT", default="", help="Told by zkc shares.")
+@click.option("--remove", is_flag=True, help="Share NAME no longer; what is under way ends.")
+@pass_invocation
+def command(
+    call: Invocation, *, name: str | None, path: str | None, to: str | None, recipients: str | None, note: str,
+    remove: bool,
+) -> None:
+    """``share``, an object for each, with ``name``, ``path``, ``to``, ``for`` and ``note``."""
+    from zkc.ids import check_name
+    from zkc.rules.names import escape
+    from zkc.stores.shares import RECIPIENTS_MAX, SHARES_MAX, Share, load_shares, save_shares
+    from zkc.ui.cli.homes import client_config, client_home, open_store
+
+    home = client_home(call)
+    client_config(call, home)
+    shares = load_shares(home)
+    if name is not None:
+        check_name(name, "share")
+        others = [each for each in shares if each.name != name]
+        if remove:
+            if others == shares or path is not None:
+                raise UsageError(f"share: {name} is not shared here", hint="zkc share lists what is")
+            shares = others
+        else:
+            if path is None or to is None:
+                raise UsageError("share: it takes NAME, PATH and --to", hint="see zkc share --help")
+            if not os.path.exists(path) or len(note.encode()) > 256 or len(others) >= SHARES_MAX:
+                raise UsageError(
+                    "share: no such path, a note above 256 bytes, or too many shares", hint="zkc share lists them"
+                )
+            with open_store(home) as store:
+                granted = [_grantee(store, each) for each in to.split(",")]
+            whom = [check_name(each, "--for") for each in recipients.split(",")] if recipients else []
+            if len(whom) > RECIPIENTS_MAX:
+                raise UsageError("share: too many recipients", hint=f"at most {RECIPIENTS_MAX} of one share")
+            shares = [*others, Share(name, os.path.realpath(path), granted, whom, note)]
+        save_shares(home, shares)
+    rows = [
+        {
+            "name": each.name, "path": each.path, "to": [who.name for who in each.to],
+            "for": each.recipients or [who.name for who in each.to], "note": each.note,
+        }
+        for each in shares if name is None or each.name == name
+    ]
+    for row in rows:
+        call.out.event("share", row)
+    if not call.out.json:
+        shown = {"to": ",".join, "for": ",".join, "path": escape, "note": escape}
+        columns = {"name": "name", "path": "path", "to": "to", "for": "for", "note": "note"}
+        call.out.table("share", rows, columns, shown)
+
+
+def _grantee(store: KeyStore, name: str) -> Grantee:
+    """``name`` by its pinned key; a coordinator alone cannot say whose a name is."""
+    from zkc.ids import check_name
+    from zkc.stores.shares import Grantee
+
+    pin = store.pin(check_name(name, "--to"))
+    if pin is None:
+        raise UnknownRecipient(
+            f"no key is pinned for {name}", detail="not-pinned", hint=f"zkc verify {name} pins it; then share again"
+        )
+    return Grantee(name, pin.fingerprint.hex())
