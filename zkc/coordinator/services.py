@@ -122,7 +122,7 @@ def _steps(limits: LimitsSection) -> Rate | None:
     return Rate((limits.handshakes_per_client or HANDSHAKES_PER_CLIENT_MAX) + limits.per_second, limits.per_second)
 
 
-_DECIDED: Final = {InviteApplication: "invited", RelayHere: "relay", WantRelay: "relay"}
+_DECIDED: Final = {InviteApplication: "invited", AskStep: "ask", RelayHere: "relay", WantRelay: "relay"}
 """Requests of which a refusal is noted here, and as what; those of transfers are where both ends are known."""
 
 
