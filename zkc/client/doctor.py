@@ -114,7 +114,7 @@ class Examination:
 
     def _keys(self) -> str | _Note:
         self._store = self._closing.enter_context(self._open_store())
-        self._store.unlock()
+        locked = self._locked()
         self._principal = principal = load_main(self._store)
         left = principal.card.body.not_after - self._clock.wall()
         if left <= 0:
@@ -125,7 +125,19 @@ class Examination:
         about = f"{principal.name}, fingerprint {principal.fingerprint.hex()[:16]}"
         if left < _EXPIRES_SOON:
             return _Note(f"{about}; its card expires in {left / 86400:.0f} days", "zkc rotate; a daemon does so itself")
+        if locked is not None:
+            return _Note(f"{about}; {locked.message}", f"a daemon that runs has them; {locked.hint}")
         return about
+
+    def _locked(self) -> LocalIOError | None:
+        """Why the private keys cannot be read, where a passphrase locks them."""
+        try:
+            self._store.unlock()
+        except LocalIOError as error:
+            if error.detail != "locked":
+                raise
+            return error
+        return None
 
     def _daemon(self) -> str | _Note:
         client: LocalClient[ControlReply] = LocalClient(self._home.socket_path(), ControlReply)
@@ -200,8 +212,10 @@ class Examination:
             failed = failed or finding.state == "wrong"
             yield finding
 
-    def _channel(self, endpoint: str) -> str:
+    def _channel(self, endpoint: str) -> str | _Note:
         """Encrypted by its key, admitted by ours, and a channel of version VERSIONS."""
+        if self._principal.keys is None:
+            return _Note("not tried: the keys are locked", "")
         info = HelloInfo("once", self._entropy.bytes(ID_BYTES), list(VERSIONS), self._principal.card.body.epoch)
 
         async def open_line() -> None:
