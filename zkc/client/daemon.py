@@ -32,6 +32,7 @@ from zkc.client.link import Link
 from zkc.client.log_watch import LogWatch
 from zkc.client.person import PersonHere
 from zkc.client.principal import Principal, load_main, load_principal
+from zkc.client.queue import Queue
 from zkc.client.receiving import Receiver
 from zkc.client.sharing import Sharing
 from zkc.client.small import as_told
@@ -71,6 +72,7 @@ from zkc.wire.messages import (
     Leave,
     LookAt,
     LookUp,
+    Peer,
     PeerCard,
     PeerSeen,
     PersonIs,
@@ -174,6 +176,7 @@ class Daemon:
             self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
         )
         self._handed = Handed(home, self._granted, clock, entropy)
+        self._queue = Queue(home, lambda: self._config, self._granted, self._seen, clock, entropy, self._audit)
         self._watch = LogWatch(store, self._audit, clock)
         self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
         self._links: dict[str, Link] = {}
@@ -190,6 +193,7 @@ class Daemon:
         """What the coordinator knows of the person, and since when."""
         self._telling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._queueing: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[None] | None = None
 
@@ -204,6 +208,7 @@ class Daemon:
         self._telling = asyncio.create_task(self._keep_telling())
         self._auditing = asyncio.create_task(self._audit.run())
         self._audit.note("started", self._principal.name)
+        self._queueing = asyncio.create_task(self._queue.run())
         self._watching = asyncio.create_task(self._sessions.run(lambda: "session" in self._config.person.sources))
         self._open_links()
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
@@ -239,7 +244,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
-        for task in (self._sweeping, self._telling, self._watching, self._auditing):
+        for task in (self._sweeping, self._telling, self._watching, self._queueing, self._auditing):
             if task is not None:
                 task.cancel()
         if self._server is not None:
@@ -252,7 +257,7 @@ class Daemon:
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
         links = (link.close() for link in self._links.values())
         try:
-            await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
+            await asyncio.gather(self._receiver.close(), self._queue.close(), self._hooks.close(), leaving, *links)
         finally:
             await self._audit.close()
         self._context.destroy(linger=200)
@@ -426,6 +431,8 @@ class Daemon:
                 self._left.set()
             case control.AskListening():
                 self._take_listening(request)
+            case control.AskOutbox():
+                self._queue.poke()
             case control.AskExpect():
                 self._receiver.asking.expect(request.sender, request.tid)
             case control.AskLiveReady():
@@ -445,14 +452,18 @@ class Daemon:
             ask = partial(link.request, about=request.name)
             return control.CardReply(await look_up(ask, self._store, link.principal, request.name))
         if isinstance(request, control.AskSeen):
-            seen = await link.request(LookAt(request.name), about=request.name)
-            if isinstance(seen, PeerSeen):
-                return control.SeenReply(seen.peer)
+            return control.SeenReply(await self._seen(request.name))
         if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
                 return control.InvitationReply(invitation.text)
         raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+
+    async def _seen(self, name: str) -> Peer:
+        seen = await self.main.request(LookAt(name), about=name)
+        if not isinstance(seen, PeerSeen):
+            raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+        return seen.peer
 
     async def _peers(self, _request: control.AskPeers) -> AsyncGenerator[control.ControlReply, None]:
         link = self.main
