@@ -75,6 +75,13 @@ def test_carol_asks_alice_to_send_to_bob() -> None:
         assert fleet.zkc("carol", "send", "--from", "nobody", "bob", "builds/x").code == 20
         assert fleet.zkc("carol", "send", "--from", "alice", "nobody", "builds/nightly.tar").code == 20
 
+        # Rights follow who had them to a new identity, of each of the three.
+        for name in ("carol", "bob", "alice"):
+            assert fleet.zkc(name, "rotate", "--identity").code == 0
+        got = fleet.zkc("carol", "get", "alice:builds/nightly.tar", "-o", "-")
+        assert (got.code, got.out) == (0, CONTENT), got.err
+        assert fleet.zkc("carol", "send", "--from", "alice", "bob", "builds/nightly.tar").code == 0
+
         # Taken back, and gone.
         assert fleet.zkc("alice", "share", "--remove", "builds").code == 0
         assert fleet.zkc("carol", "get", "alice:builds/nightly.tar").code == 25

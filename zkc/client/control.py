@@ -24,6 +24,7 @@ from zkc.wire.messages import (
     U16,
     U32,
     U64,
+    EncodedCard,
     Endpoints,
     Hash,
     Id,
@@ -123,6 +124,13 @@ class AskDecision(Message, frozen=True, tag="decision"):
         return f"AskDecision({self.id!r}, …)"
 
 
+class AskRotate(Message, frozen=True, tag="rotate"):
+    """New permanent keys for every registration of the home."""
+
+    identity: bool
+    """New identities too."""
+
+
 class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
@@ -176,7 +184,8 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 
 ControlRequest = (
-    AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
+    AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskRotate
+    | AskReload | AskLive
     | AskSeen | AskPerson | AskExpect | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
 )
 
@@ -312,6 +321,11 @@ class InvitationReply(Message, frozen=True, tag="invitation"):
         return "InvitationReply(<secret>)"
 
 
+class RotatedReply(Message, frozen=True, tag="rotated"):
+    cards: list[EncodedCard]
+    """The new one of each registration."""
+
+
 class DoneReply(Message, frozen=True, tag="done"):
     pass
 
@@ -333,8 +347,8 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 
 ControlReply = (
     StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
-    | PeersReply | CardReply | InvitationReply | DoneReply | PendingListReply | DecidedReply | LiveReply
-    | SeenReply | PersonReply
+    | PeersReply | CardReply | InvitationReply | RotatedReply | DoneReply | PendingListReply | DecidedReply
+    | LiveReply | SeenReply | PersonReply
     | LiveReadyReply | LiveReceiptReply
 )
 

@@ -26,17 +26,21 @@ from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
 from zkc.client.hooks import Hooks
 from zkc.client.housekeeping import Housekeeping
-from zkc.client.keylog import look_up
 from zkc.client.lifesigns import Sessions, Source, terminal_activity
 from zkc.client.link import Link
 from zkc.client.log_watch import LogWatch
+from zkc.client.passphrase import passphrase
 from zkc.client.person import PersonHere
-from zkc.client.principal import Principal, load_main, load_principal
+from zkc.client.principal import Keeper, Principal, load_main, load_principal
 from zkc.client.receiving import Receiver
+from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.sharing import Sharing
 from zkc.client.small import as_told
+from zkc.client.successions import look_up
 from zkc.config import ClientConfig
 from zkc.constants import HEARTBEAT_SECONDS, ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
+from zkc.crypto.cards import uid_of
+from zkc.crypto.primitives import Secret
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -96,16 +100,21 @@ class Ready:
 
 async def run(
     home: Home, read_config: Callable[[], ClientConfig], *, clock: Clock, entropy: Entropy,
-    on_ready: Callable[[Ready], None],
+    on_ready: Callable[[Ready], None], master: Secret | None = None,
 ) -> None:
     """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration.
 
-    ``read_config`` is asked at the start and at each SIGHUP; `UsageError` for a configuration with a mistake.
+    ``master``: what a passphrase has unlocked, where the caller has asked for it. ``read_config`` is asked at the start
+    and at each SIGHUP; `UsageError` for a configuration with a mistake.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Defects(clock))
-    with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox, AuditFile.open(home) as audit:
+    with (
+        home.lock() as lock, KeyStore.open(home, passphrase=passphrase, master=master) as store,
+        Inbox.open(home) as inbox, AuditFile.open(home) as audit,
+    ):
+        store.unlock()
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
         daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy)
@@ -184,6 +193,8 @@ class Daemon:
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
         """What grants under way may wait for: where the command that asked for it listens."""
+        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock, entropy)
+        self._renewing = RenewalDuty(self._renewal, self._log, entropy)
         self._leaving = False
         self._left = asyncio.Event()
         self._told_person: tuple[PersonState, float] | None = None
@@ -206,6 +217,7 @@ class Daemon:
         self._audit.note("started", self._principal.name)
         self._watching = asyncio.create_task(self._sessions.run(lambda: "session" in self._config.person.sources))
         self._open_links()
+        self._renewing.start(lambda: list(self._links.values()))
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
         return Ready(self.main.endpoint, self._principal.fingerprint.hex())
 
@@ -245,6 +257,7 @@ class Daemon:
         if self._server is not None:
             await self._server.close()
         self._handed.close()
+        self._renewing.close()
         self._watch.close()
         self._sharing.close()
         for look in self._looks.values():
@@ -287,6 +300,15 @@ class Daemon:
                 known = None
             if known is None:
                 self._links[name] = self._open_link(load_principal(registration))
+            elif known.principal.registration != registration:
+                # A command has renewed its keys, before this daemon was there to do it.
+                self._adopt(known, load_principal(registration))
+        self._renewing.wake()
+
+    def _adopt(self, link: Link, principal: Principal) -> None:
+        task = asyncio.create_task(link.adopt(principal))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _open_link(self, principal: Principal) -> Link:
         log = self._log.bind(client=principal.name)
@@ -295,9 +317,13 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
-                if isinstance(body, AskFrom) and is_main:
-                    return await self._sharing.handle(principal, body)
-                return await self._receiver.handle(principal, link.endpoint, link.request, body)
+                try:
+                    return await self._asked(link, body, is_main=is_main)
+                except IdentityError as error:
+                    # Signed by an identity that the coordinator has since a moment ago?
+                    if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn():
+                        raise
+                return await self._asked(link, body, is_main=is_main)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
@@ -311,6 +337,7 @@ class Daemon:
             why = link.problem
             if linked:
                 log.info("linked", coordinator=link.endpoint)
+                self._renewing.wake()
                 self._told_person = None
                 asyncio.get_running_loop().call_soon(self._tell_person)
                 self._watch.begin(link)
@@ -327,6 +354,9 @@ class Daemon:
             log.warning("no-link", reason=error.reason, detail=error.detail, error=str(error))
             self._look_into_all()
 
+        def renewed(of: Principal) -> None:
+            log.info("coordinator-identity", fingerprint=of.registration.coordinator_fingerprint.hex())
+
         def over(ended: asyncio.Future[ZkcError]) -> None:
             if ended.cancelled():
                 return
@@ -340,12 +370,17 @@ class Daemon:
 
         link = Link(
             self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
-            endpoints=self._config.coordinator.endpoints, identifier=self._config.coordinator.identifier,
-            on_state=state, on_problem=problem,
+            keeper=Keeper(self._store, renewed), endpoints=self._config.coordinator.endpoints,
+            identifier=self._config.coordinator.identifier, on_state=state, on_problem=problem,
         )
         link.ended.add_done_callback(over)
         link.start()
         return link
+
+    async def _asked(self, link: Link, body: RequestBody, *, is_main: bool) -> AnswerBody:
+        if isinstance(body, AskFrom) and is_main:
+            return await self._sharing.handle(link.principal, link.request, body)
+        return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
 
     def _spawn_close(self, link: Link) -> None:
         task = asyncio.create_task(link.close())
@@ -377,7 +412,7 @@ class Daemon:
         except ZkcError:
             return  # asked again with the next link
         else:
-            is_gone = isinstance(found, PeerCard) and found.card != principal.registration.card
+            is_gone = isinstance(found, PeerCard) and uid_of(found.card) != principal.registration.uid
         finally:
             del self._looks[principal.name]
         if is_gone:
@@ -424,6 +459,8 @@ class Daemon:
             case control.AskLeave():
                 await self._leave(self.main)
                 self._left.set()
+            case control.AskRotate():
+                return control.RotatedReply(await self._renewing.renew_all(identity=request.identity))
             case control.AskListening():
                 self._take_listening(request)
             case control.AskExpect():
@@ -443,7 +480,9 @@ class Daemon:
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
             ask = partial(link.request, about=request.name)
-            return control.CardReply(await look_up(ask, self._store, link.principal, request.name))
+            return control.CardReply(
+                await look_up(ask, self._store, link.principal, request.name, self._clock.wall())
+            )
         if isinstance(request, control.AskSeen):
             seen = await link.request(LookAt(request.name), about=request.name)
             if isinstance(seen, PeerSeen):
@@ -589,7 +628,7 @@ class Daemon:
             client=self._principal.name,
             linked=link.linked,
             coordinator=link.endpoint,
-            fingerprint=self._principal.fingerprint.hex(),
+            fingerprint=link.principal.fingerprint.hex(),
             presence=self._person.level()[0] if link.linked else "offline",
             listen=self._config.transfer.listen,
             apps=sorted(name for name in self._links if name != self._principal.name),

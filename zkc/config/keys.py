@@ -70,6 +70,7 @@ _WITHIN: Final = duration("1s", "7d")
 _WINDOW: Final = duration("0s", "7d")
 _TELL: Final = choice("coordinator", "nobody")
 _TTL: Final = duration("1s", "365d")
+_LIFETIME: Final = duration("1m", "365d")
 _BYTES: Final = size(0, SIZE_MAX)
 _CHUNK: Final = size(constants.CHUNK_MIN, constants.CHUNK_MAX)
 _PER_SENDER: Final = whole(1, 4096)
@@ -161,6 +162,12 @@ class RegistrationSection(Struct, frozen=True):
     seal_to: Annotated[Literal["permanent", "temporary"], _SEAL_TO] = "permanent"
 
 
+class KeysSection(Struct, frozen=True):
+    """``[keys]`` of a client; ``lifetime`` in seconds."""
+
+    lifetime: Annotated[float, _LIFETIME] = float(constants.CARD_SECONDS)
+
+
 class ClientConfig(Struct, frozen=True):
     """``config.toml`` in a client's home."""
 
@@ -170,6 +177,7 @@ class ClientConfig(Struct, frozen=True):
     person: PersonSection = PersonSection()
     hooks: HooksSection = HooksSection()
     registration: RegistrationSection = RegistrationSection()
+    keys: KeysSection = KeysSection()
     audit: ClientAuditSection = ClientAuditSection()
     log: LogSection = LogSection()
     policy: tuple[Rule, ...] = ()

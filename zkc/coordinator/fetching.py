@@ -39,7 +39,9 @@ class Fetching:
             if self._core.db.client_named(step.to) is None:
                 raise UnknownRecipient("nobody of that name is registered", detail="unknown")
             raise RecipientOffline("the client that is to send is offline", detail="offline")
-        asker, to = session.client.party, sender.party
+        asker, to = self._clients.party(session.client), self._clients.party(sender)
+        if isinstance(body, Ask0):
+            asker = asker.under(body.card_hash)
         message = AskFrom(asker.name, step.body, step.signature, asker.card, asker.certificate)
 
         def answered(reply: AnswerBody | Failure | Silence) -> None:

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "completion": "zkc.ui.cli.completion",
     "peers": "zkc.ui.cli.peers",
     "verify": "zkc.ui.cli.verify",
+    "rotate": "zkc.ui.cli.rotate",
     "receipt": "zkc.ui.cli.receipt",
     "audit": "zkc.ui.cli.audit",
     "relay": "zkc.ui.cli.relay",
