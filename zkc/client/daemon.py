@@ -196,7 +196,7 @@ class Daemon:
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
         """What grants under way may wait for: where the command that asked for it listens."""
-        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock, entropy)
+        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock, entropy, self._audit)
         self._renewing = RenewalDuty(self._renewal, self._log, entropy)
         self._leaving = False
         self._left = asyncio.Event()
@@ -361,6 +361,7 @@ class Daemon:
 
         def renewed(of: Principal) -> None:
             log.info("coordinator-identity", fingerprint=of.registration.coordinator_fingerprint.hex())
+            self._audit.note("coordinator-succeeded", of.name)
 
         def over(ended: asyncio.Future[ZkcError]) -> None:
             if ended.cancelled():
@@ -488,7 +489,7 @@ class Daemon:
         if isinstance(request, control.AskCard):
             ask = partial(link.request, about=request.name)
             return control.CardReply(
-                await look_up(ask, self._store, link.principal, request.name, self._clock.wall())
+                await look_up(ask, self._store, link.principal, request.name, self._clock.wall(), self._audit)
             )
         if isinstance(request, control.AskSeen):
             return control.SeenReply(await self._seen(request.name))
