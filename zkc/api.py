@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, Final, Self, TypeVar
 from zkc.client.access import Access, open_access
 from zkc.client.call import Call
 from zkc.client.events import Delivery, Event, Options, WouldAccept
+from zkc.client.passphrase import passphrase
 from zkc.client.sending import Sending
 from zkc.client.sources import Payload, source_of
 from zkc.client.taking import Wish, take
@@ -82,7 +83,7 @@ class SyncClient:
         self._entropy = SystemEntropy()
         self._home = Home.resolve("client", None if home is None else os.fspath(home)).prepare()
         self._config = load("client", self._home.config_file, os.environ).config
-        self._store = KeyStore.open(self._home)
+        self._store = KeyStore.open(self._home, passphrase=passphrase)
         self._inbox = Inbox.open(self._home)
         self._access: Access | None = None
         self._mutex = threading.Lock()

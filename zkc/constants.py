@@ -53,6 +53,14 @@ CARD_SECONDS: Final = 90 * 86400
 """A permanent client key is valid for 90 days unless it is rotated before."""
 CARD_GRACE_SECONDS: Final = 86400
 """The sender, who alone judges a card's end, allows a day for clocks."""
+CLOCKS_APART_SECONDS: Final = 300.0
+"""Where the dates of a client and its coordinator differ by more, a card that has expired may be the clock's doing."""
+SUCCESSIONS_MAX: Final = 16
+"""Successions of a name's identity that a peer follows in one go from the one that it has pinned; beyond that a person
+has to look."""
+FORMER_KEYS_SECONDS: Final = 7 * 86400
+"""What a client had before its keys rotated is kept for a ROT2 that was lost, until a channel under the new ones: for
+7 days at most, since a thief may have it."""
 
 # --- tuning: each side's own ----------------------------------------------------------------------------------------
 
@@ -140,6 +148,12 @@ PAGES_AT_ONCE_MAX: Final = 200
 """The same at once: 25,600 names."""
 APPLICATION_INVITATIONS_PER_SECOND: Final = 0.5
 """Invitations that one client asks for in a second, for long; each is a transaction."""
+SUCCESSIONS_KEPT_MAX: Final = 256
+"""Identities that one registration may have had: 9 KB each in the key database, for as long as it is kept."""
+ROTATIONS_AT_ONCE_MAX: Final = 16
+"""New keys that a client may ask for at once; each is an entry of the log, which only grows."""
+ROTATIONS_PER_SECOND: Final = 0.1
+"""And from then on."""
 APPLICATION_INVITATIONS_MAX: Final = 16
 """Open invitations that one client holds for its applications."""
 OUTBOX_BYTES_MAX: Final = 1 << 20

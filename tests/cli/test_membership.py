@@ -664,6 +664,8 @@ def test_a_changed_key_stops_everything_until_its_fingerprint_is_named(fleets: F
     done = fleet.zkc("alice", "verify", "bob", "--json")
     assert reason(done) == (12, "identity")
     assert old in done.events[-1]["message"]
+    assert "registered anew at the coordinator on 20" in done.events[-1]["message"]
+    assert "by an invitation" in done.events[-1]["message"]
     (row,) = fleet.zkc("alice", "peers", "--json").events
     assert (row["fingerprint"], row["alarm"]) == (old, new)
 

@@ -77,3 +77,19 @@ async def _asked(later: Exception | None) -> object:
     link: Any = SimpleNamespace(request=request)
     store: Any = None
     return await granting._ask(link, store, (Send(object()),), "bob")
+
+
+@pytest.mark.attack("C16")
+@pytest.mark.parametrize(
+    ("ahead", "detail", "word"),
+    [
+        (0.0, "expired", "expired"), (299.0, "expired", "expired"), (301.0, "clock", "5 min ahead"),
+        (-86400.0, "clock", "1,440 min behind"),
+    ],
+)  # fmt: skip
+def test_a_card_that_has_expired_is_told_from_a_clock_that_is_wrong(ahead: float, detail: str, word: str) -> None:
+    error = granting.blamed(IdentityError("its card has expired", detail="expired"), "bob", ahead)
+    assert error.detail == detail
+    assert word in error.message
+    other = IdentityError("another key", detail="identity")
+    assert granting.blamed(other, "bob", ahead) is other

@@ -62,6 +62,7 @@ class ScriptedLine:
 
     def __init__(self, script: Script, endpoint: str, on_plaintext: Callable[[bytes], None]) -> None:
         self.endpoint = endpoint
+        self.coordinator = b"the one that is pinned"
         self._script = script
         self._on_plaintext = on_plaintext
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -104,14 +105,20 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, 0.001)
 
 
+UNCHANGED: Any = SimpleNamespace(reloaded=lambda principal: principal)
+"""A key store that nobody else writes to."""
+
+
 def link_of(**options: Any) -> Link:
     principal: Any = SimpleNamespace(
         registration=SimpleNamespace(endpoints=("tcp://127.0.0.1:1",)), name="bob",
         card=SimpleNamespace(body=SimpleNamespace(epoch=1)),
+        coordinator=SimpleNamespace(identity=SimpleNamespace(fingerprint=b"the one that is pinned")),
     )
     context: Any = None
     return Link(
-        context, principal, "daemon", clock=SystemClock(), entropy=SystemEntropy(), handler=_nobody, **options
+        context, principal, "daemon", clock=SystemClock(), entropy=SystemEntropy(), handler=_nobody, keeper=UNCHANGED,
+        **options,
     )
 
 
@@ -335,8 +342,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def linking(principal: Principal, *endpoints: str, **options: Any) -> AsyncIterator[Link]:
     ctx = context()
     link = Link(
-        ctx, principal, "daemon", clock=SystemClock(), entropy=SystemEntropy(), handler=_nobody, endpoints=endpoints,
-        **options,
+        ctx, principal, "daemon", clock=SystemClock(), entropy=SystemEntropy(), handler=_nobody, keeper=UNCHANGED,
+        endpoints=endpoints, **options,
     )
     link.start()
     try:

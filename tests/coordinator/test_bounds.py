@@ -539,6 +539,9 @@ class Ask:
     def tell(self, session: Session, body: Any) -> None:
         self.told.append((session, body))
 
+    def party(self, client: Client) -> Party:
+        return client.party
+
     def answer(self, session: Session, call: bytes, body: Any) -> None:
         self.answers.append((session, call, body))
 

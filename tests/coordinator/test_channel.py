@@ -384,7 +384,9 @@ def test_peers_and_cards_are_told(running: RunningCoordinator) -> None:
         assert shown["peer-one"].online
         assert shown["peer-two"].fingerprint == other.newcomer.identity.public.fingerprint
         card = peer.ask(LookUp("peer-two"))
-        assert card == PeerCard(other.registered.card, other.registered.certificate)
+        assert isinstance(card, PeerCard)
+        assert (card.card, card.certificate) == (other.registered.card, other.registered.certificate)
+        assert time.time() - DEADLINE < card.registered <= time.time()
         unknown = peer.ask(LookUp("nobody-at-all"))
         assert (unknown.code, unknown.detail) == (20, "unknown")
 

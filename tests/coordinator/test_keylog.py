@@ -45,9 +45,9 @@ class Rows:
 def test_a_page_is_a_control_message_whatever_stands_in_the_log_and_few_pages_are_many_entries(
     reason: str, pages: int
 ) -> None:
-    core: Any = SimpleNamespace(db=Rows(reason, 1000), identity=SimpleNamespace(signing=KEY))
+    core: Any = SimpleNamespace(db=Rows(reason, 1000), identity=SimpleNamespace(signing=KEY, epoch=1))
     session: Any = SimpleNamespace(client=SimpleNamespace(row=SimpleNamespace(log_index=0)))
-    log, whose = KeyLog(core), Whose(KEY.public, "bob", OWN)
+    log, whose = KeyLog(core), Whose(KEY.public, "bob", frozenset({OWN}))
     state: LogState | None = None
     whole, asked = False, 0
     while not whole:

@@ -94,6 +94,10 @@ def test_the_uid_travels_in_clear_or_under_the_general_key(each_world: World) ->
     ):
         refused = violation(lambda peer=peer, key=key: greeted(peer, sealed, general=key))
         assert refused == detail
+    # Of a coordinator that has another identity since.
+    later = ch.create_hello(keys, hello_info(), 0.0)
+    answered = greeted(alice.peer_keys, only(later), general=bob.perm_server, former=(general,))
+    assert ch.consume_answer(keys, later.state, only(answered)).state.info.version
     # In another form than it was sent: that is in the transcript.
     again = msgspec.structs.replace(sealed, uid=alice.uid)
     assert violation(lambda: greeted(alice.peer_keys, again, general=general)) == "forged"
@@ -118,10 +122,10 @@ def test_the_handshake_keys_are_erased_once_the_channel_stands(default_world: Wo
 def test_role_versions_and_limits_arrive_as_they_were_sent(default_world: World) -> None:
     alice = default_world.alice
     sent = ch.create_hello(alice.client_keys, hello_info("once", instance=b"i" * 16), 5.0)
-    answered = greeted(alice.peer_keys, only(sent), AnswerInfo(99, 1234, 5678))
+    answered = greeted(alice.peer_keys, only(sent), AnswerInfo(99, 1234, 5678, 9, bytes(32)))
     assert answered.state.hello == hello_info("once", instance=b"i" * 16)
     established = step(ch.TABLE, alice.client_keys, sent.state, only(answered)).state
-    assert established.info == AnswerInfo(VERSION, 1234, 5678)
+    assert established.info == AnswerInfo(VERSION, 1234, 5678, 9, bytes(32))
 
 
 # --- C01: who flips bytes ------------------------------------------------------------------------------------------

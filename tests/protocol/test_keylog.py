@@ -16,7 +16,7 @@ from zkc.wire.messages import LogPage, LogProof
 KEY = IdentityKey.from_seed(bytes(range(64)))
 OTHER = IdentityKey.from_seed(bytes(64))
 OWN, CARD = "bob", b"\1" * 32
-WHOSE = Whose(KEY.public, OWN, CARD)
+WHOSE = Whose(KEY.public, OWN, frozenset({CARD}))
 
 
 def entry(name: str, card: bytes = CARD, event: str = "registered") -> bytes:
@@ -112,6 +112,29 @@ def test_another_card_under_the_own_name_is_noticed_and_stays_so() -> None:
     assert state.foreign == false
     longer.append(entry(OWN, CARD, "revoked"))
     assert take_page(WHOSE, state, page(longer, state.frontier.size, 9))[0].foreign == false
+
+
+@pytest.mark.attack("H13")
+def test_new_keys_of_the_own_registration_are_no_alarm_and_of_a_peer_are_proved() -> None:
+    """Those that it has, had since it looked, or has told nobody but the coordinator; who comes later begins there."""
+    cards = [CARD, b"\2" * 32, b"\3" * 32]
+    whose = Whose(KEY.public, OWN, frozenset(cards))
+    later = entry("new0", bytes(32), "succeeded"), entry(OWN, cards[2], "succeeded")
+    log = [*LOG, entry(OWN, cards[1], "rotated"), *later]
+    state, whole = take_page(whose, followed(LOG), page(log, len(LOG), 9))
+    assert whole
+    assert state.foreign == b""
+    begun, whole = take_page(whose, None, page(log, len(LOG), 9, fresh=True))
+    assert whole
+    assert begun.frontier == state.frontier
+    nodes: dict[tuple[int, int], bytes] = {}
+    for index, each in enumerate(log):
+        nodes |= new_nodes(index, leaf_hash(each), nodes.__getitem__)
+    for index, name, card in ((len(LOG) + 1, "new0", bytes(32)), (len(LOG), OWN, cards[1])):
+        path = inclusion_path(index, len(log), lambda level, position: nodes[level, position])
+        check_proof(state, name, card, LogProof(index, path))
+    revoked = [*log, entry("new0", CARD, "revoked")]
+    assert take_page(whose, state, page(revoked, len(log), 9))[0].foreign == b""
 
 
 def test_only_a_card_that_is_in_the_log_is_proved() -> None:

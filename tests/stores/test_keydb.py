@@ -24,21 +24,24 @@ from sqlalchemy import create_engine, inspect
 
 import zkc
 from tests.support.link import flipped, places, sampled
-from zkc.constants import INVITATIONS_KEPT_SECONDS
+from zkc.constants import FORMER_KEYS_SECONDS, INVITATIONS_KEPT_SECONDS
 from zkc.crypto.heads import log_leaf
 from zkc.crypto.merkle import Frontier, includes, leaf_hash
 from zkc.errors import InternalError, LocalIOError, NotRegistered, UsageError, VersionMismatch, ZkcError
 from zkc.stores import keydb, migrations
 from zkc.stores.keydb import (
     ClientRow,
+    CurveKeyTaken,
     InvitationRow,
     InviteExpired,
     InviteUnknown,
     InviteUsed,
     KeyDb,
     NameTaken,
+    Outrun,
     OwnerGone,
     TooManyInvited,
+    TooManySuccessions,
 )
 from zkc.stores.rowmac import mac, verifies
 
@@ -708,7 +711,9 @@ def test_the_log_of_an_older_database_becomes_a_tree(tmp_path: Path) -> None:
         wanted = [db.log_frontier(size) for size in range(7)]
     engine = create_engine(url)
     with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE log_nodes")
+        for table in ("log_nodes", "former_keys", "successions"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
+        connection.exec_driver_sql("DROP INDEX log_by_client")
         connection.exec_driver_sql("UPDATE schema_version SET version = ?, mac = ?",
                                    (3, mac(MAC_KEY, "schema_version", (3,))))
     engine.dispose()
@@ -1071,3 +1076,80 @@ def test_a_mac_verifies_for_its_row_alone_and_never_raises() -> None:
         assert not verifies(MAC_KEY, "t", (1, "a"), stored)
     assert not verifies(MAC_KEY, "t", (2, "a"), made)
     assert not verifies(MAC_KEY, "t", (object(),), made)  # type: ignore[arg-type]
+
+
+# --- new keys ----------------------------------------------------------------------------------------------------
+
+
+def renewed(client: ClientRow, card: bytes, **changes: Any) -> ClientRow:
+    return replace(client, card=card, card_hash=card.ljust(32, b"h"), certificate=b"next", **changes)
+
+
+def test_new_keys_take_the_place_of_the_former_which_stay_for_a_week(db: KeyDb) -> None:
+    bob = enrol(db)
+    stored = db.rotate(bob.card_hash, renewed(bob, b"card 2", curve_public=b"d" * 32), lambda: b"private 2", NOW + 10)
+    assert db.client(bob.uid) == stored
+    assert (stored.card, stored.perm_server_private, stored.log_index) == (b"card 2", b"private 2", 1)
+    assert [(entry.event, entry.card_hash) for entry in db.log_entries(1)] == [("rotated", stored.card_hash)]
+    assert [db.log_index_of(bob.uid, card) for card in (bob.card_hash, stored.card_hash, bytes(32))] == [0, 1, None]
+    former = db.former_keys(bob.uid, NOW + 20)
+    assert former is not None
+    assert (former.card, former.perm_server_private) == (bob.card, bob.perm_server_private)
+    assert db.former_with_key(bob.curve_public, NOW + 20) == former
+    assert db.client_with_key(b"d" * 32) == stored
+    week = NOW + 10 + FORMER_KEYS_SECONDS
+    assert db.former_keys(bob.uid, week - 1) == former
+    assert db.former_keys(bob.uid, week) is None
+    assert db.former_with_key(bob.curve_public, week) is None
+    assert db.expire_former(week - 1) == []
+    assert db.expire_former(week) == [bob.uid]
+    assert db.former_keys(bob.uid, NOW) is None
+
+
+def test_the_same_card_gets_what_it_got_and_another_nothing(db: KeyDb) -> None:
+    bob = enrol(db)
+    wanted = renewed(bob, b"card 2")
+    stored = db.rotate(bob.card_hash, wanted, lambda: b"private 2", NOW)
+    assert db.rotate(bob.card_hash, wanted, lambda: b"other", NOW + 1) == stored
+    with pytest.raises(Outrun):
+        db.rotate(bob.card_hash, renewed(bob, b"card 2b"), lambda: b"other", NOW + 1)
+    assert db.client(bob.uid) == stored
+    assert db.log_size() == 2
+
+
+def test_a_curve_key_that_somebody_connects_with_is_no_new_one(db: KeyDb) -> None:
+    bob, carol, invited = enrol(db), enrol(db, "carol"), invitation("dave")
+    db.add_invitation(invited)
+    db.rotate(carol.card_hash, renewed(carol, b"carol 2", curve_public=b"n" * 32), lambda: b"private", NOW)
+    for taken in (b"n" * 32, carol.curve_public, invited.curve_public):
+        if taken != bob.curve_public:
+            with pytest.raises(CurveKeyTaken):
+                db.rotate(bob.card_hash, renewed(bob, b"card 2", curve_public=taken), lambda: b"private", NOW)
+    assert db.client(bob.uid) == bob
+
+
+@pytest.mark.parametrize("before", ["rotation", "revocation"])
+def test_a_revoked_client_has_no_former_keys(db: KeyDb, before: str) -> None:
+    bob = enrol(db)
+    if before == "rotation":
+        db.rotate(bob.card_hash, renewed(bob, b"card 2"), lambda: b"private 2", NOW)
+    db.revoke("bob", "lost", NOW)
+    assert db.former_keys(bob.uid, NOW) is None
+    with pytest.raises(NotRegistered):
+        db.rotate(bob.card_hash, renewed(bob, b"card 3"), lambda: b"private 3", NOW)
+
+
+def test_successions_are_given_from_an_identity_on_and_bounded(db: KeyDb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keydb, "SUCCESSIONS_KEPT_MAX", 3)
+    bob = enrol(db)
+    for number in range(3):
+        heir = renewed(bob, b"card %d" % number, fingerprint=b"%d" % number * 32)
+        bob = db.rotate(bob.card_hash, heir, lambda: b"private", NOW, b"step %d" % number)
+    assert db.successions(bob.uid, b"f" * 32, 2) == [b"step 0", b"step 1"]
+    assert db.successions(bob.uid, b"1" * 32, 9) == [b"step 2"]
+    assert db.successions(bob.uid, b"2" * 32, 9) == db.successions(bob.uid, b"x" * 32, 9) == []
+    assert [entry.event for entry in db.log_entries(1)] == ["succeeded"] * 3
+    with pytest.raises(TooManySuccessions):
+        db.rotate(bob.card_hash, renewed(bob, b"card 4"), lambda: b"private", NOW, b"step 3")
+    assert db.client(bob.uid) == bob
+    assert db.rotate(bob.card_hash, renewed(bob, b"card 4"), lambda: b"private", NOW).card == b"card 4"

@@ -24,7 +24,7 @@ from zkc.client.principal import known_about
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
 from zkc.stores import keystore, localdb
 from zkc.stores.home import Home
-from zkc.stores.keystore import KeyStore, KnownLog, Pin, Registration
+from zkc.stores.keystore import KeyStore, KnownLog, Pin, Registration, Renewed
 
 TID, XID, TH = b"t" * 16, b"x" * 16, b"h" * 32
 
@@ -503,7 +503,7 @@ def test_a_damaged_table_is_not_sealed_again_by_a_change(whole: tuple[Home, byte
 def test_a_store_of_a_newer_program_is_left_alone(home: Home) -> None:
     KeyStore.open(home).close()
     raw = sqlite3.connect(home.keys_db, isolation_level=None)
-    raw.execute("PRAGMA user_version = 2")
+    raw.execute("PRAGMA user_version = 99")
     raw.close()
     with pytest.raises(VersionMismatch, match="upgrade zkc"):
         KeyStore.open(home)
@@ -580,6 +580,170 @@ def test_a_store_whose_making_was_killed_is_made_whole_by_the_next_opening(home:
         pytest.fail("no run went through")
     assert steps > 40
 
+
+# --- new keys ---------------------------------------------------------------------------------------------------------
+
+
+def renewed(number: int = 2, name: str = "bob", replaces: bytes = b"card" * 900) -> Renewed:
+    return Renewed(name, b"u" * 16, replaces, b"card %d" % number, b"IDENTITY-SECRET" * 9, b"NEXT-KEM" * 9, b"N" * 32)
+
+
+def with_keys(known: Registration, next_keys: Renewed) -> Registration:
+    return dataclasses.replace(
+        known, card=next_keys.card, kem_private=next_keys.kem_private, curve_secret=next_keys.curve_secret
+    )
+
+
+def test_new_keys_are_kept_before_and_take_their_place_at_once(home: Home, store: KeyStore) -> None:
+    store.complete(registration())
+    assert store.begin_renewal(renewed()) == renewed()
+    assert store.own_cards(b"u" * 16) == ([], [registration().card, renewed().card])
+    with KeyStore.open(home) as other:
+        assert other.begin_renewal(renewed(3)) == renewed(), "of two processes one makes the keys, and both use them"
+        assert other.registrations() == [registration()]
+        other.complete_renewal(renewed(), with_keys(registration(), renewed()), b"f" * 32)
+    assert store.registrations() == [with_keys(registration(), renewed())]
+    assert store.renewed("bob") is None
+    assert store.own_cards(b"u" * 16) == ([b"f" * 32], [renewed().card])
+    store.complete_renewal(renewed(), with_keys(registration(), renewed()), b"f" * 32)
+    assert store.registrations() == [with_keys(registration(), renewed())]
+    assert b"KEM-SECRETKEM" not in home.keys_db.read_bytes()
+
+
+def test_new_keys_of_another_card_replace_those_that_are_left_over(store: KeyStore) -> None:
+    store.complete(registration())
+    store.begin_renewal(renewed(2, replaces=b"long gone"))
+    assert store.begin_renewal(renewed(3)) == renewed(3)
+    store.complete_renewal(renewed(2, replaces=b"long gone"), with_keys(registration(), renewed()), b"f" * 32)
+    assert (store.registrations(), store.renewed("bob")) == ([registration()], renewed(3))
+    store.drop_renewal(renewed(3))
+    assert store.renewed("bob") is None
+
+
+@pytest.mark.parametrize("how", ["leave", "revoked", "force"])
+def test_new_keys_leave_the_file_with_their_registration(store: KeyStore, how: str) -> None:
+    store.complete(registration())
+    store.begin_renewal(renewed())
+    match how:
+        case "leave":
+            store.remove("bob")
+        case "revoked":
+            store.revoked(registration(), 1.0)
+        case _:
+            store.complete(registration(uid=b"w" * 16), put_aside=1.0)
+    assert store.renewed("bob") is None
+
+
+def test_a_store_of_an_older_program_is_brought_up_to_date(home: Home) -> None:
+    with KeyStore.open(home) as store:
+        store.complete(registration())
+        set_pin(store, pin())
+    with closing(sqlite3.connect(home.keys_db, isolation_level=None)) as raw:
+        raw.execute("DROP TABLE renewed")
+        raw.execute("DELETE FROM meta WHERE name = 'seal-renewed'")
+        raw.execute("PRAGMA user_version = 1")
+    with KeyStore.open(home) as store, KeyStore.open(home) as other:
+        assert (store.registrations(), store.pins()) == ([registration()], [pin()])
+        store.begin_renewal(renewed())
+        assert other.renewed("bob") == renewed()
+
+
+# --- successions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_that_moves_along_successions_remembers_what_it_left(store: KeyStore) -> None:
+    moved = pin(fingerprint=b"c" * 32)
+    set_pin(store, pin())
+    assert not store.succeed(moved, b"x" * 32, [b"x" * 32], 3.0), "another key is pinned by now"
+    assert store.succeed(moved, b"a" * 32, [b"a" * 32, b"b" * 32], 3.0)
+    assert (store.pin("alice"), store.former("alice")) == (moved, (b"a" * 32, b"b" * 32))
+    assert store.former("carol") == ()
+    set_pin(store, dataclasses.replace(moved, verified=4.0))
+    assert len(store.former("alice")) == 2
+    set_pin(store, pin(fingerprint=b"e" * 32))
+    assert store.former("alice") == (), "whom a person trusts anew has no past here"
+
+
+def test_what_is_forgotten_is_forgotten_with_its_past(store: KeyStore) -> None:
+    set_pin(store, pin())
+    store.succeed(pin(fingerprint=b"c" * 32), b"a" * 32, [b"a" * 32], 3.0)
+    store.forget("alice")
+    set_pin(store, pin())
+    assert store.former("alice") == ()
+
+
+# --- the passphrase -------------------------------------------------------------------------------------------------
+
+SECRETS = (b"IDENTITY-SECRET", b"KEM-SECRET", b"CURVE-SECRET", b"PENDING-SECRET", b"NEXT-KEM")
+
+
+def words(*given: bytes) -> Callable[[], bytes]:
+    """Answers to who asks for a passphrase, one after the other."""
+    left = list(given)
+    return lambda: left.pop(0)
+
+
+def in_file(home: Home) -> list[bytes]:
+    """Which secrets are to be read in the store's files."""
+    content = b"".join(path.read_bytes() for path in home.data.glob("keys.db*"))
+    return [secret for secret in SECRETS if secret in content]
+
+
+@pytest.mark.attack("K02")
+def test_a_passphrase_leaves_no_private_key_in_the_file(home: Home) -> None:
+    """Of registrations, of those put aside, of one under way, of new keys that are to come; before it and after."""
+    with KeyStore.open(home) as store:
+        store.complete(registration())
+        store.complete(registration(uid=b"w" * 16), put_aside=1.0)
+        store.save_pending(b"i" * 16, b"PENDING-SECRET")
+        store.begin_renewal(renewed())
+        assert in_file(home) == list(SECRETS)
+        store.set_passphrase(b"sesame")
+        assert store.registrations() == [registration(uid=b"w" * 16)]
+    assert in_file(home) == []
+    with KeyStore.open(home, passphrase=words(b"sesame")) as store:
+        (found,) = store.registrations()
+        assert (found.name, found.card, found.is_locked) == ("bob", registration().card, True)
+        assert not any(secret in repr(found).encode() for secret in SECRETS)
+        store.save_pending(b"j" * 16, b"PENDING-SECRET")  # asks, where it has to
+        assert store.registrations() == [registration(uid=b"w" * 16)]
+        assert store.pending(b"i" * 16) == store.pending(b"j" * 16) == b"PENDING-SECRET"
+        assert store.renewed("bob") == renewed()
+    assert in_file(home) == []
+
+
+@pytest.mark.attack("K02")
+def test_a_wrong_passphrase_is_always_told_alike(home: Home) -> None:
+    with KeyStore.open(home) as store:
+        store.complete(registration())
+        store.set_passphrase(b"sesame")
+    told = set()
+    for guess in (b"", b"sesam", b"open"):
+        with KeyStore.open(home, passphrase=words(guess)) as store, pytest.raises(LocalIOError) as caught:
+            store.unlock()
+        told.add((caught.value.detail, str(caught.value)))
+    ((detail, text),) = told
+    assert detail == "locked"
+    assert "sesam" not in text
+
+
+def test_another_passphrase_and_none(home: Home) -> None:
+    with KeyStore.open(home) as running, KeyStore.open(home) as store:
+        store.complete(registration())
+        store.set_passphrase(b"first")
+        running._passphrase = words(b"first")
+        running.unlock()
+        store.set_passphrase(b"second")
+        assert running.registrations() == [registration()], "who has it open goes on"
+        with KeyStore.open(home, passphrase=words(b"first")) as other, pytest.raises(LocalIOError):
+            other.unlock()
+        with KeyStore.open(home, passphrase=words(b"second")) as other:
+            other.set_passphrase(None)
+            assert not other.has_passphrase
+        running.complete(registration("bob/backup", b"v" * 16))
+    with KeyStore.open(home) as store:
+        assert store.registrations() == [registration(), registration("bob/backup", b"v" * 16)]
+    assert in_file(home) == [b"IDENTITY-SECRET", b"KEM-SECRET", b"CURVE-SECRET"]
 
 # --- the coordinator's key log --------------------------------------------------------------------------------------
 

@@ -416,7 +416,7 @@ class Impersonate(Lie):
                 mail.body, card=self.persona.card, certificate=self.persona.certificate
             ))
         elif isinstance(mail.body, PeerCard) and self._named(mail.body) == self.name:
-            mail.go(PeerCard(self.persona.card, self.persona.certificate))
+            mail.go(PeerCard(self.persona.card, self.persona.certificate, 1))
         elif mail.to == self.name and mail.reply is not None and isinstance(mail.body, Notify):
             mail.reply(self._notified(mail.body))
         elif mail.to == self.name and mail.reply is not None and isinstance(mail.body, DeliverKey):

@@ -20,7 +20,6 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.by_link import ByLink
 from zkc.client.command_audit import CommandAudit
 from zkc.client.grants import Grant, Wanted
-from zkc.client.principal import load_main
 from zkc.config import load
 from zkc.crypto.chunks import StreamOpener, StreamSealer, token, xid_tag
 from zkc.crypto.primitives import Secret
@@ -55,7 +54,7 @@ class EvilSender:
         self._entropy = SystemEntropy()
         config = load("client", place.config_file, {}).config
         notes = CommandAudit(place, config, SystemClock())
-        self._access = ByLink(self._store, load_main(self._store), config, SystemClock(), self._entropy, notes)
+        self._access = ByLink(self._store, config, SystemClock(), self._entropy, notes)
 
     def __enter__(self) -> EvilSender:
         return self

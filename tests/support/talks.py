@@ -41,7 +41,7 @@ from zkc.wire.messages import (
 )
 
 GRAMMARS: Final = {"reg": RegMessage, "chan": ChannelMessage, "xfer": RequestBody | AnswerBody}
-LIMITS: Final = AnswerInfo(0, 65536, 3000)
+LIMITS: Final = AnswerInfo(0, 65536, 3000, 1_800_000_000, bytes(32))
 HERE: Final = Endpoints(["tcp://127.0.0.1"], 40001, 40002, 0, "", b"")
 THERE: Final = Endpoints(["127.0.0.1", "::1"], 40003, 40004, 0, "", b"")
 """Where a sender listens that is asked to."""
@@ -233,10 +233,11 @@ def open_channel(client: ch.ClientKeys, peer: ch.PeerKeys, now: float = 0.0) -> 
 
 def greeted(
     peer: ch.PeerKeys, hello: ChannelHello, limits: AnswerInfo = LIMITS, now: float = 0.0,
-    general: KemPrivateKey | None = None,
+    general: KemPrivateKey | None = None, former: tuple[KemPrivateKey, ...] = (),
 ) -> Step:
     """The coordinator's step for C1."""
-    return step(ch.TABLE, ch.Host(peer, limits, now, general), ch.Unheard(), hello)
+    keys = (general, *former) if general else ()
+    return step(ch.TABLE, ch.Host(peer, limits, now, keys), ch.Unheard(), hello)
 
 
 def only(after: Step) -> Any:

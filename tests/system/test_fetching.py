@@ -75,10 +75,31 @@ def test_carol_asks_alice_to_send_to_bob() -> None:
         assert fleet.zkc("carol", "send", "--from", "nobody", "bob", "builds/x").code == 20
         assert fleet.zkc("carol", "send", "--from", "alice", "nobody", "builds/nightly.tar").code == 20
 
+        # Rights follow who had them to a new identity, of each of the three.
+        for name in ("carol", "bob", "alice"):
+            assert fleet.zkc(name, "rotate", "--identity").code == 0
+        got = fleet.zkc("carol", "get", "alice:builds/nightly.tar", "-o", "-")
+        assert (got.code, got.out) == (0, CONTENT), got.err
+        assert fleet.zkc("carol", "send", "--from", "alice", "bob", "builds/nightly.tar").code == 0
+
         # Taken back, and gone.
         assert fleet.zkc("alice", "share", "--remove", "builds").code == 0
         assert fleet.zkc("carol", "get", "alice:builds/nightly.tar").code == 25
         fleet.program("alice").terminate()
         assert fleet.zkc("carol", "get", "alice:builds/nightly.tar").code == 21
+
+        # Noted by whom it was decided, without a path.
+        noted = fleet.zkc("alice", "audit", "--json")
+        told = [(each["kind"], each["from"], each["to"], each["code"]) for each in noted.events]
+        for wanted in (
+            ("shared", None, "carol", 0), ("share", "carol", "bob", 0), ("share", "carol", "carol", 25),
+            ("unshared", None, "carol", 0),
+        ):
+            assert wanted in told
+        assert b"nightly" not in noted.out
+        wait_until(lambda: {("ask", "carol", 0), ("ask", "carol", 21)} <= {
+            (each["kind"], each["from"], each["code"])
+            for each in fleet.zkc("coordinator", "coordinator", "audit", "--json").events
+        })  # fmt: skip
         fleet.program("carol").terminate()
         assert fleet.zkc("carol", "get", "alice:builds/nightly.tar").code == 34

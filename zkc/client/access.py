@@ -42,13 +42,17 @@ class Access(Protocol):
         """Every client that the coordinator tells of."""
 
     def card(self, name: str) -> PeerCard:
-        """A peer's card and certificate."""
+        """A peer's card and certificate; where successions lead there, its key is pinned from now on."""
 
     def seen(self, name: str) -> Peer:
         """Whether a client is there, and its person."""
 
     def invite_application(self, app: str) -> str:
         """An invitation for ``NAME/app``, vouched for by this home's registration."""
+
+    def rotate(self, *, identity: bool) -> list[bytes]:
+        """New permanent keys, and with ``identity`` new identities, for every registration of this home; their new
+        cards, encoded."""
 
     def leave(self) -> None:
         """End this home's registration at the coordinator; one that it does not know any more has ended."""
@@ -61,14 +65,14 @@ def open_access(
     home: Home, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy
 ) -> Access:
     """The daemon where it runs, else a link of this process. Asks nobody yet; `NotRegistered`."""
-    principal = load_main(store)
+    load_main(store)
 
     def link() -> Access:
         # asyncio costs, and with a daemon nothing needs it
         from zkc.client.by_link import ByLink  # noqa: PLC0415
         from zkc.client.command_audit import CommandAudit  # noqa: PLC0415
 
-        return ByLink(store, principal, config, clock, entropy, CommandAudit(home, config, clock))
+        return ByLink(store, config, clock, entropy, CommandAudit(home, config, clock))
 
     return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
 
@@ -97,6 +101,9 @@ class _Either:
 
     def invite_application(self, app: str) -> str:
         return self._ask(lambda way: way.invite_application(app))
+
+    def rotate(self, *, identity: bool) -> list[bytes]:
+        return self._ask(lambda way: way.rotate(identity=identity))
 
     def leave(self) -> None:
         self._ask(lambda way: way.leave())
@@ -164,6 +171,10 @@ class ByDaemon:
     def invite_application(self, app: str) -> str:
         reply = self._call(control.AskApplication(app))
         return reply.text if isinstance(reply, control.InvitationReply) else _unexpected(reply)
+
+    def rotate(self, *, identity: bool) -> list[bytes]:
+        reply = self._call(control.AskRotate(identity))
+        return reply.cards if isinstance(reply, control.RotatedReply) else _unexpected(reply)
 
     def leave(self) -> None:
         self._call(control.AskLeave())

@@ -37,6 +37,7 @@ def join_application(
     ``force`` puts aside what this home has registered under that name: it was revoked. `UsageError`
     (``already-registered``), and the errors of `open_access` and `join`.
     """
+    store.unlock()
     principal = load_main(store)
     name = application_name(principal, app)
     if store.registration(name) is not None and not force:

@@ -12,9 +12,10 @@ from typing import Any, Final, TypeVar
 
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
-from zkc.client.keylog import look_up
 from zkc.client.link import Link
-from zkc.client.principal import Principal
+from zkc.client.principal import Keeper, Principal, load_main, load_principal
+from zkc.client.renewal import Renewal
+from zkc.client.successions import look_up
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
@@ -78,11 +79,14 @@ class ByLink:
     """By a link of this process, role ``once``: it may ask, and is not counted as online."""
 
     def __init__(
-        self, store: KeyStore, principal: Principal, config: ClientConfig, clock: Clock, entropy: Entropy, notes: Notes
+        self, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy, notes: Notes
     ) -> None:
+        """`LocalIOError` (``locked``), `NotRegistered`."""
+        store.unlock()
         self._store = store
-        self._principal = principal
+        self._principal = load_main(store)
         self._coordinator = config.coordinator
+        self._renewal = Renewal(store, lambda: config.keys.lifetime, clock, entropy, notes)
         self._clock = clock
         self._entropy = entropy
         self._notes = notes
@@ -103,8 +107,13 @@ class ByLink:
         return self._run(all_peers(self._request))
 
     def card(self, name: str) -> PeerCard:
-        ask = partial(self._request, about=name)
-        return self._run(look_up(ask, self._store, self._principal, name))
+        async def ask() -> PeerCard:
+            link = self._started()
+            await link.wait_linked(link.patience)  # the coordinator may have another identity
+            request = partial(link.request, about=name)
+            return await look_up(request, self._store, link.principal, name, self._clock.wall(), self._notes)
+
+        return self._run(ask())
 
     def seen(self, name: str) -> Peer:
         answer = self._run(self._request(LookAt(name), about=name))
@@ -127,6 +136,25 @@ class ByLink:
         if not isinstance(answer, Invitation):
             raise _unexpected(answer)
         return answer.text
+
+    def rotate(self, *, identity: bool) -> list[bytes]:
+        async def renew() -> list[bytes]:
+            own = load_main(self._store)
+            cards = []
+            for registration in self._store.registrations():
+                link = self._link_for(load_principal(registration))
+                link.start()
+                try:
+                    await link.wait_linked(link.patience)
+                    renewed = await self._renewal.renew(link, own.identity, identity=identity)
+                finally:
+                    await link.close()
+                if renewed.registration.owner is None:
+                    own = self._principal = renewed
+                cards.append(renewed.card.encoded)
+            return cards
+
+        return self._run(renew())
 
     def leave(self) -> None:
         # Refused as nobody's: an earlier leave has got so far, or it was revoked. If the refusal is a lie, the
@@ -158,12 +186,16 @@ class ByLink:
 
     def _started(self) -> Link:
         if self._link is None:
-            self._link = Link(
-                self._context, self._principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
-                endpoints=self._coordinator.endpoints, identifier=self._coordinator.identifier,
-            )
+            self._link = self._link_for(self._principal)
             self._link.start()
         return self._link
+
+    def _link_for(self, principal: Principal) -> Link:
+        return Link(
+            self._context, principal, "once", clock=self._clock, entropy=self._entropy, handler=_refuse,
+            keeper=Keeper(self._store), endpoints=self._coordinator.endpoints,
+            identifier=self._coordinator.identifier,
+        )
 
 
 async def all_peers(request: Any) -> list[Peer]:

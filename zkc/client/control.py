@@ -24,6 +24,7 @@ from zkc.wire.messages import (
     U16,
     U32,
     U64,
+    EncodedCard,
     Endpoints,
     Hash,
     Id,
@@ -123,6 +124,13 @@ class AskDecision(Message, frozen=True, tag="decision"):
         return f"AskDecision({self.id!r}, …)"
 
 
+class AskRotate(Message, frozen=True, tag="rotate"):
+    """New permanent keys for every registration of the home."""
+
+    identity: bool
+    """New identities too."""
+
+
 class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
@@ -143,6 +151,10 @@ class AskLive(Message, frozen=True, tag="live"):
     chunk: U32
     within: float | None
     """Seconds within which a transfer has to begin; None: as long as it takes."""
+
+
+class AskOutbox(Message, frozen=True, tag="outbox"):
+    """Something has changed in the outbox: it is looked at now."""
 
 
 class AskExpect(Message, frozen=True, tag="expect"):
@@ -176,8 +188,9 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 
 ControlRequest = (
-    AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskReload | AskLive
-    | AskSeen | AskPerson | AskExpect | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
+    AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskRotate
+    | AskReload | AskLive | AskSeen | AskPerson | AskOutbox | AskExpect | AskLiveReady | AskLivePass | AskLiveReceipt
+    | AskPending | AskDecision
 )
 
 
@@ -312,6 +325,11 @@ class InvitationReply(Message, frozen=True, tag="invitation"):
         return "InvitationReply(<secret>)"
 
 
+class RotatedReply(Message, frozen=True, tag="rotated"):
+    cards: list[EncodedCard]
+    """The new one of each registration."""
+
+
 class DoneReply(Message, frozen=True, tag="done"):
     pass
 
@@ -333,8 +351,8 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 
 ControlReply = (
     StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
-    | PeersReply | CardReply | InvitationReply | DoneReply | PendingListReply | DecidedReply | LiveReply
-    | SeenReply | PersonReply
+    | PeersReply | CardReply | InvitationReply | RotatedReply | DoneReply | PendingListReply | DecidedReply
+    | LiveReply | SeenReply | PersonReply
     | LiveReadyReply | LiveReceiptReply
 )
 

@@ -26,17 +26,22 @@ from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
 from zkc.client.hooks import Hooks
 from zkc.client.housekeeping import Housekeeping
-from zkc.client.keylog import look_up
 from zkc.client.lifesigns import Sessions, Source, terminal_activity
 from zkc.client.link import Link
 from zkc.client.log_watch import LogWatch
+from zkc.client.passphrase import passphrase
 from zkc.client.person import PersonHere
-from zkc.client.principal import Principal, load_main, load_principal
+from zkc.client.principal import Keeper, Principal, load_main, load_principal
+from zkc.client.queue import Queue
 from zkc.client.receiving import Receiver
+from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.sharing import Sharing
 from zkc.client.small import as_told
+from zkc.client.successions import look_up
 from zkc.config import ClientConfig
 from zkc.constants import HEARTBEAT_SECONDS, ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
+from zkc.crypto.cards import uid_of
+from zkc.crypto.primitives import Secret
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -71,6 +76,7 @@ from zkc.wire.messages import (
     Leave,
     LookAt,
     LookUp,
+    Peer,
     PeerCard,
     PeerSeen,
     PersonIs,
@@ -96,16 +102,21 @@ class Ready:
 
 async def run(
     home: Home, read_config: Callable[[], ClientConfig], *, clock: Clock, entropy: Entropy,
-    on_ready: Callable[[Ready], None],
+    on_ready: Callable[[Ready], None], master: Secret | None = None,
 ) -> None:
     """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration.
 
-    ``read_config`` is asked at the start and at each SIGHUP; `UsageError` for a configuration with a mistake.
+    ``master``: what a passphrase has unlocked, where the caller has asked for it. ``read_config`` is asked at the start
+    and at each SIGHUP; `UsageError` for a configuration with a mistake.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Defects(clock))
-    with home.lock() as lock, KeyStore.open(home) as store, Inbox.open(home) as inbox, AuditFile.open(home) as audit:
+    with (
+        home.lock() as lock, KeyStore.open(home, passphrase=passphrase, master=master) as store,
+        Inbox.open(home) as inbox, AuditFile.open(home) as audit,
+    ):
+        store.unlock()
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
         daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy)
@@ -174,6 +185,7 @@ class Daemon:
             self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
         )
         self._handed = Handed(home, self._granted, clock, entropy)
+        self._queue = Queue(home, lambda: self._config, self._granted, self._seen, clock, entropy, self._audit)
         self._watch = LogWatch(store, self._audit, clock)
         self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
         self._links: dict[str, Link] = {}
@@ -184,12 +196,15 @@ class Daemon:
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
         """What grants under way may wait for: where the command that asked for it listens."""
+        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock, entropy, self._audit)
+        self._renewing = RenewalDuty(self._renewal, self._log, entropy)
         self._leaving = False
         self._left = asyncio.Event()
         self._told_person: tuple[PersonState, float] | None = None
         """What the coordinator knows of the person, and since when."""
         self._telling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._queueing: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[None] | None = None
 
@@ -204,8 +219,10 @@ class Daemon:
         self._telling = asyncio.create_task(self._keep_telling())
         self._auditing = asyncio.create_task(self._audit.run())
         self._audit.note("started", self._principal.name)
+        self._queueing = asyncio.create_task(self._queue.run())
         self._watching = asyncio.create_task(self._sessions.run(lambda: "session" in self._config.person.sources))
         self._open_links()
+        self._renewing.start(lambda: list(self._links.values()))
         self._server = await serve_local(socket_path, self._serve, control.ControlRequest, on_refused=self._refused)
         return Ready(self.main.endpoint, self._principal.fingerprint.hex())
 
@@ -239,12 +256,13 @@ class Daemon:
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
-        for task in (self._sweeping, self._telling, self._watching, self._auditing):
+        for task in (self._sweeping, self._telling, self._watching, self._queueing, self._auditing):
             if task is not None:
                 task.cancel()
         if self._server is not None:
             await self._server.close()
         self._handed.close()
+        self._renewing.close()
         self._watch.close()
         self._sharing.close()
         for look in self._looks.values():
@@ -252,7 +270,7 @@ class Daemon:
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
         links = (link.close() for link in self._links.values())
         try:
-            await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
+            await asyncio.gather(self._receiver.close(), self._queue.close(), self._hooks.close(), leaving, *links)
         finally:
             await self._audit.close()
         self._context.destroy(linger=200)
@@ -287,6 +305,15 @@ class Daemon:
                 known = None
             if known is None:
                 self._links[name] = self._open_link(load_principal(registration))
+            elif known.principal.registration != registration:
+                # A command has renewed its keys, before this daemon was there to do it.
+                self._adopt(known, load_principal(registration))
+        self._renewing.wake()
+
+    def _adopt(self, link: Link, principal: Principal) -> None:
+        task = asyncio.create_task(link.adopt(principal))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _open_link(self, principal: Principal) -> Link:
         log = self._log.bind(client=principal.name)
@@ -295,9 +322,13 @@ class Daemon:
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
             try:
-                if isinstance(body, AskFrom) and is_main:
-                    return await self._sharing.handle(principal, body)
-                return await self._receiver.handle(principal, link.endpoint, link.request, body)
+                try:
+                    return await self._asked(link, body, is_main=is_main)
+                except IdentityError as error:
+                    # Signed by an identity that the coordinator has since a moment ago?
+                    if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn():
+                        raise
+                return await self._asked(link, body, is_main=is_main)
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
@@ -311,6 +342,7 @@ class Daemon:
             why = link.problem
             if linked:
                 log.info("linked", coordinator=link.endpoint)
+                self._renewing.wake()
                 self._told_person = None
                 asyncio.get_running_loop().call_soon(self._tell_person)
                 self._watch.begin(link)
@@ -327,6 +359,10 @@ class Daemon:
             log.warning("no-link", reason=error.reason, detail=error.detail, error=str(error))
             self._look_into_all()
 
+        def renewed(of: Principal) -> None:
+            log.info("coordinator-identity", fingerprint=of.registration.coordinator_fingerprint.hex())
+            self._audit.note("coordinator-succeeded", of.name)
+
         def over(ended: asyncio.Future[ZkcError]) -> None:
             if ended.cancelled():
                 return
@@ -340,12 +376,17 @@ class Daemon:
 
         link = Link(
             self._context, principal, "daemon", clock=self._clock, entropy=self._entropy, handler=handle,
-            endpoints=self._config.coordinator.endpoints, identifier=self._config.coordinator.identifier,
-            on_state=state, on_problem=problem,
+            keeper=Keeper(self._store, renewed), endpoints=self._config.coordinator.endpoints,
+            identifier=self._config.coordinator.identifier, on_state=state, on_problem=problem,
         )
         link.ended.add_done_callback(over)
         link.start()
         return link
+
+    async def _asked(self, link: Link, body: RequestBody, *, is_main: bool) -> AnswerBody:
+        if isinstance(body, AskFrom) and is_main:
+            return await self._sharing.handle(link.principal, link.request, body)
+        return await self._receiver.handle(link.principal, link.endpoint, link.request, body)
 
     def _spawn_close(self, link: Link) -> None:
         task = asyncio.create_task(link.close())
@@ -377,7 +418,7 @@ class Daemon:
         except ZkcError:
             return  # asked again with the next link
         else:
-            is_gone = isinstance(found, PeerCard) and found.card != principal.registration.card
+            is_gone = isinstance(found, PeerCard) and uid_of(found.card) != principal.registration.uid
         finally:
             del self._looks[principal.name]
         if is_gone:
@@ -424,8 +465,12 @@ class Daemon:
             case control.AskLeave():
                 await self._leave(self.main)
                 self._left.set()
+            case control.AskRotate():
+                return control.RotatedReply(await self._renewing.renew_all(identity=request.identity))
             case control.AskListening():
                 self._take_listening(request)
+            case control.AskOutbox():
+                self._queue.poke()
             case control.AskExpect():
                 self._receiver.asking.expect(request.sender, request.tid)
             case control.AskLiveReady():
@@ -443,16 +488,22 @@ class Daemon:
         await link.wait_linked(link.patience)
         if isinstance(request, control.AskCard):
             ask = partial(link.request, about=request.name)
-            return control.CardReply(await look_up(ask, self._store, link.principal, request.name))
+            return control.CardReply(
+                await look_up(ask, self._store, link.principal, request.name, self._clock.wall(), self._audit)
+            )
         if isinstance(request, control.AskSeen):
-            seen = await link.request(LookAt(request.name), about=request.name)
-            if isinstance(seen, PeerSeen):
-                return control.SeenReply(seen.peer)
+            return control.SeenReply(await self._seen(request.name))
         if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
                 return control.InvitationReply(invitation.text)
         raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+
+    async def _seen(self, name: str) -> Peer:
+        seen = await self.main.request(LookAt(name), about=name)
+        if not isinstance(seen, PeerSeen):
+            raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+        return seen.peer
 
     async def _peers(self, _request: control.AskPeers) -> AsyncGenerator[control.ControlReply, None]:
         link = self.main
@@ -589,7 +640,7 @@ class Daemon:
             client=self._principal.name,
             linked=link.linked,
             coordinator=link.endpoint,
-            fingerprint=self._principal.fingerprint.hex(),
+            fingerprint=link.principal.fingerprint.hex(),
             presence=self._person.level()[0] if link.linked else "offline",
             listen=self._config.transfer.listen,
             apps=sorted(name for name in self._links if name != self._principal.name),

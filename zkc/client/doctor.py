@@ -114,6 +114,7 @@ class Examination:
 
     def _keys(self) -> str | _Note:
         self._store = self._closing.enter_context(self._open_store())
+        self._store.unlock()
         self._principal = principal = load_main(self._store)
         left = principal.card.body.not_after - self._clock.wall()
         if left <= 0:
@@ -123,7 +124,7 @@ class Examination:
             )
         about = f"{principal.name}, fingerprint {principal.fingerprint.hex()[:16]}"
         if left < _EXPIRES_SOON:
-            return _Note(f"{about}; its card expires in {left / 86400:.0f} days", "join again with --force before")
+            return _Note(f"{about}; its card expires in {left / 86400:.0f} days", "zkc rotate; a daemon does so itself")
         return about
 
     def _daemon(self) -> str | _Note:
@@ -237,6 +238,7 @@ class Examination:
 
     def _card(self, name: str) -> VerifiedCard:
         answer = self._access.card(name)
+        self._principal = load_main(self._store)  # its coordinator may have another identity since
         return verify_peer(self._principal.authority, name, answer.card, answer.certificate)
 
     # --- the recipient ----------------------------------------------------------------------------------------------

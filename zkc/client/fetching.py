@@ -17,7 +17,7 @@ from zkc.rules.refusals import refused_by
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.stores.receipts import save_receipt
-from zkc.wire.messages import AnswerBody, AskReply, AskState, AskWhat, LookUp, PeerCard, RequestBody, ShareLine
+from zkc.wire.messages import AnswerBody, AskReply, AskState, AskWhat, PeerCard, RequestBody, ShareLine
 
 Ask = Callable[[RequestBody, float, str], AnswerBody]
 """One request to the coordinator: what, for how long, whose refusal it is."""
@@ -27,11 +27,14 @@ class Asker:
     """A home's registration, asking one other client."""
 
     def __init__(
-        self, home: Home, store: KeyStore, principal: Principal, ask: Ask, sender: str, clock: Clock, entropy: Entropy
+        self, home: Home, store: KeyStore, principal: Principal, ask: Ask,
+        look_up: Callable[[str], PeerCard], sender: str, clock: Clock, entropy: Entropy,
     ) -> None:
+        """``look_up``: the card that the coordinator has of a name (`zkc.client.successions.look_up`)."""
         self._home = home
         self._store = store
         self._ask = ask
+        self._look_up = look_up
         self._sender = sender
         self._clock = clock
         self._entropy = entropy
@@ -131,12 +134,10 @@ class Asker:
         """The fingerprint that the recipient has to have."""
         if name == self._name:
             return self._principal.fingerprint
+        found = self._look_up(name)  # what is pinned moves where it has a new identity
         known = known_about(self._store, name)
         if known.fingerprint:
             return known.fingerprint
-        found = self._ask(LookUp(name), STEP_SECONDS, name)
-        if not isinstance(found, PeerCard):
-            raise PeerViolation("unexpected", type(found).__name__)
         card = verify_peer(self._party.authority, name, found.card, found.certificate)
         judge_peer(card, known_about(self._store, name, card.fingerprint), None)
         pin_peer(self._store, card, self._clock.wall())

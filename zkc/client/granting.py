@@ -15,13 +15,14 @@ from zkc.client.keylog import check_logged
 from zkc.client.link import Link, Unanswered
 from zkc.client.principal import known_about, note_alarm, pin_peer
 from zkc.client.reaching import reach
-from zkc.constants import ID_BYTES, PENDING_POLL_SECONDS, STEP_SECONDS
+from zkc.client.successions import follow
+from zkc.constants import CLOCKS_APART_SECONDS, ID_BYTES, PENDING_POLL_SECONDS, STEP_SECONDS
 from zkc.env import Clock, Entropy
 from zkc.errors import CoordinatorUnreachable, IdentityError, PeerViolation, TimedOut, ZkcError
 from zkc.protocol import transfer_sender as machine
 from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
-from zkc.protocol.trust import KeyChanged, judge_peer, verify_peer
+from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer, verify_peer
 from zkc.rules.refusals import refused_by
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
@@ -30,12 +31,31 @@ from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, Transfer
 
 async def grant(
     link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
 ) -> Grant:
     """Ask, judge who answers, hand over the key, wait until the recipient confirms it. ``listen``: see `Listen`.
 
+    Where successions lead from the pinned key to the one that was seen, that is pinned, and it is asked once more.
     Every error of the contract that a recipient or coordinator may give; `IdentityError` (12) before any key is made.
     """
+    try:
+        return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
+    except (KeyChanged, OwnerChanged) as changed:
+        if not await follow(link.request, store, link.principal, changed, clock.wall(), notes):
+            if isinstance(changed, KeyChanged):
+                note_alarm(store, changed.name, changed.seen)
+            raise
+    except IdentityError as error:
+        # Signed by an identity that the coordinator has since a moment ago?
+        if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn():
+            raise
+    return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
+
+
+async def _grant(
+    link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
+) -> Grant:
     principal = link.principal
     sender = machine.Sender(
         principal.authority, principal.identity, principal.kem_key, principal.card,
@@ -82,9 +102,10 @@ async def grant(
         finished = True
         session: Session = current.state.session
         return session
-    except KeyChanged as alarm:
-        note_alarm(store, wanted.recipient, alarm.seen)
+    except (KeyChanged, OwnerChanged):
         raise
+    except IdentityError as error:
+        raise blamed(error, wanted.recipient, link.clock_ahead) from None
     except PeerViolation as violation:
         raise IdentityError(
             f"the handshake with {wanted.recipient} did not verify ({violation}); nothing was sent",
@@ -104,7 +125,7 @@ async def grant_within(
     """`grant`, over a link that may not stand yet, in at most ``within`` seconds; what came of it goes to ``notes``."""
     ends = link.principal.name, wanted.recipient
     try:
-        granted = await _grant_within(within, link, store, wanted, clock, entropy, listen, on_pending)
+        granted = await _grant_within(within, link, store, wanted, clock, entropy, listen, on_pending, notes)
     except CoordinatorUnreachable:
         raise  # nobody decided anything
     except ZkcError as error:
@@ -118,7 +139,7 @@ async def grant_within(
 
 async def _grant_within(
     within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
 ) -> Grant:
     is_pending = False
 
@@ -131,11 +152,22 @@ async def _grant_within(
         async with asyncio.timeout(within):
             # A command says at once that there is no link; whether it waits for one is its own affair.
             await link.wait_linked(link.patience)
-            return await grant(link, store, wanted, clock, entropy, listen, told)
+            return await grant(link, store, wanted, clock, entropy, listen, told, notes)
     except TimeoutError:
         if is_pending and link.linked:
             raise refused_by(wanted.recipient, TimedOut.code, "unanswered") from None
         raise _overdue(link, wanted.recipient) from None
+
+
+def blamed(error: IdentityError, recipient: str, clock_ahead: float) -> IdentityError:
+    """``error``, or where a card has expired by a clock that nobody shares, what that clock says (attack C16)."""
+    if error.detail != "expired" or abs(clock_ahead) <= CLOCKS_APART_SECONDS:
+        return error
+    apart = f"{abs(clock_ahead) / 60:,.0f} min {'ahead of' if clock_ahead > 0 else 'behind'}"
+    return IdentityError(
+        f"by this client's clock, which is {apart} the coordinator's, the card of {recipient} has expired;"
+        " nothing was sent", detail="clock", hint="set the clock that is wrong",
+    )
 
 
 def _overdue(link: Link, recipient: str) -> ZkcError:

@@ -14,7 +14,7 @@ import msgspec
 from zkc.client.dial import Connection
 from zkc.client.principal import Principal
 from zkc.config import ClientConfig
-from zkc.constants import BACKOFF_FIRST, CARD_SECONDS, REGISTRATION_SECONDS
+from zkc.constants import BACKOFF_FIRST, REGISTRATION_SECONDS
 from zkc.crypto.invitations import invitation_curve_secret, invitation_psk, parse_invitation
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import read_private, suite_named
@@ -130,7 +130,7 @@ async def register(
         identity=IdentityKey.from_seed(pending.identity),
         kem_key=read_private(pending.kem),
         curve_public=to_raw(curve_public(pending.curve)),
-        not_after=int(clock.wall()) + CARD_SECONDS,
+        not_after=int(clock.wall() + config.keys.lifetime),
         kept_card=pending.card,
         owner=owner.identity if owner else None,
         request_apart=config.registration.request == "apart",
@@ -247,7 +247,8 @@ class _Conversation:
             self._perform(step(machine.TABLE, self._newcomer, self._state, message))
         except PeerViolation as violation:
             raise IdentityError(
-                f"the coordinator at {self._connection.endpoint} is not the one that the invitation names"
+                f"the coordinator at {self._connection.endpoint} is not the one that the invitation names,"
+                " or has another identity since"
                 if violation.detail == "identity"
                 else f"the coordinator's answer did not verify ({violation})",
                 detail=violation.detail, hint="ask whoever invited you for a new invitation",

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from zkc.client.principal import Principal
-from zkc.crypto.cards import VerifiedCard
+from zkc.crypto.cards import VerifiedCard, hash_of
 from zkc.crypto.merkle import Frontier
-from zkc.errors import InternalError, UnknownRecipient
+from zkc.errors import UnknownRecipient
 from zkc.protocol.keylog import LogAlarm, LogState, Whose, check_proof, take_page
-from zkc.protocol.trust import verify_peer
 from zkc.stores.keystore import KeyStore, KnownLog
-from zkc.wire.messages import AnswerBody, LogAsk, LogPage, LogProof, LogProve, LookUp, PeerCard, RequestBody
+from zkc.wire.messages import AnswerBody, LogAsk, LogPage, LogProof, LogProve, RequestBody
 
 Ask = Callable[[RequestBody], Awaitable[AnswerBody]]
 
@@ -25,7 +24,6 @@ async def follow(ask: Ask, store: KeyStore, principal: Principal) -> LogState:
 
     `LogAlarm` (``log-proof``, ``log-shrunk``, ``log-fork``): nothing is kept. Errors of the link.
     """
-    whose = Whose(principal.coordinator.identity, principal.name, principal.card.hash)
     uid = principal.registration.uid
     kept = store.known_log(uid)
     state = None if kept is None else LogState(Frontier(kept.size, kept.frontier), kept.head, kept.foreign)
@@ -34,26 +32,15 @@ async def follow(ask: Ask, store: KeyStore, principal: Principal) -> LogState:
         page = await ask(LogAsk(0 if state is None else state.frontier.size, fresh=state is None))
         if not isinstance(page, LogPage):
             raise LogAlarm("log-proof", "it was not shown")
-        state, whole = take_page(whose, state, page)
+        # Now, and not before: what the coordinator has logged under this name was kept here before it heard of it.
+        hashes, own = store.own_cards(uid)
+        cards = frozenset((principal.card.hash, *hashes, *map(hash_of, own)))
+        state, whole = take_page(Whose(principal.coordinator.identity, principal.name, cards), state, page)
     if state is None:
         raise AssertionError("a log that was followed is known")
     if before is None or before.frontier != state.frontier:
         store.keep_log(uid, KnownLog(state.frontier.size, state.frontier.hashes, state.head, state.foreign))
     return state
-
-
-async def look_up(ask: Ask, store: KeyStore, principal: Principal, name: str) -> PeerCard:
-    """The card that the coordinator gives for ``name``; that of one who is not pinned is in the log.
-
-    A changed key is told as that, by who judges it. `LogAlarm`, `IdentityError`; errors of the link.
-    """
-    found = await ask(LookUp(name))
-    if not isinstance(found, PeerCard):
-        raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
-    if store.pin(name) is None and name != principal.name:
-        card = verify_peer(principal.authority, name, found.card, found.certificate)
-        await check_logged(ask, store, principal, card)
-    return found
 
 
 async def check_logged(ask: Ask, store: KeyStore, principal: Principal, card: VerifiedCard) -> None:

@@ -41,6 +41,10 @@ class Line:
         self._on_plaintext = on_plaintext
         self._clock = clock
         self._channel: channel.Channel | None = None
+        self.coordinator = b""
+        """Fingerprint of the identity that the coordinator says it has."""
+        self.clock_ahead = 0.0
+        """By how many seconds this client's date is ahead of the coordinator's."""
         self._hello: channel.HelloSent | None = None
         self._greeting: asyncio.Future[channel.Established] | None = None
         self._connection = Connection(
@@ -79,6 +83,8 @@ class Line:
         finally:
             self._greeting = self._hello = None
         self._channel = established.channel
+        self.coordinator = established.info.coordinator
+        self.clock_ahead = self._clock.wall() - established.info.time
 
     def is_old(self) -> bool:
         """Whether its channel is due for renewal."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from zkc.client.dial import DIAL_SECONDS, STAGGER_SECONDS, nearness
 from zkc.client.line import Line, open_first
-from zkc.client.principal import Principal
+from zkc.client.principal import Keeper, Principal
 from zkc.constants import (
     BACKOFF_FIRST,
     BACKOFF_MAX,
@@ -23,7 +23,9 @@ from zkc.constants import (
     ID_BYTES,
     OFFLINE_SECONDS,
     REQUEST_SECONDS,
+    SUCCESSIONS_MAX,
 )
+from zkc.crypto.successions import heir_of
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -37,9 +39,13 @@ from zkc.ids import Identifier, owner_of
 from zkc.net.sockets import Context
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.channel import VERSIONS
+from zkc.protocol.trust import follow_coordinator
 from zkc.rules.refusals import COORDINATOR, refused_by
 from zkc.wire.messages import (
     AnswerBody,
+    AskCoordinator,
+    CoordinatorNow,
+    CoordinatorRenewed,
     Failure,
     Goodbye,
     Heartbeat,
@@ -67,7 +73,7 @@ class Link:
 
     def __init__(
         self, ctx: Context, principal: Principal, role: Literal["daemon", "once"], *, clock: Clock, entropy: Entropy,
-        handler: Handler, endpoints: tuple[str, ...] = (), identifier: Identifier = "clear",
+        handler: Handler, keeper: Keeper, endpoints: tuple[str, ...] = (), identifier: Identifier = "clear",
         on_state: Callable[[bool], None] = lambda _: None, on_problem: Callable[[ZkcError], None] = lambda _: None,
     ) -> None:
         self.principal = principal
@@ -76,6 +82,7 @@ class Link:
         self._clock = clock
         self._entropy = entropy
         self._handler = handler
+        self._keeper = keeper
         self._endpoints = tuple(endpoints or principal.registration.endpoints)
         """The one that worked last is first."""
         self._identifier = identifier
@@ -83,7 +90,7 @@ class Link:
         self._on_problem = on_problem
         """Told what keeps it from linking: each kind of failure once, until there was a link again."""
         self._told: set[tuple[type[ZkcError], str]] = set()
-        self._info = HelloInfo(role, entropy.bytes(ID_BYTES), list(VERSIONS), principal.card.body.epoch)
+        self._instance: Final = entropy.bytes(ID_BYTES)
         self._calls: Calls[None] = Calls()
         self._waiting: dict[bytes, tuple[asyncio.Future[AnswerBody], str]] = {}
         self._line: Line | None = None
@@ -97,6 +104,7 @@ class Link:
         self._hopes: dict[asyncio.Future[None], int] = {}
         """Done when it is decided whether there is a link; with the rounds that had begun when somebody asked."""
         self._heard = 0.0
+        self._learning = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run: asyncio.Task[None] | None = None
         self.problem: ZkcError | None = None
@@ -114,6 +122,11 @@ class Link:
     def endpoint(self) -> str:
         """The coordinator's address in use, or the first that will be tried."""
         return self._line.endpoint if self._line else self._endpoints[0]
+
+    @property
+    def clock_ahead(self) -> float:
+        """By how many seconds this client's date is ahead of the coordinator's, as far as is known."""
+        return self._line.clock_ahead if self._line else 0.0
 
     @property
     def patience(self) -> float:
@@ -173,6 +186,49 @@ class Link:
             now = self._clock.monotonic()
             self._send(self._calls.request(self._entropy.bytes(ID_BYTES), body, now, now + OFFLINE_SECONDS))
 
+    async def learn(self) -> bool:
+        """Ask which identity the coordinator has. Whether it is another than this registration knew, which that vouches
+        for, and which is kept in its place. `IdentityError` (``identity``) where it does not."""
+        known, chain = self.principal.coordinator, list[bytes]()
+        since = known.identity.fingerprint
+        while True:
+            now = await self.request(AskCoordinator(since), DIAL_SECONDS)
+            if not isinstance(now, CoordinatorNow):
+                raise InternalError(f"the coordinator answered with {type(now).__name__}", detail="unexpected")
+            chain += now.successions
+            if not now.more or not now.successions or len(chain) > SUCCESSIONS_MAX:
+                break
+            since = heir_of(chain[-1])
+        found = follow_coordinator(known, now.card, now.signature, chain)
+        if self.principal.coordinator.identity.fingerprint != found.identity.fingerprint:
+            self.principal = self._keeper.learned(self.principal, now.card)
+        return found.identity.fingerprint != known.identity.fingerprint
+
+    async def adopt(self, principal: Principal) -> None:
+        """The registration has new keys, ``principal``: once this returns, the coordinator has a channel under them, or
+        the next line will be. The present one serves until then, and what is asked meanwhile is answered."""
+        self.principal = principal
+        if not self.linked:
+            return
+        old = self._line
+        try:
+            line = await open_first(self._endpoints, self._make_line)
+        except ExceptionGroup:
+            if old is not None:
+                old.close()
+            return
+        if self._line is not old:  # lost meanwhile, and made anew
+            line.close()
+            return
+        self._line = line
+        for outgoing in self._calls.resend(self._clock.monotonic()):
+            self._send(outgoing.plaintext)
+        # Until a record has come over the new one, the coordinator has only the old.
+        with contextlib.suppress(ZkcError):
+            await self._confirm(line)
+        if old is not None:
+            old.close()
+
     async def close(self) -> None:
         """Say goodbye (a daemon waits for its answer, at most `GOODBYE_SECONDS`), then end everything.
 
@@ -229,6 +285,8 @@ class Link:
             self._decide(self._rounds - 1)
         try:
             self._drop()
+            if isinstance(self.problem, NotRegistered):
+                self.principal = self._keeper.reloaded(self.principal)
             for problem in problems:
                 kind = type(problem), problem.detail
                 if kind not in self._told:
@@ -256,8 +314,9 @@ class Link:
                 await self._wanted.wait()
 
     def _make_line(self, endpoint: str) -> Line:
+        info = HelloInfo(self._role, self._instance, list(VERSIONS), self.principal.card.body.epoch)
         return Line(
-            self._context, self.principal, endpoint, self._info, self._on_plaintext, clock=self._clock,
+            self._context, self.principal, endpoint, info, self._on_plaintext, clock=self._clock,
             if_refused=f"if it was revoked: {_anew(self.principal.name)}", identifier=self._identifier,
         )
 
@@ -267,6 +326,8 @@ class Link:
         self._heard = self._clock.monotonic()
         if self._role == "daemon":
             await self._confirm(line)
+        if line.coordinator != self.principal.coordinator.identity.fingerprint:
+            await self.learn()
         self._endpoints = (line.endpoint, *(each for each in self._endpoints if each != line.endpoint))
         self._told.clear()
         self._refused = 0
@@ -292,14 +353,14 @@ class Link:
 
     async def _serve(self, line: Line) -> ZkcError:
         """Until the line is lost, the coordinator falls silent, or has ended this: which of them it was."""
-        while not line.lost.done():
+        while not (line := self._line or line).lost.done():  # `adopt` puts another in its place
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._entropy.jitter(0.8, 1.0) * HEARTBEAT_SECONDS):
                     await asyncio.shield(line.lost)
             if self.ended.done():
                 return self.ended.result()
             if line.lost.done():
-                break
+                continue
             if self._role == "daemon" and self._clock.monotonic() - self._heard > OFFLINE_SECONDS:
                 return CoordinatorUnreachable(
                     f"the coordinator at {line.endpoint} fell silent", detail="no-answer", hint=_ANEW
@@ -375,6 +436,12 @@ class Link:
                 hint="two homes hold the same registration: end one of them",
             ))
             return Ok()
+        if isinstance(body, CoordinatorRenewed):
+            async with self._learning:
+                await self.learn()
+            return Ok()
+        async with self._learning:
+            pass  # what comes now is signed by the new identity
         return await self._handler(body)
 
     def _end(self, error: ZkcError) -> None:

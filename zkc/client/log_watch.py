@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 import structlog
@@ -11,7 +12,7 @@ from zkc.client.keylog import follow
 from zkc.client.link import Link
 from zkc.env import Clock
 from zkc.errors import ZkcError
-from zkc.protocol.keylog import LogAlarm
+from zkc.protocol.keylog import LogAlarm, LogState
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
 
@@ -52,7 +53,7 @@ class LogWatch:
     async def _look(self, link: Link) -> None:
         name, now = link.principal.name, self._clock.monotonic()
         try:
-            state = await follow(link.request, self._store, link.principal)
+            state = await self._follow(link)
         except LogAlarm as alarm:
             self._alarm(name, alarm.detail, str(alarm))
         except ZkcError as error:
@@ -66,6 +67,16 @@ class LogWatch:
                     name, "log-own", f"the coordinator has given the name {name} to another key, whose card has the"
                     f" hash {state.foreign.hex()}: whoever contacts it for the first time may be deceived",
                 )
+
+    async def _follow(self, link: Link) -> LogState:
+        try:
+            return await follow(link.request, self._store, link.principal)
+        except LogAlarm:
+            with contextlib.suppress(ZkcError):
+                # Signed by an identity that the coordinator has since a moment ago?
+                if await link.learn():
+                    return await follow(link.request, self._store, link.principal)
+            raise
 
     def _alarm(self, name: str, detail: str, what: str) -> None:
         self._log.error("key-log-alarm", client=name, detail=detail, error=what)

@@ -21,6 +21,7 @@ from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
 from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
+from zkc.client.successions import follow
 from zkc.client.transfers import Transfer, Transfers
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
@@ -43,7 +44,7 @@ from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import level_met
 from zkc.protocol.step import Step, erase, step
-from zkc.protocol.trust import KeyChanged, judge_peer
+from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer
 from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import (
     Asked,
@@ -170,20 +171,21 @@ class Receiver:
         req = machine.read_request(message)
         if req.xid in self._finished or req.xid in self._transfers:
             raise PeerViolation("replay", "this transfer's request has been answered")
-        context = machine.Recipient(
-            principal.authority, principal.identity, principal.kem_key, principal.card,
-            known_about(self._store, req.sender),
-        )
         try:
-            notified: Step = step(machine.TABLE, context, machine.Idle(), message)
-            card = notified.state.sender
-            # Once more, now that the key is known: is it pinned under another name?
-            judge_peer(card, known_about(self._store, req.sender, card.fingerprint), None)
-        except KeyChanged as alarm:
-            note_alarm(self._store, req.sender, alarm.seen)
-            self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=alarm.seen.hex())
-            self._notes.note("key-changed", req.sender, req.recipient, code=alarm.code, detail=alarm.detail)
-            raise
+            context, notified = self._read(principal, message)
+        except (KeyChanged, OwnerChanged) as changed:
+            if not await follow(ask, self._store, principal, changed, self._clock.wall(), self._notes):
+                if isinstance(changed, KeyChanged):
+                    note_alarm(self._store, req.sender, changed.seen)
+                    self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=changed.seen.hex())
+                    self._notes.note(
+                        "key-changed", req.sender, req.recipient, code=changed.code, detail=changed.detail
+                    )
+                raise
+            if req.xid in self._finished or req.xid in self._transfers:  # meanwhile
+                raise PeerViolation("replay", "this transfer's request has been answered") from None
+            context, notified = self._read(principal, message)
+        card = notified.state.sender
         transfer = Transfer(context, notified.state, card, message)
         self._transfers[req.xid] = transfer
         try:
@@ -196,6 +198,18 @@ class Receiver:
         if isinstance(verdict, machine.AskPerson):
             self._ask_person(transfer, endpoint, ask)
         return self._perform(transfer, step(machine.TABLE, context, transfer.state, verdict))
+
+    def _read(self, principal: Principal, message: Notify) -> tuple[machine.Recipient, Step]:
+        """X2: who it is that wants to send, by what is known of that name."""
+        name = machine.read_request(message).sender
+        context = machine.Recipient(
+            principal.authority, principal.identity, principal.kem_key, principal.card, known_about(self._store, name)
+        )
+        notified: Step = step(machine.TABLE, context, machine.Idle(), message)
+        # Once more, now that the key is known: is it pinned under another name?
+        card = notified.state.sender
+        judge_peer(card, known_about(self._store, name, card.fingerprint), None)
+        return context, notified
 
     def _ask_person(self, transfer: Transfer, endpoint: str, ask: Ask) -> None:
         """X3 comes when the person has decided, or when the time for it is over."""

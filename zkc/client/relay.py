@@ -16,9 +16,11 @@ import structlog
 
 from zkc.client.auditing import DaemonAudit
 from zkc.client.link import Link
-from zkc.client.principal import Principal, load_main
+from zkc.client.passphrase import passphrase
+from zkc.client.principal import Keeper, load_main
 from zkc.config import ClientConfig
 from zkc.constants import RELAY_ANNOUNCE_SECONDS, RELAY_CONNECTIONS_MAX
+from zkc.crypto.primitives import Secret
 from zkc.env import Clock, Entropy
 from zkc.errors import PeerViolation, PolicyRefused, ZkcError
 from zkc.logs import Repeats
@@ -44,14 +46,18 @@ class Ready:
 
 async def run(
     home: Home, config: ClientConfig, listen: Endpoint, *, clock: Clock, entropy: Entropy,
-    on_ready: Callable[[Ready], None],
+    on_ready: Callable[[Ready], None], master: Secret | None = None,
 ) -> None:
     """Serve until a signal; raises the error with which the coordinator ends the registration."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with home.lock(), KeyStore.open(home) as store, AuditFile.open(home) as audit:
-        relay = _Relay(load_main(store), config, audit, clock, entropy)
+    with (
+        home.lock(), KeyStore.open(home, passphrase=passphrase, master=master) as store,
+        AuditFile.open(home) as audit,
+    ):
+        store.unlock()
+        relay = _Relay(store, config, audit, clock, entropy)
         try:
             on_ready(await relay.start(listen))
             await relay.until_ended(stop)
@@ -63,9 +69,9 @@ class _Relay:
     """The parts of one running relay."""
 
     def __init__(
-        self, principal: Principal, config: ClientConfig, audit: AuditFile, clock: Clock, entropy: Entropy
+        self, store: KeyStore, config: ClientConfig, audit: AuditFile, clock: Clock, entropy: Entropy
     ) -> None:
-        self._principal = principal
+        self._principal = principal = load_main(store)
         self._advertise: Sequence[str] = config.transfer.advertise
         self._log = structlog.get_logger("zkc.relay")
         self._repeats = Repeats(clock.monotonic)
@@ -75,7 +81,7 @@ class _Relay:
         self._bound = "*", 0
         self._link = Link(
             self._context, principal, "daemon", clock=clock, entropy=entropy, handler=self._serve,
-            endpoints=config.coordinator.endpoints, identifier=config.coordinator.identifier,
+            keeper=Keeper(store), endpoints=config.coordinator.endpoints, identifier=config.coordinator.identifier,
             on_state=self._changed, on_problem=self._failed,
         )
         self._announcing: asyncio.Task[None] | None = None

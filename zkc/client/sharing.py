@@ -6,6 +6,7 @@ Steps run on the daemon's loop; each delivery in a thread of its own, like what 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +23,15 @@ from zkc.client.handed import Grants, ThreadGranter
 from zkc.client.principal import Principal, known_about
 from zkc.client.sending import Sending
 from zkc.client.sources import FileSource
+from zkc.client.successions import Request, follow, look_up
 from zkc.config import ClientConfig
 from zkc.constants import ASKED_JOBS_MAX, ASKED_OPEN_MAX, NONCE_SECONDS
+from zkc.crypto.cards import VerifiedCard
 from zkc.env import Clock, Entropy
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused, TimedOut, ZkcError
 from zkc.protocol import fetching as machine
 from zkc.protocol.step import step
+from zkc.protocol.trust import KeyChanged, OwnerChanged
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
@@ -90,8 +94,16 @@ class Sharing:
         self._jobs: OrderedDict[tuple[str, bytes], _Job] = OrderedDict()
         self._threads = ThreadPoolExecutor(ASKED_JOBS_MAX, thread_name_prefix="zkc-asked")
 
-    async def handle(self, principal: Principal, message: AskFrom) -> AskReply:
-        """One step; the error of the contract for what is refused."""
+    async def handle(self, principal: Principal, ask: Request, message: AskFrom) -> AskReply:
+        """One step; the error of the contract for what is refused. ``ask`` asks the coordinator something."""
+        try:
+            return await self._handle(principal, ask, message)
+        except (KeyChanged, OwnerChanged) as changed:
+            if not await follow(ask, self._store, principal, changed, self._clock.wall(), self._notes):
+                raise
+        return await self._handle(principal, ask, message)
+
+    async def _handle(self, principal: Principal, ask: Request, message: AskFrom) -> AskReply:
         body = decode(message.body, AskBody)
         key = message.asker, body.qid
         party = machine.Party(
@@ -105,7 +117,12 @@ class Sharing:
             until, awaiting = waiting
             if self._clock.monotonic() > until:
                 raise TimedOut("the nonce is too old", detail="expired")
-            return self._judge(party, key, step(machine.SENDER, party, awaiting, message).state)
+            asked: machine.Judging = step(machine.SENDER, party, awaiting, message).state
+            recipient = asked.ask.recipient
+            if known_about(self._store, recipient).fingerprint not in (b"", asked.ask.fingerprint):
+                with contextlib.suppress(ZkcError):  # it may have a new identity, for which the pinned one vouches
+                    await look_up(ask, self._store, principal, recipient, self._clock.wall(), self._notes)
+            return self._judge(party, key, asked)
         if key in self._jobs:
             raise PeerViolation("replay", "this was asked before")
         return self._challenge(party, key, message)
@@ -121,7 +138,8 @@ class Sharing:
         if not ask0.recipient:
             lines = [
                 ShareLine(each.name, each.note, each.recipients or [asker.name])
-                for each in load_shares(self._home) if each.may_ask(asker.name, asker.fingerprint)
+                for each in load_shares(self._home)
+                if any(each.may_ask(asker.name, known) for known in self._known_as(asker))
             ]
             return machine.answer_shares(party, message, _fitting(lines))
         taken = step(machine.SENDER, party, machine.Idle(self._entropy.bytes(_NONCE_BYTES)), message)
@@ -180,9 +198,15 @@ class Sharing:
         """Missing and not for this asker: the same."""
         asker = asked.asker
         for share in load_shares(self._home):
-            if share.name == name and share.allows(asker.name, asker.fingerprint, recipient):
+            allowed = (share.allows(asker.name, known, recipient) for known in self._known_as(asker))
+            if share.name == name and any(allowed):
                 return share
         raise PolicyRefused("it is not shared with this asker", detail="share")
+
+    def _known_as(self, asker: VerifiedCard) -> tuple[bytes, ...]:
+        """Its fingerprint, and those that vouched for it one after the other: what was shared with them is so with it.
+        """
+        return asker.fingerprint, *self._store.former(asker.name)
 
     def _begin(
         self, key: tuple[str, bytes], job: _Job, source: FileSource, asked: machine.Judging

@@ -70,12 +70,15 @@ _WITHIN: Final = duration("1s", "7d")
 _WINDOW: Final = duration("0s", "7d")
 _TELL: Final = choice("coordinator", "nobody")
 _TTL: Final = duration("1s", "365d")
+_LIFETIME: Final = duration("1m", "365d")
 _BYTES: Final = size(0, SIZE_MAX)
 _CHUNK: Final = size(constants.CHUNK_MIN, constants.CHUNK_MAX)
 _PER_SENDER: Final = whole(1, 4096)
 _PER_SECOND: Final = whole(1, 1_000_000)
 _CLIENTS: Final = whole(1, 1_000_000)
 _POOL: Final = whole(0, 1024)
+_JOBS: Final = whole(1, 100_000)
+_SPOOL: Final = size(0, 1 << 36)
 _KEPT: Final = duration("1d", "36500d")
 _ENTRIES: Final = whole(1000, 100_000_000)
 
@@ -153,12 +156,26 @@ class HooksSection(Struct, frozen=True):
     notify: Annotated[Literal["none", "asked", "all"], _NOTIFY] = "asked"
 
 
+class OutboxSection(Struct, frozen=True):
+    """``[outbox]`` of a client; times in seconds, sizes in bytes."""
+
+    expires: Annotated[float, _TTL] = 7 * 86400.0
+    max_jobs: Annotated[int, _JOBS] = 1000
+    max_bytes: Annotated[int, _SPOOL] = 16 * 1024**3
+
+
 class RegistrationSection(Struct, frozen=True):
     """``[registration]`` of a client: the document's alternatives."""
 
     request: Annotated[Literal["together", "apart"], _REQUEST] = "together"
     identifier: Annotated[Identifier, _IDENTIFIER] = "sealed"
     seal_to: Annotated[Literal["permanent", "temporary"], _SEAL_TO] = "permanent"
+
+
+class KeysSection(Struct, frozen=True):
+    """``[keys]`` of a client; ``lifetime`` in seconds."""
+
+    lifetime: Annotated[float, _LIFETIME] = float(constants.CARD_SECONDS)
 
 
 class ClientConfig(Struct, frozen=True):
@@ -169,7 +186,9 @@ class ClientConfig(Struct, frozen=True):
     inbox: InboxSection = InboxSection()
     person: PersonSection = PersonSection()
     hooks: HooksSection = HooksSection()
+    outbox: OutboxSection = OutboxSection()
     registration: RegistrationSection = RegistrationSection()
+    keys: KeysSection = KeysSection()
     audit: ClientAuditSection = ClientAuditSection()
     log: LogSection = LogSection()
     policy: tuple[Rule, ...] = ()

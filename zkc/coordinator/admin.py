@@ -236,6 +236,25 @@ def revoke(
     return [row.name for row in rows]
 
 
+def rotate(home: Home, *, on_notice: Callable[[str], None] = lambda _: None) -> tuple[str, list[str]]:
+    """A new identity for the coordinator, for which the present one vouches: its fingerprint, and the names in open
+    invitations, which name the former one and are of no use any more.
+
+    ``on_notice`` as for `revoke`. Errors: as `identity.load`.
+    """
+    from zkc.coordinator.identity import rotate as rotate_identity  # noqa: PLC0415 - see above
+
+    made = rotate_identity(home.check().data, SystemEntropy())
+    names = sorted({each.name for each in list_invitations(home) if each.state == "open"})
+    with _opened(home) as (_, db):
+        db.audit([Note(int(SystemClock().wall() * 1000), "identity-rotated")])
+    try:
+        _ask(home, LookAgain())
+    except NoAnswer:
+        on_notice("the running coordinator did not answer, and takes the new identity within a second of going on")
+    return made.fingerprint.hex(), names
+
+
 # --- the audit log --------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from zkc.constants import (
@@ -23,15 +24,18 @@ from zkc.constants import (
     SESSION_LINGER_SECONDS,
     UNCONFIRMED_CHANNELS_MAX,
 )
+from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.sessions import Client, Hello, OnReply, Session, Silence
+from zkc.crypto.cards import verify_card
+from zkc.crypto.primitives import digest
 from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation
 from zkc.ids import PersonState
 from zkc.net.loopsocket import Sent
 from zkc.protocol.calls import Asked, Expired, Outgoing, Replied
 from zkc.protocol.channel import TABLE, VERSIONS, Channel, Host, PeerKeys, Unheard
-from zkc.protocol.step import step
+from zkc.protocol.step import Step, step
 from zkc.protocol.transfer_coordinator import Party
 from zkc.stores.keydb import ClientRow
 from zkc.wire.codec import decode, encode
@@ -50,13 +54,13 @@ from zkc.wire.messages import (
 
 OnRequest = Callable[["Session", Asked], None]
 
-_LIMITS: Final = AnswerInfo(0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000))
 REASON_MAX: Final = 512
 """Characters of a reason that travels."""
 _SEEN_FLUSH_SECONDS: Final = 5.0
 SEEN_FLUSH_ROWS: Final = 128
 """Written down in one tick: 20 ms. When ten thousand go at once, the coordinator serves the others meanwhile."""
 _SWEEP_SECONDS: Final = 0.5
+_EXPIRE_SECONDS: Final = 600.0
 
 
 class Clients:
@@ -71,7 +75,7 @@ class Clients:
         self._by_fd: dict[int, set[Session]] = {}
         self._asking: set[Session] = set()
         self._seen: dict[bytes, float] = {}
-        self._flush_at = self._sweep_at = 0.0
+        self._flush_at = self._sweep_at = self._expire_at = 0.0
 
     # --- who is there -----------------------------------------------------------------------------------------------
 
@@ -115,8 +119,7 @@ class Clients:
             core.violated("channel", PeerViolation("limit", "too many greetings"), name=client.name)
             return
         try:
-            host = Host(client.keys, _LIMITS, now, core.identity.general_key)
-            agreed = step(TABLE, host, Unheard(), decode(body, ChannelMessage))
+            keys, agreed = self._greeted(client, decode(body, ChannelMessage), now)
         except PeerViolation as violation:
             core.violated("channel", violation, name=client.name)
             return
@@ -124,11 +127,25 @@ class Clients:
         hello: HelloInfo = agreed.state.hello
         if not set(hello.versions).isdisjoint(VERSIONS):
             channel: Channel = agreed.state.channel
-            client.unconfirmed[channel.tag] = Hello(channel, hello, now)
+            client.unconfirmed[channel.tag] = Hello(channel, hello, now, keys)
             if len(client.unconfirmed) > UNCONFIRMED_CHANNELS_MAX:
                 client.unconfirmed.popitem(last=False)
         for effect in agreed.effects:
             core.send(control_frame(ControlKind.CHANNEL, encode(effect.message)), wire.routing_id)
+
+    def _greeted(self, client: Client, message: ChannelMessage, now: float) -> tuple[PeerKeys, Step]:
+        """C1 -> S1, and by which keys: a client that has not heard of its new ones greets with the former."""
+        core, identity = self._core, self._core.identity
+        general = (identity.general_key, *identity.former_general)
+        limits = AnswerInfo(
+            0, CONTROL_MESSAGE_MAX, int(HEARTBEAT_SECONDS * 1000), int(core.clock.wall()), identity.fingerprint
+        )
+        try:
+            return client.keys, step(TABLE, Host(client.keys, limits, now, general), Unheard(), message)
+        except PeerViolation:
+            if client.former_keys is None:
+                raise
+        return client.former_keys, step(TABLE, Host(client.former_keys, limits, now, general), Unheard(), message)
 
     def on_record(self, wire: Wire, uid: bytes, frame: bytes) -> None:
         """A record of the client ``uid``; its channel is looked for among that client's alone."""
@@ -238,6 +255,8 @@ class Clients:
         # Last: a client without sessions and greetings is forgotten, and the old session may have been its only one.
         del client.unconfirmed[channel.tag]
         self._core.count("channel.confirmed")
+        if client.former_keys is not None and hello.keys is client.keys:
+            self._forget_former(client, session)
         self._on_first_channel(client.uid)
         return session
 
@@ -326,17 +345,83 @@ class Clients:
         row = self._core.db.client(uid)
         if row is None or row.revoked is not None:
             return None
-        suite = self._core.identity.suite
-        # Verified before it was stored, and the row's MAC says that it is what was stored.
-        body: CardBody = decode(decode(row.card, Card).body, CardBody)
-        kem_key = suite.read_public(body.kem_key)
-        client = Client(
-            row,
-            PeerKeys(suite, uid, read_private(row.perm_server_private), kem_key),
-            Party(row.name, row.card, row.certificate, kem_key),
-        )
+        former = self._core.db.former_keys(uid, self._core.clock.wall())
+        if former is None:
+            client = Client(row, *self._keys_of(row, None))
+        else:
+            former_keys, former_party = self._keys_of(
+                replace(
+                    row, card=former.card, certificate=former.certificate,
+                    perm_server_private=former.perm_server_private,
+                ), None,
+            )
+            succeeded = verify_card(former.card, self._core.identity.suite).fingerprint != row.fingerprint
+            client = Client(row, *self._keys_of(row, former_party), former_keys, succeeded)
+        client.certified_by = self._core.identity.epoch
         self._by_uid[uid] = self._by_name[row.name] = client
         return client
+
+    def _keys_of(self, row: ClientRow, former: Party | None) -> tuple[PeerKeys, Party]:
+        suite = self._core.identity.suite
+        # Verified before it was stored, and the row's MAC says that it is what was stored.
+        body = decode(row.card, Card).body
+        kem_key = suite.read_public(decode(body, CardBody).kem_key)
+        return (
+            PeerKeys(suite, row.uid, read_private(row.perm_server_private), kem_key),
+            Party(row.name, row.card, certificate_of(self._core, row), kem_key, digest(body), former),
+        )
+
+    # --- the coordinator's own identity -----------------------------------------------------------------------------
+
+    def party(self, client: Client) -> Party:
+        """As a handshake that begins shows it to the other end, certified by the identity of now."""
+        core = self._core
+        if client.certified_by != core.identity.epoch:
+            client.certified_by = core.identity.epoch
+            client.row = replace(client.row, certificate=certificate_of(core, client.row))
+            # One of before its keys rotated is not certified again: its client asks for the present one.
+            client.party = replace(client.party, certificate=client.row.certificate, former=None)
+        return client.party
+
+    def tell_all(self, body: RequestBody) -> None:
+        """Everybody who is there, as `tell`."""
+        for client in list(self._by_uid.values()):
+            for session in list(client.sessions.values()):
+                self.tell(session, body)
+
+    # --- new keys ---------------------------------------------------------------------------------------------------
+
+    def rotated(self, client: Client, row: ClientRow) -> None:
+        """The key database has new keys of this client. Its channels go on, and so do its handshakes; what it greets
+        with next is of either, until a channel under the new ones stands."""
+        if row.card_hash != client.row.card_hash:
+            client.former_keys = client.keys
+            client.keys, client.party = self._keys_of(row, replace(client.party, former=None))
+            client.succeeded |= row.fingerprint != client.row.fingerprint
+        client.row = row
+
+    def _forget_former(self, client: Client, under: Session | None = None) -> None:
+        """The session ``under`` has the new keys, or their time is over. Where the identity is another one too, the
+        former keys may be in wrong hands: what else is open was opened with them, and ends."""
+        self._core.db.forget_former(client.uid)
+        if client.former_keys is not None:
+            client.former_keys.perm_server.wipe()
+            client.former_keys = None
+        client.party = replace(client.party, former=None)
+        for tag in [tag for tag, hello in client.unconfirmed.items() if hello.keys is not client.keys]:
+            del client.unconfirmed[tag]
+        others = [session for session in client.sessions.values() if session is not under] if client.succeeded else []
+        client.succeeded = False
+        for session in others:
+            wire = session.wire
+            self._end(session)
+            if wire is not None:
+                self._core.hang_up(wire.fd, wire.inode)
+
+    def _expire_former(self) -> None:
+        for uid in self._core.db.expire_former(self._core.clock.wall()):
+            if (client := self._by_uid.get(uid)) is not None:
+                self._forget_former(client)
 
     # --- what ends them ---------------------------------------------------------------------------------------------
 
@@ -400,6 +485,9 @@ class Clients:
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             self._sweep(now)
+        if now >= self._expire_at:
+            self._expire_at = now + _EXPIRE_SECONDS
+            self._expire_former()
         if now >= self._flush_at:
             self._flush_at = now + _SEEN_FLUSH_SECONDS
             self._flush(SEEN_FLUSH_ROWS)
@@ -430,4 +518,3 @@ class Clients:
         wall = self._core.clock.wall()
         self._seen |= dict.fromkeys(self.online, wall)
         self._flush(len(self._seen))
-

@@ -17,7 +17,7 @@ from zkc.net.loopsocket import Sent
 from zkc.stores.keydb import KeyDb
 from zkc.stores.noting import AuditWriter
 
-_CODES: Final = {"identity": 12, "forged": 12, "bad-key": 12, "limit": 25, "replay": 25}
+_CODES: Final = {"identity": 12, "forged": 12, "bad-key": 12, "epoch": 12, "owner": 12, "limit": 25, "replay": 25}
 
 
 def code_of(violation: PeerViolation) -> int:

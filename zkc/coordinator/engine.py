@@ -24,7 +24,8 @@ from zkc.coordinator.clients import Clients
 from zkc.coordinator.connections import Connections
 from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, Done, LookAgain, Online, Status
 from zkc.coordinator.core import Core, Wire
-from zkc.coordinator.identity import CoordinatorIdentity, load_or_create
+from zkc.coordinator.identity import CoordinatorIdentity, identity_file, load_or_create
+from zkc.coordinator.identity import load as load_identity
 from zkc.coordinator.invitations import advertised
 from zkc.coordinator.keypool import KeyPool
 from zkc.coordinator.outbox import Outbox
@@ -59,6 +60,7 @@ from zkc.stores.home import Home, HomeLock
 from zkc.stores.keydb import KeyDb
 from zkc.stores.noting import BATCH_SECONDS, AuditWriter
 from zkc.wire.frames import ControlKind, split_control
+from zkc.wire.messages import CoordinatorRenewed
 
 TICK_SECONDS: Final = 0.25
 LOOK_SECONDS: Final = 1.0
@@ -132,6 +134,8 @@ class Engine:
         self._knocking = False
         """Whether a refusal may be our own test's, which is nothing to log."""
         self._version = 0
+        self._identity_stamp = 0, 0
+        """Which file of the identity was read last; a rotation puts another in its place."""
         self._log_seen = 0
 
     def stop(self) -> None:
@@ -285,7 +289,7 @@ class Engine:
             duties.append(partial(self._drop_silent, now))
             if now >= look_at:
                 look_at = now + LOOK_SECONDS
-                duties.append(partial(self._look_again))
+                duties += [partial(self._look_again), partial(self._look_at_identity)]
             for duty in duties:
                 try:
                     duty()
@@ -370,6 +374,9 @@ class Engine:
         client = self._core.db.client_with_key(key)
         if client is not None:
             return f"u:{client.uid.hex()}"
+        former = self._core.db.former_with_key(key, self._clock.wall())
+        if former is not None:
+            return f"u:{former.uid.hex()}"
         row = self._core.db.invitation_with_key(key)
         if row is not None and not row.retired and self._clock.wall() < row.expires:
             return f"i:{row.invite_id.hex()}"
@@ -460,6 +467,20 @@ class Engine:
         self._read_log()
         self._version = version
 
+    def _look_at_identity(self) -> None:
+        """Takes over a new identity, and tells everybody who is there to ask for it."""
+        home = self._settings.home.data
+        found = identity_file(home).stat()
+        stamp = found.st_ino, found.st_mtime_ns
+        if stamp == self._identity_stamp:
+            return
+        identity = load_identity(home)
+        self._identity_stamp = stamp
+        if identity.epoch > self._core.identity.epoch:
+            self._core.identity = identity
+            self._log.info("identity-rotated", epoch=identity.epoch, fingerprint=identity.fingerprint.hex())
+            self._clients.tell_all(CoordinatorRenewed())
+
     def _read_log(self) -> None:
         """Ends the registrations that the log says were revoked since it was last read."""
         db = self._core.db
@@ -486,6 +507,7 @@ class Engine:
                     yield Online(online[start : start + _ONLINE_PAGE])
             case LookAgain():
                 self._look_again()
+                self._look_at_identity()
                 self._banned = read_banned(self._settings.home.data)
                 yield Done()
 

@@ -5,7 +5,6 @@ The coordinator says who asks, by the channel, and whose card that is; it keeps 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from zkc.constants import STEP_SECONDS
@@ -13,6 +12,7 @@ from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core
 from zkc.coordinator.sessions import Session, Silence
 from zkc.errors import IdentityError, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient
+from zkc.protocol.transfer_coordinator import Party
 from zkc.wire.codec import decode
 from zkc.wire.messages import AnswerBody, Ask, Ask0, AskBody, AskFrom, AskReply, AskStep, Failure
 
@@ -39,21 +39,28 @@ class Fetching:
             if self._core.db.client_named(step.to) is None:
                 raise UnknownRecipient("nobody of that name is registered", detail="unknown")
             raise RecipientOffline("the client that is to send is offline", detail="offline")
-        asker, to = session.client.party, sender.party
+        asker, to = self._clients.party(session.client), self._clients.party(sender)
+        if isinstance(body, Ask0):
+            asker = asker.under(body.card_hash)
         message = AskFrom(asker.name, step.body, step.signature, asker.card, asker.certificate)
 
-        def answered(body: AnswerBody | Failure | Silence) -> None:
-            self._answered(session, call, (to.card, to.certificate), body)
+        def answered(reply: AnswerBody | Failure | Silence) -> None:
+            if isinstance(body, Ask) and isinstance(reply, AskReply):
+                self._core.audit.note("ask", asker.name, to.name)
+            self._answered(session, call, to, reply)
 
         self._clients.ask(sender.daemon, message, STEP_SECONDS, answered)
 
     def _answered(
-        self, session: Session, call: bytes, card: tuple[bytes, bytes], body: AnswerBody | Failure | Silence
+        self, session: Session, call: bytes, to: Party, body: AnswerBody | Failure | Silence
     ) -> None:
-        fail = partial(self._clients.fail, session, call)
+        def fail(code: int, detail: str) -> None:
+            self._core.audit.note("ask", session.client.name, to.name, code=code, detail=detail)
+            self._clients.fail(session, call, code, detail)
+
         match body:
             case AskReply():
-                self._clients.answer(session, call, AskReply(body.body, body.signature, *card))
+                self._clients.answer(session, call, AskReply(body.body, body.signature, to.card, to.certificate))
             case Failure(code=code, detail=detail):
                 fail(code if code in _MAY_SAY else PolicyRefused.code, detail)
             case "offline":

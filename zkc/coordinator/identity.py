@@ -6,24 +6,31 @@ first line that says what it is, a MessagePack structure, and SHA-256 over both:
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from zkc.constants import SUCCESSIONS_MAX
 from zkc.crypto.cards import make_coordinator_card, sign_coordinator_card
 from zkc.crypto.primitives import Secret, digest, expand, extract
 from zkc.crypto.signing import IdentityKey
+from zkc.crypto.successions import make_succession
 from zkc.crypto.suites import KemPrivateKey, Suite, read_private, suite_named
 from zkc.env import Entropy
 from zkc.errors import DaemonError, LocalIOError, PeerViolation
 from zkc.net.sockets import CurveKeys, curve_public, generate_curve, to_raw, to_z85
+from zkc.protocol.trust import COORDINATOR_NAME
 from zkc.stores import files
 from zkc.wire.codec import decode, encode
 
 FILE_NAME: Final = "identity.key"
 _MAGIC: Final = b"zkc coordinator identity 1\n"
+_MAGIC_ROTATED: Final = b"zkc coordinator identity 2\n"
+"""Of one that has taken another's place."""
 _CHECKSUM: Final = 32
 _SEED: Final = 64
 
@@ -39,6 +46,14 @@ class _Stored(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
         return "_Stored(…)"
 
 
+class _Rotated(_Stored, frozen=True, array_like=True, forbid_unknown_fields=True):
+    mac_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    """The first identity's, under which the rows stand."""
+    successions: list[bytes]
+    former_general: list[bytes]
+    """The newest first."""
+
+
 @dataclass(frozen=True, repr=False)
 class CoordinatorIdentity:
     """Signing identity, general KEM key, CURVE key and suite, and the card that tells their public halves."""
@@ -51,6 +66,12 @@ class CoordinatorIdentity:
     card_signature: bytes
     mac_key: bytes
     """Of the key database's rows, 32 bytes."""
+    epoch: int
+    successions: tuple[bytes, ...]
+    """From the first identity to this one."""
+    former_general: tuple[KemPrivateKey, ...]
+    """General keys of former identities, the newest first, as far back as a client may come from: it seals its uid to
+    the one that it knows."""
 
     def __repr__(self) -> str:
         return f"CoordinatorIdentity({self.fingerprint.hex()[:16]}, …)"
@@ -104,14 +125,40 @@ def load_or_create(home: Path, suite: str, entropy: Entropy) -> CoordinatorIdent
     return _read(path)
 
 
+def rotate(home: Path, entropy: Entropy) -> CoordinatorIdentity:
+    """A new identity in ``home``, for which the present one vouches: one file in the place of another, durable.
+
+    The CURVE key stays, since clients that come back after long dial with it; and so does the key of the database's
+    MACs. Of two processes at once one waits for the other. Errors: as `load`.
+    """
+    folder = files.open_folder(home)
+    try:
+        with files.translated(f"folder {home}"):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        old = load(home)
+        seed = entropy.bytes(_SEED)
+        epoch = old.epoch + 1
+        step = make_succession(COORDINATOR_NAME, old.signing, IdentityKey.from_seed(seed), epoch)
+        made = _Rotated(
+            old.suite.name, seed, old.suite.generate().encode(), to_raw(old.curve.secret), epoch, old.mac_key,
+            [*old.successions, step],
+            [key.encode() for key in (old.general_key, *old.former_general)][:SUCCESSIONS_MAX],
+        )
+        body = _MAGIC_ROTATED + encode(made)
+        files.write_private(identity_file(home), body + digest(body), replace=True)
+        return load(home)
+    finally:
+        os.close(folder)
+
+
 def _read(path: Path) -> CoordinatorIdentity:
     data = files.read_private(path)
     body, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
     try:
-        if digest(body) != checksum or not body.startswith(_MAGIC):
+        kind = {_MAGIC: _Stored, _MAGIC_ROTATED: _Rotated}.get(body[: len(_MAGIC)])
+        if digest(body) != checksum or kind is None:
             raise ValueError("checksum")
-        stored: _Stored = decode(body[len(_MAGIC) :], _Stored)
-        return _identity(stored)
+        return _identity(decode(body[len(_MAGIC) :], kind))
     except (ValueError, PeerViolation):
         raise LocalIOError(
             f"the coordinator's identity {path} is damaged", detail="damaged", hint="restore it from a backup"
@@ -125,5 +172,13 @@ def _identity(stored: _Stored) -> CoordinatorIdentity:
     curve = CurveKeys(curve_public(secret), secret)
     suite = suite_named(stored.suite)
     card = make_coordinator_card(signing, general.public, to_raw(curve.public), suite.name, stored.epoch)
-    mac_key = expand(extract(b"zkc/1 key database", Secret(stored.seed)), "row mac", 32)
-    return CoordinatorIdentity(signing, general, curve, suite, card, sign_coordinator_card(signing, card), mac_key)
+    if isinstance(stored, _Rotated):
+        mac_key, successions = stored.mac_key, tuple(stored.successions)
+        former = tuple(map(read_private, stored.former_general))
+    else:
+        mac_key, successions = expand(extract(b"zkc/1 key database", Secret(stored.seed)), "row mac", 32), ()
+        former = ()
+    signature = sign_coordinator_card(signing, card)
+    return CoordinatorIdentity(
+        signing, general, curve, suite, card, signature, mac_key, stored.epoch, successions, former
+    )

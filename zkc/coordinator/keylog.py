@@ -22,8 +22,8 @@ class KeyLog:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._newest: tuple[int, bytes] = -1, b""
-        """Size and signed note: signing costs 1 ms, so once for each change."""
+        self._newest: tuple[int, int, bytes] = -1, 0, b""
+        """Size, epoch of the identity and signed note: signing costs 1 ms, so once for each change."""
 
     def page(self, session: Session, _call: bytes, body: LogAsk) -> AnswerBody:
         """What follows; for one who has nothing yet, from its own registration on."""
@@ -35,18 +35,24 @@ class KeyLog:
         return LogPage(self._head(size), first, frontier, entries)
 
     def prove(self, _session: Session, _call: bytes, body: LogProve) -> AnswerBody:
-        """That the present card of a name is in the log."""
+        """That a card of the client who has the name now is in the log."""
         db = self._core.db
         row = db.client_named(body.name)
-        if row is None or row.card_hash != body.card_hash or not row.log_index < body.size <= db.log_size():
+        index = None
+        if row is not None:
+            # A handshake may have begun under the card that it had before its keys rotated.
+            same = row.card_hash == body.card_hash
+            index = row.log_index if same else db.log_index_of(row.uid, body.card_hash)
+        if index is None or not index < body.size <= db.log_size():
             raise UnknownRecipient("the name has no such card", detail="unknown")
-        return LogProof(row.log_index, db.log_inclusion(row.log_index, body.size))
+        return LogProof(index, db.log_inclusion(index, body.size))
 
     def _head(self, size: int) -> bytes:
-        if self._newest[0] != size:
+        identity = self._core.identity
+        if self._newest[:2] != (size, identity.epoch):
             head = Head(size, self._core.db.log_frontier(size).root)
-            self._newest = size, sign_head(self._core.identity.signing, head)
-        return self._newest[1]
+            self._newest = size, identity.epoch, sign_head(identity.signing, head)
+        return self._newest[2]
 
 
 def _fitting(leaves: Iterable[bytes]) -> list[bytes]:

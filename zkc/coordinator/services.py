@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from msgspec import structs
@@ -20,7 +20,10 @@ from zkc.constants import (
     LOOKUPS_PER_SECOND_MAX,
     PAGES_AT_ONCE_MAX,
     PAGES_PER_SECOND_MAX,
+    ROTATIONS_AT_ONCE_MAX,
+    ROTATIONS_PER_SECOND,
 )
+from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.fetching import Fetching
@@ -29,15 +32,23 @@ from zkc.coordinator.keylog import KeyLog
 from zkc.coordinator.relays import Relays
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
+from zkc.crypto.cards import certify, verify_card
+from zkc.crypto.successions import heir_of
+from zkc.crypto.suites import read_private
 from zkc.errors import PeerViolation, UnknownRecipient, UsageError, ZkcError
 from zkc.ids import is_name
 from zkc.protocol.calls import Asked
+from zkc.protocol.rotation import consume_rotate, create_rotated
+from zkc.protocol.trust import Authority
 from zkc.rules.policy import may_see
 from zkc.rules.rates import Bucket, Rate
 from zkc.stores.keydb import ClientRow
 from zkc.wire.messages import (
     AnswerBody,
+    AskCoordinator,
     AskStep,
+    AskSuccessions,
+    CoordinatorNow,
     Goodbye,
     Heartbeat,
     Invitation,
@@ -55,6 +66,8 @@ from zkc.wire.messages import (
     PeerSeen,
     PersonIs,
     RelayHere,
+    Rotate,
+    Successions,
     TransferAnswer,
     TransferConfirmKey,
     TransferEnd,
@@ -64,6 +77,7 @@ from zkc.wire.messages import (
 )
 
 _PAGE_NAMES: Final = 128
+_PAGE_SUCCESSIONS: Final = 4
 """Names on one page of peers: each entry is at most 200 bytes, the page well below 64 KiB."""
 
 
@@ -92,6 +106,11 @@ def _writes(_limits: LimitsSection) -> Rate:
     return Rate(2 * APPLICATION_INVITATIONS_MAX, APPLICATION_INVITATIONS_PER_SECOND)
 
 
+def _rotations(_limits: LimitsSection) -> Rate:
+    """Of what makes the log grow."""
+    return Rate(ROTATIONS_AT_ONCE_MAX, ROTATIONS_PER_SECOND)
+
+
 def _by_policy(_limits: LimitsSection) -> None:
     """Policy counts these itself, by `limits.per_second`."""
 
@@ -103,7 +122,7 @@ def _steps(limits: LimitsSection) -> Rate | None:
     return Rate((limits.handshakes_per_client or HANDSHAKES_PER_CLIENT_MAX) + limits.per_second, limits.per_second)
 
 
-_DECIDED: Final = {InviteApplication: "invited", RelayHere: "relay", WantRelay: "relay"}
+_DECIDED: Final = {InviteApplication: "invited", AskStep: "ask", RelayHere: "relay", WantRelay: "relay"}
 """Requests of which a refusal is noted here, and as what; those of transfers are where both ends are known."""
 
 
@@ -138,6 +157,9 @@ class Services:
             LogProve: _Service(log.prove, _lookups),
             InviteApplication: _Service(self._invite_application, _writes),
             Leave: _Service(self._leave, _writes),
+            Rotate: _Service(self._rotate, _rotations),
+            AskSuccessions: _Service(self._successions, _lookups),
+            AskCoordinator: _Service(self._coordinator, _often),
             TransferRequest: _Service(self._transfer_request, _by_policy),
             TransferKey: _Service(self._transfer_step, _steps),
             TransferConfirmKey: _Service(self._transfer_step, _steps),
@@ -241,7 +263,7 @@ class Services:
         row = self._core.db.client_named(body.name)
         if row is None:
             raise UnknownRecipient("nobody of that name is registered", detail="unknown")
-        return PeerCard(row.card, row.certificate)
+        return PeerCard(row.card, certificate_of(self._core, row), int(row.registered))
 
     def _invite_application(self, session: Session, _call: bytes, body: InviteApplication) -> AnswerBody:
         """A short-lived invitation for ``owner/app``, vouched for by this channel (claims A9)."""
@@ -257,6 +279,54 @@ class Services:
         core.db.add_application_invitation(row, now, APPLICATION_INVITATIONS_MAX)
         core.log.info("application-invited", name=name, owner=owner.name)
         return Invitation(text)
+
+    def _rotate(self, session: Session, _call: bytes, body: Rotate) -> AnswerBody:
+        """ROT1: durable before ROT2 leaves; the same card gets the same keys again."""
+        core, client = self._core, session.client
+        identity, row = core.identity, client.row
+        authority = Authority(identity.signing.public, identity.suite)
+        card = consume_rotate(verify_card(row.card, identity.suite), authority, body)
+        owner = core.db.client(row.owner_uid) if row.owner_uid is not None else None
+        # One that it has already is no new one, though its owner has a new identity since: its answer was lost.
+        if card.hash != row.card_hash and card.owner_fingerprint != (owner.fingerprint if owner is not None else None):
+            raise PeerViolation("owner", "not vouched for by its owner")
+        certificate = certify(identity.signing, card.name, row.uid, card.hash, card.body.epoch)
+        renewed = replace(
+            row, card=card.encoded, card_hash=card.hash, certificate=certificate,
+            curve_public=body.curve_key or row.curve_public, fingerprint=card.fingerprint,
+        )
+        stored = core.db.rotate(row.card_hash, renewed, self._perm_server, core.clock.wall(), body.succession)
+        self._clients.rotated(client, stored)
+        core.log.info(
+            "rotated", name=stored.name, uid=stored.uid.hex(), epoch=card.body.epoch,
+            fingerprint=stored.fingerprint.hex(),
+        )
+        perm_server = read_private(stored.perm_server_private)
+        return create_rotated(identity.signing, card, certificate_of(core, stored), perm_server.public)
+
+    def _successions(self, _session: Session, _call: bytes, body: AskSuccessions) -> AnswerBody:
+        row = self._core.db.client_named(body.name)
+        if row is None:
+            raise UnknownRecipient("nobody of that name is registered", detail="unknown")
+        found = self._core.db.successions(row.uid, body.since, _PAGE_SUCCESSIONS + 1)
+        return Successions(found[:_PAGE_SUCCESSIONS], len(found) > _PAGE_SUCCESSIONS)
+
+    def _coordinator(self, _session: Session, _call: bytes, body: AskCoordinator) -> AnswerBody:
+        identity = self._core.identity
+        steps = [heir_of(each) for each in identity.successions]
+        first = steps.index(body.since) + 1 if body.since in steps else 0
+        left = identity.successions[first:]
+        return CoordinatorNow(
+            identity.card, identity.card_signature, list(left[:_PAGE_SUCCESSIONS]), len(left) > _PAGE_SUCCESSIONS
+        )
+
+    def _perm_server(self) -> bytes:
+        """A permanent server pair for one client alone (claims A8)."""
+        pair = self._core.pool.take() or self._core.identity.suite.generate()
+        try:
+            return pair.encode()
+        finally:
+            pair.wipe()
 
     def _transfer_request(self, session: Session, call: bytes, body: TransferRequest) -> None:
         """X1 (Figure 8)."""

@@ -32,6 +32,12 @@ class Client:
     row: ClientRow
     keys: PeerKeys
     party: Party
+    former_keys: PeerKeys | None = None
+    """Those from before a rotation whose ROT2 may have been lost."""
+    succeeded: bool = False
+    """They are another identity's, which may be in wrong hands."""
+    certified_by: int = 1
+    """Epoch of the coordinator's identity that has certified ``party``."""
     sessions: dict[bytes, Session] = field(default_factory=dict)
     tags: dict[bytes, Session] = field(default_factory=dict)
     unconfirmed: OrderedDict[bytes, Hello] = field(default_factory=OrderedDict)
@@ -66,6 +72,8 @@ class Hello:
     channel: Channel
     info: HelloInfo
     since: float
+    keys: PeerKeys
+    """Those that it was made with."""
 
 
 @dataclass(eq=False)

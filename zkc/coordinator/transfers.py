@@ -142,7 +142,9 @@ class Transfers:
             raise self._refused(verdict, refusal, req)
         fresh = core.entropy.bytes(_KEY_BYTES) if req.key_source == "coordinator" else b""
         least = higher(req.presence, verdict.require)
-        broker = Broker(core.identity.suite, sender.party, recipient.party, Secret(fresh), least)
+        broker = Broker(
+            core.identity.suite, self._clients.party(sender), self._clients.party(recipient), Secret(fresh), least
+        )
         deadline = core.clock.monotonic() + STEP_SECONDS
         handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
         first = step(TABLE, broker, handshake.state, message)

@@ -63,6 +63,19 @@ def make_card(
     )
 
 
+def hash_of(encoded: bytes) -> bytes:
+    """H(card) of a card that is one of our own; `PeerViolation` (``malformed``)."""
+    card: Card = decode(encoded, Card)
+    return digest(card.body)
+
+
+def uid_of(encoded: bytes) -> bytes:
+    """Whose card it says that it is, nothing checked; `PeerViolation` (``malformed``)."""
+    card: Card = decode(encoded, Card)
+    body: CardBody = decode(card.body, CardBody)
+    return body.uid
+
+
 @lru_cache(VERIFIED_KEPT_MAX)
 def verify_card(encoded: bytes, suite: Suite) -> VerifiedCard:
     """The card, every signature in it checked; `PeerViolation` (``malformed``, ``bad-key``, ``forged``).

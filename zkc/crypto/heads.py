@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from zkc.crypto.merkle import HASH_BYTES, leaf_hash
+from zkc.crypto.merkle import HASH_BYTES
 from zkc.crypto.signing import ED25519_SIGNATURE, IdentityKey, IdentityPublic
 from zkc.errors import PeerViolation
 from zkc.wire.codec import encode
@@ -23,6 +23,7 @@ from zkc.wire.messages import LogLeaf
 _HEADS_KEPT: Final = 64
 _REASON_MAX: Final = 512
 """Characters of a reason that are logged: whatever an administrator wrote, an entry is below 3 KiB."""
+_CARD_EVENTS: Final = "registered", "rotated", "succeeded"
 _ED25519_TYPE: Final = b"\x01"
 _ML_DSA_TYPE: Final = b"\xffzkc ml-dsa-65\n"
 
@@ -40,9 +41,9 @@ def log_leaf(event: str, name: str, card_hash: bytes, reason: str) -> bytes:
     return encode(LogLeaf(event, name, card_hash, reason[:_REASON_MAX]))
 
 
-def registered_leaf(name: str, card_hash: bytes) -> bytes:
-    """The leaf's hash of a registration."""
-    return leaf_hash(log_leaf("registered", name, card_hash, ""))
+def card_leaves(name: str, card_hash: bytes) -> tuple[bytes, ...]:
+    """The entries that give a card to a name: its registration, or new keys in the place of former ones."""
+    return tuple(log_leaf(event, name, card_hash, "") for event in _CARD_EVENTS)
 
 
 def sign_head(identity: IdentityKey, head: Head) -> bytes:

@@ -15,6 +15,7 @@ Before C2 nothing is done, counted as online or stored. A record's counter rises
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -141,8 +142,8 @@ class Host:
     """What S1 tells; its version is chosen among the client's."""
     now: float
     """Monotonic seconds."""
-    general: KemPrivateKey | None = None
-    """Opens a uid that was sealed; None: only a uid in clear is taken."""
+    general: tuple[KemPrivateKey, ...] = ()
+    """One of them opens a uid that was sealed, the present one or a former; none: only a uid in clear is taken."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,8 @@ def consume_hello(host: Host, state: Unheard, message: ChannelHello) -> Step:
     keys = host.keys
     th = Transcript.start("chan", keys.suite.name)
     uid = message.uid
-    if len(uid) != ID_BYTES and host.general is not None:
-        uid = open_sealed(host.general, "chan-uid", th.value, uid)
+    if len(uid) != ID_BYTES and host.general:
+        uid = _opened_uid(host.general, th.value, uid)
     if uid != keys.uid:
         raise PeerViolation("identity", "the uid is not that of the connection")
     th = th.absorb(message.uid)
@@ -206,12 +207,21 @@ def consume_hello(host: Host, state: Unheard, message: ChannelHello) -> Step:
     prk = extract(th.value, ss_s, ss_e, ss_c)
     common = [version for version in VERSIONS if version in hello.versions]
     version = max(common, default=NO_COMMON_VERSION)
-    info = AnswerInfo(version, host.limits.control_max, host.limits.heartbeat_ms)
+    limits = host.limits
+    info = AnswerInfo(version, limits.control_max, limits.heartbeat_ms, limits.time, limits.coordinator)
     sealed = aead_seal(expand(prk, "chan s1", 32), ZERO_NONCE, encode(info), th.value)
     channel = Channel(prk, client=False, now=host.now)
     for secret in (ss_s, first, ss_e, ss_c, prk):
         secret.wipe()
     return Step(Unconfirmed(channel, hello), (Send(ChannelAnswer(ct_e, ct_c, sealed)),))
+
+
+def _opened_uid(general: tuple[KemPrivateKey, ...], th: bytes, sealed: bytes) -> bytes:
+    """By the key to which a client sealed it that may not have heard of a newer one."""
+    for key in general:
+        with contextlib.suppress(PeerViolation):
+            return open_sealed(key, "chan-uid", th, sealed)
+    raise PeerViolation("forged", "the uid is sealed to no key of ours")
 
 
 def consume_answer(keys: ClientKeys, state: HelloSent, message: ChannelAnswer) -> Step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zkc.crypto.heads import log_leaf, registered_leaf, verify_head
+from zkc.crypto.heads import card_leaves, verify_head
 from zkc.crypto.merkle import Frontier, includes, leaf_hash
 from zkc.crypto.signing import IdentityPublic
 from zkc.errors import IdentityError, PeerViolation
@@ -42,7 +42,8 @@ class Whose:
 
     coordinator: IdentityPublic
     name: str
-    card_hash: bytes
+    cards: frozenset[bytes]
+    """H(card) of each that it has, had, or is about to have."""
 
 
 def take_page(whose: Whose, state: LogState | None, page: LogPage) -> tuple[LogState, bool]:
@@ -59,7 +60,7 @@ def take_page(whose: Whose, state: LogState | None, page: LogPage) -> tuple[LogS
         raise LogAlarm("log-shrunk", f"it had {state.frontier.size} entries, and now has {head.size}")
     if page.first != frontier.size or frontier.size + len(page.entries) > head.size:
         raise LogAlarm("log-proof", "these entries were not asked for")
-    if state is None and (not page.entries or page.entries[0] != _own(whose)):
+    if state is None and (not page.entries or not _is_own(whose, page.entries[0])):
         raise LogAlarm("log-proof", "the card of this client is not in it")
     foreign = state.foreign if state is not None else b""
     for entry in page.entries:
@@ -77,12 +78,13 @@ def take_page(whose: Whose, state: LogState | None, page: LogPage) -> tuple[LogS
 def check_proof(state: LogState, name: str, card_hash: bytes, proof: LogProof) -> None:
     """That a card is in the log as it was followed; `LogAlarm` (``log-proof``)."""
     frontier = state.frontier
-    if not includes(frontier.root, frontier.size, proof.index, registered_leaf(name, card_hash), proof.path):
+    leaves = map(leaf_hash, card_leaves(name, card_hash))
+    if not any(includes(frontier.root, frontier.size, proof.index, leaf, proof.path) for leaf in leaves):
         raise LogAlarm("log-proof", f"the card that it gave for {name} is not in it")
 
 
-def _own(whose: Whose) -> bytes:
-    return log_leaf("registered", whose.name, whose.card_hash, "")
+def _is_own(whose: Whose, entry: bytes) -> bool:
+    return any(entry in card_leaves(whose.name, card) for card in whose.cards)
 
 
 def _foreign(whose: Whose, entry: bytes) -> bytes:
@@ -91,4 +93,4 @@ def _foreign(whose: Whose, entry: bytes) -> bytes:
         leaf: LogLeaf = decode(entry, LogLeaf)
     except PeerViolation:
         return b""  # of a later version: it is hashed all the same
-    return leaf.card_hash if leaf.name == whose.name and leaf.card_hash != whose.card_hash else b""
+    return leaf.card_hash if leaf.name == whose.name and leaf.card_hash not in whose.cards else b""

@@ -66,6 +66,14 @@ class Party:
     card: bytes
     certificate: bytes
     kem_key: KemPublicKey
+    card_hash: bytes = b""
+    former: Party | None = None
+    """As it was before its permanent key rotated: what it signed meanwhile may name the card of then."""
+
+    def under(self, card_hash: bytes) -> Party:
+        """The party with the card that REQ or RESP names."""
+        former = self.former
+        return former if former is not None and former.card_hash == card_hash else self
 
 
 @dataclass(frozen=True, repr=False)
@@ -207,7 +215,8 @@ def consume_request(broker: Broker, state: Idle, message: TransferRequest) -> St
     if req.sender_one_time_key:
         broker.suite.read_one_time(req.sender_one_time_key)
     th = _heard(broker, message)
-    notify = Notify(message.request, message.signature, broker.sender.card, broker.sender.certificate)
+    sender = broker.sender.under(req.card_hash)
+    notify = Notify(message.request, message.signature, sender.card, sender.certificate)
     return Step(Notified(req, th), (AskRecipient(notify),))
 
 
@@ -241,10 +250,11 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
     broker.suite.read_one_time(resp.recipient_one_time_key)
     th_c = state.th.absorb(message.response, message.signature)
     if req.key_order == "sender-first":
-        wrapped = _wrap(broker, req, th_c, k, "S", broker.sender, req.sender_one_time_key)
+        wrapped = _wrap(broker, req, th_c, k, "S", broker.sender.under(req.card_hash), req.sender_one_time_key)
         grant = _grant(broker, message, wrapped=wrapped)
         return Step(KeyWithSender(req, state.th, th_c, resp.recipient_one_time_key, grant, k), (grant,))
-    wrapped = _wrap(broker, req, th_c, k, "R", broker.recipient, resp.recipient_one_time_key)
+    recipient = broker.recipient.under(resp.card_hash)
+    wrapped = _wrap(broker, req, th_c, k, "R", recipient, resp.recipient_one_time_key)
     return Step(KeyWithRecipient(req, state.th, th_c, message, k), (AskRecipient(DeliverSessionKey(wrapped, b"")),))
 
 
@@ -274,7 +284,8 @@ def consume_recipient_confirmation(broker: Broker, state: KeyWithRecipient, mess
     root = extract(state.th_c.value, state.k)
     check_confirmation(root, "confR", state.req.xid, message.confirmation, state.th_c.value)
     root.wipe()
-    wrapped = _wrap(broker, state.req, state.th_c, state.k, "S", broker.sender, state.req.sender_one_time_key)
+    sender = broker.sender.under(state.req.card_hash)
+    wrapped = _wrap(broker, state.req, state.th_c, state.k, "S", sender, state.req.sender_one_time_key)
     grant = _grant(broker, state.answer, wrapped=wrapped, confirmation=message.confirmation)
     return Step(KeyWithSender(state.req, state.th, state.th_c, b"", grant, state.k), (grant,))
 
@@ -286,7 +297,8 @@ def consume_sender_confirmation(broker: Broker, state: KeyWithSender, message: T
         return Step(
             SenderConfirmed(state.req, message.confirmation), (AskRecipient(DeliverConfirmation(message.confirmation)),)
         )
-    wrapped = _wrap(broker, state.req, state.th_c, state.k, "R", broker.recipient, state.recipient_key)
+    recipient = broker.recipient.under(read_resp(state.answer.body.response).card_hash)
+    wrapped = _wrap(broker, state.req, state.th_c, state.k, "R", recipient, state.recipient_key)
     state.k.wipe()
     return Step(
         SenderConfirmed(state.req, message.confirmation),
@@ -364,7 +376,7 @@ def _check_same(broker: Broker, th: Transcript, message: TransferRequest) -> Non
 def _grant(
     broker: Broker, message: TransferResponse, *, wrapped: bytes = b"", confirmation: bytes = b""
 ) -> AnswerSender:
-    party = broker.recipient
+    party = broker.recipient.under(read_resp(message.response).card_hash)
     return AnswerSender(
         TransferGrant(message.response, message.signature, party.card, party.certificate, wrapped, confirmation)
     )

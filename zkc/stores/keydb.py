@@ -29,11 +29,11 @@ from sqlalchemy import (
     update,
 )
 
-from zkc.constants import INVITATIONS_KEPT_SECONDS
+from zkc.constants import FORMER_KEYS_SECONDS, INVITATIONS_KEPT_SECONDS, SUCCESSIONS_KEPT_MAX
 from zkc.crypto.audit import Entry, Note, verify
 from zkc.crypto.heads import log_leaf
 from zkc.crypto.merkle import Frontier, frontier_of, inclusion_path, leaf_hash, new_nodes
-from zkc.errors import InternalError, LocalIOError, NotRegistered, PolicyRefused
+from zkc.errors import IdentityError, InternalError, LocalIOError, NotRegistered, PolicyRefused
 from zkc.ids import Kind, owner_of
 from zkc.stores import audit
 from zkc.stores.backends import BUSY_SECONDS, Backend, open_backend
@@ -78,6 +78,31 @@ class TooManyInvited(PolicyRefused):
 
     def __init__(self, owner: str) -> None:
         super().__init__(f"{owner} holds too many open invitations", detail="limit", hint="let some of them expire")
+
+
+class Outrun(IdentityError):
+    """Another card has taken the place that this one would take."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} has another card by now", detail="epoch", hint="another copy of this registration renewed its keys"
+        )
+
+
+class CurveKeyTaken(IdentityError):
+    """Somebody else connects with this CURVE key."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the CURVE key of {name} is another's", detail="bad-key", hint="run it again")
+
+
+class TooManySuccessions(PolicyRefused):
+    """The client has had as many identities as are kept."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} has had too many identities", detail="identities", hint="revoke it, and invite it anew"
+        )
 
 
 class OwnerGone(NotRegistered):
@@ -140,6 +165,31 @@ class ClientRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerKeys:
+    """What a client had before its keys rotated, until it has a channel under the new ones."""
+
+    uid: bytes
+    card: bytes
+    certificate: bytes
+    curve_public: bytes
+    perm_server_private: bytes = field(repr=False)
+    until: float
+    """Seconds since 1970; from then on they are of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessionRow:
+    """One identity of a client in the place of another."""
+
+    log_index: int
+    """Of its ``succeeded`` entry in the log."""
+    uid: bytes
+    former: bytes
+    """Fingerprint of the identity that went."""
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """One thing that happened to a registration."""
 
@@ -148,7 +198,7 @@ class LogEntry:
     at: float
     """Seconds since 1970."""
     event: str
-    """``registered`` or ``revoked``."""
+    """``registered``, ``rotated``, ``succeeded`` (new keys with a new identity) or ``revoked``."""
     name: str
     uid: bytes
     card_hash: bytes
@@ -168,6 +218,8 @@ _INVITATION_FIELDS: Final = _columns_of(InvitationRow)
 _CLIENT_FIELDS: Final = _columns_of(ClientRow, "last_seen")
 _SIGHTING_FIELDS: Final = ("uid", "last_seen")
 _LOG_FIELDS: Final = _columns_of(LogEntry)
+_FORMER_FIELDS: Final = _columns_of(FormerKeys)
+_SUCCESSION_FIELDS: Final = _columns_of(SuccessionRow)
 
 _NODE_FIELDS: Final = ("level", "position", "hash")
 
@@ -176,9 +228,11 @@ _CLIENTS: Final = _table("clients", _CLIENT_FIELDS)
 _SIGHTINGS: Final = _table("sightings", _SIGHTING_FIELDS)
 _LOG: Final = _table("log", _LOG_FIELDS)
 _NODES: Final = _table("log_nodes", _NODE_FIELDS)
+_FORMER: Final = _table("former_keys", _FORMER_FIELDS)
+_SUCCESSIONS: Final = _table("successions", _SUCCESSION_FIELDS)
 
 TABLES: Final[tuple[TableClause, ...]] = (
-    _INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _NODES, audit.ENTRIES, audit.START,
+    _INVITATIONS, _CLIENTS, _SIGHTINGS, _LOG, _NODES, _FORMER, _SUCCESSIONS, audit.ENTRIES, audit.START,
 )  # fmt: skip
 """What this module expects of the latest schema."""
 
@@ -381,6 +435,99 @@ class KeyDb:
         with self._backend.reading() as connection:
             return [self._to_client(row) for row in connection.execute(query).mappings()]
 
+    def rotate(
+        self, replaced: bytes, client: ClientRow, make: Callable[[], bytes], now: float, succession: bytes = b""
+    ) -> ClientRow:
+        """``client`` with its next card in place of the one whose hash is ``replaced``, and a log entry; as stored.
+
+        ``succession``, encoded, where the card is of a new identity: it is what `successions` gives from now on.
+        ``make`` makes the private half of its next permanent server key. What it had before stays as `FormerKeys` for
+        `FORMER_KEYS_SECONDS`. The card that it has already: the row as stored before. Errors: `Outrun`, where it has
+        any other card by now; `CurveKeyTaken`; `TooManySuccessions`; `NotRegistered` (``revoked``).
+        """
+        stored = self.client(client.uid)
+        private = make() if stored is not None and stored.card_hash == replaced else b""
+        with self._backend.writing() as connection:
+            stored = self._client(connection, client.uid)
+            if stored is None or stored.revoked is not None:
+                raise NotRegistered(f"{client.name} is not registered any more", detail="revoked")
+            if stored.card_hash == client.card_hash:
+                return stored
+            if stored.card_hash != replaced or not private:
+                raise Outrun(client.name)
+            if client.curve_public != stored.curve_public and self._key_in_use(connection, client.curve_public):
+                raise CurveKeyTaken(client.name)
+            self._forget_former(connection, client.uid)
+            former = FormerKeys(
+                stored.uid, stored.card, stored.certificate, stored.curve_public, stored.perm_server_private,
+                now + FORMER_KEYS_SECONDS,
+            )
+            self._insert(connection, _FORMER, _values(former, _FORMER_FIELDS))
+            renewed = replace(
+                stored, card=client.card, card_hash=client.card_hash, certificate=client.certificate,
+                curve_public=client.curve_public, fingerprint=client.fingerprint, perm_server_private=private,
+            )
+            event = "succeeded" if succession else "rotated"
+            index = self._append(connection, event, renewed, now)
+            renewed = replace(renewed, log_index=index)
+            self._update(connection, _CLIENTS, _values(renewed, _CLIENT_FIELDS), "uid")
+            if succession:
+                if self._successions_of(connection, stored.uid) >= SUCCESSIONS_KEPT_MAX:
+                    raise TooManySuccessions(stored.name)
+                row = SuccessionRow(index, stored.uid, stored.fingerprint, succession)
+                self._insert(connection, _SUCCESSIONS, _values(row, _SUCCESSION_FIELDS))
+            audit.append(connection, self._mac_key, [_note(now, event, renewed.name)])
+            return renewed
+
+    def successions(self, uid: bytes, since: bytes, limit: int) -> list[bytes]:
+        """At most ``limit`` successions of that client, the oldest first, from the one of the identity ``since``."""
+        query = select(*_SUCCESSIONS.c).where(_SUCCESSIONS.c.uid == uid).order_by(_SUCCESSIONS.c.log_index)
+        with self._backend.reading() as connection:
+            rows = [self._to_succession(row) for row in connection.execute(query).mappings()]
+        first = next((i for i, row in enumerate(rows) if row.former == since), len(rows))
+        return [row.encoded for row in rows[first : first + limit]]
+
+    def recertify(self, uid: bytes, card_hash: bytes, certificate: bytes) -> None:
+        """Another certificate for that client's card, if it still has that one."""
+        with self._backend.writing() as connection:
+            row = self._client(connection, uid)
+            if row is not None and row.card_hash == card_hash:
+                values = _values(replace(row, certificate=certificate), _CLIENT_FIELDS)
+                self._update(connection, _CLIENTS, values, "uid")
+
+    def former_keys(self, uid: bytes, now: float) -> FormerKeys | None:
+        """What that client had before its keys rotated, if it may still use them."""
+        query = select(*_FORMER.c).where(_FORMER.c.uid == uid)
+        with self._backend.reading() as connection:
+            found = connection.execute(query).mappings().one_or_none()
+            row = None if found is None else self._to_former(found)
+            row = _asked_for(row, row is None or row.uid == uid)
+            return row if row is not None and now < row.until else None
+
+    def former_with_key(self, curve_public: bytes, now: float) -> FormerKeys | None:
+        """The same, of the client that connects with this CURVE key (32 bytes)."""
+        query = select(*_FORMER.c).where(_FORMER.c.curve_public == curve_public).limit(1)
+        with self._backend.reading() as connection:
+            found = connection.execute(query).mappings().one_or_none()
+            row = None if found is None else self._to_former(found)
+            return row if row is not None and now < row.until else None
+
+    def forget_former(self, uid: bytes) -> None:
+        """That client has a channel under its new keys: the former ones are erased. Harmless when repeated."""
+        with self._backend.writing() as connection:
+            self._forget_former(connection, uid)
+
+    def expire_former(self, now: float) -> list[bytes]:
+        """Erase the former keys whose time is over; whose they were."""
+        query = select(*_FORMER.c).where(_FORMER.c.until <= now)
+        with self._backend.reading() as connection:
+            over = [self._to_former(row).uid for row in connection.execute(query).mappings()]
+        if over:
+            with self._backend.writing() as connection:
+                for uid in over:
+                    self._forget_former(connection, uid)
+        return over
+
     def revoke(self, name: str, reason: str, now: float, event: str = "revoked") -> list[ClientRow]:
         """End the live registrations of ``name`` and of its applications; the rows as they are now, owner first.
 
@@ -395,6 +542,7 @@ class KeyDb:
             for row in revoked:
                 self._update(connection, _CLIENTS, _values(row, _CLIENT_FIELDS), "uid")
                 self._append(connection, "revoked", row, now)
+                self._forget_former(connection, row.uid)
             self._cancel(connection, _of(_INVITATIONS, name))
             left = select(*_INVITATIONS.c).where(_of(_INVITATIONS, name), _INVITATIONS.c.retired == 0)
             for invitation in connection.execute(left).mappings().all():
@@ -430,6 +578,13 @@ class KeyDb:
         """The proof that entry ``index`` is among the first ``size``, which must be there."""
         with self._backend.reading() as connection:
             return inclusion_path(index, size, lambda level, position: self._node(connection, (level, position)))
+
+    def log_index_of(self, uid: bytes, card_hash: bytes) -> int | None:
+        """The entry that gave the client ``uid`` that card."""
+        which = (_LOG.c.uid == uid) & (_LOG.c.card_hash == card_hash) & (_LOG.c.event != "revoked")
+        with self._backend.reading() as connection:
+            found = connection.execute(select(*_LOG.c).where(which).limit(1)).mappings().one_or_none()
+            return None if found is None else self._to_entry(found).log_index
 
     def check_log(self) -> None:
         """`LocalIOError` (``damaged``) where log and tree do not go together, or a client is not in the log (attack
@@ -504,6 +659,22 @@ class KeyDb:
             raise InviteUsed(invitation.name)
         return stored
 
+    def _key_in_use(self, connection: Connection, curve_public: bytes) -> bool:
+        """Whether another connects with this CURVE key: who claimed it would be taken for its owner, or its owner for
+        him."""
+        live = (_CLIENTS.c.curve_public == curve_public) & _CLIENTS.c.revoked.is_(None)
+        invited = (_INVITATIONS.c.curve_public == curve_public) & (_INVITATIONS.c.retired == 0)
+        of_old = _FORMER.c.curve_public == curve_public
+        which = ((_CLIENTS.c.uid, live), (_INVITATIONS.c.invite_id, invited), (_FORMER.c.uid, of_old))
+        return any(connection.execute(select(one).where(where).limit(1)).first() for one, where in which)
+
+    def _forget_former(self, connection: Connection, uid: bytes) -> None:
+        connection.execute(delete(_FORMER).where(_FORMER.c.uid == uid))
+
+    def _successions_of(self, connection: Connection, uid: bytes) -> int:
+        query = select(func.count()).select_from(_SUCCESSIONS).where(_SUCCESSIONS.c.uid == uid)
+        return int(connection.execute(query).scalar_one())
+
     def _next_index(self, connection: Connection) -> int:
         query = select(*_LOG.c).order_by(_LOG.c.log_index.desc()).limit(1)
         last = connection.execute(query).mappings().one_or_none()
@@ -565,6 +736,12 @@ class KeyDb:
         values = self._verified(_INVITATIONS, row, _INVITATION_FIELDS)
         return InvitationRow(**{**values, "retired": bool(values["retired"])})
 
+    def _to_former(self, row: Mapping[Any, Any]) -> FormerKeys:
+        return FormerKeys(**self._verified(_FORMER, row, _FORMER_FIELDS))
+
+    def _to_succession(self, row: Mapping[Any, Any]) -> SuccessionRow:
+        return SuccessionRow(**self._verified(_SUCCESSIONS, row, _SUCCESSION_FIELDS))
+
     def _to_entry(self, row: Mapping[Any, Any]) -> LogEntry:
         return LogEntry(**self._verified(_LOG, row, _LOG_FIELDS))
 
@@ -580,7 +757,9 @@ class KeyDb:
         return values
 
 
-def _values(row: InvitationRow | ClientRow | LogEntry, names: tuple[str, ...]) -> dict[str, Any]:
+def _values(
+    row: InvitationRow | ClientRow | LogEntry | FormerKeys | SuccessionRow, names: tuple[str, ...]
+) -> dict[str, Any]:
     """The columns ``names`` of ``row``, each of the type in which it will be read back (the MAC tells types apart)."""
     return {name: _plain(getattr(row, name), name in _REALS) for name in names}
 
@@ -589,7 +768,7 @@ def _note(now: float, event: str, sender: str, recipient: str = "") -> Note:
     return Note(int(now * 1000), event, sender, recipient)
 
 
-_REALS: Final = frozenset({"expires", "registered", "last_seen", "revoked", "at"})
+_REALS: Final = frozenset({"expires", "registered", "last_seen", "revoked", "at", "until"})
 
 
 def _leaf_of(entry: LogEntry) -> bytes:

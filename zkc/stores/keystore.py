@@ -16,14 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from zkc.env import Entropy, SystemEntropy
-from zkc.errors import UsageError
+from zkc.errors import PeerViolation, UsageError
 from zkc.ids import Kind
+from zkc.stores import keylock
 from zkc.stores.home import Home
+from zkc.stores.keylock import LOCK, Row, is_sealed
 from zkc.stores.localdb import LocalDb, Schema
 from zkc.stores.rowmac import Field, mac, verifies
+
+if TYPE_CHECKING:
+    from zkc.crypto.primitives import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,27 @@ class Registration:
     endpoints: tuple[str, ...]
     suite: str
     owner: str | None
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether its private keys are not what they are, but sealed: nobody has given the passphrase."""
+        return is_sealed(self.identity_private)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The next keys of a registration, from before the coordinator hears of them until it has said that it did."""
+
+    name: str
+    uid: bytes
+    replaces: bytes
+    """The card in whose place ``card`` comes."""
+    card: bytes
+    identity_private: bytes = field(repr=False)
+    kem_private: bytes = field(repr=False)
+    curve_secret: bytes = field(repr=False)
+    succession: bytes = b""
+    """Where the identity is a new one: the word of the present one for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +103,25 @@ _LOG_ROW: Final = struct.Struct(">QHHH")
 """A `KnownLog` as it is stored: its size, the lengths of hashes, head and ``foreign``, which follow; then a MAC."""
 _REGISTRATION: Final = tuple(item.name for item in fields(Registration))
 _PIN: Final = tuple(item.name for item in fields(Pin))
+_RENEWED: Final = tuple(item.name for item in fields(Renewed))
+_OWN_CARDS_MAX: Final = 256
+"""Former cards of a registration that are told from another's in the key log; it is read to its end every hour."""
 _SEALED: Final[dict[str, tuple[str, ...]]] = {
     "registrations": _REGISTRATION,
+    "renewed": _RENEWED,
     "aside": (*_REGISTRATION, "put_aside"),
     "pending": ("invite_id", "blob"),
     "pins": _PIN,
+    "former": ("name", "fingerprint", "at"),
+    "own_cards": ("uid", "card_hash"),
+    "lock": LOCK,
 }
 """Tables that are read as a whole. They have no index: a damaged one would hide a row without a word."""
 
 _SCHEMA: Final = Schema(
     what="the key store",
     application_id=0x7A6B6331,
-    version=1,
+    version=2,
     statements=(
         "CREATE TABLE meta (name, value)",
         *(f"CREATE TABLE {table} ({', '.join(columns)}, mac BLOB NOT NULL)" for table, columns in _SEALED.items()),
@@ -103,15 +136,26 @@ class KeyStore:
     ``io``.
     """
 
-    def __init__(self, db: LocalDb, mac_key: bytes) -> None:
+    def __init__(
+        self, db: LocalDb, mac_key: bytes, passphrase: Callable[[], bytes] | None, entropy: Entropy,
+        master: Secret | None,
+    ) -> None:
         self._db = db
         self._key = mac_key
+        self._passphrase = passphrase
+        self._entropy = entropy
+        self.master = master
+        """What the passphrase has unlocked."""
         self._pins: Pins | None = None
         """As they were last verified or written."""
 
     @classmethod
-    def open(cls, home: Home, entropy: Entropy | None = None) -> Self:
-        """The key store of ``home``, made where there is none. ``entropy`` makes the MAC key of a new one.
+    def open(
+        cls, home: Home, entropy: Entropy | None = None, *, passphrase: Callable[[], bytes] | None = None,
+        master: Secret | None = None,
+    ) -> Self:
+        """The key store of ``home``, made where there is none. ``entropy`` makes the MAC key of a new one,
+        ``passphrase`` is asked by `unlock`, but where ``master`` is that of another opening.
 
         Errors: `LocalIOError`, with ``permission`` and the command that mends it where others could read or write the
         file (attack K01).
@@ -122,9 +166,23 @@ class KeyStore:
             for table in _SEALED:
                 connection.execute("INSERT INTO meta VALUES (?, ?)", (f"seal-{table}", _seal(key, table, ())))
 
-        db = LocalDb.open(home.keys_db, _SCHEMA, fill)
+        def upgrade(connection: sqlite3.Connection) -> None:
+            """Version 2 has more tables."""
+            have = connection.execute("SELECT name FROM sqlite_master").fetchall()
+            if (key := _mac_key(connection)) is None:
+                return  # told below
+            for table, made in zip(_SEALED, _SCHEMA.statements[1:], strict=True):
+                if (table,) not in have:
+                    connection.execute(made)
+                    connection.execute("INSERT INTO meta VALUES (?, ?)", (f"seal-{table}", _seal(key, table, ())))
+
+        db = LocalDb.open(home.keys_db, _SCHEMA, fill, upgrade)
         try:
-            return cls(db, _mac_key(db))
+            with db.reading() as connection:
+                key = _mac_key(connection)
+            if key is None:
+                raise db.damaged()
+            return cls(db, key, passphrase, entropy or SystemEntropy(), master)
         except BaseException:
             db.close()
             raise
@@ -145,19 +203,74 @@ class KeyStore:
         """A number that grows whenever this or another process has changed the store."""
         return self._db.version()
 
+    # --- the passphrase ---------------------------------------------------------------------------------------------
+
+    def unlock(self) -> None:
+        """From here on private keys are read as they are. Asks for the passphrase once, where there is one.
+
+        `LocalIOError` (``locked``): a wrong one, which is always told alike, or none to be had.
+        """
+        lock = self._rows("lock")
+        if lock and self.master is None:
+            self.master = keylock.unlocked(lock[0], self._passphrase)
+
+    @property
+    def has_passphrase(self) -> bool:
+        return bool(self._rows("lock"))
+
+    def set_passphrase(self, passphrase: bytes | None) -> None:
+        """``passphrase`` locks the private keys from now on, in one step; None: nothing does.
+
+        Whoever has the store open and unlocked goes on with another passphrase, and not where the first one comes.
+        Errors: as `unlock`, which comes first.
+        """
+        old = self._sealer()
+        new, master = (None, None) if passphrase is None else keylock.made(passphrase, old, self._entropy)
+        names = [name for name, columns in _SEALED.items() if keylock.PRIVATE.intersection(columns)]
+        with self._changing("lock", *names) as (lock, *tables):
+            for row in lock.rows():
+                lock.delete(row[0])
+            if new is not None:
+                lock.insert(new)
+            for table in tables if master is not old else ():
+                rows = [self._opened(table.name, row, old) for row in table.rows()]
+                for row in rows:
+                    table.delete(row[0])
+                for row in rows:
+                    table.insert(self._closed(table.name, row, master))
+        self.master = master
+
+    def _sealer(self) -> Secret | None:
+        """By which new rows are sealed; asked for before a transaction."""
+        self.unlock()
+        return self.master if self.has_passphrase else None
+
+    def _opened(self, table: str, row: Row, master: Secret | None) -> Row:
+        try:
+            return keylock.opened(_SEALED[table], row, master)
+        except PeerViolation:
+            raise self._db.damaged() from None
+
+    def _closed(self, table: str, row: Row, master: Secret | None) -> Row:
+        return keylock.closed(_SEALED[table], row, master, self._entropy)
+
     # --- registrations ----------------------------------------------------------------------------------------------
 
     def save_pending(self, invite_id: bytes, blob: bytes) -> None:
         """Keep what a registration under way needs to be taken up again (before R5 leaves)."""
+        master = self._sealer()
         with self._changing("pending") as (table,):
             table.delete(invite_id)
-            table.insert((invite_id, blob))
+            table.insert(self._closed("pending", (invite_id, blob), master))
 
     def pending(self, invite_id: bytes) -> bytes | None:
         """What `save_pending` kept for this invitation."""
-        for found, blob in self._rows("pending"):
-            if found == invite_id and isinstance(blob, bytes):
-                return blob
+        for row in self._rows("pending"):
+            if row[0] == invite_id:
+                if is_sealed(row[1]):
+                    self.unlock()
+                blob = self._opened("pending", row, self.master)[1]
+                return blob if isinstance(blob, bytes) else None
         return None
 
     def drop_pending(self, invite_id: bytes) -> None:
@@ -174,12 +287,14 @@ class KeyStore:
         in the file. All of it, but for an application only what had its name. Pins stay. Without it `UsageError`
         (``already-registered``) where the name is another's, or this home has another name of its own already.
         """
-        with self._changing("registrations", "pending", "aside") as (registered, pending, aside):
+        tables, master = ("registrations", "pending", "aside", "renewed"), self._sealer()
+        with self._changing(*tables) as (registered, pending, aside, renewed):
             if put_aside is not None:
                 for row in registered.rows():
                     if registration.owner is None or row[0] == registration.name:
                         aside.insert((*row, put_aside))
                         registered.delete(row[0])
+                        renewed.delete(row[0])
             for row in registered.rows():
                 known = _registration(row)
                 second = known.name != registration.name and known.owner is None and registration.owner is None
@@ -189,16 +304,27 @@ class KeyStore:
                         hint="use --force to put that registration aside",
                     )
             registered.delete(registration.name)
-            registered.insert(_registration_row(registration))
+            registered.insert(self._closed("registrations", _registration_row(registration), master))
             if registration.owner is None:
                 for key, _ in list(pending.rows()):  # tries with other invitations are of no use any more
                     pending.delete(key)
             else:
                 pending.delete(invite_id)
 
+    def update_coordinator(self, wanted: Registration) -> None:
+        """What ``wanted`` says of its coordinator's card and fingerprint; the rest stays."""
+        columns = [_REGISTRATION.index(each) for each in ("coordinator_card", "coordinator_fingerprint")]
+        new = _registration_row(wanted)
+        with self._changing("registrations") as (table,):
+            for row in table.rows():
+                if _registration(row).uid == wanted.uid:
+                    table.delete(row[0])
+                    table.insert([new[i] if i in columns else value for i, value in enumerate(row)])
+
     def registrations(self) -> list[Registration]:
         """All of this home, the owner before its applications."""
-        return sorted((_registration(row) for row in self._rows("registrations")), key=lambda found: found.name)
+        rows = [self._opened("registrations", row, self.master) for row in self._rows("registrations")]
+        return sorted(map(_registration, rows), key=lambda found: found.name)
 
     def registration(self, name: str) -> Registration | None:
         return next((found for found in self.registrations() if found.name == name), None)
@@ -206,7 +332,8 @@ class KeyStore:
     def remove(self, name: str) -> bool:
         """End a registration here (`leave`): its keys leave the file, and those of its applications that were put
         aside. False: there is none."""
-        with self._changing("registrations", "aside") as (table, aside):
+        with self._changing("registrations", "aside", "renewed") as (table, aside, renewed):
+            renewed.delete(name)
             for row in aside.rows():
                 if _registration(row).owner == name:
                     aside.delete(row[0])
@@ -215,11 +342,12 @@ class KeyStore:
     def revoked(self, registration: Registration, now: float) -> bool:
         """The coordinator has ended this one: it goes out of use, and is kept in the file. False: another, or none, has
         its name by now. ``now`` in seconds since 1970."""
-        with self._changing("registrations", "aside") as (registered, aside):
+        with self._changing("registrations", "aside", "renewed") as (registered, aside, renewed):
             row = next((row for row in registered.rows() if _registration(row).uid == registration.uid), None)
             if row is None:
                 return False
             aside.insert((*row, now))
+            renewed.delete(row[0])
             return registered.delete(row[0])
 
     def was_revoked(self, name: str) -> bool:
@@ -230,6 +358,60 @@ class KeyStore:
         # `join --force` puts an owner aside together with its applications.
         owner = max((at for known, at in rows if known.owner is None), default=0.0)
         return self.registration(name) is None and last > owner
+
+    # --- new keys for a registration --------------------------------------------------------------------------------
+
+    def renewed(self, name: str) -> Renewed | None:
+        """The keys that are to come for ``name``, of which the coordinator may have heard."""
+        rows = (self._opened("renewed", row, self.master) for row in self._rows("renewed"))
+        return next((found for row in rows if (found := _renewed(row)).name == name), None)
+
+    def begin_renewal(self, wanted: Renewed) -> Renewed:
+        """Keep ``wanted`` before anybody hears of it; or what was kept before for the same card, by any process."""
+        master = self._sealer()
+        with self._changing("renewed") as (table,):
+            for row in table.rows():
+                known = _renewed(self._opened("renewed", row, master))
+                if known.name == wanted.name and known.replaces == wanted.replaces:
+                    return known
+            table.delete(wanted.name)
+            table.insert(self._closed("renewed", [getattr(wanted, column) for column in _RENEWED], master))
+        return wanted
+
+    def complete_renewal(self, renewed: Renewed, registration: Registration, former: bytes) -> None:
+        """The coordinator has them: ``registration`` takes the place of the one that had the former keys, which leave
+        the file, in one step; of its card ``former`` is kept, H(card). Nothing, where another process was first."""
+        master = self._sealer()
+        with self._changing("registrations", "renewed", "own_cards") as (registered, table, cards):
+            for known in map(_registration, registered.rows()):
+                if known.name == renewed.name and known.uid == renewed.uid and known.card == renewed.replaces:
+                    registered.delete(known.name)
+                    registered.insert(self._closed("registrations", _registration_row(registration), master))
+                    past = [row for row in cards.rows() if row[0] == known.uid][1 - _OWN_CARDS_MAX :]
+                    cards.delete(known.uid)
+                    for row in (*past, (known.uid, former)):
+                        cards.insert(row)
+            self._drop_renewed(table, renewed)
+
+    def own_cards(self, uid: bytes) -> tuple[list[bytes], list[bytes]]:
+        """Of the registration ``uid``: H(card) of those that it had lately; cards that it has or may come to have."""
+        with self._db.reading() as connection:
+            past, present, coming = (
+                [row for row, _ in self._load(connection, table)] for table in ("own_cards", "registrations", "renewed")
+            )
+        known: list[Registration | Renewed] = [*map(_registration, present), *map(_renewed, coming)]
+        hashes = [hashed for owner, hashed in past if owner == uid and isinstance(hashed, bytes)]
+        return hashes, [each.card for each in known if each.uid == uid]
+
+    def drop_renewal(self, renewed: Renewed) -> None:
+        """The coordinator never takes them."""
+        with self._changing("renewed") as (table,):
+            self._drop_renewed(table, renewed)
+
+    @staticmethod
+    def _drop_renewed(table: _Table, renewed: Renewed) -> None:
+        if any(_renewed(row).card == renewed.card for row in table.rows()):
+            table.delete(renewed.name)
 
     # --- pins -------------------------------------------------------------------------------------------------------
 
@@ -255,18 +437,38 @@ class KeyStore:
         known = self.pin(name)
         if change(known) == known:
             return known
-        with self._changing("pins") as (table,):
+        with self._changing("pins", "former") as (table, former):
             known = next((_pin(row) for row in table.rows() if row[0] == name), None)
             wanted = change(known)
             if wanted != known:
                 table.delete(name)
                 if wanted is not None:
                     table.insert(_pin_row(wanted))
+                if known is None or wanted is None or wanted.fingerprint != known.fingerprint:
+                    former.delete(name)  # another beginning
             return wanted
+
+    def succeed(self, pin: Pin, pinned: bytes, behind: Sequence[bytes], now: float) -> bool:
+        """``pin`` in the place of the one of its name, if that still has the fingerprint ``pinned``; ``behind``: the
+        fingerprints that it has left. Whether it is so."""
+        with self._changing("pins", "former") as (table, former):
+            if not any(row[0] == pin.name and _pin(row).fingerprint == pinned for row in table.rows()):
+                return False
+            table.delete(pin.name)
+            table.insert(_pin_row(pin))
+            for fingerprint in behind:
+                former.insert((pin.name, fingerprint, now))
+            return True
+
+    def former(self, name: str) -> tuple[bytes, ...]:
+        """The fingerprints that ``name`` was pinned under, before successions led to that of today."""
+        rows = self._rows("former")
+        return tuple(print_ for found, print_, _ in rows if found == name and isinstance(print_, bytes))
 
     def forget(self, name: str) -> bool:
         """Remove the pin of ``name``. False: there is none."""
-        with self._changing("pins") as (table,):
+        with self._changing("pins", "former") as (table, former):
+            former.delete(name)
             return table.delete(name)
 
     # --- the coordinator's key log ----------------------------------------------------------------------------------
@@ -365,7 +567,6 @@ class KeyStore:
         return Pins(seal, stored) if table.name == "pins" else None
 
 
-Row = Sequence[Field]
 _Stored = tuple[Row, bytes]
 """A row and its MAC."""
 
@@ -433,12 +634,12 @@ def _key_check(key: bytes) -> bytes:
     return hashlib.sha256(b"zkc key store\0" + key).digest()
 
 
-def _mac_key(db: LocalDb) -> bytes:
-    with db.reading() as connection:
-        rows = connection.execute("SELECT value FROM meta WHERE name = 'mac-key'").fetchall()
+def _mac_key(connection: sqlite3.Connection) -> bytes | None:
+    """None where it is damaged."""
+    rows = connection.execute("SELECT value FROM meta WHERE name = 'mac-key'").fetchall()
     value = rows[0][0] if len(rows) == 1 else None
     if not isinstance(value, bytes) or len(value) != 64 or not _same(value[32:], _key_check(value[:32])):
-        raise db.damaged()
+        return None
     return value[:32]
 
 
@@ -459,6 +660,11 @@ def _registration(row: Row) -> Registration:
     values: dict[str, Any] = dict(zip(_REGISTRATION, row[: len(_REGISTRATION)], strict=True))
     values["endpoints"] = tuple(values["endpoints"].split("\n")) if values["endpoints"] else ()
     return Registration(**values)
+
+
+def _renewed(row: Row) -> Renewed:
+    values: dict[str, Any] = dict(zip(_RENEWED, row, strict=True))
+    return Renewed(**values)
 
 
 def _pin_row(value: Pin) -> Row:

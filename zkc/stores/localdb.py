@@ -64,8 +64,13 @@ class LocalDb:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None = None) -> Self:
+    def open(
+        cls, path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None = None,
+        upgrade: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> Self:
         """The file at ``path``; made, 0600, where there is none, with the schema and what ``fill`` adds, as one step.
+
+        ``upgrade`` makes a file of an earlier version one of this; so does nothing, where there was never another.
 
         Errors: `LocalIOError` with ``permission`` (attack K01), ``damaged``, ``no-space``, ``busy``, ``io``;
         `VersionMismatch` (``newer``).
@@ -78,7 +83,8 @@ class LocalDb:
             reader = _connect(path)
         opened = cls(path, schema, reader)
         try:
-            opened._check()
+            if opened._check() < schema.version and upgrade is not None:
+                opened._upgrade(upgrade)
         except BaseException:
             opened.close()
             raise
@@ -182,7 +188,15 @@ class LocalDb:
             if self._writer is not None:
                 self._writer.close()
 
-    def _check(self) -> None:
+    def _upgrade(self, upgrade: Callable[[sqlite3.Connection], None]) -> None:
+        with self.writing() as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version < self._schema.version:  # of two processes that start at once one does it
+                upgrade(connection)
+                connection.execute(f"PRAGMA user_version = {self._schema.version}")
+
+    def _check(self) -> int:
+        """The file's version."""
         with self.reading() as connection:
             (application_id,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -192,6 +206,7 @@ class LocalDb:
             raise VersionMismatch(
                 f"{self._schema.what} {self.path} was written by a newer zkc", detail="newer", hint="upgrade zkc"
             )
+        return int(version)
 
 
 def _connect(path: Path, *, is_synced: bool = True) -> sqlite3.Connection:

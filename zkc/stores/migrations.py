@@ -145,7 +145,39 @@ def _tree_over_the_log(connection: Connection, mac_key: bytes) -> None:
         )
 
 
-STEPS: Final[tuple[Step, ...]] = (_first_schema, _invitations_by_end, _audit_log, _tree_over_the_log)
+_ROTATION: Final = (
+    # What clients had before their keys rotated; few at a time, and gone with the first channel under the new ones.
+    """CREATE TABLE former_keys (
+        uid {bytes} NOT NULL PRIMARY KEY,
+        card {bytes} NOT NULL,
+        certificate {bytes} NOT NULL,
+        curve_public {bytes} NOT NULL,
+        perm_server_private {bytes} NOT NULL,
+        until {real} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+    # Which identity took whose place.
+    """CREATE TABLE successions (
+        log_index {int} NOT NULL PRIMARY KEY,
+        uid {bytes} NOT NULL,
+        former {bytes} NOT NULL,
+        encoded {bytes} NOT NULL,
+        mac {bytes} NOT NULL
+    )""",
+    "CREATE INDEX successions_by_client ON successions (uid)",
+    "CREATE INDEX log_by_client ON log (uid)",
+)
+
+
+def _rotation(connection: Connection, _mac_key: bytes) -> None:
+    """New keys and identities of clients."""
+    for statement in _ROTATION:
+        connection.exec_driver_sql(statement.format_map(_TYPES[connection.dialect.name]))
+
+
+STEPS: Final[tuple[Step, ...]] = (
+    _first_schema, _invitations_by_end, _audit_log, _tree_over_the_log, _rotation,
+)  # fmt: skip
 """Step n is at n - 1."""
 LATEST: Final = len(STEPS)
 

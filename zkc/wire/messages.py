@@ -21,6 +21,7 @@ MaybeHash = Annotated[bytes, Meta(max_length=32)]
 Blob = Annotated[bytes, Meta(max_length=48 * 1024)]
 Small = Annotated[bytes, Meta(max_length=8 * 1024)]
 EncodedCard = Annotated[bytes, Meta(max_length=16 * 1024)]
+EncodedSuccession = Annotated[bytes, Meta(max_length=12 * 1024)]
 SealedAnswer = Annotated[bytes, Meta(max_length=24 * 1024)]
 """Room for a receipt with an application's card in it."""
 Response = Annotated[bytes, Meta(max_length=26 * 1024)]
@@ -199,6 +200,26 @@ class Card(Message, frozen=True):
     owner_signature: Small
 
 
+class SuccessionBody(Message, frozen=True):
+    """One identity takes the place of another under a name."""
+
+    name: Name
+    former: Hash
+    """Fingerprint of the identity that goes."""
+    ed25519: Hash
+    ml_dsa: Small
+    epoch: U32
+    """Of the first card under the new one."""
+
+
+class Succession(Message, frozen=True):
+    body: Small
+    """`SuccessionBody`, as it was signed."""
+    former_signature: Small
+    signature: Small
+    """Durable, SIG(identity, "succession", H(body)), of the former identity and of the new one."""
+
+
 class Certified(Message, frozen=True):
     """What a certificate signs: H of this."""
 
@@ -240,6 +261,10 @@ class AnswerInfo(Message, frozen=True):
     version: U16
     control_max: U32
     heartbeat_ms: U32
+    time: U64
+    """The coordinator's, in seconds since 1970: to tell a card that has expired from a clock that is wrong."""
+    coordinator: Hash
+    """Fingerprint of the identity that the coordinator has now."""
 
 
 # What the records of a channel carry: requests either way, each with one answer or failure.
@@ -308,7 +333,7 @@ class LogAsk(Message, frozen=True, tag="log"):
 
 
 class LogProve(Message, frozen=True, tag="log-prove"):
-    """Client to coordinator: is this card, of the client that has the name now, among the first ``size`` entries?"""
+    """Client to coordinator: is this card, which the client of that name has or had, in the first ``size`` entries?"""
 
     name: Name
     card_hash: Hash
@@ -321,6 +346,31 @@ class InviteApplication(Message, frozen=True, tag="invite-app"):
 
 class Leave(Message, frozen=True, tag="leave"):
     pass
+
+
+class Rotate(Message, frozen=True, tag="rot1"):
+    """A client's card of its next epoch, with a new permanent key."""
+
+    card: EncodedCard
+    curve_key: MaybeHash
+    """The public CURVE key with which it will connect; empty: the one that it has."""
+    signature: LiveSignature
+    """SIG(identity, "rotate", H(H(card) || curve_key)): the card does not name the CURVE key."""
+    succession: EncodedSuccession
+    """`Succession`, where the card is of a new identity; else empty."""
+
+
+class AskSuccessions(Message, frozen=True, tag="successions"):
+    """By which successions the identity ``since`` (a fingerprint) became the one that ``name`` has now."""
+
+    name: Name
+    since: Hash
+
+
+class AskCoordinator(Message, frozen=True, tag="coordinator"):
+    """Which identity the coordinator has, and by which successions it came there from ``since``, a fingerprint."""
+
+    since: Hash
 
 
 class RelayHere(Message, frozen=True, tag="relay-here"):
@@ -404,14 +454,20 @@ class Revoked(Message, frozen=True, tag="revoked"):
     reason: Line
 
 
+class CoordinatorRenewed(Message, frozen=True, tag="coordinator-renewed"):
+    """Coordinator to client: it has another identity than before; ask."""
+
+
 class Replaced(Message, frozen=True, tag="replaced"):
     """Coordinator to client: another daemon of the same registration has taken over."""
 
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | PersonIs | LookAt | LogAsk | LogProve | InviteApplication | Leave | RelayHere | WantRelay | Rendezvous
-    | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked | Replaced
+    | PersonIs | LookAt | LogAsk | LogProve | InviteApplication | Leave | Rotate | AskSuccessions | AskCoordinator
+    | RelayHere | WantRelay | Rendezvous
+    | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked
+    | CoordinatorRenewed | Replaced
     | AskStep | AskFrom
 )
 
@@ -468,13 +524,15 @@ class PeerSeen(Message, frozen=True, tag="peer-seen"):
 class PeerCard(Message, frozen=True, tag="peer-card"):
     card: EncodedCard
     certificate: Small
+    registered: U64
+    """Seconds since 1970, when the coordinator registered the client that it is of."""
 
 
 class LogLeaf(Message, frozen=True):
     """An entry of the key log, as it is hashed."""
 
     event: Word
-    """``registered`` or ``revoked``."""
+    """``registered``, ``rotated``, ``succeeded`` or ``revoked``."""
     name: Name
     card_hash: Hash
     reason: Line
@@ -506,6 +564,31 @@ class Invitation(Message, frozen=True, tag="invitation"):
         return []
 
 
+class Rotated(Message, frozen=True, tag="rot2"):
+    """The coordinator holds the new card, durably."""
+
+    certificate: Small
+    """Over {name, uid, H(card), epoch}, as in R6."""
+    sealed_perm_server_key: Small
+    """Seal(new permanent client key, "rot-perm-server", H(card), `SealedPermServer`), its certificate of that epoch."""
+
+
+class Successions(Message, frozen=True, tag="succession-page"):
+    """The oldest first; none where nothing leads from there."""
+
+    successions: Annotated[list[EncodedSuccession], Meta(max_length=4)]
+    more: bool
+
+
+class CoordinatorNow(Message, frozen=True, tag="coordinator-now"):
+    card: Small
+    """`CoordinatorCard`."""
+    signature: Small
+    successions: Annotated[list[EncodedSuccession], Meta(max_length=4)]
+    """The oldest first, under the empty name."""
+    more: bool
+
+
 class RelayAt(Message, frozen=True, tag="relay-at"):
     """Coordinator to recipient: the relay that expects both ends."""
 
@@ -525,7 +608,7 @@ class AskReply(Message, frozen=True, tag="ask-reply"):
 
 AnswerBody = (
     Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerSeen | PeerCard
-    | Invitation | RelayAt | LogPage | LogProof | AskReply
+    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt | LogPage | LogProof | AskReply
 )
 
 

@@ -206,6 +206,25 @@ def _revoke(call: Invocation, *, name: str, reason: str) -> None:
 
 
 @click.command(
+    "rotate", cls=Command, example="zkc coordinator rotate",
+    help="Give the coordinator a new identity, for which the present one vouches. Its clients take it when they are "
+    "linked, those that are away when they come back. Open invitations name the former one: make them anew.",
+    short_help="Give the coordinator a new identity.",
+)
+@pass_invocation
+def _rotate(call: Invocation) -> None:
+    """``rotated`` with ``fingerprint`` and ``invitations``, the names whose open ones are of no use any more."""
+    from zkc.coordinator.admin import rotate
+
+    fingerprint, names = rotate(_home(call), on_notice=call.out.notice)
+    call.out.event("rotated", {"fingerprint": fingerprint, "invitations": names})
+    if not call.out.json:
+        call.out.notice(f"the coordinator's fingerprint is {fingerprint} from now on")
+        if names:
+            call.out.notice(f"open invitations are of no use any more, make them anew: {', '.join(names)}")
+
+
+@click.command(
     "audit", cls=Command, example="zkc coordinator audit --follow",
     help="Show every decision of this coordinator: who, what, outcome. --verify walks the whole chain and prints its "
     "head; noted elsewhere, a head proves later, with --head, that nothing was cut off.",
@@ -226,7 +245,10 @@ def _audit(call: Invocation, *, follow: bool, verify: bool, head: bytes | None) 
 
 command = Group(
     "coordinator",
-    {"run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "audit": _audit},
+    {
+        "run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate,
+        "audit": _audit,
+    },
     default="run", example="zkc coordinator run",
     help="Run a coordinator, and administer the one of this home. Without a subcommand: run.",
     short_help="Run and administer a coordinator.",

@@ -35,7 +35,9 @@ def command(call: Invocation) -> None:
     protect_memory()
     claim_descriptors(DESCRIPTORS)
     home = client_home(call)
-    open_store(home).close()
+    with open_store(home) as store:
+        store.unlock()
+        master = store.master
     home.prepare()
     options = {"log.level": "debug"} if call.options.debug else {}
     log = client_config(call, home, options).log
@@ -48,4 +50,6 @@ def command(call: Invocation) -> None:
         told = {"endpoint": of.endpoint, "fingerprint": of.fingerprint}
         call.out.item("ready", told, f"ready {of.endpoint} {of.fingerprint}")
 
-    asyncio.run(run(home, read_config, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready))
+    asyncio.run(
+        run(home, read_config, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready, master=master)
+    )

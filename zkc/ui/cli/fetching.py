@@ -45,9 +45,10 @@ def asker_of(call: Invocation, sender: str) -> Iterator[Asker]:
     clock, entropy = SystemClock(), SystemEntropy()
     with open_store(home) as store:
         config = client_config(call, home)
-        principal, notes = load_main(store), CommandAudit(home, config, clock)
-        with contextlib.closing(ByLink(store, principal, config, clock, entropy, notes)) as link:
-            yield Asker(home, store, principal, link.ask, sender, clock, entropy)
+        notes = CommandAudit(home, config, clock)
+        with contextlib.closing(ByLink(store, config, clock, entropy, notes)) as link:
+            link.card(sender)  # it is in the key log; a pin moves to a new identity; the coordinator's may be new, too
+            yield Asker(home, store, load_main(store), link.ask, link.card, sender, clock, entropy)
 
 
 def fetch(

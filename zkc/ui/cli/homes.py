@@ -13,6 +13,7 @@ from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
 from zkc.ui.cli.options import Invocation
+from zkc.ui.cli.passphrases import passphrase
 
 
 def client_home(call: Invocation) -> Home:
@@ -41,7 +42,7 @@ def open_store(home: Home) -> KeyStore:
         raise NotRegistered(
             f"nobody is registered in {home.data}", detail="no-registration", hint="zkc join, with an invitation"
         )
-    return KeyStore.open(home)
+    return KeyStore.open(home, passphrase=passphrase)
 
 
 def open_inbox(home: Home) -> Inbox:

@@ -42,21 +42,26 @@ _INVITATION_MAX = 64 * 1024
     help="What to do with transfers to this client that no rule of policy names [all].",
 )
 @click.option("--app", metavar="NAME", help="Register an application of this home, NAME; needs no invitation.")
+@click.option(
+    "--passphrase", is_flag=True,
+    help="Lock the keys of this home by a passphrase, from ZKC_PASSPHRASE_FILE or asked for on a terminal.",
+)
 @click.option("--force", is_flag=True, help="Put the registration of that name (without --app: each one) aside.")
 @pass_invocation
 def command(
-    call: Invocation, *, invite_file: str | None, listen: str | None, accept: str | None, app: str | None, force: bool
+    call: Invocation, *, invite_file: str | None, listen: str | None, accept: str | None, app: str | None, force: bool,
+    passphrase: bool,
 ) -> None:
     """``joined`` with ``name``, ``fingerprint`` and ``endpoints``."""
     from zkc.hardening import protect_memory
 
     protect_memory()
     if app is not None:
-        if invite_file is not None or listen is not None or accept is not None:
+        if invite_file is not None or listen is not None or accept is not None or passphrase:
             raise UsageError("join: --app goes with --force alone", hint=f"zkc join --app {app}")
         joined = _join_application(call, app, force=force)
     else:
-        joined = _join(call, invite_file, listen, accept, force=force)
+        joined = _join(call, invite_file, listen, accept, force=force, lock_keys=passphrase)
     told = {
         "name": joined.name, "fingerprint": joined.fingerprint.hex(), "endpoints": list(joined.endpoints),
     }
@@ -79,7 +84,8 @@ def _join_application(call: Invocation, app: str, *, force: bool) -> Joined:
 
 
 def _join(
-    call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool
+    call: Invocation, invite_file: str | None, listen: str | None, accept: str | None, *, force: bool,
+    lock_keys: bool = False,
 ) -> Joined:
     from zkc.client.command_audit import CommandAudit
     from zkc.client.join import join, read_invitation, refuse_second_registration
@@ -87,6 +93,7 @@ def _join(
     from zkc.env import SystemClock, SystemEntropy
     from zkc.stores.keystore import KeyStore
     from zkc.ui.cli.homes import client_config, client_home
+    from zkc.ui.cli.passphrases import new_passphrase
 
     home = client_home(call)
     config = client_config(call, home, {"transfer.listen": listen, "inbox.accept": accept})
@@ -103,6 +110,10 @@ def _join(
             refuse_second_registration(store, force=force)
     with home.lock() as lock, _attempt(home.prepare(), lock, invitation) as store:
         refuse_second_registration(store, force=force)
+        if lock_keys and not store.has_passphrase:
+            # Before the registration: its keys are never in the file as they are.
+            store.set_passphrase(new_passphrase(call.out))
+        store.unlock()
         if accept is None and call.out.may_prompt:
             accept = _ask_accept(config)
         told: dict[str, object] = {}
@@ -125,12 +136,13 @@ def _attempt(home: Home, lock: HomeLock, invitation: InvitationText) -> Iterator
     """The home's keys. A join that fails, with no key that the coordinator may know, leaves the home as it was."""
     from zkc.config import put_back
     from zkc.stores.keystore import KeyStore
+    from zkc.ui.cli.passphrases import passphrase
 
     is_new = not os.path.lexists(home.keys_db)
     config = home.config_file.read_bytes() if home.config_file.exists() else None
     kept = False
     try:
-        with KeyStore.open(home) as store:
+        with KeyStore.open(home, passphrase=passphrase) as store:
             try:
                 yield store
             finally:

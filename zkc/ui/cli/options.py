@@ -71,6 +71,11 @@ def pass_invocation(command: Callable[Concatenate[Invocation, P], R]) -> Callabl
     return with_invocation
 
 
+def current_out() -> Out:
+    """Of the command that runs."""
+    return _invocation(click.get_current_context()).out
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The one of ``known`` that ``word`` was most likely meant to be; None where none is like it."""
     from difflib import get_close_matches

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zkc.errors import CoordinatorUnreachable, UnknownRecipient
+from zkc.errors import CoordinatorUnreachable, UnknownRecipient, ZkcError
 from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
@@ -38,6 +38,11 @@ def _list(call: Invocation) -> None:
         try:
             with contextlib.closing(open_access(home, store, config, SystemClock(), SystemEntropy())) as access:
                 listed = access.peers()
+                for peer in listed:
+                    pin = store.pin(peer.name)
+                    if pin is not None and pin.fingerprint != peer.fingerprint:
+                        with contextlib.suppress(ZkcError):
+                            access.card(peer.name)  # where successions lead there, it is pinned from now on
         except CoordinatorUnreachable as error:
             call.out.notice(f"who is online is not known: {error.message}")
         pins = {pin.name: pin for pin in store.pins()}

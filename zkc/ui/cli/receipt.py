@@ -138,8 +138,10 @@ def _signer(call: Invocation, opened: OpenedReceipt, fingerprint: bytes | None) 
                 hint=f"ask {name} for its fingerprint over another channel",
             )
         return "that was named"
-    own, pinned = _known(call, name)
+    own, pinned, former = _known(call, name)
     known = own or pinned
+    if signer in former:
+        return f"that {name} had before, and that itself named the one that is pinned now"
     if known is None:
         raise IdentityError(
             f"no key of {name} is pinned here; the receipt was signed with {signer.hex()}", detail="not-pinned",
@@ -154,18 +156,20 @@ def _signer(call: Invocation, opened: OpenedReceipt, fingerprint: bytes | None) 
     return "of this home" if own else f"pinned for {name}"
 
 
-def _known(call: Invocation, name: str) -> tuple[bytes | None, bytes | None]:
-    """The fingerprint that ``name`` has in this home: as a registration of its own, and as a pin."""
+def _known(call: Invocation, name: str) -> tuple[bytes | None, bytes | None, tuple[bytes, ...]]:
+    """The fingerprint that ``name`` has in this home: as a registration of its own, and as a pin; and those that it was
+    pinned under before, by successions."""
     from zkc.client.principal import load_principal
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     home = client_home(call)
     client_config(call, home)
     if not os.path.lexists(home.keys_db):
-        return None, None
+        return None, None, ()
     with open_store(home) as store:
         own, pin = store.registration(name), store.pin(name)
-        return load_principal(own).fingerprint if own else None, pin.fingerprint if pin else None
+        former = store.former(name)
+        return load_principal(own).fingerprint if own else None, pin.fingerprint if pin else None, former
 
 
 def _compare(opened: OpenedReceipt, path: str) -> None:

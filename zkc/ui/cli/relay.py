@@ -37,7 +37,9 @@ def command(call: Invocation, *, listen: str) -> None:
     protect_memory()
     claim_descriptors(DESCRIPTORS)
     home = client_home(call)
-    open_store(home).close()
+    with open_store(home) as store:
+        store.unlock()
+        master = store.master
     home.prepare()
     config = client_config(call, home, {"log.level": "debug"} if call.options.debug else {})
     logs.configure(config.log.format, config.log.level)
@@ -46,4 +48,6 @@ def command(call: Invocation, *, listen: str) -> None:
         told = {"endpoint": of.endpoint, "fingerprint": of.fingerprint}
         call.out.item("ready", told, f"ready {of.endpoint} {of.fingerprint}")
 
-    asyncio.run(run(home, config, where, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready))
+    asyncio.run(
+        run(home, config, where, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready, master=master)
+    )

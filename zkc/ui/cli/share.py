@@ -34,13 +34,15 @@ def command(
     remove: bool,
 ) -> None:
     """``share``, an object for each, with ``name``, ``path``, ``to``, ``for`` and ``note``."""
+    from zkc.client.command_audit import CommandAudit
+    from zkc.env import SystemClock
     from zkc.ids import check_name
     from zkc.rules.names import escape
     from zkc.stores.shares import RECIPIENTS_MAX, SHARES_MAX, Share, load_shares, save_shares
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     home = client_home(call)
-    client_config(call, home)
+    notes = CommandAudit(home, client_config(call, home), SystemClock())
     shares = load_shares(home)
     if name is not None:
         check_name(name, "share")
@@ -48,7 +50,8 @@ def command(
         if remove:
             if others == shares or path is not None:
                 raise UsageError(f"share: {name} is not shared here", hint="zkc share lists what is")
-            shares = others
+            ended = [who.name for each in shares if each.name == name for who in each.to]
+            told, shares = ("unshared", ended), others
         else:
             if path is None or to is None:
                 raise UsageError("share: it takes NAME, PATH and --to", hint="see zkc share --help")
@@ -62,7 +65,10 @@ def command(
             if len(whom) > RECIPIENTS_MAX:
                 raise UsageError("share: too many recipients", hint=f"at most {RECIPIENTS_MAX} of one share")
             shares = [*others, Share(name, os.path.realpath(path), granted, whom, note)]
+            told = "shared", [who.name for who in granted]
         save_shares(home, shares)
+        for each in told[1]:
+            notes.note(told[0], recipient=each)
     rows = [
         {
             "name": each.name, "path": each.path, "to": [who.name for who in each.to],

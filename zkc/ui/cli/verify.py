@@ -78,12 +78,13 @@ def _judged(
 
     pin = store.pin(name)
     try:
-        card = _card(home, store, config, own, name)
+        card, registered = _card(home, store, config, name)
     except CoordinatorUnreachable as error:
         if pin is None or pin.alarm or trusted is not None:
             raise
         out.notice(f"this is the pinned key; what the coordinator says now is not known: {error.message}")
         return pin
+    pin = store.pin(name)  # a succession may have moved it
     if trusted is not None:
         if trusted != card.fingerprint:
             raise IdentityError(
@@ -99,7 +100,9 @@ def _judged(
         except KeyChanged as alarm:
             note_alarm(store, name, alarm.seen)
             notes.note("key-changed", own.name, name, code=alarm.code, detail=alarm.detail)
-            raise
+            raise IdentityError(
+                f"{alarm.message}; {_how(pin, card, registered)}", detail=alarm.detail, hint=alarm.hint
+            ) from None
         if pin is not None and pin.alarm:
             raise IdentityError(
                 f"another key was seen for {name}: pinned {pin.fingerprint.hex()}, seen {pin.alarm.hex()}",
@@ -114,9 +117,21 @@ def _judged(
     return pinned
 
 
-def _card(home: Home, store: KeyStore, config: ClientConfig, own: Principal, name: str) -> VerifiedCard:
-    """The card of ``name`` that the coordinator certifies now."""
+def _how(pin: Pin | None, card: VerifiedCard, registered: float) -> str:
+    """How, by the coordinator's word, the name has come to another key."""
+    from zkc.crypto.cards import uid_of
+    from zkc.ui.cli.output import local_time
+
+    if pin is not None and uid_of(pin.card) == card.body.uid:
+        return "the registration is the same, and its former key does not vouch for this one"
+    by = "its owner" if card.body.kind == "application" else "an invitation"
+    return f"registered anew at the coordinator on {local_time(registered)}, by {by}, says the coordinator"
+
+
+def _card(home: Home, store: KeyStore, config: ClientConfig, name: str) -> tuple[VerifiedCard, float]:
+    """The card of ``name`` that the coordinator certifies now, and since when it has the client that it is of."""
     from zkc.client.access import open_access
+    from zkc.client.principal import load_main
     from zkc.env import SystemClock, SystemEntropy
     from zkc.errors import UnknownRecipient
     from zkc.protocol.trust import verify_peer
@@ -128,7 +143,8 @@ def _card(home: Home, store: KeyStore, config: ClientConfig, own: Principal, nam
             raise UnknownRecipient(
                 f"there is no {name} at this coordinator", detail=error.detail, hint="zkc peers lists who is there"
             ) from None
-    return verify_peer(own.authority, name, found.card, found.certificate)
+        own = load_main(store)  # the coordinator may have another identity by now
+    return verify_peer(own.authority, name, found.card, found.certificate), float(found.registered)
 
 
 def _show(out: Out, name: str, own: Principal, pin: Pin, number: str) -> None:
