@@ -119,6 +119,21 @@ def test_a_client_notes_what_it_decided_as_recipient_and_as_sender() -> None:
         assert (broken.code, broken.events[-1]["detail"]) == (12, "audit-chain")
 
 
+def test_new_identities_are_entries_at_each_end_and_the_log_verifies_across_them() -> None:
+    """A coordinator's rows keep their MACs; whose key moved along a succession can be read later."""
+    with Fleet("alice", "bob") as fleet:
+        assert fleet.zkc("alice", "send", "bob", "-m", "hi").code == 0
+        assert fleet.zkc("coordinator", "coordinator", "rotate").code == 0
+        wait_until(lambda: ("coordinator-succeeded", "alice", None, 0) in told(fleet, "alice"))
+        assert fleet.zkc("bob", "rotate", "--identity").code == 0
+        assert fleet.zkc("alice", "send", "bob", "-m", "hi").code == 0
+        wait_until(lambda: ("key-succeeded", "alice", "bob", 0) in told(fleet, "alice"))
+        wait_until(lambda: ("rotated", "bob", None, 0) in told(fleet, "bob"))
+        noted = fleet.zkc("coordinator", "coordinator", "audit", "--json").events
+        assert {"identity-rotated", "succeeded"} <= {each["kind"] for each in noted}
+        assert fleet.zkc("coordinator", "coordinator", "audit", "--verify").code == 0
+
+
 @pytest.mark.attack("K06")
 def test_a_coordinator_on_a_full_disk_goes_on_and_writes_later(
     small_disk: Callable[[int], Path], tmp_path: Path

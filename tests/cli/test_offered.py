@@ -29,10 +29,6 @@ def every_command() -> Iterator[tuple[str, click.Command]]:
 
 
 ALL = dict(every_command())
-LATER = {
-    "send": [["--queue"], ["--from", "carol"]],
-}
-"""Options of the contract whose function is not there yet."""
 
 
 @pytest.fixture
@@ -68,19 +64,6 @@ def test_a_wrong_value_of_an_option_names_the_option(home: Path) -> None:
 
 def test_where_no_coordinator_runs_it_says_how_to_start_one(home: Path) -> None:
     assert zkc("coordinator", "status", env={"ZKC_HOME": str(home)}).err.endswith("start it: zkc coordinator run\n")
-
-
-@pytest.mark.parametrize(("command", "words"), [(name, words) for name, rows in LATER.items() for words in rows])
-def test_what_does_not_work_yet_is_a_usage_error(command: str, words: list[str], home: Path) -> None:
-    done = zkc(command, *(["bob"] if command == "send" else []), *words, "--json", env={"ZKC_HOME": str(home)})
-    assert (done.code, [told["reason"] for told in done.objects]) == (2, ["usage"])
-
-
-@pytest.mark.parametrize("words", [row for rows in LATER.values() for row in rows])
-def test_what_does_not_work_yet_is_not_shown(words: list[str]) -> None:
-    shown = "".join(zkc(*name.split(), "--help").out for name in LATER)
-    if words[0] != "--from":  # `recv --from` is there
-        assert words[0] not in shown
 
 
 @pytest.mark.parametrize(

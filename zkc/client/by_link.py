@@ -86,7 +86,7 @@ class ByLink:
         self._store = store
         self._principal = load_main(store)
         self._coordinator = config.coordinator
-        self._renewal = Renewal(store, lambda: config.keys.lifetime, clock, entropy)
+        self._renewal = Renewal(store, lambda: config.keys.lifetime, clock, entropy, notes)
         self._clock = clock
         self._entropy = entropy
         self._notes = notes
@@ -111,7 +111,7 @@ class ByLink:
             link = self._started()
             await link.wait_linked(link.patience)  # the coordinator may have another identity
             request = partial(link.request, about=name)
-            return await look_up(request, self._store, link.principal, name, self._clock.wall())
+            return await look_up(request, self._store, link.principal, name, self._clock.wall(), self._notes)
 
         return self._run(ask())
 

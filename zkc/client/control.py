@@ -153,6 +153,10 @@ class AskLive(Message, frozen=True, tag="live"):
     """Seconds within which a transfer has to begin; None: as long as it takes."""
 
 
+class AskOutbox(Message, frozen=True, tag="outbox"):
+    """Something has changed in the outbox: it is looked at now."""
+
+
 class AskExpect(Message, frozen=True, tag="expect"):
     """A command here has asked for this delivery: nobody is asked whether it may come."""
 
@@ -185,8 +189,8 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 
 ControlRequest = (
     AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskRotate
-    | AskReload | AskLive
-    | AskSeen | AskPerson | AskExpect | AskLiveReady | AskLivePass | AskLiveReceipt | AskPending | AskDecision
+    | AskReload | AskLive | AskSeen | AskPerson | AskOutbox | AskExpect | AskLiveReady | AskLivePass | AskLiveReceipt
+    | AskPending | AskDecision
 )
 
 

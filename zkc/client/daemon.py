@@ -32,6 +32,7 @@ from zkc.client.log_watch import LogWatch
 from zkc.client.passphrase import passphrase
 from zkc.client.person import PersonHere
 from zkc.client.principal import Keeper, Principal, load_main, load_principal
+from zkc.client.queue import Queue
 from zkc.client.receiving import Receiver
 from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.sharing import Sharing
@@ -75,6 +76,7 @@ from zkc.wire.messages import (
     Leave,
     LookAt,
     LookUp,
+    Peer,
     PeerCard,
     PeerSeen,
     PersonIs,
@@ -183,6 +185,7 @@ class Daemon:
             self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
         )
         self._handed = Handed(home, self._granted, clock, entropy)
+        self._queue = Queue(home, lambda: self._config, self._granted, self._seen, clock, entropy, self._audit)
         self._watch = LogWatch(store, self._audit, clock)
         self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
         self._links: dict[str, Link] = {}
@@ -193,7 +196,7 @@ class Daemon:
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
         """What grants under way may wait for: where the command that asked for it listens."""
-        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock, entropy)
+        self._renewal = Renewal(store, lambda: self._config.keys.lifetime, clock, entropy, self._audit)
         self._renewing = RenewalDuty(self._renewal, self._log, entropy)
         self._leaving = False
         self._left = asyncio.Event()
@@ -201,6 +204,7 @@ class Daemon:
         """What the coordinator knows of the person, and since when."""
         self._telling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._queueing: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[None] | None = None
 
@@ -215,6 +219,7 @@ class Daemon:
         self._telling = asyncio.create_task(self._keep_telling())
         self._auditing = asyncio.create_task(self._audit.run())
         self._audit.note("started", self._principal.name)
+        self._queueing = asyncio.create_task(self._queue.run())
         self._watching = asyncio.create_task(self._sessions.run(lambda: "session" in self._config.person.sources))
         self._open_links()
         self._renewing.start(lambda: list(self._links.values()))
@@ -251,7 +256,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Goodbye to the coordinator, an end to every transfer; in bounded time."""
-        for task in (self._sweeping, self._telling, self._watching, self._auditing):
+        for task in (self._sweeping, self._telling, self._watching, self._queueing, self._auditing):
             if task is not None:
                 task.cancel()
         if self._server is not None:
@@ -265,7 +270,7 @@ class Daemon:
         leaving = asyncio.gather(*self._closing, return_exceptions=True)
         links = (link.close() for link in self._links.values())
         try:
-            await asyncio.gather(self._receiver.close(), self._hooks.close(), leaving, *links)
+            await asyncio.gather(self._receiver.close(), self._queue.close(), self._hooks.close(), leaving, *links)
         finally:
             await self._audit.close()
         self._context.destroy(linger=200)
@@ -356,6 +361,7 @@ class Daemon:
 
         def renewed(of: Principal) -> None:
             log.info("coordinator-identity", fingerprint=of.registration.coordinator_fingerprint.hex())
+            self._audit.note("coordinator-succeeded", of.name)
 
         def over(ended: asyncio.Future[ZkcError]) -> None:
             if ended.cancelled():
@@ -463,6 +469,8 @@ class Daemon:
                 return control.RotatedReply(await self._renewing.renew_all(identity=request.identity))
             case control.AskListening():
                 self._take_listening(request)
+            case control.AskOutbox():
+                self._queue.poke()
             case control.AskExpect():
                 self._receiver.asking.expect(request.sender, request.tid)
             case control.AskLiveReady():
@@ -481,17 +489,21 @@ class Daemon:
         if isinstance(request, control.AskCard):
             ask = partial(link.request, about=request.name)
             return control.CardReply(
-                await look_up(ask, self._store, link.principal, request.name, self._clock.wall())
+                await look_up(ask, self._store, link.principal, request.name, self._clock.wall(), self._audit)
             )
         if isinstance(request, control.AskSeen):
-            seen = await link.request(LookAt(request.name), about=request.name)
-            if isinstance(seen, PeerSeen):
-                return control.SeenReply(seen.peer)
+            return control.SeenReply(await self._seen(request.name))
         if isinstance(request, control.AskApplication):
             invitation = await link.request(InviteApplication(request.app))
             if isinstance(invitation, Invitation):
                 return control.InvitationReply(invitation.text)
         raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+
+    async def _seen(self, name: str) -> Peer:
+        seen = await self.main.request(LookAt(name), about=name)
+        if not isinstance(seen, PeerSeen):
+            raise InternalError("the coordinator answered something else than what was asked", detail="unexpected")
+        return seen.peer
 
     async def _peers(self, _request: control.AskPeers) -> AsyncGenerator[control.ControlReply, None]:
         link = self.main

@@ -31,7 +31,7 @@ from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, Transfer
 
 async def grant(
     link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
 ) -> Grant:
     """Ask, judge who answers, hand over the key, wait until the recipient confirms it. ``listen``: see `Listen`.
 
@@ -41,7 +41,7 @@ async def grant(
     try:
         return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
     except (KeyChanged, OwnerChanged) as changed:
-        if not await follow(link.request, store, link.principal, changed, clock.wall()):
+        if not await follow(link.request, store, link.principal, changed, clock.wall(), notes):
             if isinstance(changed, KeyChanged):
                 note_alarm(store, changed.name, changed.seen)
             raise
@@ -125,7 +125,7 @@ async def grant_within(
     """`grant`, over a link that may not stand yet, in at most ``within`` seconds; what came of it goes to ``notes``."""
     ends = link.principal.name, wanted.recipient
     try:
-        granted = await _grant_within(within, link, store, wanted, clock, entropy, listen, on_pending)
+        granted = await _grant_within(within, link, store, wanted, clock, entropy, listen, on_pending, notes)
     except CoordinatorUnreachable:
         raise  # nobody decided anything
     except ZkcError as error:
@@ -139,7 +139,7 @@ async def grant_within(
 
 async def _grant_within(
     within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
 ) -> Grant:
     is_pending = False
 
@@ -152,7 +152,7 @@ async def _grant_within(
         async with asyncio.timeout(within):
             # A command says at once that there is no link; whether it waits for one is its own affair.
             await link.wait_linked(link.patience)
-            return await grant(link, store, wanted, clock, entropy, listen, told)
+            return await grant(link, store, wanted, clock, entropy, listen, told, notes)
     except TimeoutError:
         if is_pending and link.linked:
             raise refused_by(wanted.recipient, TimedOut.code, "unanswered") from None

@@ -174,7 +174,7 @@ class Receiver:
         try:
             context, notified = self._read(principal, message)
         except (KeyChanged, OwnerChanged) as changed:
-            if not await follow(ask, self._store, principal, changed, self._clock.wall()):
+            if not await follow(ask, self._store, principal, changed, self._clock.wall(), self._notes):
                 if isinstance(changed, KeyChanged):
                     note_alarm(self._store, req.sender, changed.seen)
                     self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=changed.seen.hex())

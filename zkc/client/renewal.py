@@ -22,6 +22,7 @@ from zkc.errors import IdentityError, InternalError, PeerViolation, ZkcError
 from zkc.net.sockets import curve_public, generate_curve, to_raw
 from zkc.protocol import rotation
 from zkc.stores.keystore import KeyStore, Renewed
+from zkc.stores.noting import Notes
 from zkc.wire.messages import Rotated
 
 LOOK_SECONDS: Final = 600.0
@@ -43,12 +44,15 @@ def is_due(not_after: float, lifetime: float, left: float, now: float) -> bool:
 class Renewal:
     """What it takes to renew a registration's keys, over a link of it."""
 
-    def __init__(self, store: KeyStore, lifetime: Callable[[], float], clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, store: KeyStore, lifetime: Callable[[], float], clock: Clock, entropy: Entropy, notes: Notes
+    ) -> None:
         """``lifetime``: of the next card, in seconds."""
         self._store = store
         self._lifetime = lifetime
         self._clock = clock
         self._entropy = entropy
+        self._notes = notes
 
     def is_due(self, principal: Principal, owner: IdentityKey, left: float) -> bool:
         """Whether it is time, or was begun before, or the owner of this application has a new identity."""
@@ -79,6 +83,7 @@ class Renewal:
         except ZkcError as error:
             if error.detail in _NEVER:
                 self._store.drop_renewal(kept)
+                self._notes.note("rotated", present.name, code=error.code, detail=error.detail)
             raise _outrun(present.name) if error.detail == "epoch" else error from None
         except PeerViolation as violation:
             raise IdentityError(
@@ -91,6 +96,7 @@ class Renewal:
         )
         self._store.complete_renewal(kept, renewed, present.card.hash)
         principal = load_principal(renewed)
+        self._notes.note("rotated", present.name, detail="identity" if kept.succession else "")
         await link.adopt(principal)
         if identity and not kept.succession:
             # That was what somebody else had begun.

@@ -99,7 +99,7 @@ class Sharing:
         try:
             return await self._handle(principal, ask, message)
         except (KeyChanged, OwnerChanged) as changed:
-            if not await follow(ask, self._store, principal, changed, self._clock.wall()):
+            if not await follow(ask, self._store, principal, changed, self._clock.wall(), self._notes):
                 raise
         return await self._handle(principal, ask, message)
 
@@ -121,7 +121,7 @@ class Sharing:
             recipient = asked.ask.recipient
             if known_about(self._store, recipient).fingerprint not in (b"", asked.ask.fingerprint):
                 with contextlib.suppress(ZkcError):  # it may have a new identity, for which the pinned one vouches
-                    await look_up(ask, self._store, principal, recipient, self._clock.wall())
+                    await look_up(ask, self._store, principal, recipient, self._clock.wall(), self._notes)
             return self._judge(party, key, asked)
         if key in self._jobs:
             raise PeerViolation("replay", "this was asked before")

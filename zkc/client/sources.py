@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from zkc.client.small import Small
+from zkc.client.spool import SpoolSource
 from zkc.client.trees import TreeSource, walk
 from zkc.client.walking import Root, Skipped, is_excluded, is_sparse, joint_name, name_of, nothing_left, roots_of
 from zkc.constants import MESSAGE_TEXT_MAX, NOTE_MAX
@@ -174,7 +175,7 @@ class BytesSource(_One):
         """Nothing is open."""
 
 
-AnySource = FileSource | TreeSource | PipeSource | BytesSource
+AnySource = FileSource | TreeSource | PipeSource | BytesSource | SpoolSource
 Paths = Sequence[str | os.PathLike[str]]
 Payload = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | Paths
 

@@ -16,13 +16,16 @@ from zkc.ids import owner_of
 from zkc.protocol.keylog import LogAlarm
 from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer, verify_peer
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 from zkc.wire.messages import AnswerBody, AskSuccessions, LookUp, PeerCard, RequestBody, Successions
 
 Request = Callable[[RequestBody], Awaitable[AnswerBody]]
 """`Link.request`, or alike."""
 
 
-async def look_up(request: Request, store: KeyStore, principal: Principal, name: str, now: float) -> PeerCard:
+async def look_up(
+    request: Request, store: KeyStore, principal: Principal, name: str, now: float, notes: Notes
+) -> PeerCard:
     """The card of ``name`` that the coordinator has; where successions lead there, its key is pinned from now on. That
     of one who is not pinned is in the key log.
 
@@ -36,7 +39,7 @@ async def look_up(request: Request, store: KeyStore, principal: Principal, name:
         card = verify_peer(principal.authority, name, found.card, found.certificate)
         judge_peer(card, known_about(store, name, card.fingerprint), None)
     except (KeyChanged, OwnerChanged) as changed:
-        await follow(request, store, principal, changed, now)
+        await follow(request, store, principal, changed, now, notes)
     except IdentityError:
         if is_new:
             raise
@@ -47,7 +50,8 @@ async def look_up(request: Request, store: KeyStore, principal: Principal, name:
 
 
 async def follow(
-    request: Request, store: KeyStore, principal: Principal, changed: KeyChanged | OwnerChanged, now: float
+    request: Request, store: KeyStore, principal: Principal, changed: KeyChanged | OwnerChanged, now: float,
+    notes: Notes,
 ) -> bool:
     """Whether successions lead from the pinned key to the one that was seen, which then is pinned. ``now`` in seconds
     since 1970. `LogAlarm`: that one is not in the coordinator's key log."""
@@ -55,7 +59,7 @@ async def follow(
         if isinstance(changed, OwnerChanged):
             owner = owner_of(changed.name) or ""
             before = store.pin(owner)
-            await look_up(request, store, principal, owner, now)
+            await look_up(request, store, principal, owner, now, notes)
             return store.pin(owner) != before
         chain: list[bytes] = []
         since = changed.pinned
@@ -70,7 +74,10 @@ async def follow(
         if changed.card is None or not chain:
             return False
         await check_logged(request, store, principal, changed.card)
-        return succeed_peer(store, principal.authority.suite, changed, chain, now)
+        if not succeed_peer(store, principal.authority.suite, changed, chain, now):
+            return False
+        notes.note("key-succeeded", principal.name, changed.name)
+        return True
     except LogAlarm:
         raise
     except (ZkcError, PeerViolation):

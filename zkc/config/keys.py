@@ -77,6 +77,8 @@ _PER_SENDER: Final = whole(1, 4096)
 _PER_SECOND: Final = whole(1, 1_000_000)
 _CLIENTS: Final = whole(1, 1_000_000)
 _POOL: Final = whole(0, 1024)
+_JOBS: Final = whole(1, 100_000)
+_SPOOL: Final = size(0, 1 << 36)
 _KEPT: Final = duration("1d", "36500d")
 _ENTRIES: Final = whole(1000, 100_000_000)
 
@@ -154,6 +156,14 @@ class HooksSection(Struct, frozen=True):
     notify: Annotated[Literal["none", "asked", "all"], _NOTIFY] = "asked"
 
 
+class OutboxSection(Struct, frozen=True):
+    """``[outbox]`` of a client; times in seconds, sizes in bytes."""
+
+    expires: Annotated[float, _TTL] = 7 * 86400.0
+    max_jobs: Annotated[int, _JOBS] = 1000
+    max_bytes: Annotated[int, _SPOOL] = 16 * 1024**3
+
+
 class RegistrationSection(Struct, frozen=True):
     """``[registration]`` of a client: the document's alternatives."""
 
@@ -176,6 +186,7 @@ class ClientConfig(Struct, frozen=True):
     inbox: InboxSection = InboxSection()
     person: PersonSection = PersonSection()
     hooks: HooksSection = HooksSection()
+    outbox: OutboxSection = OutboxSection()
     registration: RegistrationSection = RegistrationSection()
     keys: KeysSection = KeysSection()
     audit: ClientAuditSection = ClientAuditSection()

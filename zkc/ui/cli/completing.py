@@ -59,6 +59,11 @@ def pending(context: click.Context, _parameter: click.Parameter, begun: str) -> 
     return _ids(_tried(lambda: _waiting(context)), begun)
 
 
+def jobs(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Ids of the outbox."""
+    return _ids(_tried(lambda: _queued(context)), begun)
+
+
 def _ids(found: Iterable[tuple[str, str]], begun: str) -> list[CompletionItem]:
     from zkc.rules.names import escape
 
@@ -112,3 +117,9 @@ def _waiting(context: click.Context) -> Iterator[tuple[str, str]]:
 
     for reply in _ask(context, AskPending()):
         yield from ((item.id, f"{item.name or 'a transfer'} from {item.sender}") for item in reply.items)
+
+
+def _queued(context: click.Context) -> list[tuple[str, str]]:
+    from zkc.stores.outbox import Outbox
+
+    return [(job.id, f"{job.name} to {job.recipient}") for job in Outbox(_home(context)).jobs()]

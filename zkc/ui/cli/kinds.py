@@ -88,7 +88,7 @@ def _where(param: click.Parameter | None, ctx: click.Context | None) -> str:
 
 
 def offers(what: str) -> Any:
-    """What a shell offers for an argument: ``peers``, ``items`` or ``pending`` of `zkc.ui.cli.completing`."""
+    """What a shell offers for an argument: ``peers``, ``items``, ``pending`` or ``jobs`` of `zkc.ui.cli.completing`."""
 
     def complete(context: click.Context, parameter: click.Parameter, begun: str) -> Any:
         from zkc.ui.cli import completing

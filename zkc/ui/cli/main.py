@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "person": "zkc.ui.cli.person",
     "wait": "zkc.ui.cli.wait",
     "check": "zkc.ui.cli.check",
+    "outbox": "zkc.ui.cli.outbox",
     "doctor": "zkc.ui.cli.doctor",
     "completion": "zkc.ui.cli.completion",
     "peers": "zkc.ui.cli.peers",

@@ -37,15 +37,18 @@ def command(call: Invocation, *, identity: bool, lock: str | None) -> None:
 
 
 def _lock(call: Invocation, *, wanted: bool) -> None:
+    from zkc.client.command_audit import CommandAudit
+    from zkc.env import SystemClock
     from zkc.ui.cli.homes import client_config, client_home, open_store
     from zkc.ui.cli.passphrases import new_passphrase
 
     home = client_home(call)
     # A daemon that runs would find keys that it cannot read, or could read without having been asked.
     with open_store(home) as store, home.lock():
-        client_config(call, home)
+        config = client_config(call, home)
         store.unlock()
         store.set_passphrase(new_passphrase(call.out, changed=store.has_passphrase) if wanted else None)
+        CommandAudit(home, config, SystemClock()).note("passphrase-set" if wanted else "passphrase-removed")
     call.out.event("passphrase", {"locked": wanted})
     if not call.out.json:
         call.out.notice("a passphrase locks the keys of this home" if wanted else "no passphrase locks the keys")

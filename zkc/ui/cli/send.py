@@ -64,15 +64,20 @@ def _ciphers() -> tuple[str, ...]:
 @click.option("--compress", is_flag=True, help="Compress on the way (zstd), each chunk on its own.")
 @click.option("--no-resume", is_flag=True, help="Start from the first byte, whatever an earlier command has sent.")
 @click.option("--from", "sender", metavar="CLIENT", help="Ask CLIENT to send PATH, which is SHARE or SHARE/PATH there.")
+@click.option(
+    "--queue", is_flag=True, help="Hand it to the daemon, which keeps it until it is delivered; see zkc outbox."
+)
+@click.option("--copy", "keep_copy", is_flag=True, help="With --queue: keep an encrypted copy of files.")
+@click.option("--expires", type=Duration(), help="With --queue: give it up after so long [outbox.expires].")
 @click.option("--dry-run", is_flag=True, help="Ask whether it would be accepted now; send nothing.")
 @pass_invocation
 def command(
     call: Invocation, *, recipient: str, paths: tuple[str, ...], name: str | None, message: str | None, note: str,
     require: Any, wait: float | None, timeout: float | None, key_source: Any, cipher: str | None,
     receipt: str | None, exclude: tuple[str, ...], key: str | None, bwlimit: int, compress: bool, no_resume: bool,
-    dry_run: bool, sender: str | None,
+    dry_run: bool, sender: str | None, queue: bool, keep_copy: bool, expires: float | None,
 ) -> int:
-    """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run."""
+    """Events: ``requested``, ``granted``, ``progress``, ``delivered``; ``accepted`` for a dry run, ``queued``."""
     from zkc.ui.cli.send_several import receipt_files, recipients_of
 
     names = recipients_of(recipient)
@@ -101,6 +106,13 @@ def command(
 
     options = Options(wait, timeout, key_source, cipher, dry_run, key, not no_resume, bwlimit, compress, require)
     what = What(payload, name, note, exclude)
+    if queue:
+        from zkc.ui.cli.outbox import put
+
+        put(call, names, what, options, copy=keep_copy, expires=expires, waits=receipt is not None or dry_run)
+        return 0
+    if keep_copy or expires is not None:
+        raise UsageError("send: --copy and --expires go with --queue", hint="zkc send --help")
     if len(names) > 1:
         from zkc.ui.cli.send_several import send_to_each
 

@@ -1,0 +1,149 @@
+"""The queue: what is handed to the daemon arrives once, whoever comes late or is killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import wait_until
+from zkc.testing import Fleet
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet("alice", "bob", client={"log.level": "debug"}) as running:
+        yield running
+
+
+def jobs(fleet: Fleet) -> list[dict[str, Any]]:
+    return fleet.zkc("alice", "outbox", "--json").events
+
+
+def arrived(fleet: Fleet) -> list[str]:
+    return sorted(item["name"] for item in fleet.zkc("bob", "inbox", "--json").events if item["state"] == "ready")
+
+
+def queue(fleet: Fleet, *words: str, **options: Any) -> dict[str, Any]:
+    done = fleet.zkc("alice", "send", "bob", *words, "--queue", "--json", **options)
+    assert done.code == 0, done.err
+    (told,) = done.events
+    assert told["event"] == "queued"
+    return told
+
+
+def test_what_waits_survives_both_and_is_delivered_once(fleet: Fleet, tmp_path: Path) -> None:
+    big = tmp_path / "big.bin"
+    big.write_bytes(os.urandom(3 << 20) * 3)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "inside").write_bytes(b"x")
+    fleet.program("bob").terminate()
+    piped = queue(fleet, "--name", "piped", stdin=b"secret words " * 100_000)
+    assert piped["bytes"] == 1_300_000
+    copied = queue(fleet, str(big), "--copy")
+    named = queue(fleet, str(folder))
+    queue(fleet, "-m", "hello")
+    wait_until(lambda: all(job["tries"] for job in jobs(fleet)))
+    assert {(job["to"], job["state"], job["code"]) for job in jobs(fleet)} == {("bob", "waiting", 21)}
+    assert [job["id"] for job in jobs(fleet)][:3] == [piped["id"], copied["id"], named["id"]]
+    # Nothing of a pipe lies there in clear; the file may go, for a copy is here.
+    outbox = fleet.home("alice") / "outbox"
+    assert not any(b"secret words" in path.read_bytes() for path in outbox.rglob("*") if path.is_file())
+    sent = big.read_bytes()
+    big.unlink()
+    fleet.program("alice").kill()
+    fleet.start_daemon("alice")
+    assert len(jobs(fleet)) == 4
+    fleet.start_daemon("bob")
+    # Killed in the middle of it, and started again.
+    wait_until(lambda: arrived(fleet))
+    fleet.program("alice").kill()
+    fleet.start_daemon("alice")
+    wait_until(lambda: jobs(fleet) == [])
+    assert arrived(fleet) == ["big.bin", "folder", "message", "piped"]
+    assert [path.name for path in (outbox / "jobs").iterdir()] == [".lock"]
+    assert fleet.zkc("bob", "recv", "--name", "piped", "-o", "-").out == b"secret words " * 100_000
+    assert fleet.zkc("bob", "recv", "--name", "big.bin", "-o", "-").out == sent
+    for name in ("folder", "message"):
+        assert fleet.zkc("bob", "recv", "--name", name, "-o", str(tmp_path / "out")).code == 0
+
+
+def test_what_cannot_be_delivered_fails_with_its_reason_and_can_be_tried_again(fleet: Fleet, tmp_path: Path) -> None:
+    source = tmp_path / "later.txt"
+    source.write_bytes(b"now")
+    fleet.program("bob").terminate()
+    job = queue(fleet, str(source))
+    source.unlink()
+    fleet.start_daemon("bob")
+    wait_until(lambda: jobs(fleet)[0]["state"] == "failed")
+    (failed,) = jobs(fleet)
+    assert (failed["code"], failed["detail"]) == (33, "unreadable")
+    assert str(source) in failed["why"]
+    source.write_bytes(b"here again")
+    assert fleet.zkc("alice", "outbox", "retry", job["id"][:6]).code == 0
+    wait_until(lambda: jobs(fleet) == [])
+    assert fleet.zkc("bob", "recv", "--name", "later.txt", "-o", "-").out == b"here again"
+
+    # A refusal is the end of it.
+    fleet.configure("bob", {"inbox.accept": "none"})
+    fleet.program("bob").process.send_signal(signal.SIGHUP)
+    wait_until(lambda: fleet.zkc("alice", "check", "bob").code == 25)
+    queue(fleet, "-m", "no")
+    wait_until(lambda: jobs(fleet)[0]["state"] == "failed")
+    assert (jobs(fleet)[0]["code"], jobs(fleet)[0]["detail"]) == (25, "accept")
+    fleet.configure("bob", {"inbox.accept": "all"})
+    fleet.program("bob").process.send_signal(signal.SIGHUP)
+    wait_until(lambda: fleet.zkc("alice", "check", "bob").code == 0)
+    assert fleet.zkc("alice", "outbox", "cancel", jobs(fleet)[0]["id"]).code == 0
+    assert jobs(fleet) == []
+    assert fleet.zkc("alice", "outbox", "cancel", "ffff").code == 2
+
+
+def test_a_job_waits_for_a_person_and_ends_when_it_expires(fleet: Fleet) -> None:
+    queue(fleet, "-m", "for a person", "--require", "present")
+    expiring = queue(fleet, "-m", "too late", "--require", "authorised", "--expires", "1s")
+    wait_until(lambda: [job["state"] for job in jobs(fleet) if job["id"] == expiring["id"]] == ["failed"])
+    told = {job["id"]: job for job in jobs(fleet)}
+    assert (told[expiring["id"]]["code"], told[expiring["id"]]["detail"]) == (30, "expired")
+    assert fleet.zkc("alice", "outbox", "cancel", expiring["id"]).code == 0
+    wait_until(lambda: jobs(fleet)[0]["code"] == 22)
+    assert fleet.zkc("bob", "presence", "here").code == 0
+    wait_until(lambda: jobs(fleet) == [])
+    assert fleet.zkc("bob", "recv", "-o", "-").out == b"for a person"
+
+
+def test_a_job_that_is_cancelled_while_it_is_sent_ends(fleet: Fleet, tmp_path: Path) -> None:
+    source = tmp_path / "slow.bin"
+    source.write_bytes(os.urandom(8 << 20))
+    job = queue(fleet, str(source), "--bwlimit", "64K")
+    wait_until(lambda: jobs(fleet)[0]["state"] == "sending")
+    wait_until(lambda: fleet.zkc("bob", "inbox", "--partial", "--json").events)
+    assert fleet.zkc("alice", "outbox", "cancel", job["id"]).code == 0
+    assert jobs(fleet) == []
+    wait_until(lambda: "not-received" in fleet.program("bob").log.read_text())
+    assert arrived(fleet) == []
+
+
+def test_bounds_and_words_that_do_not_go_together(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.program("alice").terminate()
+    fleet.configure("alice", {"outbox.max_jobs": 1, "outbox.max_bytes": "1M"})
+    refused = fleet.zkc("alice", "send", "bob", "--queue", "--json", stdin=bytes(2 << 20))
+    assert (refused.code, refused.events[-1]["detail"]) == (25, "limit")
+    assert jobs(fleet) == []
+    told = fleet.zkc("alice", "send", "bob", "-m", "one", "--queue")
+    assert (told.code, b"no daemon runs here" in told.err) == (0, True)
+    assert fleet.zkc("alice", "send", "bob", "-m", "two", "--queue").code == 25
+    for words in (("--wait", "1s"), ("--dry-run",), ("--receipt", str(tmp_path / "r"))):
+        assert fleet.zkc("alice", "send", "bob", "-m", "x", "--queue", *words).code == 2
+    assert fleet.zkc("alice", "send", "bob", "-m", "x", "--copy").code == 2
+    assert fleet.zkc("alice", "send", "bob", str(tmp_path / "none"), "--queue").code == 33
+    assert fleet.zkc("alice", "send", "bob,bob", "-m", "x", "--queue").code in (2, 25)
+    assert len(jobs(fleet)) == 1
+    fleet.start_daemon("alice")
+    wait_until(lambda: jobs(fleet) == [])
+    assert fleet.zkc("bob", "recv", "-o", "-").out == b"one"

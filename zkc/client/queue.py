@@ -1,0 +1,209 @@
+"""The daemon's deliveries of jobs from the outbox: each is tried until the recipient has it, or nothing can come of it.
+
+Who is not there is looked for every few seconds; what else may pass is tried again later and later. Delivered once:
+every try of a job has the same key (``--id``), so a repeat finds what an earlier one did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import structlog
+from msgspec.structs import replace
+
+from zkc.client.call import Call
+from zkc.client.events import Options
+from zkc.client.handed import Grants, ThreadGranter
+from zkc.client.sending import Sending
+from zkc.client.sources import AnySource, source_of
+from zkc.client.spool import SpoolSource
+from zkc.config import ClientConfig
+from zkc.crypto.primitives import Secret
+from zkc.env import Clock, Entropy
+from zkc.errors import (
+    CoordinatorUnreachable,
+    DaemonError,
+    Interrupted,
+    NobodyThere,
+    NotAuthorised,
+    PolicyRefused,
+    RecipientOffline,
+    TimedOut,
+    ZkcError,
+)
+from zkc.stores.home import Home
+from zkc.stores.noting import Notes
+from zkc.stores.outbox import Job, Outbox
+from zkc.wire.messages import Manifest, Peer
+
+AT_ONCE: Final = 8
+_LOOK_SECONDS: Final = 3.0
+_AGAIN_FIRST: Final = 5.0
+_AGAIN_MAX: Final = 600.0
+_ABSENT: Final = (RecipientOffline, NobodyThere)
+_PASSES: Final = (*_ABSENT, CoordinatorUnreachable, DaemonError, NotAuthorised, TimedOut, Interrupted)
+"""What another time may be otherwise; of 25 only a limit, and of 33 only what the recipient's disk says."""
+Seen = Callable[[str], Awaitable[Peer]]
+
+
+class Queue:
+    """All jobs of one home. Belongs to the daemon's loop; ``seen`` asks the coordinator who is there."""
+
+    def __init__(
+        self, home: Home, config: Callable[[], ClientConfig], grant: Grants, seen: Seen, clock: Clock,
+        entropy: Entropy, notes: Notes,
+    ) -> None:
+        self._home = home
+        self._outbox = Outbox(home)
+        self._config = config
+        self._grant = grant
+        self._seen = seen
+        self._clock = clock
+        self._entropy = entropy
+        self._notes = notes
+        self._log = structlog.get_logger("zkc.queue")
+        self._running: dict[str, tuple[Call, asyncio.Future[None]]] = {}
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="zkc-queue")
+        self._poked = asyncio.Event()
+
+    def poke(self) -> None:
+        """A command has changed something: look now."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """For as long as the daemon lives."""
+        await asyncio.to_thread(self._outbox.tidy)
+        for id in self._outbox.damaged():
+            self._log.error("job-damaged", job=id)
+        while True:
+            self._poked.clear()
+            try:
+                await self._look()
+            except ZkcError as error:
+                self._log.error("outbox-unreadable", error=str(error))
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+
+    async def close(self) -> None:
+        """What is under way is told to end; it goes on at the next start."""
+        for call, _ in self._running.values():
+            call.end()
+        if self._running:
+            await asyncio.wait([ended for _, ended in self._running.values()])
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look(self) -> None:
+        jobs = await asyncio.to_thread(self._outbox.jobs)
+        there = {job.id for job in jobs}
+        for id, (call, _) in self._running.items():
+            if id not in there:
+                call.end()  # cancelled
+        now = self._clock.wall()
+        waiting = [job for job in jobs if job.state == "waiting" and job.id not in self._running]
+        for job in waiting:
+            if job.expires <= now:
+                await self._fail(job, TimedOut("it was not delivered before it expired", detail="expired"))
+        absent = {job.recipient for job in waiting if job.code in _codes(_ABSENT) and job.next > now}
+        present = {name for name in sorted(absent) if await self._is_there(name)}
+        for job in waiting:
+            due = job.next <= now or job.recipient in present
+            if due and job.expires > now and len(self._running) < AT_ONCE:
+                self._begin(job)
+
+    async def _is_there(self, name: str) -> bool:
+        try:
+            return (await self._seen(name)).online
+        except ZkcError:
+            return False
+
+    def _begin(self, job: Job) -> None:
+        loop, call = asyncio.get_running_loop(), Call()
+        granter = ThreadGranter(self._grant, loop, call)
+        running = loop.run_in_executor(self._threads, self._deliver, job, call, granter)
+        self._running[job.id] = call, running
+        running.add_done_callback(lambda ended: self._ended(job.id, ended))
+
+    def _ended(self, id: str, ended: asyncio.Future[None]) -> None:
+        self._running.pop(id, None)
+        error = None if ended.cancelled() else ended.exception()
+        if error is not None:
+            self._log.error("defect", job=id, exc_info=error)
+        self._poked.set()
+
+    # --- in a thread of its own -------------------------------------------------------------------------------------
+
+    def _deliver(self, job: Job, call: Call, granter: ThreadGranter) -> None:
+        if self._outbox.change(job.id, lambda each: replace(each, state="sending", tries=each.tries + 1)) is None:
+            return
+        try:
+            self._send(job, call, granter)
+        except ZkcError as error:
+            self._after(job, error)
+        except BaseException:
+            self._outbox.change(job.id, lambda each: replace(each, state="failed", code=1, why="a defect: see the log"))
+            raise
+        else:
+            self._outbox.remove(job.id)
+            self._log.info("delivered", job=job.id, recipient=job.recipient, tries=job.tries + 1)
+
+    def _send(self, job: Job, call: Call, granter: ThreadGranter) -> None:
+        options = Options(
+            key_source=job.key_source, cipher=job.cipher, key=job.key or f"outbox {job.id}", bwlimit=job.bwlimit,
+            compress=job.compress, require=job.require,
+        )
+        source, manifest = self._source(job)
+        try:
+            with call.bell() as bell:
+                Sending(
+                    self._home, self._config(), granter, job.recipient, source, manifest, options, clock=self._clock,
+                    entropy=self._entropy, bell=bell,
+                ).run()
+        finally:
+            source.close()
+
+    def _source(self, job: Job) -> tuple[AnySource, Manifest]:
+        if job.spool is None:
+            return source_of([Path(path) for path in job.paths], job.name, job.note, exclude=job.exclude)
+        spool = job.spool
+        manifest = Manifest(spool.kind, job.name, job.note, job.bytes, spool.mode, spool.mtime_ns)
+        return SpoolSource(self._outbox.data(job), Secret(spool.key)), manifest
+
+    def _after(self, job: Job, error: ZkcError) -> None:
+        if not may_pass(error):
+            self._set(job, error, state="failed", next=0.0)
+            self._notes.note("outbox", recipient=job.recipient, code=error.code, detail=error.detail)
+            self._log.warning(
+                "not-delivered", job=job.id, recipient=job.recipient, code=error.code, detail=error.detail,
+                error=error.message,
+            )
+            return
+        pause = min(_AGAIN_FIRST * 2 ** min(job.tries, 16), _AGAIN_MAX)
+        self._set(job, error, state="waiting", next=self._clock.wall() + self._entropy.jitter(pause / 2, pause))
+        self._log.info("later", job=job.id, recipient=job.recipient, code=error.code, detail=error.detail)
+
+    def _set(self, job: Job, error: ZkcError, **what: object) -> None:
+        told = {"code": error.code, "detail": error.detail, "why": error.message, **what}
+        self._outbox.change(job.id, lambda each: replace(each, **told))
+
+    async def _fail(self, job: Job, error: ZkcError) -> None:
+        await asyncio.to_thread(self._set, job, error, state="failed", next=0.0)
+        self._notes.note("outbox", recipient=job.recipient, code=error.code, detail=error.detail)
+        self._log.warning("not-delivered", job=job.id, recipient=job.recipient, code=error.code, detail=error.detail)
+
+
+def may_pass(error: ZkcError) -> bool:
+    """Whether another try may end otherwise, without anybody doing something about the job."""
+    if isinstance(error, PolicyRefused):
+        return error.detail in ("limit", "no-relay")
+    return isinstance(error, _PASSES) or error.detail == "no-space"
+
+
+def _codes(kinds: tuple[type[ZkcError], ...]) -> set[int]:
+    return {kind.code for kind in kinds}

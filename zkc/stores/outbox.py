@@ -1,0 +1,202 @@
+"""Jobs that wait for delivery: one folder each in ``outbox/jobs``, with ``job.json``, and ``data`` where bytes were
+taken over. A job is there once its folder has its name, and gone once it has not: a rename each.
+
+Commands make, list, cancel and retry jobs; the daemon alone delivers them. Every change of one is made under one lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from zkc.errors import LocalIOError, PolicyRefused
+from zkc.ids import KeySource, Presence
+from zkc.stores import files
+from zkc.stores.home import Home
+from zkc.stores.items import the_one
+
+_ID: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+JobState = Literal["waiting", "sending", "failed"]
+
+
+class Spool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes that were taken over: encrypted, under a key that goes with the job."""
+
+    key: bytes
+    kind: Literal["file", "stream", "message", "tree"]
+    mode: int
+    mtime_ns: int
+
+    def __repr__(self) -> str:
+        return f"Spool({self.kind}, ...)"
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One delivery to one recipient. Times in seconds since 1970, sizes in bytes."""
+
+    id: str
+    recipient: str
+    name: str
+    note: str
+    made: float
+    expires: float
+    bytes: int | None
+    paths: list[str] = []
+    """By reference, absolute; empty: ``spool`` has the bytes."""
+    exclude: list[str] = []
+    spool: Spool | None = None
+    key: str | None = None
+    """`--id` of whoever asked for it; None: the job's own."""
+    key_source: KeySource | None = None
+    cipher: str | None = None
+    bwlimit: int = 0
+    compress: bool = False
+    require: Presence = "online"
+    state: JobState = "waiting"
+    tries: int = 0
+    next: float = 0.0
+    """When the next try is due."""
+    code: int = 0
+    """Of what the last try ended with; with its finer word and its line."""
+    detail: str = ""
+    why: str = ""
+
+
+class Outbox:
+    """That of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self._folder = home.outbox / "jobs"
+
+    def jobs(self) -> list[Job]:
+        """All, oldest first; what cannot be read is left out, and `damaged` has it."""
+        found = [job for id in self._ids() if (job := self.job(id)) is not None]
+        return sorted(found, key=lambda job: (job.made, job.id))
+
+    def job(self, id: str) -> Job | None:
+        """The job ``id``; None: there is none (any more), or it is damaged."""
+        try:
+            return msgspec.json.decode(files.read_private(self._folder / id / "job.json"), type=Job)
+        except (LocalIOError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def damaged(self) -> list[str]:
+        """Ids of jobs that cannot be read."""
+        return [id for id in self._ids() if self.job(id) is None]
+
+    def find(self, prefix: str) -> Job:
+        """The one whose id begins so. `UsageError`: ``unknown-id``, ``ambiguous-id``."""
+        jobs = [job for job in self.jobs() if prefix and job.id.startswith(prefix.lower())]
+        return the_one(jobs, prefix, "no job {} is in the outbox")
+
+    def data(self, job: Job) -> Path:
+        """Where its spooled bytes are."""
+        return self._folder / job.id / "data"
+
+    def spooled_bytes(self) -> int:
+        """What all spools take."""
+        total = 0
+        for id in self._ids():
+            with contextlib.suppress(OSError):
+                total += (self._folder / id / "data").stat().st_size
+        return total
+
+    @contextlib.contextmanager
+    def making(self, id: str) -> Iterator[Path]:
+        """A folder for a new job's ``data``, before `add`; gone with whatever was not added."""
+        self._make_folder()
+        folder = self._folder / f".new-{id}"
+        files.make_folder(folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add(self, job: Job, at_most: int) -> None:
+        """``job``, whose folder `making` gave: durable when this returns. `PolicyRefused`: there are ``at_most``."""
+        with self._lock():
+            if len(self._ids()) >= at_most:
+                raise PolicyRefused(
+                    f"{at_most} jobs are in the outbox already", detail="limit",
+                    hint="zkc outbox lists them; outbox.max_jobs bounds them",
+                )
+            folder = self._folder / f".new-{job.id}"
+            with files.translated("adding to the outbox"):
+                files.write_private(folder / "job.json", msgspec.json.encode(job), replace=False)
+                folder.rename(self._folder / job.id)
+                _sync(self._folder)
+
+    def change(self, id: str, change: Callable[[Job], Job]) -> Job | None:
+        """What ``change`` makes of it, durable; None: there is none any more."""
+        with self._lock():
+            job = self.job(id)
+            if job is None:
+                return None
+            changed = change(job)
+            if changed != job:
+                files.write_private(self._folder / id / "job.json", msgspec.json.encode(changed), replace=True)
+            return changed
+
+    def remove(self, id: str) -> bool:
+        """Erase it. False: there is none."""
+        with self._lock(), files.translated("removing from the outbox"):
+            gone = self._folder / f".gone-{id}"
+            try:
+                (self._folder / id).rename(gone)
+            except FileNotFoundError:
+                return False
+            _sync(self._folder)
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
+
+    def tidy(self) -> None:
+        """At a daemon's start: what was being sent waits again, and what was being made or removed is gone."""
+        for id in self._ids():
+            self.change(id, _not_sending)
+        with contextlib.suppress(OSError):
+            for path in self._folder.iterdir():
+                if path.name.startswith(".gone-"):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _make_folder(self) -> None:
+        files.make_folder(self._folder.parent)
+        files.make_folder(self._folder)
+
+    def _ids(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self._folder) if _ID.fullmatch(name))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise files.local_error(error, "reading the outbox") from None
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        self._make_folder()
+        with files.translated("the outbox"):
+            descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.PRIVATE_FILE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _not_sending(job: Job) -> Job:
+    return msgspec.structs.replace(job, state="waiting") if job.state == "sending" else job
+
+
+def _sync(folder: Path) -> None:
+    descriptor = files.open_folder(folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
