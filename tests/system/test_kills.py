@@ -256,7 +256,7 @@ def seed() -> int:
 
 @pytest.mark.attack("D10", "P03")
 @pytest.mark.parametrize(("long", "short"), [
-    pytest.param(60, 40, id="hundred"),
+    pytest.param(60, 40, id="hundred", marks=pytest.mark.timeout(600)),
     pytest.param(1000, 1000, id="thousand", marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
 ])
 def test_transfers_outlive_kills_at_random_moments(
