@@ -856,6 +856,104 @@ def test_a_damaged_receipt_of_a_key_says_so_and_sends_nothing(bob: Bob, run: Run
     assert len(bob.asked) == 1
 
 
+# --- a file that has begun to go out under another key ----------------------------------------------------------------
+
+
+KEYS = [(None, "order 8"), ("order 7", None), ("order 7", "order 8")]
+
+
+@pytest.mark.parametrize(("first", "then"), KEYS)
+def test_a_file_goes_on_under_another_key_or_none_and_both_commands_deliver_it_once(
+    first: str | None, then: str | None, bob: Bob, run: Run, path: Path
+) -> None:
+    """The second takes over what the first has begun; the first, repeated, delivers what it was asked to."""
+    killed(bob, run, path, key=first)
+    tid, asked = bob.asked[0].tid, len(bob.asked)
+    bob.link = lambda connection: connection.deliver(4)
+    taken = run(path, key=then)
+    assert (bob.asked[asked].tid, bob.asked[asked].fresh) == (tid, False)
+    bob.link = lambda connection: connection.deliver()
+    own = run(path, key=first)
+    assert bob.asked[-1].tid != tid
+    assert bob.asked[-1].fresh
+    asked = len(bob.asked)
+    for key, done in ((first, own), (then, taken)):
+        if key is not None:
+            assert run(path, key=key).transfer == done.transfer, "the first receipt of each key"
+    assert len(bob.asked) == asked
+
+
+def test_what_several_commands_begin_in_turn_is_one_delivery_for_whoever_ends_it(
+    bob: Bob, run: Run, path: Path
+) -> None:
+    for key in ("order 7", "order 8", None, "order 7", None, "order 8"):
+        killed(bob, run, path, key=key)
+    bob.link = lambda connection: connection.deliver(4)
+    run(path, key="order 7")
+    assert {wanted.tid for wanted in bob.asked} == {bob.asked[0].tid}
+    asked = len(bob.asked)
+    bob.link = lambda connection: connection.deliver()
+    run(path, key="order 8")
+    run(path)
+    assert len({wanted.tid for wanted in bob.asked}) == 3
+    assert all(bob.fresh[asked:])
+
+
+@pytest.mark.attack("P03")
+@pytest.mark.parametrize(("first", "then"), KEYS)
+def test_what_had_arrived_under_another_key_is_the_delivery_of_whom_it_is_told(
+    first: str | None, then: str | None, bob: Bob, run: Run, path: Path
+) -> None:
+    """The first command was killed before the receipt came: as many items as commands that ended with 0."""
+    killed(bob, run, path, len(DATA), key=first)
+    made = len(bob.connections)
+    bob.answers = iter([lambda: bob.have(FileSource(path).manifest(None, ""))])
+    run(path, key=then)
+    assert len(bob.connections) == made
+    bob.link = lambda connection: connection.deliver()
+    run(path, key=first)
+    assert bob.asked[-1].tid != bob.asked[0].tid
+
+
+@pytest.mark.parametrize("first", ["order 7", None])
+def test_what_another_command_sends_now_is_not_taken_over(first: str | None, bob: Bob, run: Run, path: Path) -> None:
+    killed(bob, run, path, key=first)
+    asked = len(bob.asked)
+
+    def link(connection: Connection) -> Delivered:
+        bob.link = lambda other: other.deliver()
+        run(path, key="order 8")
+        return connection.deliver(4)
+
+    bob.link = link
+    run(path, key=first)
+    mine, other = bob.asked[asked:]
+    assert (mine.tid, mine.fresh) == (bob.asked[0].tid, False)
+    assert (other.tid != mine.tid, other.fresh) == (True, True)
+
+
+@pytest.mark.parametrize("then", ["order 8", None])
+def test_no_resume_leaves_what_another_key_has_begun(then: str | None, bob: Bob, run: Run, path: Path) -> None:
+    killed(bob, run, path, key="order 7")
+    bob.link = lambda connection: connection.deliver()
+    run(path, key=then, resume=False)
+    assert bob.asked[-1].tid != bob.asked[0].tid
+    bob.link = lambda connection: connection.deliver(4)
+    run(path, key="order 7")
+    assert (bob.asked[-1].tid, bob.asked[-1].fresh) == (bob.asked[0].tid, False)
+
+
+def test_a_key_that_has_begun_is_answered_with_its_own_receipt_only(bob: Bob, run: Run, path: Path) -> None:
+    """It keeps its delivery when its file has changed, and another command sends the new one."""
+    killed(bob, run, path, key="order 7")
+    path.write_bytes(DATA * 2)
+    bob.link = lambda connection: connection.deliver()
+    run(path)
+    assert bob.asked[-1].tid != bob.asked[0].tid
+    run(path, key="order 7")
+    assert bob.asked[-1].tid == bob.asked[0].tid
+
+
 # --- a recipient that comes ------------------------------------------------------------------------------------------
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +20,8 @@ from tests.support.items import DAY, TID, XID, SetClock
 from tests.support.program import environment
 from zkc.errors import LocalIOError
 from zkc.stores.home import Home
-from zkc.stores.under_way import KEPT_SECONDS, UnderWay, key_of, sweep, tid_of
+from zkc.stores.receipts import save_receipt
+from zkc.stores.under_way import KEPT_SECONDS, UnderWay, key_of, of_key, of_source, sweep, tid_of
 
 KEY = key_of(b"source", b"bob", b"report.pdf")
 OTHER = b"o" * 16
@@ -191,4 +196,130 @@ def test_what_cannot_be_begun_holds_no_descriptor(
     monkeypatch.setattr(fcntl if call == "flock" else os, call, fail)
     with pytest.raises(LocalIOError):
         UnderWay.open(home, KEY, TID, clock)
+    assert os.listdir("/proc/self/fd") == before
+
+
+# --- a delivery that goes over to another key ------------------------------------------------------------------------
+
+
+ONE, TWO = key_of(b"key", b"one"), key_of(b"key", b"two")
+
+
+LAST = 10
+
+
+class Killed(BaseException):
+    pass
+
+
+def command(home: Home, key: str | None, number: int, clock: SetClock) -> UnderWay:
+    """The ``number``-th command that sends the source KEY: under that key, or none."""
+    own = number.to_bytes(16, "big")
+    if key is None:
+        found = of_source(home, KEY, own, clock, adopts=True)
+    else:
+        found = of_key(home, key, KEY, own, own, clock, adopts=True)
+    assert found is not None
+    return found
+
+
+@pytest.mark.attack("P03")
+@pytest.mark.parametrize(
+    ("first", "then"), [(ONE, TWO), (ONE, None), (None, TWO)], ids=["key-another", "key-none", "none-key"]
+)
+@pytest.mark.parametrize("turned", [False, True], ids=["first", "second"])
+@pytest.mark.parametrize("at", range(1, LAST + 1))
+def test_killed_at_any_moment_a_delivery_belongs_to_one_command(
+    home: Home, clock: SetClock, monkeypatch: pytest.MonkeyPatch, first: str | None, then: str | None, turned: bool,
+    at: int,
+) -> None:
+    """The second one is killed at its ``at``-th call that changes anything, before it has sent a byte."""
+    begun = command(home, first, 1, clock)
+    begun.add(XID, TH)
+    begun.close(forget=False)
+    calls = 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise Killed
+            return real(*args, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("link", "rename", "unlink", "write", "fsync", "ftruncate"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        with suppress(Killed):
+            command(home, then, 2, clock).close(forget=False)
+    assert calls <= LAST, "each moment is one of these tests"
+    owners = []
+    order = (then, first) if turned else (first, then)
+    for number, key in enumerate(order, 3):
+        found = command(home, key, number, clock)
+        owners.append(found.tid)
+        assert found.tries == {XID + TH} or not found.begun
+        save_receipt(home, found.tid, b"a receipt")
+        found.close(forget=key is None, done=True)
+    assert owners[0] == begun.tid, "whoever comes first goes on with it"
+    assert owners[1] != begun.tid, "and the other one delivers for itself"
+    for key, tid in zip(order, owners, strict=True):
+        found = command(home, key, 9, clock)
+        assert found.tid == (tid if key is not None else (9).to_bytes(16, "big")), "a key is remembered"
+        found.close(forget=key is None)
+
+
+def test_a_key_is_remembered_as_long_as_its_receipt_is_kept(home: Home, clock: SetClock) -> None:
+    """Its id cannot be made from it once it has gone over from another command."""
+    begun = command(home, None, 1, clock)
+    begun.add(XID, TH)
+    begun.close(forget=False)
+    taken = command(home, TWO, 2, clock)
+    receipt = save_receipt(home, taken.tid, b"a receipt")
+    taken.close(forget=False, done=True)
+    os.utime(home.outbox / "under-way" / TWO, (clock.now - KEPT_SECONDS - 1,) * 2)
+    assert sweep(home, clock) == 0
+    again = command(home, TWO, 3, clock)
+    assert again.tid == begun.tid
+    again.close(forget=False)
+    receipt.unlink()
+    assert sweep(home, clock) == 1
+
+
+def test_where_there_are_no_hard_links_another_key_begins_anew(
+    home: Home, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = command(home, None, 1, clock)
+    begun.add(XID, TH)
+    begun.close(forget=False)
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    other = command(home, TWO, 2, clock)
+    assert (other.tid, other.begun) == ((2).to_bytes(16, "big"), False)
+    again = command(home, None, 3, clock)
+    assert again.tid == begun.tid
+    for each in (other, again):
+        each.close(forget=False)
+
+
+@pytest.mark.parametrize("call", ["link", "rename"])
+def test_what_cannot_be_taken_over_holds_no_descriptor(
+    home: Home, clock: SetClock, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    begun = command(home, None, 1, clock)
+    begun.add(XID, TH)
+    begun.close(forget=False)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "a bad disk")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(LocalIOError):
+        command(home, TWO, 2, clock)
     assert os.listdir("/proc/self/fd") == before

@@ -188,6 +188,34 @@ def test_the_same_command_goes_on_where_the_killed_one_was(fleet: Fleet, wire: W
 
 
 @pytest.mark.attack("D10")
+def test_another_id_goes_on_where_the_killed_command_was_and_each_id_delivers_once(
+    fleet: Fleet, wire: Wire, tmp_path: Path
+) -> None:
+    path, content = a_file(tmp_path, 16 * MIB)
+    ids: list[list[str]] = [[], ["--id", "first"], ["--id", "second"]]
+    positions = [0]
+    for words in ids:
+        wire.slow(0.002)
+        with sending(fleet, *words, str(path)) as process:
+            begun(fleet, positions[-1] + 2 * MIB)
+            process.kill()
+        (partly,) = inbox_of(fleet.home("bob"))[1]
+        positions.append(partly.size)
+    wire.slow(0)
+    transfers = set()
+    for words, resumed in ((ids[1], True), (ids[2], False), (ids[1], None)):
+        with sending(fleet, *words, str(path)) as process:
+            events = ended(process)
+        granted = [event["resumed_from"] for event in events if event["event"] == "granted"]
+        assert [position >= positions[-1] for position in granted] == ([] if resumed is None else [resumed])
+        transfers.add(events[-1]["transfer"])
+    assert len(transfers) == 2
+    with fleet.client("bob").receive(wait=DEADLINE) as item:
+        assert item.read() == content
+    arrived(fleet, content)
+
+
+@pytest.mark.attack("D10")
 @pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
 def test_a_running_command_goes_on_once_its_killed_recipient_is_back(
     fleet: Fleet, wire: Wire, tmp_path: Path, piped: bool

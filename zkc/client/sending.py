@@ -44,8 +44,8 @@ from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import Asked, Standing, judge, size_class
 from zkc.rules.rates import Pace
 from zkc.stores.home import Home
-from zkc.stores.receipts import check_receipts, find_receipt, receipt_path, save_receipt
-from zkc.stores.under_way import UnderWay, key_of, tid_of
+from zkc.stores.receipts import check_receipts, find_receipt, has_receipt, receipt_path, save_receipt
+from zkc.stores.under_way import UnderWay, key_of, of_key, of_source, tid_of
 from zkc.wire.codec import decode
 from zkc.wire.messages import Card, Endpoints, Manifest, Receipt, ReceiptBody
 
@@ -167,7 +167,7 @@ class Sending:
         if self._options.dry_run:
             return self._until_done()
         check_receipts(self._home)
-        forget = False
+        forget, done = False, None
         try:
             known = self._identify()
             done = known or self._until_done()
@@ -178,7 +178,7 @@ class Sending:
             self._drop_session()
             self._close_doors()
             if self._record is not None:
-                self._record.close(forget=forget or not self._record.begun)
+                self._record.close(forget=forget or not self._record.begun, done=done is not None)
 
     def interrupt(self) -> bool:
         """From a signal handler: whether what is under way ends by itself, and tells its recipient. An exception could
@@ -191,31 +191,34 @@ class Sending:
         key, wanted, same = self._options.key, self._wanted, self._source.identity
         if self._asked is not None:
             return None  # its asker has chosen the id
-        if key is not None:
-            tid = tid_of(self._home, key, self._recipient, self._entropy)
-            name = key_of(b"key", tid)
-        elif same:
-            tid, name = wanted.tid, key_of(b"source", self._recipient.encode(), self._manifest.name.encode(), *same)
-        else:
+        if key is None and not same:
             return None
-        while (record := UnderWay.open(self._home, name, tid, self._clock)) is None:
+        while (record := self._open_record()) is None:
             if key is None:
                 return None  # another command sends the same file now: each delivers it once
             self._sleep(_KEY_PAUSE)
             if self._left() == 0:
                 raise TimedOut(f"another command is sending with the key {key!r}", detail="timeout")
         self._record = record
-        if key is None and not self._options.resume:
-            record.close(forget=True)
-            self._record = record = UnderWay.open(self._home, name, tid, self._clock)
-            if record is None:
-                return None
-        if key is not None and (receipt := find_receipt(self._home, tid)) is not None:
-            return self._kept(tid, receipt)
+        if key is not None and (receipt := find_receipt(self._home, record.tid)) is not None:
+            return self._kept(record.tid, receipt)
         self._tries |= record.tries
         goes_on = record.begun and self._source.again and self._options.resume
         self._wanted = replace(wanted, tid=record.tid, fresh=not goes_on)
         return None
+
+    def _open_record(self) -> UnderWay | None:
+        """What this command goes on with. Where its file had begun to go out under another key, or under none, and is
+        not known to have arrived, it takes that delivery over."""
+        home, key, same = self._home, self._options.key, self._source.identity
+        tid, resume = self._wanted.tid, self._options.resume
+        source = key_of(b"source", self._recipient.encode(), self._manifest.name.encode(), *same) if same else ""
+        if key is None:
+            return of_source(home, source, tid, self._clock, adopts=resume)
+        own = tid_of(home, key, self._recipient, self._entropy)
+        # Another key may take a file's delivery over, with its id: one that the key itself leads to would come again.
+        first = tid if same and not has_receipt(home, own) else own
+        return of_key(home, key_of(b"key", own), source, first, tid, self._clock, adopts=resume)
 
     def _kept(self, tid: bytes, receipt: bytes) -> Delivery:
         """What a command with the same key has delivered, by its receipt."""

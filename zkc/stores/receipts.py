@@ -34,6 +34,11 @@ def find_receipt(home: Home, tid: bytes) -> bytes | None:
     return files.read_private(path) if os.path.lexists(path) else None
 
 
+def has_receipt(home: Home, tid: bytes) -> bool:
+    """Whether one is kept, whatever it says."""
+    return os.path.lexists(receipt_path(home, tid))
+
+
 def receipt_path(home: Home, tid: bytes) -> Path:
     """Where the receipt of a delivery is kept."""
     return home.receipts / f"{tid.hex()}.receipt"
