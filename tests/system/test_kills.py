@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,18 @@ def fleet() -> Iterator[Fleet]:
 def no_defect(fleet: Fleet) -> Iterator[None]:
     """Whatever happened: no traceback in any log, and the inbox is empty for the next test."""
     yield
+    clean(fleet)
+
+
+@pytest.fixture
+def other_fleet() -> Iterator[Fleet]:
+    """Beside ``fleet``: while the one waits for a program to start, the other goes on."""
+    with Fleet("alice", "bob", client=CONFIG) as fleet:
+        yield fleet
+        clean(fleet)
+
+
+def clean(fleet: Fleet) -> None:
     for name in ("alice", "bob", "coordinator"):
         assert not [event for event in log_of(fleet, name) if event["event"] == "defect" or "exception" in event]
     items, partials = inbox_of(fleet.home("bob"))
@@ -96,12 +109,21 @@ VICTIMS: Final = {("sender",): 60, ("recipient",): 20, ("sender", "recipient"): 
 """Who is killed together, and how often of a hundred times."""
 
 
+LONG_MOMENTS: Final = {"bytes": 3, "clock": 2}
+SHORT_MOMENTS: Final = {"bytes": 2, "clock": 2, "end": 1}
+"""What decides when somebody is killed: that more has come, the time, or that all has come."""
+
+STEP: Final = MIB // 8
+"""At most so much more comes before a kill that waits for bytes."""
+
+
 class Ordeal:
     """Files from alice to bob, each by the same command again and again, while what takes part in it is killed."""
 
-    def __init__(self, fleet: Fleet, folder: Path, kills: int, seed: int) -> None:
+    def __init__(self, fleet: Fleet, source: Path, kills: int, seed: int, moments: dict[str, int]) -> None:
         self._fleet = fleet
-        self._source = folder / "source.bin"
+        self._source = source
+        self._moments = moments
         self._inbox = fleet.home("bob") / "inbox"
         self._dice = random.Random(seed)
         self._size = 0
@@ -115,7 +137,7 @@ class Ordeal:
         """A file of that size, to its end; ``slowly``: options for as long as there is somebody to kill."""
         self.files += 1
         digest = self._write(size)
-        words = [str(self._source), "--id", f"file {self.files} of {self._source.parent}", "--wait", "60s"]
+        words = [str(self._source), "--id", f"file {self.files} of {self._source}", "--wait", "60s"]
         farthest = 0
         while True:
             here = self._partly()
@@ -180,14 +202,14 @@ class Ordeal:
     def _moment(self, sender: subprocess.Popen[bytes]) -> bool:
         """A random one has come, by the clock, by what has come, or by its end; False where ``sender`` has ended
         before."""
-        kind = self._dice.randrange(5)
-        late = time.monotonic() + (self._dice.uniform(0, 0.6) if kind < 2 else 1.0)
-        size = self._partly() + self._dice.randrange(min(self._size, MIB // 2))
+        (kind,) = self._dice.choices(list(self._moments), list(self._moments.values()))
+        late = time.monotonic() + (self._dice.uniform(0, 0.6) if kind == "clock" else 1.0)
+        size = self._partly() + self._dice.randrange(min(self._size, STEP))
 
         def comes() -> bool:
-            if kind in {2, 3}:
+            if kind == "bytes":
                 return self._partly() > size
-            return time.monotonic() >= late or (kind == 4 and payloads(self._fleet.home("bob")) != [])
+            return time.monotonic() >= late or (kind == "end" and payloads(self._fleet.home("bob")) != [])
 
         wait_until(lambda: self._look() or comes() or sender.poll() is not None, LONG)
         return sender.poll() is None
@@ -224,12 +246,6 @@ def kill_coordinator(fleet: Fleet) -> None:
     wait_until(lambda: not any(lives(pid) for pid in pids))
 
 
-def sample(kills: int) -> pytest.MarkDecorator:
-    """The test gets ``kills``: this many in the suite, a thousand in `scripts/soak`."""
-    many = pytest.param(1000, id="thousand", marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
-    return pytest.mark.parametrize("kills", [pytest.param(kills, id="sample"), many])
-
-
 @pytest.fixture
 def seed() -> int:
     """Another one each time, shown with a failure; or that of `PYTEST_KILLS_SEED`."""
@@ -238,26 +254,32 @@ def seed() -> int:
     return seed
 
 
-@pytest.mark.attack("D10")
-@sample(20)
-def test_a_long_transfer_outlives_kills_at_random_moments(fleet: Fleet, tmp_path: Path, kills: int, seed: int) -> None:
-    """One file and one command: it goes on from where it was each time, and is delivered once."""
-    ordeal = Ordeal(fleet, tmp_path, kills, seed)
-    while ordeal.left:
-        # More than goes out at this rate until the last kill; a machine on which it does gets another file.
-        ordeal.one(2 * kills * MIB, "--bwlimit", "1M")
-    ordeal.tell()
-    assert ordeal.resumed >= kills // 4
-
-
 @pytest.mark.attack("D10", "P03")
-@sample(12)
-def test_short_transfers_outlive_kills_at_random_moments(fleet: Fleet, tmp_path: Path, kills: int, seed: int) -> None:
-    """In their handshakes, and around their ends, more often than in their middle."""
-    ordeal, dice = Ordeal(fleet, tmp_path, kills, seed), random.Random(seed)
-    while ordeal.left:
-        ordeal.one(dice.randint(MIB, 16 * MIB))
-    ordeal.tell()
+@pytest.mark.parametrize(("long", "short"), [
+    pytest.param(60, 40, id="hundred", marks=pytest.mark.timeout(600)),
+    pytest.param(1000, 1000, id="thousand", marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+])
+def test_transfers_outlive_kills_at_random_moments(
+    fleet: Fleet, other_fleet: Fleet, tmp_path: Path, long: int, short: int, seed: int
+) -> None:
+    """One file and one command: it goes on from where it was each time, and is delivered once. Beside it short ones,
+    in their handshakes, and around their ends, more often than in their middle."""
+    over_long = Ordeal(fleet, tmp_path / "long.bin", long, seed, LONG_MOMENTS)
+    over_short, dice = Ordeal(other_fleet, tmp_path / "short.bin", short, seed + 1, SHORT_MOMENTS), random.Random(seed)
+
+    def endure_short() -> None:
+        while over_short.left:
+            over_short.one(dice.randint(MIB, 16 * MIB))
+
+    with ThreadPoolExecutor(1) as beside:
+        enduring = beside.submit(endure_short)
+        while over_long.left:
+            # More than goes out at this rate until the last kill; a machine on which it does gets another file.
+            over_long.one(long * MIB, "--bwlimit", "1M")
+        enduring.result()
+    for ordeal in (over_long, over_short):
+        ordeal.tell()
+    assert over_long.resumed >= long // 4
 
 
 # --- between the disk and the acknowledgement -----------------------------------------------------------------------
