@@ -16,7 +16,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from tests.support.env import FixedClock
-from tests.support.waiting import DEADLINE, until
+from tests.support.waiting import DEADLINE, until, wait_until
 from zkc.client.control import PendingItem
 from zkc.client.hooks import Hooks
 from zkc.config.keys import ClientConfig, HooksSection
@@ -133,7 +133,7 @@ def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(tmp_path:
         await until(started.exists)
 
     play(desk, scene())  # its end is the daemon's
-    assert _ends(int(started.read_text()))
+    wait_until(lambda: _ends(int(started.read_text())))
 
     async def late() -> None:
         desk.hooks.arrived(item())

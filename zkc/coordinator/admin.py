@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Final, Literal
 from zkc.config import CoordinatorConfig
 from zkc.config import load as load_config
 from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, LookAgain, Online, Status
-from zkc.crypto.audit import Note
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
 from zkc.ids import check_name
 from zkc.net.local_client import LocalClient
 from zkc.net.local_frames import NoAnswer, NotRunning
 from zkc.stores.home import Home
-from zkc.stores.noting import entries_of
 
 if TYPE_CHECKING:
     from zkc.coordinator.identity import CoordinatorIdentity
-    from zkc.crypto.audit import Entry
+    from zkc.crypto.audit import Entry, Note
     from zkc.stores.keydb import KeyDb
 
 _PAUSE_SECONDS: Final = 0.05
@@ -132,7 +130,7 @@ def invite(
         seconds = _config(home).invite.ttl if ttl is None else ttl
         expires = SystemClock().wall() + seconds
         row, text = make_invitation(identity, SystemEntropy(), name, kind, expires, reachable)
-        db.add_invitation(row, Note(int(SystemClock().wall() * 1000), "invited", recipient=name))
+        db.add_invitation(row, _note("invited", name))
     return Invite(name, text, expires)
 
 
@@ -152,7 +150,7 @@ def list_invitations(home: Home) -> list[OpenInvitation]:
 def cancel(home: Home, name: str) -> int:
     """Cancel the unused invitations for ``name``; how many there were. `NotRegistered` (``invite-unknown``) if none."""
     with _opened(home) as (_, db):
-        note = Note(int(SystemClock().wall() * 1000), "invitation-cancelled", recipient=name)
+        note = _note("invitation-cancelled", name)
         cancelled = db.cancel_invitations(check_name(name), note)
     if not cancelled:
         raise NotRegistered(
@@ -247,7 +245,7 @@ def rotate(home: Home, *, on_notice: Callable[[str], None] = lambda _: None) -> 
     made = rotate_identity(home.check().data, SystemEntropy())
     names = sorted({each.name for each in list_invitations(home) if each.state == "open"})
     with _opened(home) as (_, db):
-        db.audit([Note(int(SystemClock().wall() * 1000), "identity-rotated")])
+        db.audit([_note("identity-rotated")])
     try:
         _ask(home, LookAgain())
     except NoAnswer:
@@ -263,6 +261,8 @@ def audit_entries(home: Home, *, follow: bool = False) -> Iterator[Entry]:
 
     `IdentityError` (``audit-chain``) at an entry that is not what was written.
     """
+    from zkc.stores.noting import entries_of  # noqa: PLC0415
+
     with _opened(home) as (_, db):
         yield from entries_of(db, follow=follow)
 
@@ -274,6 +274,13 @@ def verify_audit(home: Home, noted: bytes | None = None) -> tuple[int, bytes]:
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
+
+
+def _note(event: str, recipient: str = "") -> Note:
+    """An entry of the audit log, of now."""
+    from zkc.crypto.audit import Note  # noqa: PLC0415
+
+    return Note(int(SystemClock().wall() * 1000), event, recipient=recipient)
 
 
 @contextmanager
