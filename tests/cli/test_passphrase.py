@@ -94,6 +94,10 @@ def test_locked_keys_serve_who_gives_the_passphrase_and_nobody_else(fleet: Fleet
         program.wait_ready()
         assert fleet.zkc("alice", "status", "--wait", "60s").code == 0
         assert fleet.zkc("alice", "send", "bob", "-m", "by daemon").code == 0
+        looked = fleet.zkc("alice", "doctor", "--json")
+        kinds = ("keys", "curve")
+        states = [each["state"] for each in looked.events if each.get("step", "").partition(" ")[0] in kinds]
+        assert (looked.code, states) == (0, ["note", "note"]), looked
         assert fleet.zkc("alice", "rotate").code == 0
         assert fleet.zkc("bob", "send", "alice", "-m", "back").code == 0
         assert error_of(fleet.zkc("alice", "rotate", "--no-passphrase", "--json", env=given)) == (34, "already-running")

@@ -59,7 +59,9 @@ def test_a_grant_that_does_not_come_in_time_is_told_by_what_it_waited_for(
     noted: list[tuple[Any, ...]] = []
     notes: Any = SimpleNamespace(note=lambda *ends, code, detail: noted.append((*ends, code, detail)))
     with pytest.raises(kind):
-        asyncio.run(granting.grant_within(0.0, link, nothing, wanted, nothing, nothing, nothing, nothing, notes))
+        asyncio.run(
+            granting.grant_within(0.0, link, nothing, wanted, nothing, nothing, nothing, nothing, notes, nothing)
+        )
     # A link that is not there decides nothing.
     assert [each[:4] for each in noted] == (
         [] if kind is CoordinatorUnreachable else [("outgoing", "alice", "bob", kind.code)]

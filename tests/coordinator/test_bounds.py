@@ -565,7 +565,7 @@ def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
         "key_source": "sender", "key_order": "recipient-first", "cipher": "aes-256-gcm",
         "compression": "none", "acknowledgement": "session", "presence": "online",
         "wait": 0, "size_class": 255, "can_listen": False, "fresh": False, "card_hash": bytes(32),
-        "sender_one_time_key": b"", "preview": b"", "asker": b"", "ask": b"",
+        "sender_one_time_key": b"", "preview": b"", "asker": b"", "ask": b"", "head": b"",
     }
     return TransferRequest(encode(Req(**(fields | changes))), bytes(64))
 
@@ -574,7 +574,7 @@ def response(asked: TransferRequest, key: bytes) -> TransferResponse:
     req = decode(asked.request, Req)
     resp = Resp(
         TERMS_VERSION, req.xid, "accept", 0, "", "online", 0, key, 65536, 0, False, bytes(32), req.key_source,
-        req.key_order, req.sender_one_time_key, b"",
+        req.key_order, req.sender_one_time_key, b"", b"",
     )
     return TransferResponse(encode(resp), bytes(64))
 

@@ -1106,6 +1106,24 @@ def test_new_keys_take_the_place_of_the_former_which_stay_for_a_week(db: KeyDb) 
     assert db.former_keys(bob.uid, NOW) is None
 
 
+def test_former_keys_leave_the_disk_when_they_are_forgotten(tmp_path: Path) -> None:
+    """Not only the table: the log of SQLite too, while the database stays open."""
+    former, url = b"FORMER-SERVER-KEY", sqlite_url(tmp_path)
+    with closing(KeyDb.open(url, MAC_KEY, create=True)) as db:
+        for name, forget in (("bob", db.forget_former), ("carol", lambda _uid: db.expire_former(NOW * 2))):
+            client = enrol(db, name)
+            for number in (2, 3):
+                card, private = b"%s %d" % (name.encode(), number), former if number == 2 else b"later"
+                client = db.rotate(client.card_hash, renewed(client, card), lambda private=private: private, NOW)
+            assert former in on_disk(tmp_path)
+            forget(client.uid)
+            assert former not in on_disk(tmp_path)
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
 def test_the_same_card_gets_what_it_got_and_another_nothing(db: KeyDb) -> None:
     bob = enrol(db)
     wanted = renewed(bob, b"card 2")

@@ -15,6 +15,7 @@ from tests.support.env import FixedClock
 from tests.support.parties import World
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE
+from zkc.client.gossip import Gossip
 from zkc.client.hooks import Hooks
 from zkc.client.person import PersonHere
 from zkc.client.principal import pin_peer
@@ -55,7 +56,8 @@ class Bob:
         self.inbox = closing.enter_context(Inbox.open(home))
         self.bulk = Bulk()
         self.principal: Any = SimpleNamespace(
-            authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card
+            authority=bob.coordinator.authority, identity=bob.identity, kem_key=bob.kem_key, card=bob.card,
+            registration=SimpleNamespace(uid=bob.card.body.uid),
         )
         self.notes: list[tuple[str, ...]] = []
         """What was noted: event, sender, recipient."""
@@ -64,7 +66,7 @@ class Bob:
         self.hooks = Hooks(lambda: self.receiver.config, Repeats(self.clock.monotonic), Bus("session"))
         self.receiver = Receiver(
             self.bulk, self.store, self.inbox, ClientConfig(), self.person, self.hooks, self.clock, SystemEntropy(),
-            notes,
+            notes, Gossip(self.store, lambda _name, _alarm: None),
         )
 
     def configure(self, **changes: object) -> None:

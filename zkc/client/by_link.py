@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from zkc.client.gossip import Gossip
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
 from zkc.client.link import Link
@@ -20,6 +21,7 @@ from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
 from zkc.net.sockets import Context, context
+from zkc.protocol.keylog import LogAlarm
 from zkc.rules.refusals import COORDINATOR
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
@@ -90,6 +92,7 @@ class ByLink:
         self._clock = clock
         self._entropy = entropy
         self._notes = notes
+        self._gossip = Gossip(store, self._alarm)
         self._loop: LoopThread | None = LoopThread()
         self._context: Context = context(entropy)
         self._link: Link | None = None
@@ -98,7 +101,7 @@ class ByLink:
         async def ask() -> Grant:
             return await grant_within(
                 within, self._started(), self._store, wanted, self._clock, self._entropy,
-                lambda coordinator: asyncio.to_thread(listen, coordinator), on_pending, self._notes,
+                lambda coordinator: asyncio.to_thread(listen, coordinator), on_pending, self._notes, self._gossip,
             )
 
         return self._run(ask())
@@ -169,6 +172,9 @@ class ByLink:
             self._loop.close()
             self._loop = None
             self._context.destroy(linger=200)
+
+    def _alarm(self, name: str, alarm: LogAlarm) -> None:
+        self._notes.note("key-log-alarm", name, code=alarm.code, detail=alarm.detail)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:

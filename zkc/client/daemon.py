@@ -21,6 +21,7 @@ from zkc import __version__, logs
 from zkc.client import control
 from zkc.client.auditing import DaemonAudit
 from zkc.client.by_link import all_peers
+from zkc.client.gossip import Gossip
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
@@ -181,12 +182,13 @@ class Daemon:
         self._person = PersonHere(home.data, lambda: self._config, clock, entropy, sources)
         self._hooks = Hooks(lambda: self._config, self._repeats, Bus("session"))
         self._audit = DaemonAudit(audit, lambda: self._config, clock, self._log)
+        self._watch = LogWatch(store, self._audit, clock)
+        self._gossip = Gossip(store, self._watch.alarm)
         self._receiver = Receiver(
-            self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit
+            self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit, self._gossip
         )
         self._handed = Handed(home, self._granted, clock, entropy)
         self._queue = Queue(home, lambda: self._config, self._granted, self._seen, clock, entropy, self._audit)
-        self._watch = LogWatch(store, self._audit, clock)
         self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -593,7 +595,8 @@ class Daemon:
         on_pending: OnPending,
     ) -> Grant:
         return await grant_within(
-            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending, self._audit
+            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending, self._audit,
+            self._gossip,
         )
 
     async def _person_of(self, request: control.AskPerson) -> control.PersonReply:

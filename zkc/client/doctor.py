@@ -23,6 +23,7 @@ from zkc.client.reaching import connect
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES
 from zkc.crypto.cards import VerifiedCard
+from zkc.crypto.merkle import Frontier
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -38,6 +39,7 @@ from zkc.net.local_client import LocalClient
 from zkc.net.local_frames import NotRunning
 from zkc.net.sockets import context, split_endpoint
 from zkc.protocol.channel import VERSIONS
+from zkc.protocol.keylog import LogAlarm
 from zkc.protocol.trust import judge_peer, verify_peer
 from zkc.rules.endpoints import parse_listen
 from zkc.rules.units import show_size
@@ -114,7 +116,7 @@ class Examination:
 
     def _keys(self) -> str | _Note:
         self._store = self._closing.enter_context(self._open_store())
-        self._store.unlock()
+        locked = self._locked()
         self._principal = principal = load_main(self._store)
         left = principal.card.body.not_after - self._clock.wall()
         if left <= 0:
@@ -125,7 +127,19 @@ class Examination:
         about = f"{principal.name}, fingerprint {principal.fingerprint.hex()[:16]}"
         if left < _EXPIRES_SOON:
             return _Note(f"{about}; its card expires in {left / 86400:.0f} days", "zkc rotate; a daemon does so itself")
+        if locked is not None:
+            return _Note(f"{about}; {locked.message}", f"a daemon that runs has them; {locked.hint}")
         return about
+
+    def _locked(self) -> LocalIOError | None:
+        """Why the private keys cannot be read, where a passphrase locks them."""
+        try:
+            self._store.unlock()
+        except LocalIOError as error:
+            if error.detail != "locked":
+                raise
+            return error
+        return None
 
     def _daemon(self) -> str | _Note:
         client: LocalClient[ControlReply] = LocalClient(self._home.socket_path(), ControlReply)
@@ -200,8 +214,10 @@ class Examination:
             failed = failed or finding.state == "wrong"
             yield finding
 
-    def _channel(self, endpoint: str) -> str:
+    def _channel(self, endpoint: str) -> str | _Note:
         """Encrypted by its key, admitted by ours, and a channel of version VERSIONS."""
+        if self._principal.keys is None:
+            return _Note("not tried: the keys are locked", "")
         info = HelloInfo("once", self._entropy.bytes(ID_BYTES), list(VERSIONS), self._principal.card.body.epoch)
 
         async def open_line() -> None:
@@ -223,6 +239,8 @@ class Examination:
 
     def _at_coordinator(self) -> Iterator[Finding]:
         yield self._step("registration", self._registration)
+        if not self._failed:
+            yield self._alone("key log", self._key_log)
 
     def _registration(self) -> str:
         self._access: Access = self._closing.enter_context(
@@ -235,6 +253,17 @@ class Examination:
                 hint="was a backup of keys.db restored, or the client joined elsewhere? See zkc join --force",
             )
         return f"{card.name}, certified by the coordinator"
+
+    def _key_log(self) -> str | _Note:
+        known = self._store.known_log(self._principal.registration.uid)
+        evidence = sorted((self._store.folder / "evidence").glob("log-fork-*.json"))
+        if evidence:
+            raise LogAlarm("log-fork", f"two were signed, as zkc coordinator audit --verify {evidence[-1]} shows")
+        if known is None:
+            return _Note("not followed yet", "a daemon follows it, and a first contact does")
+        if known.foreign:
+            raise LogAlarm("log-own", f"it gives the name {self._principal.name} to another key")
+        return f"{known.size} entries followed, head {Frontier(known.size, known.frontier).root.hex()[:16]}"
 
     def _card(self, name: str) -> VerifiedCard:
         answer = self._access.card(name)

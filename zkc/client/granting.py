@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from zkc.client.events import WouldAccept
+from zkc.client.gossip import Gossip
 from zkc.client.grants import Grant, Have, OnPending, Wanted
 from zkc.client.keylog import check_logged
 from zkc.client.link import Link, Unanswered
@@ -31,7 +32,7 @@ from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, Transfer
 
 async def grant(
     link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes, gossip: Gossip,
 ) -> Grant:
     """Ask, judge who answers, hand over the key, wait until the recipient confirms it. ``listen``: see `Listen`.
 
@@ -39,7 +40,7 @@ async def grant(
     Every error of the contract that a recipient or coordinator may give; `IdentityError` (12) before any key is made.
     """
     try:
-        return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
+        return await _grant(link, store, wanted, clock, entropy, listen, on_pending, gossip)
     except (KeyChanged, OwnerChanged) as changed:
         if not await follow(link.request, store, link.principal, changed, clock.wall(), notes):
             if isinstance(changed, KeyChanged):
@@ -49,12 +50,12 @@ async def grant(
         # Signed by an identity that the coordinator has since a moment ago?
         if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn():
             raise
-    return await _grant(link, store, wanted, clock, entropy, listen, on_pending)
+    return await _grant(link, store, wanted, clock, entropy, listen, on_pending, gossip)
 
 
 async def _grant(
     link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, gossip: Gossip,
 ) -> Grant:
     principal = link.principal
     sender = machine.Sender(
@@ -65,6 +66,7 @@ async def _grant(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
         wanted.size_class, wanted.fresh, wanted.compression, wanted.acknowledgement, wanted.can_listen,
         wanted.presence, wanted.wait, wanted.preview, wanted.asker, wanted.ask,
+        gossip.head_for(principal, wanted.recipient),
     )
     current = machine.create_request(sender, terms)
     finished = pending = False
@@ -86,6 +88,7 @@ async def _grant(
                 return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt, principal.fingerprint)
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
+            await gossip.hear(link.request, principal, wanted.recipient, granted.resp.head)
             await check_logged(link.request, store, principal, granted.card)
             if wanted.pin not in (b"", granted.card.fingerprint):
                 raise IdentityError(
@@ -114,18 +117,21 @@ async def _grant(
         ) from None
     finally:
         if not finished:
+            gossip.forget(principal.registration.uid, wanted.recipient)
             erase(current.state)
             link.tell(TransferEnd(terms.xid, 31, "ended"))
 
 
 async def grant_within(
     within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes, gossip: Gossip,
 ) -> Grant:
     """`grant`, over a link that may not stand yet, in at most ``within`` seconds; what came of it goes to ``notes``."""
     ends = link.principal.name, wanted.recipient
     try:
-        granted = await _grant_within(within, link, store, wanted, clock, entropy, listen, on_pending, notes)
+        granted = await _grant_within(
+            within, link, store, wanted, clock, entropy, listen, on_pending, notes, gossip
+        )
     except CoordinatorUnreachable:
         raise  # nobody decided anything
     except ZkcError as error:
@@ -139,7 +145,7 @@ async def grant_within(
 
 async def _grant_within(
     within: float | None, link: Link, store: KeyStore, wanted: Wanted, clock: Clock, entropy: Entropy,
-    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes,
+    listen: Callable[[str], Awaitable[Endpoints]], on_pending: OnPending, notes: Notes, gossip: Gossip,
 ) -> Grant:
     is_pending = False
 
@@ -152,7 +158,7 @@ async def _grant_within(
         async with asyncio.timeout(within):
             # A command says at once that there is no link; whether it waits for one is its own affair.
             await link.wait_linked(link.patience)
-            return await grant(link, store, wanted, clock, entropy, listen, told, notes)
+            return await grant(link, store, wanted, clock, entropy, listen, told, notes, gossip)
     except TimeoutError:
         if is_pending and link.linked:
             raise refused_by(wanted.recipient, TimedOut.code, "unanswered") from None

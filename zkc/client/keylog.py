@@ -7,6 +7,7 @@ or shows two faces, is noticed (attacks H01, H12, K05).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from zkc.client.principal import Principal
 from zkc.crypto.cards import VerifiedCard, hash_of
@@ -19,14 +20,16 @@ from zkc.wire.messages import AnswerBody, LogAsk, LogPage, LogProof, LogProve, R
 Ask = Callable[[RequestBody], Awaitable[AnswerBody]]
 
 
-async def follow(ask: Ask, store: KeyStore, principal: Principal) -> LogState:
-    """The log as it is now, durably followed to its end.
+async def follow(ask: Ask, store: KeyStore, principal: Principal, mark: int = 0) -> LogState:
+    """The log as it is now, durably followed to its end. ``mark``: see `LogState.marked`.
 
     `LogAlarm` (``log-proof``, ``log-shrunk``, ``log-fork``): nothing is kept. Errors of the link.
     """
     uid = principal.registration.uid
     kept = store.known_log(uid)
     state = None if kept is None else LogState(Frontier(kept.size, kept.frontier), kept.head, kept.foreign)
+    if state is not None and state.frontier.size == mark:
+        state = replace(state, marked=state.frontier.root)
     before, whole = state, False
     while not whole:
         page = await ask(LogAsk(0 if state is None else state.frontier.size, fresh=state is None))
@@ -35,7 +38,7 @@ async def follow(ask: Ask, store: KeyStore, principal: Principal) -> LogState:
         # Now, and not before: what the coordinator has logged under this name was kept here before it heard of it.
         hashes, own = store.own_cards(uid)
         cards = frozenset((principal.card.hash, *hashes, *map(hash_of, own)))
-        state, whole = take_page(Whose(principal.coordinator.identity, principal.name, cards), state, page)
+        state, whole = take_page(Whose(principal.coordinator.identity, principal.name, cards), state, page, mark)
     if state is None:
         raise AssertionError("a log that was followed is known")
     if before is None or before.frontier != state.frontier:

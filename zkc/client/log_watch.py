@@ -55,7 +55,7 @@ class LogWatch:
         try:
             state = await self._follow(link)
         except LogAlarm as alarm:
-            self._alarm(name, alarm.detail, str(alarm))
+            self.alarm(name, alarm)
         except ZkcError as error:
             if now - self._followed[name] > _STALE_SECONDS:
                 self._alarm(name, "log-stale", f"the coordinator has not shown its key log for a day ({error})")
@@ -77,6 +77,10 @@ class LogWatch:
                 if await link.learn():
                     return await follow(link.request, self._store, link.principal)
             raise
+
+    def alarm(self, name: str, alarm: LogAlarm) -> None:
+        """Whatever else comes of it: the log and the audit log say so."""
+        self._alarm(name, alarm.detail, str(alarm))
 
     def _alarm(self, name: str, detail: str, what: str) -> None:
         self._log.error("key-log-alarm", client=name, detail=detail, error=what)

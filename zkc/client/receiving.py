@@ -15,6 +15,7 @@ import structlog
 from zkc.client.asking import Answer, Asking, Question, preview_of
 from zkc.client.control import AskDecision, AskLive, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
+from zkc.client.gossip import Gossip
 from zkc.client.hooks import Hooks
 from zkc.client.keylog import check_logged
 from zkc.client.person import PersonHere
@@ -97,6 +98,7 @@ class Receiver:
     def __init__(
         self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, hooks: Hooks,
         clock: Clock, entropy: Entropy, notes: Notes,
+        gossip: Gossip,
     ) -> None:
         self._store = store
         self._notes = notes
@@ -105,6 +107,7 @@ class Receiver:
         """Replaced as a whole when the configuration is read again."""
         self._person = person
         self._hooks = hooks
+        self._gossip = gossip
         self._clock = clock
         self.readers: Final = Readers(inbox, clock)
         self._transfers = Transfers()
@@ -189,7 +192,9 @@ class Receiver:
         transfer = Transfer(context, notified.state, card, message)
         self._transfers[req.xid] = transfer
         try:
+            await self._gossip.hear(ask, principal, req.sender, req.head)
             await check_logged(ask, self._store, principal, card)
+            transfer.head = self._gossip.head_for(principal, req.sender)
             verdict = await self._judge(transfer, endpoint, ask)
         except BaseException:
             self._end_handshake(req.xid)
@@ -333,7 +338,9 @@ class Receiver:
             incoming.close()
             raise
         chunk = incoming.offer_chunk(self.config.transfer.chunk)
-        return machine.Accept(where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1])
+        return machine.Accept(
+            where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1], head=transfer.head
+        )
 
     def _question(self, transfer: Transfer, required: Presence) -> _Verdict:
         if self.asking.is_full(transfer.req.sender):
@@ -381,7 +388,7 @@ class Receiver:
         self._transfers.check_wanted(transfer)
         where = Endpoints(addresses, ask.data_port, ask.ack_port, 0, "", b"")
         return machine.Accept(
-            where, ask.chunk, max_bytes, live=True, presence=level[0], presence_age=level[1]
+            where, ask.chunk, max_bytes, live=True, presence=level[0], presence_age=level[1], head=transfer.head
         )
 
     def _decline(self, transfer: Transfer, code: int, *, detail: str = "", why: str = "") -> machine.Decline:
@@ -427,6 +434,8 @@ class Receiver:
         """Give up a handshake that is not agreed: its keys and sockets go."""
         transfer = self._transfers.get(xid)
         if transfer is not None and not transfer.agreed:
+            # Its sender may not have got what it was told.
+            self._gossip.forget(transfer.context.card.body.uid, transfer.req.sender)
             erase(transfer.state)
             self._forget(transfer)
 

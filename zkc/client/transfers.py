@@ -31,6 +31,8 @@ class Transfer:
     """The process that takes it as a stream, with sockets of its own in place of ours."""
     asking: asyncio.Task[None] | None = None
     """Its wait for a person."""
+    head: bytes = b""
+    """Of the key log, for its sender."""
     rule: str = ""
     """Of policy: which one decided about it."""
     required: Presence = "online"

@@ -10,7 +10,7 @@ from zkc.coordinator.sessions import Session
 from zkc.crypto.heads import Head, log_leaf, sign_head
 from zkc.errors import UnknownRecipient
 from zkc.stores.keydb import LogEntry
-from zkc.wire.messages import AnswerBody, LogAsk, LogPage, LogProof, LogProve
+from zkc.wire.messages import AnswerBody, LogAsk, LogHead, LogHeadAsk, LogPage, LogProof, LogProve
 
 _PAGE_ENTRIES: Final = 256
 _PAGE_BYTES: Final = 40 * 1024
@@ -46,6 +46,13 @@ class KeyLog:
         if index is None or not index < body.size <= db.log_size():
             raise UnknownRecipient("the name has no such card", detail="unknown")
         return LogProof(index, db.log_inclusion(index, body.size))
+
+    def head_at(self, _session: Session, _call: bytes, body: LogHeadAsk) -> AnswerBody:
+        """The root over so many entries, signed: what another client was shown is held against it."""
+        if not 0 < body.size <= self._core.db.log_size():
+            raise UnknownRecipient("the log has not so many entries", detail="unknown")
+        root = self._core.db.log_frontier(body.size).root
+        return LogHead(sign_head(self._core.identity.signing, Head(body.size, root)))
 
     def _head(self, size: int) -> bytes:
         identity = self._core.identity

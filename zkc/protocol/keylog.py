@@ -34,6 +34,8 @@ class LogState:
     """The signed note of the newest head that fitted; empty before the first."""
     foreign: bytes = b""
     """H(card) of a card that was logged under this client's name and is not its own; empty: none was."""
+    marked: bytes = b""
+    """The root over as many entries as somebody wanted to know, where they passed by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Whose:
     """H(card) of each that it has, had, or is about to have."""
 
 
-def take_page(whose: Whose, state: LogState | None, page: LogPage) -> tuple[LogState, bool]:
-    """What is known after ``page``, and whether the log ends there, under a head that fits.
+def take_page(whose: Whose, state: LogState | None, page: LogPage, mark: int = 0) -> tuple[LogState, bool]:
+    """What is known after ``page``, and whether the log ends there, under a head that fits. ``mark``: see `marked`.
 
     `LogAlarm`: ``log-proof`` (what is no head or no page), ``log-shrunk``, ``log-fork``.
     """
@@ -62,9 +64,10 @@ def take_page(whose: Whose, state: LogState | None, page: LogPage) -> tuple[LogS
         raise LogAlarm("log-proof", "these entries were not asked for")
     if state is None and (not page.entries or not _is_own(whose, page.entries[0])):
         raise LogAlarm("log-proof", "the card of this client is not in it")
-    foreign = state.foreign if state is not None else b""
+    foreign, marked = (state.foreign, state.marked) if state is not None else (b"", b"")
     for entry in page.entries:
         frontier = frontier.add(leaf_hash(entry))
+        marked = frontier.root if frontier.size == mark else marked
         foreign = _foreign(whose, entry) or foreign
     whole = frontier.size == head.size
     if whole and frontier.root != head.root:
@@ -72,7 +75,7 @@ def take_page(whose: Whose, state: LogState | None, page: LogPage) -> tuple[LogS
     if not whole and not page.entries:
         raise LogAlarm("log-proof", "entries are held back")
     note = page.head if whole else state.head if state is not None else b""
-    return LogState(frontier, note, foreign), whole
+    return LogState(frontier, note, foreign, marked), whole
 
 
 def check_proof(state: LogState, name: str, card_hash: bytes, proof: LogProof) -> None:

@@ -83,6 +83,8 @@ class Accept:
     presence: Presence = "online"
     """The level that this client vouches for, and how old what it rests on is, in seconds."""
     presence_age: int = 0
+    head: bytes = b""
+    """Signed head of the key log, where it is news to the sender."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ def create_response(recipient: Recipient, state: Notified, event: Accept) -> Ste
     resp = _response(
         recipient, state.req, verdict="accept", sealed=sealed, one_time=one_time.public.encode(), chunk=event.chunk,
         max_bytes=event.max_bytes, live=event.live, presence=event.presence, presence_age=event.presence_age,
+        head=event.head,
     )
     th, message = _sign(recipient, state.th, resp)
     return Step(Responded(th, state.req, resp, state.sender, one_time, sender_listens), (Send(message),))
@@ -271,7 +274,7 @@ TABLE: Final[Table] = {
 def _response(
     recipient: Recipient, req: Req, *, verdict: Literal["accept", "refuse", "have"], sealed: bytes = b"",
     one_time: bytes = b"", chunk: int = CHUNK, max_bytes: int = 0, code: int = 0, detail: str = "",
-    live: bool = False, presence: Presence = "online", presence_age: int = 0,
+    live: bool = False, presence: Presence = "online", presence_age: int = 0, head: bytes = b"",
 ) -> Resp:
     return Resp(
         version=TERMS_VERSION,
@@ -290,6 +293,7 @@ def _response(
         key_order=req.key_order,
         sender_one_time_key=req.sender_one_time_key,
         sealed_endpoints=sealed,
+        head=head,
     )
 
 

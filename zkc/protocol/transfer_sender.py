@@ -94,6 +94,8 @@ class Terms:
     asker: bytes = b""
     ask: bytes = b""
     """On whose request, and H(ASK) of it."""
+    head: bytes = b""
+    """Signed head of the key log, where it is news to the recipient."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,6 +180,7 @@ def create_request(sender: Sender, terms: Terms) -> Step:
         terms.key_source, terms.key_order, terms.cipher, terms.compression, terms.acknowledgement, terms.presence,
         terms.wait, terms.size_class, terms.can_listen, terms.fresh, sender.card.hash,
         one_time.public.encode() if one_time else b"", _seal_preview(sender, terms), terms.asker, terms.ask,
+        terms.head,
     )
     encoded = encode(req)
     th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)

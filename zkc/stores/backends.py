@@ -43,6 +43,9 @@ class Backend(Protocol):
     def change_counter(self) -> int:
         """A number that differs from the last one if another connection has committed since."""
 
+    def erase_deleted(self) -> None:
+        """What was deleted leaves the disk, unless another process is reading just now: then the next time."""
+
     def close(self) -> None:
         """Let go of everything. Harmless when repeated."""
 
@@ -106,6 +109,19 @@ class SqliteBackend:
     def change_counter(self) -> int:
         with self.reading() as connection:
             return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+
+    def erase_deleted(self) -> None:
+        # The log still holds the row, and the file its page, until the one has been moved into the other.
+        with suppress(sqlite3.Error, DBAPIError), self._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            if not isinstance(raw, sqlite3.Connection):
+                return
+            (patience,) = raw.execute("PRAGMA busy_timeout").fetchone()
+            raw.execute("PRAGMA busy_timeout = 0").close()  # the caller may be an event loop
+            try:
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                raw.execute(f"PRAGMA busy_timeout = {int(patience)}").close()
 
     def close(self) -> None:
         # SQLite writes on the last close (it moves the log into the file); what fails there is done at the next open.

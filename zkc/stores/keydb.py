@@ -516,9 +516,10 @@ class KeyDb:
         """That client has a channel under its new keys: the former ones are erased. Harmless when repeated."""
         with self._backend.writing() as connection:
             self._forget_former(connection, uid)
+        self._backend.erase_deleted()
 
     def expire_former(self, now: float) -> list[bytes]:
-        """Erase the former keys whose time is over; whose they were."""
+        """Erase the former keys whose time is over; whose they were. Keys that were deleted before leave the disk."""
         query = select(*_FORMER.c).where(_FORMER.c.until <= now)
         with self._backend.reading() as connection:
             over = [self._to_former(row).uid for row in connection.execute(query).mappings()]
@@ -526,6 +527,7 @@ class KeyDb:
             with self._backend.writing() as connection:
                 for uid in over:
                     self._forget_former(connection, uid)
+        self._backend.erase_deleted()
         return over
 
     def revoke(self, name: str, reason: str, now: float, event: str = "revoked") -> list[ClientRow]:

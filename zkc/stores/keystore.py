@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -148,6 +149,11 @@ class KeyStore:
         """What the passphrase has unlocked."""
         self._pins: Pins | None = None
         """As they were last verified or written."""
+
+    @property
+    def folder(self) -> Path:
+        """That of the home's data."""
+        return self._db.path.parent
 
     @classmethod
     def open(

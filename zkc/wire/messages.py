@@ -26,6 +26,8 @@ SealedAnswer = Annotated[bytes, Meta(max_length=24 * 1024)]
 """Room for a receipt with an application's card in it."""
 Response = Annotated[bytes, Meta(max_length=26 * 1024)]
 """RESP, and with it card, certificate and keys: X4 fits into one control message whatever a recipient says."""
+Terms = Annotated[bytes, Meta(max_length=16 * 1024)]
+"""REQ, with a preview and a head of the key log in it."""
 LiveSignature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 MaybeSignature = Annotated[bytes, Meta(max_length=64)]
 Name = Annotated[str, Meta(max_length=127)]
@@ -279,7 +281,7 @@ class Goodbye(Message, frozen=True, tag="goodbye"):
 
 
 class TransferRequest(Message, frozen=True, tag="x1"):
-    request: Small
+    request: Terms
     signature: LiveSignature
 
 
@@ -340,6 +342,12 @@ class LogProve(Message, frozen=True, tag="log-prove"):
     size: U64
 
 
+class LogHeadAsk(Message, frozen=True, tag="log-head-ask"):
+    """Client to coordinator: what is the root over the first ``size`` entries?"""
+
+    size: U64
+
+
 class InviteApplication(Message, frozen=True, tag="invite-app"):
     app: Name
 
@@ -397,7 +405,7 @@ class Rendezvous(Message, frozen=True, tag="rendezvous"):
 
 
 class Notify(Message, frozen=True, tag="x2"):
-    request: Small
+    request: Terms
     signature: LiveSignature
     card: EncodedCard
     certificate: Small
@@ -464,8 +472,8 @@ class Replaced(Message, frozen=True, tag="replaced"):
 
 RequestBody = (
     Heartbeat | Goodbye | TransferRequest | TransferKey | TransferConfirmKey | TransferEnd | ListPeers | LookUp
-    | PersonIs | LookAt | LogAsk | LogProve | InviteApplication | Leave | Rotate | AskSuccessions | AskCoordinator
-    | RelayHere | WantRelay | Rendezvous
+    | PersonIs | LookAt | LogAsk | LogProve | LogHeadAsk | InviteApplication | Leave | Rotate | AskSuccessions
+    | AskCoordinator | RelayHere | WantRelay | Rendezvous
     | Notify | TransferAnswer | DeliverKey | DeliverSessionKey | DeliverConfirmation | Revoked
     | CoordinatorRenewed | Replaced
     | AskStep | AskFrom
@@ -538,6 +546,11 @@ class LogLeaf(Message, frozen=True):
     reason: Line
 
 
+class LogHead(Message, frozen=True, tag="log-head"):
+    head: Small
+    """Signed, of as many entries as were asked for."""
+
+
 class LogPage(Message, frozen=True, tag="log-page"):
     head: Small
     """The newest, signed."""
@@ -608,7 +621,7 @@ class AskReply(Message, frozen=True, tag="ask-reply"):
 
 AnswerBody = (
     Ok | TransferGrant | TransferResponse | TransferPending | TransferConfirm | PeerPage | PeerSeen | PeerCard
-    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt | LogPage | LogProof | AskReply
+    | Invitation | Rotated | Successions | CoordinatorNow | RelayAt | LogPage | LogProof | LogHead | AskReply
 )
 
 
@@ -665,6 +678,8 @@ class Req(Message, frozen=True):
     """Fingerprint of the client that asked the sender for it; empty: nobody did."""
     ask: MaybeHash
     """H(ASK) of that request, which the receipt repeats."""
+    head: Small
+    """Signed head of the key log, the newest that the sender knows; empty: the recipient was told it before."""
 
 
 class Preview(Message, frozen=True):
@@ -789,6 +804,8 @@ class Resp(Message, frozen=True):
     sender_one_time_key: Small
     sealed_endpoints: SealedAnswer
     """Seal of `Endpoints`; with verdict ``have`` of the receipt."""
+    head: Small
+    """As in REQ, of the recipient."""
 
 
 class Endpoints(Message, frozen=True):

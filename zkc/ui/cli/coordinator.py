@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zkc.errors import DaemonError, UsageError
+from zkc.errors import DaemonError, LocalIOError, UsageError
 from zkc.ui.cli.auditing import audit_options, tell_entries, tell_verified
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
@@ -227,13 +227,20 @@ def _rotate(call: Invocation) -> None:
 @click.command(
     "audit", cls=Command, example="zkc coordinator audit --follow",
     help="Show every decision of this coordinator: who, what, outcome. --verify walks the whole chain and prints its "
-    "head; noted elsewhere, a head proves later, with --head, that nothing was cut off.",
+    "head; noted elsewhere, a head proves later, with --head, that nothing was cut off. --verify FILE checks evidence "
+    "that some coordinator showed two key logs, on any machine.",
     short_help="Show or verify the log of all decisions.",
 )
+@click.argument("file", required=False)
 @audit_options
 @pass_invocation
-def _audit(call: Invocation, *, follow: bool, verify: bool, head: bytes | None) -> None:
+def _audit(call: Invocation, *, file: str | None, follow: bool, verify: bool, head: bytes | None) -> None:
     """``audit``, an object for each entry; with ``--verify`` one ``verified`` with ``seq`` and ``head``."""
+    if file is not None:
+        if not verify or head is not None:
+            raise UsageError("coordinator audit: FILE goes with --verify alone", hint="it is evidence of a key log")
+        _check_evidence(call, file)
+        return
     from zkc.coordinator import admin
 
     home = _home(call)
@@ -241,6 +248,24 @@ def _audit(call: Invocation, *, follow: bool, verify: bool, head: bytes | None) 
         tell_verified(call.out, *admin.verify_audit(home, head))
     else:
         tell_entries(call.out, admin.audit_entries(home, follow=follow))
+
+
+def _check_evidence(call: Invocation, file: str) -> None:
+    """``evidence`` with ``coordinator`` and ``size``; needs no home, and nothing but the file."""
+    from pathlib import Path
+
+    from zkc.crypto.evidence import EVIDENCE_MAX, check_evidence
+
+    try:
+        with Path(file).open("rb") as opened:
+            data = opened.read(EVIDENCE_MAX)
+    except OSError as error:
+        raise LocalIOError(f"cannot read {file}: {error.strerror}", detail="unreadable", hint="is it there?") from None
+    fingerprint, size = check_evidence(data)
+    call.out.item(
+        "evidence", {"coordinator": fingerprint.hex(), "size": size},
+        f"proved: the coordinator {fingerprint.hex()} has signed two key logs of {size} entries",
+    )
 
 
 command = Group(
