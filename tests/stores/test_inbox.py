@@ -511,8 +511,9 @@ def test_an_index_that_another_holds_at_the_commit_costs_nothing_that_came(
 
 
 @pytest.mark.attack("D16", "P03")
-def test_what_finds_no_way_back_from_a_commit_is_put_back_by_the_next_recovery(
-    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("recovered", [True, False])
+def test_what_finds_no_way_back_from_a_commit_is_put_back_by_the_next_recovery_or_when_its_sender_comes(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, recovered: bool
 ) -> None:
     """A folder of a full disk may take no name."""
     monkeypatch.setattr(localdb, "PATIENT_SECONDS", 0.1)
@@ -538,11 +539,35 @@ def test_what_finds_no_way_back_from_a_commit_is_put_back_by_the_next_recovery(
     monkeypatch.undo()
     partial.close(discard=False)
     assert inbox.items() == []
-    assert inbox.recover(NOW) == 0
+    assert on_disk(home) == [f"files/{partial.id}"]
+    if recovered:
+        assert inbox.recover(NOW) == 0
     again = inbox.resume(FP, TID)
     assert again is not None
     assert again.read(0, 9) == b"abc"
-    again.close(discard=True)
+    assert inbox.commit(again, b"d" * 32, b"r", NOW).path.read_bytes() == b"abc"
+
+
+@pytest.mark.attack("D16")
+def test_after_an_error_of_the_index_that_recorded_nothing_a_file_goes_on_where_it_was(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gets the error cannot know what was recorded; who comes later looks."""
+    partial = inbox.begin(FP, TID, entry())
+    partial.write(b"abc")
+
+    def fail(*_: object) -> None:
+        raise LocalIOError("the index", detail="io")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inbox, "_record", fail)
+        with pytest.raises(LocalIOError):
+            inbox.commit(partial, b"d" * 32, b"r", NOW)
+    partial.close(discard=False)
+    again = inbox.resume(FP, TID)
+    assert again is not None
+    assert inbox.commit(again, b"d" * 32, b"r", NOW).path.read_bytes() == b"abc"
+    assert inbox.resume(FP, TID) is None
 
 
 def test_what_a_failed_sync_left_is_read_from_the_disk_and_not_from_memory(

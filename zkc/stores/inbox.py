@@ -127,7 +127,10 @@ class Inbox:
 
         `LocalIOError` (``busy``) while another attempt writes it.
         """
-        return self._partials.resume(sender_fp, tid)
+        found = self._partials.resume(sender_fp, tid)
+        if found is None and self._bring_back(sender_fp, tid):
+            found = self._partials.resume(sender_fp, tid)
+        return found
 
     def held_bytes(self, sender_fp: bytes, tid: bytes) -> int:
         """How many bytes of this delivery are here already, of a partial item."""
@@ -138,7 +141,7 @@ class Inbox:
 
         A delivery that is done already stays as it is: the item that it had is the answer (its file may have been taken
         since), `done` has its receipt, and ``partial`` is discarded. After an error ``partial`` can only be closed; a
-        later commit may still do it, of what `resume` finds then, or after the next `recover`.
+        later commit may still do it, of what `resume` finds then.
         """
         known = self._done_item(partial, digest, now)
         if known is not None:
@@ -158,7 +161,7 @@ class Inbox:
             self._take_back(partial)
             raise
         except LocalIOError:
-            partial.let_go()  # it is not certain that nothing was recorded: `recover` will see
+            partial.let_go()  # it is not certain that nothing was recorded: `resume` will see
             raise
         if item.id != partial.id:
             files.unlink(self._files_folder, partial.id)
@@ -170,7 +173,19 @@ class Inbox:
         try:
             os.rename(partial.id, partial.id, src_dir_fd=self._files_folder, dst_dir_fd=self._partial_folder)
         except OSError:
-            partial.let_go()  # nothing is lost where it is: `recover` does it
+            partial.let_go()  # nothing is lost where it is: `resume` does it, or `recover`
+
+    def _bring_back(self, sender_fp: bytes, tid: bytes) -> bool:
+        """Whether a commit of this delivery had renamed its file, not recorded it, and ended: a partial item again."""
+        listed = "SELECT id FROM partials WHERE sender_fp = ? AND tid = ?", (sender_fp, tid)
+        with self._db.reading() as connection:
+            if one(connection, *listed) is None:
+                return False
+        with self._db.writing(patient=True) as connection:
+            row = one(connection, *listed)
+            if row is None or one(connection, "SELECT 1 FROM items WHERE id = ?", row) is not None:
+                return False
+            return sweep(self._files_folder, checked_id(self._db, row[0]), into=self._partial_folder) == "removed"
 
     def _record(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
         with self._db.writing(patient=True) as connection:
