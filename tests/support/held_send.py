@@ -13,8 +13,9 @@ from tests.support.program import TOP
 from zkc.client.sources import FileSource
 from zkc.testing import Fleet
 
-HELD: Final = 2 << 20
-"""Bytes that go out first, in chunks of any size: the recipient writes them all."""
+HELD: Final = 1 << 20
+"""Bytes that go out first, in chunks of any size: the recipient writes them all. What follows is within the credit that
+was there from the beginning: no acknowledgement has to come for it."""
 SIZE: Final = HELD + (32 << 10)
 """Of a file that is held there: its last chunk follows, so that nothing is on its way before the last words."""
 

@@ -26,7 +26,7 @@ ALLOWED: Final = {"transfer.key_sources": ["sender", "coordinator"], "transfer.c
 WITHHELD: Final = {"ZKC_TRANSFER_KEY_SOURCES": "sender", "ZKC_TRANSFER_CIPHERS": "aes-256-gcm"}
 BY_COORDINATOR: Final = ("--key-source", "coordinator")
 CHOICES: Final = [(("--cipher", "3des"), "cipher"), (("--cipher", "idea"), "cipher"), (BY_COORDINATOR, "key-source")]
-DATA: Final = os.urandom(300_000)
+DATA: Final = os.urandom(1_000_000)
 
 
 @pytest.fixture(scope="module")
