@@ -350,3 +350,19 @@ def test_own_policy_judges_again_by_the_name_that_the_manifest_says_before_its_f
         assert (refused.value.code, refused.value.detail) == expected
     bob.sink(policy=(images, Rule("rest", "ask")), consent=Consent(True), tid=b"c" * 16).announced(other)
     assert sorted(item.tid for item in bob.partials()) == [b"c" * 16, b"t" * 16]
+
+
+@pytest.mark.attack("F06")
+def test_what_was_let_in_under_one_name_does_not_go_on_under_another_that_a_person_is_asked_about(bob: Bob) -> None:
+    policy = Rule("texts", names=Patterns(["*.txt"])), Rule("rest", "ask")
+    end(bob, b"prec", LOST, replace(WHAT, name="a.txt"), policy=policy)
+    held = Consent(True)  # what `Asking.consent` says of a delivery of which a part is here
+    same = bob.sink(policy=policy, consent=held)
+    same.resume()
+    same.announced(replace(WHAT, name="a.txt"))
+    same.abandon(keep=True)
+    other = bob.sink(policy=policy, consent=held)
+    assert other.resume()[0] == 4
+    with pytest.raises(ZkcError) as refused:
+        other.announced(replace(WHAT, name="a.exe"))
+    assert (refused.value.code, refused.value.detail) == (24, "nobody-asked")

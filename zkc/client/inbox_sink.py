@@ -77,8 +77,10 @@ class InboxSink:
         return (self._partial.position if self._partial else 0), self._digest
 
     def announced(self, manifest: Manifest) -> None:
-        rules, wall = self._config.receiving_rules(), self._clock.wall()
-        check_manifest(manifest, self._session, rules, wall, self._consent)
+        rules, wall, consent = self._config.receiving_rules(), self._clock.wall(), self._consent
+        if consent.shown is None and self._partial is not None and self._partial.entry.name != manifest.name:
+            consent = Consent()  # what is here was let in under another name
+        check_manifest(manifest, self._session, rules, wall, consent)
         self._manifest = manifest
         self._listing = ListingReader(manifest.size) if manifest.kind == "tree" else None
         req, here = self._session.req, self._partial.position if self._partial else 0
