@@ -62,6 +62,10 @@ def test_carol_asks_alice_to_send_to_bob() -> None:
         fleet.program("carol").process.send_signal(signal.SIGHUP)
         wait_until(lambda: fleet.zkc("alice", "check", "carol").code == 0)
 
+        # How it is sent is for alice to say: what cannot be asked of her is not dropped silently.
+        for words in (("--require", "present"), ("--queue",), ("--expires", "1h"), ("--compress",)):
+            assert fleet.zkc("carol", "send", "--from", "alice", "bob", "builds/nightly.tar", *words).code == 2
+
         # What is not to be had looks the same, whatever it is.
         answers = {
             fleet.zkc(who, "--json", "get", f"alice:{path}").out

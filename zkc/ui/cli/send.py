@@ -84,7 +84,10 @@ def command(
     if sender is not None:
         from zkc.ui.cli.fetching import check_words, fetch
 
-        given = (name, message, key_source, cipher, key, *exclude, bwlimit, compress, no_resume, dry_run)
+        given = (
+            name, message, key_source, cipher, key, *exclude, bwlimit, compress, no_resume, dry_run, queue, keep_copy,
+            expires is not None, require != "online",
+        )
         path = check_words(sender, names, paths, other=any(given))
         copy = receipt_file(receipt)
         if receipt == "-":
