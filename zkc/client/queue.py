@@ -44,8 +44,10 @@ AT_ONCE: Final = 8
 _LOOK_SECONDS: Final = 3.0
 _AGAIN_FIRST: Final = 5.0
 _AGAIN_MAX: Final = 600.0
-_ABSENT: Final = (RecipientOffline, NobodyThere)
-_PASSES: Final = (*_ABSENT, CoordinatorUnreachable, DaemonError, NotAuthorised, TimedOut, Interrupted)
+_ABSENT: Final = frozenset({RecipientOffline.code, NobodyThere.code})
+_PASSES: Final = (
+    RecipientOffline, NobodyThere, CoordinatorUnreachable, DaemonError, NotAuthorised, TimedOut, Interrupted,
+)
 """What another time may be otherwise; of 25 only a limit, and of 33 only what the recipient's disk says."""
 Seen = Callable[[str], Awaitable[Peer]]
 
@@ -110,18 +112,18 @@ class Queue:
         for job in waiting:
             if job.expires <= now:
                 await self._fail(job, TimedOut("it was not delivered before it expired", detail="expired"))
-        absent = {job.recipient for job in waiting if job.code in _codes(_ABSENT) and job.next > now}
-        present = {name for name in sorted(absent) if await self._is_there(name)}
+        absent = [job for job in waiting if job.code in _ABSENT and job.next > now]
+        seen = {name: await self._look_for(name) for name in sorted({job.recipient for job in absent})}
         for job in waiting:
-            due = job.next <= now or job.recipient in present
+            due = job.next <= now or (job in absent and has_come(job, seen[job.recipient]))
             if due and job.expires > now and len(self._running) < AT_ONCE:
                 self._begin(job)
 
-    async def _is_there(self, name: str) -> bool:
+    async def _look_for(self, name: str) -> Peer | None:
         try:
-            return (await self._seen(name)).online
+            return await self._seen(name)
         except ZkcError:
-            return False
+            return None
 
     def _begin(self, job: Job) -> None:
         loop, call = asyncio.get_running_loop(), Call()
@@ -205,5 +207,7 @@ def may_pass(error: ZkcError) -> bool:
     return isinstance(error, _PASSES) or error.detail == "no-space"
 
 
-def _codes(kinds: tuple[type[ZkcError], ...]) -> set[int]:
-    return {kind.code for kind in kinds}
+def has_come(job: Job, peer: Peer | None) -> bool:
+    """Whether whom the last try did not find is there now: the recipient, or its person."""
+    there = peer is not None and peer.online
+    return there and (job.code != NobodyThere.code or (peer is not None and peer.person == "present"))
