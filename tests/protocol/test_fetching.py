@@ -85,7 +85,7 @@ def talk(default_world: World) -> Talk:
 
 
 def news(receipt: bytes = b"", *, over: bool = False) -> AskState:
-    return AskState("nightly.tar", 7, 3, "direct", 0, "sender", "aes-256-gcm", over, 0, "", receipt)
+    return AskState("nightly.tar", 7, 3, "direct", 0, "sender", "aes-256-gcm", over, 0, "", receipt, False)
 
 
 @pytest.mark.claims("B8", 1, 2)

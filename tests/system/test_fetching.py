@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+from typing import Any
 
 import pytest
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 from zkc.testing import Fleet
 
 CONTENT = b"nightly" * 10_000
+
+
+def pending(fleet: Fleet) -> list[dict[str, Any]]:
+    return [item for item in fleet.zkc("bob", "inbox", "--json").events if item["state"] == "pending"]
 
 
 @pytest.mark.claims("B8", 1, 2)
@@ -107,3 +114,24 @@ def test_carol_asks_alice_to_send_to_bob() -> None:
         })  # fmt: skip
         fleet.program("carol").terminate()
         assert fleet.zkc("carol", "get", "alice:builds/nightly.tar").code == 34
+
+
+@pytest.mark.claims("B8", 1, 2)
+def test_who_asked_hears_that_a_person_is_asked_and_whose_answer_it_was() -> None:
+    with Fleet("alice", "bob", "carol") as fleet:
+        (fleet.folder / "nightly.tar").write_bytes(CONTENT)
+        assert fleet.zkc("alice", "verify", "carol").code == 0
+        assert fleet.zkc("alice", "share", "builds", str(fleet.folder), "--to", "carol", "--for", "bob").code == 0
+        fleet.configure("bob", {"inbox.accept": "ask"})
+        fleet.program("bob").process.send_signal(signal.SIGHUP)
+        wait_until(lambda: b"would ask" in fleet.zkc("alice", "check", "bob").err)
+        words = ("--json", "send", "--from", "alice", "bob", "builds/nightly.tar")
+        with fleet.popen("carol", *words, stdout=subprocess.PIPE) as process:
+            wait_until(lambda: pending(fleet))
+            (item,) = pending(fleet)
+            assert process.stdout is not None
+            told = [json.loads(process.stdout.readline()) for _ in range(2)]
+            assert [each["event"] for each in told] == ["requested", "pending"]
+            assert fleet.zkc("bob", "refuse", item["id"]).code == 0
+            error = json.loads(process.communicate(timeout=DEADLINE)[0].splitlines()[-1])
+        assert (error["code"], "bob" in error["message"], "alice" in error["message"]) == (24, True, False)

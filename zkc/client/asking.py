@@ -103,8 +103,12 @@ class Asking:
         yes = Agreement(question.preview, level, self._clock.monotonic())
         self._agree(_delivery_of(question.transfer), yes)
 
-    def expect(self, sender_fp: bytes, tid: bytes) -> None:
-        """Somebody here has asked the sender for this delivery himself. It shows nothing of who he is."""
+    def expect(self, sender_fp: bytes, tid: bytes, *, wanted: bool) -> None:
+        """Somebody here has asked the sender for this delivery himself, or wants it no more. It shows nothing of who he
+        is."""
+        if not wanted:
+            self._agreed.pop((sender_fp, tid), None)
+            return
         self._agree((sender_fp, tid), Agreement(None, "online", self._clock.monotonic(), own_wish=True))
 
     def _agree(self, delivery: tuple[bytes, bytes], yes: Agreement) -> None:

@@ -158,10 +158,11 @@ class AskOutbox(Message, frozen=True, tag="outbox"):
 
 
 class AskExpect(Message, frozen=True, tag="expect"):
-    """A command here has asked for this delivery: nobody is asked whether it may come."""
+    """A command here has asked for this delivery: nobody is asked whether it may come, while it is ``wanted``."""
 
     sender: Hash
     tid: Id
+    wanted: bool
 
 
 class AskLiveReady(Message, frozen=True, tag="live-ready"):

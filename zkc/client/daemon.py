@@ -474,7 +474,7 @@ class Daemon:
             case control.AskOutbox():
                 self._queue.poke()
             case control.AskExpect():
-                self._receiver.asking.expect(request.sender, request.tid)
+                self._receiver.asking.expect(request.sender, request.tid, wanted=request.wanted)
             case control.AskLiveReady():
                 return readers.ready(request.xid)
             case control.AskLivePass():

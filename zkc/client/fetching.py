@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from zkc.client.events import Delivery, Event, Granted, Progress, Requested
+from zkc.client.events import Delivery, Event, Granted, Pending, Progress, Requested
 from zkc.client.principal import Principal, known_about, pin_peer
 from zkc.constants import ID_BYTES, STEP_SECONDS
 from zkc.env import Clock, Entropy
@@ -19,6 +19,8 @@ from zkc.stores.keystore import KeyStore
 from zkc.stores.receipts import save_receipt
 from zkc.wire.messages import AnswerBody, AskReply, AskState, AskWhat, PeerCard, RequestBody, ShareLine
 
+_OF_RECIPIENT: Final = frozenset({20, 21, 22, 23, 24, 25, 30})
+"""Codes with which a sender ends by what its recipient, or the coordinator, has said."""
 Ask = Callable[[RequestBody, float, str], AnswerBody]
 """One request to the coordinator: what, for how long, whose refusal it is."""
 
@@ -78,7 +80,7 @@ class Asker:
         self, running: machine.Running, recipient: str, on_event: Callable[[Event], None], began: float,
         timeout: float | None,
     ) -> Delivery:
-        requested = granted = False
+        requested = pending = granted = False
         while True:
             if timeout is not None and self._clock.monotonic() - began > timeout:
                 raise TimedOut(
@@ -88,6 +90,9 @@ class Asker:
             if not requested:
                 on_event(Requested(recipient, news.name, None if news.size < 0 else news.size))
                 requested = True
+            if news.pending and not pending:
+                on_event(Pending(recipient))
+                pending = True
             if news.path and not granted:
                 on_event(Granted(recipient, news.key_source, "online", news.path, news.resumed_from))
                 granted = True
@@ -126,8 +131,11 @@ class Asker:
         )
 
     def _failed(self, recipient: str, code: int, detail: str) -> Exception:
-        """A code is the sender's word only. Of who is offline now it is the recipient."""
-        about = recipient if code in (20, RecipientOffline.code) else self._sender
+        """What ended a delivery that had begun, by the sender's word: mostly the recipient's answer to it."""
+        if detail == "rule":
+            about = f"{self._sender} or {recipient}"
+        else:
+            about = recipient if code in _OF_RECIPIENT and detail != "share" else self._sender
         return refused_by(about, code, detail)
 
     def _recipient(self, name: str) -> bytes:

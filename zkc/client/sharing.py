@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 
 from zkc.client.call import Call
-from zkc.client.events import Event, Granted, Options, Progress
+from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress
 from zkc.client.grants import OnRequest
 from zkc.client.handed import Grants, ThreadGranter
 from zkc.client.principal import Principal, known_about
@@ -28,7 +28,7 @@ from zkc.config import ClientConfig
 from zkc.constants import ASKED_JOBS_MAX, ASKED_OPEN_MAX, NONCE_SECONDS
 from zkc.crypto.cards import VerifiedCard
 from zkc.env import Clock, Entropy
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused, TimedOut, ZkcError
+from zkc.errors import InternalError, Interrupted, PeerViolation, PolicyRefused, TimedOut, ZkcError
 from zkc.protocol import fetching as machine
 from zkc.protocol.step import step
 from zkc.protocol.trust import KeyChanged, OwnerChanged
@@ -55,6 +55,7 @@ class _Job:
     size: int
     call: Call = field(default_factory=Call)
     sent: int = 0
+    pending: bool = False
     granted: Granted | None = None
     looked: float = 0.0
     withdrawn: bool = False
@@ -71,6 +72,7 @@ class _Job:
             self.name, self.size, self.sent, granted.path[:512] if granted else "",
             granted.resumed_from if granted else 0, granted.key_source if granted else self.key_source, self.cipher,
             over, self.code, self.detail[:64], self.receipt,
+            self.pending and granted is None,
         )
 
 
@@ -88,7 +90,7 @@ class Sharing:
         self._grant = grant
         self._clock = clock
         self._entropy = entropy
-        self._log = structlog.get_logger("zkc.answering")
+        self._log = structlog.get_logger("zkc.sharing")
         self._open: OrderedDict[tuple[str, bytes], tuple[float, machine.Awaiting]] = OrderedDict()
         """Nonces that wait for their signature, by asker and qid, each for one use."""
         self._jobs: OrderedDict[tuple[str, bytes], _Job] = OrderedDict()
@@ -228,6 +230,8 @@ class Sharing:
         request = OnRequest(ask.tid, asked.asker.fingerprint, asked.hash, ask.fingerprint)
 
         def told(event: Event) -> None:
+            if isinstance(event, Pending):
+                job.pending = True
             if isinstance(event, Granted):
                 job.granted = event
             if isinstance(event, Progress):
@@ -243,8 +247,9 @@ class Sharing:
                 ).run()
         finally:
             source.close()
-        receipt: Path = done.receipt  # type: ignore[union-attr]  # nobody asked for a dry run
-        return receipt.read_bytes(), done.cipher  # type: ignore[union-attr]
+        if not isinstance(done, Delivery):
+            raise InternalError("a delivery ended as a dry run")
+        return done.receipt.read_bytes(), done.cipher
 
     def _look_again(self, job: _Job, asked: machine.Judging) -> None:
         """A right that was taken back ends what is under way by it."""

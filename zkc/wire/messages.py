@@ -771,6 +771,8 @@ class AskState(Message, frozen=True):
     code: U8
     detail: Word
     receipt: SealedAnswer
+    pending: bool
+    """Whether a person at the recipient is asked first."""
 
 
 class ShareLine(Message, frozen=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
-from zkc.errors import UsageError
+from zkc.errors import DaemonError, UsageError
 from zkc.ui.cli.items import CONFLICTS
 from zkc.ui.cli.kinds import Duration, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
@@ -59,11 +61,20 @@ def command(
     if output == "-":
         call.out.payload_on_stdout()
 
+    wishes: list[tuple[bytes, bytes]] = []
+
     def expect(fingerprint: bytes, tid: bytes) -> None:
         """Who asks for it himself is not asked whether he wants it."""
-        client.call(AskExpect(fingerprint, tid))
+        wishes.append((fingerprint, tid))
+        client.call(AskExpect(fingerprint, tid, wanted=True))
 
-    done = fetch(call, sender, own, path, wait=wait, timeout=timeout, expect=expect)
+    try:
+        done = fetch(call, sender, own, path, wait=wait, timeout=timeout, expect=expect)
+    finally:
+        # It has come, or is not waited for any more: what comes under its id now comes like anything else.
+        with contextlib.suppress(DaemonError):
+            for fingerprint, tid in wishes:
+                client.call(AskExpect(fingerprint, tid, wanted=False))
     copy_receipt(done, copy)
     wish = Wish(sender, transfer=done.transfer)
     with open_inbox(home) as inbox, take(inbox, wish, 0.0, clock=SystemClock(), pause=pause) as claim:
