@@ -85,6 +85,18 @@ def test_sighup_with_a_configuration_that_is_wrong_changes_nothing(alice: Fleet)
     assert not logs_each_step(alice)
 
 
+def test_sighup_with_a_configuration_that_is_gone_changes_nothing(alice: Fleet) -> None:
+    path = alice.home("alice") / "config.toml"
+    path.write_text(path.read_text() + '\n[log]\nlevel = "debug"\n')
+    alice.start_daemon("alice")
+    before = len(events(alice, "configuration-kept"))
+    path.rename(path.with_suffix(".away"))
+    alice.program("alice").process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(events(alice, "configuration-kept")) > before)
+    assert "is gone" in events(alice, "configuration-kept")[-1]["error"]
+    assert logs_each_step(alice)
+
+
 def test_a_defect_on_the_daemons_loop_is_one_event_of_its_log(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def __init__(self, *_: object) -> None:

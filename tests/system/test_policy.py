@@ -102,6 +102,11 @@ def test_a_recipient_and_a_coordinator_refuse_by_their_rules_and_keep_what_they_
     write(fleet, "coordinator", '\n[[policy]]\nrequire = "authorised"\n')
     assert send(fleet)[0] == 23
     write(fleet, "coordinator", '\n[[policy]]\nmode = "refuse"\n', "configuration-notice")
+    path, kept = fleet.home("coordinator") / "config.toml", count(fleet, "coordinator", "configuration-kept")
+    path.rename(path.with_suffix(".away"))
+    fleet.coordinator.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: count(fleet, "coordinator", "configuration-kept") > kept)
+    assert send(fleet)[0] == 25, "rules outlive their file"
     write(fleet, "coordinator", "")
 
     path = fleet.home("alice") / "config.toml"

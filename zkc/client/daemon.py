@@ -39,7 +39,7 @@ from zkc.client.renewal import Renewal, RenewalDuty
 from zkc.client.sharing import Sharing
 from zkc.client.small import as_told
 from zkc.client.successions import look_up
-from zkc.config import ClientConfig
+from zkc.config import ClientConfig, check_not_gone
 from zkc.constants import HEARTBEAT_SECONDS, ID_BYTES, REQUEST_SECONDS, TRANSFERS_MAX
 from zkc.crypto.cards import uid_of
 from zkc.crypto.primitives import Secret
@@ -169,6 +169,8 @@ class Daemon:
         self._store = store
         self._inbox = inbox
         self._read_config = read_config
+        self._config_file = home.config_file
+        self._had_config = home.config_file.exists()
         self._config = config = read_config()
         self._clock = clock
         self._entropy = entropy
@@ -279,8 +281,10 @@ class Daemon:
         await asyncio.to_thread(self._bulk.close)
 
     def reload(self) -> None:
-        """SIGHUP: configuration and registrations again. A configuration with a mistake changes nothing."""
+        """SIGHUP: configuration and registrations again. A configuration with a mistake, or none where there was one,
+        changes nothing."""
         try:
+            check_not_gone(self._config_file, was_there=self._had_config)
             config = self._read_config()
         except UsageError as error:
             self._log.error("configuration-kept", error=str(error))
@@ -290,6 +294,7 @@ class Daemon:
             if config.coordinator != self._config.coordinator:
                 self._log.warning("restart-needed", key="coordinator.endpoints")
             self._config = self._receiver.config = config
+            self._had_config = self._config_file.exists()
             self._log.info("configuration-read")
             self._audit.note("policy-reloaded", self._principal.name)
         self._open_links()

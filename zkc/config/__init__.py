@@ -4,7 +4,7 @@ To add a key: one line of a section in `keys`, and its description in ``config/*
 """
 
 from zkc.config.keys import ClientConfig, CoordinatorConfig
-from zkc.config.reading import Loaded, load
+from zkc.config.reading import Loaded, check_not_gone, load
 from zkc.config.saving import put_back, save_client
 
-__all__ = ["ClientConfig", "CoordinatorConfig", "Loaded", "load", "put_back", "save_client"]
+__all__ = ["ClientConfig", "CoordinatorConfig", "Loaded", "check_not_gone", "load", "put_back", "save_client"]

@@ -86,6 +86,17 @@ def load(
     return _load(CoordinatorConfig, path, environ, options or {})
 
 
+def check_not_gone(path: Path, *, was_there: bool) -> None:
+    """At a reload: `UsageError` (``config``) where the file was there before and has gone.
+
+    Its rules would go with it, and no rules let everybody in.
+    """
+    if was_there and not path.exists():
+        raise UsageError(
+            f"{path} is gone", detail="config", hint="put it back: what it said holds on; an empty one means all defaults"
+        )
+
+
 def _load(kind: type[C], path: Path | None, environ: Mapping[str, str], options: Mapping[str, object]) -> Loaded[C]:
     keys = keys_of(kind)
     values: dict[str, object] = {name: key.default for name, key in keys.items()}

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from zkc import logs
-from zkc.config import CoordinatorConfig, Loaded, load
+from zkc.config import CoordinatorConfig, Loaded, check_not_gone, load
 from zkc.constants import KEYDB_SECONDS, SILENT_SECONDS, SILENT_SECONDS_FULL
 from zkc.coordinator.banned import read_banned
 from zkc.coordinator.clients import Clients
@@ -120,6 +120,7 @@ class Engine:
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
         self._loaded = settings.load()
+        self._had_config = settings.home.config_file.exists()
         self._keydb_url = keydb_url(settings.home, self._loaded.config)
         """In use until the end, whatever the configuration says by then."""
         self._log = logs.get_logger()
@@ -147,6 +148,7 @@ class Engine:
         if not self._started:
             return
         try:
+            check_not_gone(self._settings.home.config_file, was_there=self._had_config)
             loaded = self._settings.load()
         except ZkcError as error:
             self._log.error("configuration-kept", why=str(error))
@@ -157,6 +159,7 @@ class Engine:
                 self._log.warning("restart-needed", key=f"coordinator.{key}")
         self._loaded = loaded
         self._core.config = new
+        self._had_config = self._settings.home.config_file.exists()
         self._banned = read_banned(self._settings.home.data)
         logs.configure(new.log.format, new.log.level)
         for notice in loaded.notices:
