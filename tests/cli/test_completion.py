@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,7 +76,6 @@ def test_each_shell_gets_a_script_that_asks_us() -> None:
     assert zkc("completion", "tcsh").code == 2
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_itself_takes_it(tmp_path: Path) -> None:
     program = tmp_path / "zkc"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m zkc "$@"\n')

@@ -35,8 +35,8 @@ os.rename(out.name, out.name + ".done")
 class Desk:
     """Hooks, and the log of what they do."""
 
-    def __init__(self, **hooks: object) -> None:
-        self.config = ClientConfig(hooks=HooksSection(notify="none", **hooks))  # type: ignore[arg-type]
+    def __init__(self, **hooks: Any) -> None:
+        self.config = ClientConfig(hooks=HooksSection(notify="none", **hooks))
         self.hooks = Hooks(lambda: self.config, Repeats(FixedClock().monotonic), Bus("session"))
 
 

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,9 @@ from zkc.errors import LocalIOError, NotAuthorised, UsageError
 
 
 class Here:
-    def __init__(self, folder: Path, **person: object) -> None:
+    def __init__(self, folder: Path, **person: Any) -> None:
         self.clock = FixedClock()
-        self.config = ClientConfig(person=PersonSection(**person))  # type: ignore[arg-type]
+        self.config = ClientConfig(person=PersonSection(**person))
         self.folder = folder
         self.restart()
 

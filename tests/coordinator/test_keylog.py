@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.key_log import LogRows, key_log
 from zkc.constants import CONTROL_MESSAGE_MAX
-from zkc.coordinator.keylog import KeyLog
-from zkc.crypto.heads import log_leaf
-from zkc.crypto.merkle import Frontier, leaf_hash
 from zkc.crypto.signing import IdentityKey
 from zkc.protocol.keylog import LogState, Whose, take_page
 from zkc.stores.keydb import LogEntry
@@ -21,33 +19,18 @@ KEY = IdentityKey.from_seed(bytes(range(64)))
 OWN = bytes(32)
 
 
-class Rows:
-    """What the pages ask of a key database, held in a list."""
-
-    def __init__(self, reason: str, count: int) -> None:
-        self.rows = [LogEntry(n, 0.0, "registered" if n == 0 else "revoked", "bob" if n == 0 else "n" * 127, bytes(16),
-                              OWN, "" if n == 0 else reason) for n in range(count)]
-
-    def log_size(self) -> int:
-        return len(self.rows)
-
-    def log_entries(self, first: int, limit: int) -> list[LogEntry]:
-        return self.rows[first : first + limit]
-
-    def log_frontier(self, size: int) -> Frontier:
-        tree = Frontier()
-        for each in self.rows[:size]:
-            tree = tree.add(leaf_hash(log_leaf(each.event, each.name, each.card_hash, each.reason)))
-        return tree
+def rows(reason: str, count: int) -> LogRows:
+    """bob's registration, and ends of many others."""
+    ends = [LogEntry(n, 0.0, "revoked", "n" * 127, bytes(16), OWN, reason) for n in range(1, count)]
+    return LogRows([LogEntry(0, 0.0, "registered", "bob", bytes(16), OWN, ""), *ends])
 
 
 @pytest.mark.parametrize(("reason", "pages"), [("", 5), ("\N{GRINNING FACE}" * 100_000, 53)])
 def test_a_page_is_a_control_message_whatever_stands_in_the_log_and_few_pages_are_many_entries(
     reason: str, pages: int
 ) -> None:
-    core: Any = SimpleNamespace(db=Rows(reason, 1000), identity=SimpleNamespace(signing=KEY, epoch=1))
     session: Any = SimpleNamespace(client=SimpleNamespace(row=SimpleNamespace(log_index=0)))
-    log, whose = KeyLog(core), Whose(KEY.public, "bob", frozenset({OWN}))
+    log, whose = key_log(rows(reason, 1000), KEY), Whose(KEY.public, "bob", frozenset({OWN}))
     state: LogState | None = None
     whole, asked = False, 0
     while not whole:

@@ -16,7 +16,7 @@ from dbus_fast.aio import MessageBus
 from tests.support.waiting import DEADLINE
 from zkc.net.desktop import Bus, NoBusError, Session, notify, user_sessions
 
-pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="there is no dbus-daemon")
+pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs dbus-daemon (Debian: dbus-daemon), which no Python package brings")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from zkc.client.keylog import Ask, follow
 from zkc.client.principal import Principal
 from zkc.crypto.evidence import encode_evidence
 from zkc.crypto.heads import Head, verify_head
+from zkc.crypto.primitives import digest
 from zkc.errors import PeerViolation, ZkcError
 from zkc.protocol.keylog import LogAlarm
 from zkc.stores import files
@@ -105,7 +106,9 @@ class Gossip:
             return ""
         if own.size != head.size or own.root == head.root:
             return ""
-        path = self._folder / f"log-fork-{head.size}.json"
+        # Of each coordinator and each false root its own: no evidence takes the place of another.
+        root = digest(principal.coordinator.identity.fingerprint + head.root).hex()[:12]
+        path = self._folder / f"log-fork-{head.size}-{root}.json"
         try:
             files.make_folder(self._folder)
             files.write_private(

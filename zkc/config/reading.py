@@ -93,7 +93,7 @@ def check_not_gone(path: Path, *, was_there: bool) -> None:
     """
     if was_there and not path.exists():
         raise UsageError(
-            f"{path} is gone", detail="config", hint="put it back: what it said holds on; an empty one means all defaults"
+            f"{path} is gone", detail="config", hint="put it back: an empty one means all defaults"
         )
 
 
