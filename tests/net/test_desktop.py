@@ -16,7 +16,9 @@ from dbus_fast.aio import MessageBus
 from tests.support.waiting import DEADLINE
 from zkc.net.desktop import Bus, NoBusError, Session, notify, user_sessions
 
-pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs dbus-daemon (Debian: dbus-daemon), which no Python package brings")
+pytestmark = pytest.mark.skipif(
+    shutil.which("dbus-daemon") is None, reason="needs dbus-daemon (Debian: dbus-daemon), from no Python package"
+)
 
 
 @pytest.fixture
