@@ -166,6 +166,13 @@ def test_a_mistake_is_told_with_file_rule_and_nearest_key(tmp_path: Path, text: 
     assert error_of(tmp_path, text).startswith(said)
 
 
+def test_what_stands_behind_a_list_or_a_text_of_several_lines_is_told_with_its_own_line(tmp_path: Path) -> None:
+    several = '[groups]\nops = [\n  "a",  # one\n\n  "b",\n]\nnames = ["c",\n"d"]\n'
+    assert error_of(tmp_path, several + "[inbox]\nacept = 1\n").startswith(":10: inbox.acept is not a key")
+    text = '[coordinator]\nunknown = """\none\n[two"""\n'
+    assert error_of(tmp_path, several + text).startswith(":10: coordinator.unknown is not a key")
+
+
 def test_a_coordinator_neither_asks_nor_learns_names(tmp_path: Path) -> None:
     assert 'mode cannot be "ask"' in error_of(tmp_path, '[[policy]]\nmode = "ask"\n', "coordinator")
     assert 'visible "visible 1": whim is not a key' in error_of(tmp_path, '[[visible]]\nwhim = ["a"]\n', "coordinator")
@@ -174,11 +181,15 @@ def test_a_coordinator_neither_asks_nor_learns_names(tmp_path: Path) -> None:
 
 def test_a_policy_that_locks_everybody_out_is_legal_and_told(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
-    file.write_text('[[policy]]\nname = "shut"\nmode = "refuse"\n')
-    (notice,) = load("client", file, {}).notices
-    assert "'shut', refuses every transfer" in notice
-    file.write_text('[[policy]]\nfrom = ["a"]\nmode = "refuse"\n')
-    assert not load("client", file, {}).notices
+    guests = '[[policy]]\nfrom = ["guest-*"]\nmode = "refuse"\n'
+    shut = '[[policy]]\nname = "shut"\nmode = "refuse"\n'
+    for text in (shut, shut + 'from = ["*"]\n', shut + 'from = ["a", "*"]\nto = ["**"]\n', guests + shut):
+        file.write_text(text)
+        (notice,) = load("client", file, {}).notices
+        assert "'shut' refuses every transfer" in notice
+    for text in (guests, shut + 'from = ["a*"]\n', shut + 'max_size = "1M"\n', '[[policy]]\nfrom = ["a"]\n' + shut):
+        file.write_text(text)
+        assert not load("client", file, {}).notices
 
 
 def test_join_keeps_the_policy_that_a_file_has(tmp_path: Path) -> None:

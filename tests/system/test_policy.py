@@ -89,6 +89,7 @@ def test_a_recipient_and_a_coordinator_refuse_by_their_rules_and_keep_what_they_
     write(fleet, "bob", '\n[[policy]]\nrequire = "present"\n')
     assert send(fleet)[0] == 22
 
+    write(fleet, "bob", '\n[[policy]]\nfrom = ["*"]\nmode = "refuse"\n', "configuration-notice")
     write(fleet, "bob", "")
     write(fleet, "coordinator", '\n[[policy]]\nname = "small"\nmax_size = "1K"\n[[policy]]\nmode = "refuse"\n')
     refused = count(fleet, "bob", "refused")
@@ -166,6 +167,9 @@ def test_policy_check_says_which_rule_decides(fleet: Fleet) -> None:
     assert [line.split()[:2] for line in text.out.decode().splitlines()] == [
         ["no", "nights:"], ["no", "asked:"], ["refuse", "no:"],
     ]
+    assert text.err.count(b"\n") == 1
+    other = fleet.zkc("alice", "policy", "check", "--from", "eve", "--to", "bob")
+    assert (other.code, b"the policy of alice alone" in other.err) == (0, True)
     shown = fleet.zkc("bob", "config", "--show-origin").out.decode()
     assert 'policy."nights".from' in shown
     path.write_text(before)

@@ -63,6 +63,7 @@ from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
 from zkc.protocol.trust import KeyChanged
+from zkc.rules.policy import locked_out
 from zkc.rules.presence import UNKNOWN
 from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
@@ -295,6 +296,8 @@ class Daemon:
                 self._log.warning("restart-needed", key="coordinator.endpoints")
             self._config = self._receiver.config = config
             self._had_config = self._config_file.exists()
+            if notice := locked_out(config.policy):
+                self._log.warning("configuration-notice", notice=notice)
             self._log.info("configuration-read")
             self._audit.note("policy-reloaded", self._principal.name)
         self._open_links()

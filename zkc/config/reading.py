@@ -30,6 +30,8 @@ Role = Literal["client", "coordinator"]
 
 FILE_MAX: Final = 256 * 1024
 """Bytes of a configuration file."""
+_ENDS: Final = ("]", '"""', "'''")
+"""One of them is on the last line of whatever goes over several."""
 
 
 C = TypeVar("C", ClientConfig, CoordinatorConfig)
@@ -198,7 +200,10 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not statement:
             began = number
+        is_open = bool(statement)
         statement += line + "\n"
+        if is_open and not any(end in line for end in _ENDS):
+            continue  # a long list is not parsed anew for each of its lines
         try:
             parsed = tomli.loads(statement)
         except tomli.TOMLDecodeError:

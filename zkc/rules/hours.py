@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -51,6 +52,11 @@ def _days(text: str) -> frozenset[int]:
 
 def moment(wall: float, zone: str) -> tuple[int, int]:
     """Weekday and minute of the day at ``wall`` seconds, in ``zone``; empty: this machine's."""
+    return _moment(int(wall // 60) * 60, zone)
+
+
+@lru_cache(maxsize=64)  # many rules, one moment
+def _moment(wall: int, zone: str) -> tuple[int, int]:
     from datetime import datetime  # noqa: PLC0415 - few need it, and every command would pay for it
 
     if zone:

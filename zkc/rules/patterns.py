@@ -38,6 +38,11 @@ class Patterns:
         self._globs: Final = tuple(each for each in self.written if each not in self._names)
         self._known: dict[str, bool] = {}
 
+    @property
+    def is_for_all(self) -> bool:
+        """Whether one of them is nothing but stars."""
+        return any(not each.strip("*") for each in self._globs)
+
     def match(self, text: str) -> bool:
         if text in self._names:
             return True

@@ -306,12 +306,21 @@ class RuleRates:
 
 
 def locked_out(policy: tuple[Rule, ...]) -> str:
-    """A line for who wrote it, where the first rule refuses everything; else nothing."""
-    if not policy or policy[0].mode != "refuse":
-        return ""
-    rule = policy[0]
-    plain = Rule(rule.name, "refuse", require=rule.require, rate=rule.rate)
-    return f"policy: the first rule, {rule.name!r}, refuses every transfer" if rule == plain else ""
+    """A line for who wrote it, where a rule refuses everything and none before it lets anything in; else nothing."""
+    for rule in policy:
+        if rule.mode != "refuse":
+            break
+        if _is_for_all(rule):
+            return f"policy: the rule {rule.name!r} refuses every transfer, and no rule before it lets one in"
+    return ""
+
+
+def _is_for_all(rule: Rule) -> bool:
+    """Whether it selects every transfer, in plain words: those of every name are written as * or left out."""
+    of_all = (each is None or each.is_for_all for each in (rule.senders, rule.recipients, rule.names))
+    return all(of_all) and rule == Rule(
+        rule.name, rule.mode, rule.senders, rule.recipients, names=rule.names, require=rule.require, rate=rule.rate
+    )
 
 
 def _is_in_hours(rule: Rule, wall: float) -> bool:

@@ -46,7 +46,7 @@ def _check(
     loaded = load(home.role, home.config_file, os.environ)
     for notice in loaded.notices:
         call.out.notice(notice)
-    rules = _rules(home, loaded.config, sender, recipient)
+    rules = _rules(call, home, loaded.config, sender, recipient)
     least, most, known = size or 0, size, name
     if home.role == "coordinator":
         # It learns no more than the size as a power of two, and no name.
@@ -72,7 +72,7 @@ def _check(
         raise verdict.refusal.error()
 
 
-def _rules(home: Home, config: object, sender: str, recipient: str) -> Rules:
+def _rules(call: Invocation, home: Home, config: object, sender: str, recipient: str) -> Rules:
     """Those that judge it: a client's of what leaves it, where it is the sender, else of what comes in."""
     from zkc.client.principal import load_main
     from zkc.config import ClientConfig, CoordinatorConfig
@@ -84,7 +84,10 @@ def _rules(home: Home, config: object, sender: str, recipient: str) -> Rules:
         raise TypeError
     with open_store(home) as store:
         own = load_main(store).name
-    is_own_sending = sender.partition("/")[0] == own and recipient.partition("/")[0] != own
+    ends = sender.partition("/")[0], recipient.partition("/")[0]
+    if own not in ends:
+        call.out.notice(f"this is the policy of {own} alone; {sender} and {recipient} have their own, in their homes")
+    is_own_sending = ends[0] == own != ends[1]
     return config.sending_rules() if is_own_sending else config.receiving_rules()
 
 
