@@ -88,9 +88,11 @@ def test_a_recipient_and_a_coordinator_refuse_by_their_rules_and_keep_what_they_
     assert [send(fleet)[0], send(fleet)[0]] == [0, 25]
     write(fleet, "bob", '\n[[policy]]\nrequire = "present"\n')
     assert send(fleet)[0] == 22
-
     write(fleet, "bob", '\n[[policy]]\nfrom = ["*"]\nmode = "refuse"\n', "configuration-notice")
     write(fleet, "bob", "")
+
+
+def test_a_coordinator_refuses_by_its_rules_and_keeps_them_where_its_file_is_gone(fleet: Fleet) -> None:
     write(fleet, "coordinator", '\n[[policy]]\nname = "small"\nmax_size = "1K"\n[[policy]]\nmode = "refuse"\n')
     refused = count(fleet, "bob", "refused")
     assert send(fleet)[0] == 0
