@@ -59,7 +59,7 @@ ROWS: Final = (
     Row("A8", "No two clients get the same temporary or permanent server key", (11,),
         by=("coordinator.keypool:KeyPool", "stores.keydb:KeyDb")),
     Row("A9", "Computers, applications on them, and users register, each with keys of its own",
-        by=("client.applications", "stores.keystore:Registration")),
+        by=("client.applications", "stores.key_rows:Registration")),
     Row("A10", "Registering comes long before any request; one registration serves any number of transfers",
         (6, 21, 33, 44, 47, 48, 55, 56, 57, 72, 96),
         by=("protocol.channel",)),

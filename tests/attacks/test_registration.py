@@ -32,8 +32,9 @@ from zkc.crypto.primitives import digest
 from zkc.crypto.signing import IdentityKey
 from zkc.net.sockets import split_endpoint, to_z85
 from zkc.stores.home import Home
+from zkc.stores.key_rows import Registration
 from zkc.stores.keydb import ClientRow, InvitationRow, KeyDb
-from zkc.stores.keystore import KeyStore, Registration
+from zkc.stores.keystore import KeyStore
 from zkc.testing import Done, Fleet
 from zkc.wire.codec import decode, encode
 from zkc.wire.messages import Card, CardBody, RegPermClient

@@ -61,7 +61,7 @@ def registered(store: KeyStore, invitation: InvitationText, **more: Any) -> modu
 
 def pending(store: KeyStore) -> int:
     """How many sets of private keys wait for a registration that is not finished."""
-    return len(store._rows("pending"))
+    return len(store._tables.rows("pending"))
 
 
 def test_keys_of_a_registration_that_the_coordinator_refused_are_gone(

@@ -22,9 +22,10 @@ from tests.support.program import environment
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.principal import known_about
 from zkc.errors import LocalIOError, UsageError, VersionMismatch
-from zkc.stores import keystore, localdb
+from zkc.stores import localdb, sealed_tables
 from zkc.stores.home import Home
-from zkc.stores.keystore import KeyStore, KnownLog, Pin, Registration, Renewed
+from zkc.stores.key_rows import KnownLog, Pin, Registration, Renewed
+from zkc.stores.keystore import KeyStore
 
 TID, XID, TH = b"t" * 16, b"x" * 16, b"h" * 32
 
@@ -130,7 +131,7 @@ def test_who_reads_waits_for_no_writer(home: Home, store: KeyStore, monkeypatch:
         other.execute("BEGIN IMMEDIATE")
         waiting = threading.Thread(target=set_pin, args=(patient, pin("carol")))
         waiting.start()
-        wait_until(patient._db._writing.locked)
+        wait_until(patient._tables._db._writing.locked)
         assert patient.pins() == [pin()]
         patient.version()
         assert waiting.is_alive()
@@ -143,7 +144,7 @@ def test_writers_that_wait_for_each_other_do_not_add_up_their_waits(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(localdb, "BUSY_SECONDS", 0.01)
-    with store._db._writing, pytest.raises(LocalIOError) as caught:
+    with store._tables._db._writing, pytest.raises(LocalIOError) as caught:
         set_pin(store, pin())
     assert caught.value.detail == "busy"
     set_pin(store, pin())
@@ -250,13 +251,13 @@ def test_a_change_that_fails_changes_nothing(store: KeyStore) -> None:
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tables of which a row was verified, one entry a row."""
     rows: list[str] = []
-    real = keystore.verifies
+    real = sealed_tables.verifies
 
     def counting(key: bytes, table: str, *rest: object) -> bool:
         rows.append(table)
         return real(key, table, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(keystore, "verifies", counting)
+    monkeypatch.setattr(sealed_tables, "verifies", counting)
     return rows
 
 
@@ -293,7 +294,7 @@ def test_a_pin_that_another_process_makes_anew_as_it_was_can_be_changed(home: Ho
 
 def test_a_pin_that_stays_as_it_is_waits_for_no_writer(store: KeyStore) -> None:
     set_pin(store, pin())
-    with store._db.writing():
+    with store._tables._db.writing():
         set_pin(store, pin())
 
 

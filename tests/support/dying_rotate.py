@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, get_args
 
 from zkc.client.link import Link
-from zkc.stores.keystore import KeyStore, Registration, Renewed
+from zkc.stores.key_rows import Registration, Renewed
+from zkc.stores.keystore import KeyStore
 from zkc.ui.cli.main import main
 
 Moment = Literal["kept", "told", "stored"]

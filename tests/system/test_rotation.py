@@ -16,7 +16,8 @@ from tests.support.looking import log_of
 from tests.support.program import TOP
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.stores.home import Home
-from zkc.stores.keystore import KeyStore, Pin
+from zkc.stores.key_rows import Pin
+from zkc.stores.keystore import KeyStore
 from zkc.testing import Fleet
 
 

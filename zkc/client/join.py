@@ -35,7 +35,8 @@ from zkc.net.sockets import Context, context, curve_public, generate_curve, to_r
 from zkc.protocol import registration_client as machine
 from zkc.protocol.registration import error_mac
 from zkc.protocol.step import Send, Step, erase, step
-from zkc.stores.keystore import KeyStore, Registration
+from zkc.stores.key_rows import Registration
+from zkc.stores.keystore import KeyStore
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import InvitationText, RegError, RegMessage

@@ -14,7 +14,8 @@ from zkc.crypto.cards import VerifiedCard, hash_of
 from zkc.crypto.merkle import Frontier
 from zkc.errors import UnknownRecipient
 from zkc.protocol.keylog import LogAlarm, LogState, Whose, check_proof, take_page
-from zkc.stores.keystore import KeyStore, KnownLog
+from zkc.stores.key_rows import KnownLog
+from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import AnswerBody, LogAsk, LogPage, LogProof, LogProve, RequestBody
 
 Ask = Callable[[RequestBody], Awaitable[AnswerBody]]

@@ -13,8 +13,9 @@ from zkc.errors import LocalIOError, NotRegistered, PeerViolation
 from zkc.ids import owner_of
 from zkc.protocol.channel import ClientKeys
 from zkc.protocol.trust import Authority, KeyChanged, Known, follow
+from zkc.stores.key_rows import Pin, Registration
 from zkc.stores.keylock import locked
-from zkc.stores.keystore import KeyStore, Pin, Registration
+from zkc.stores.keystore import KeyStore
 
 SEEN_SECONDS: Final = 60.0
 """How exact ``last_seen`` is: a write with fsync for every transfer would cost more than the transfer."""

@@ -21,7 +21,8 @@ from zkc.env import Clock, Entropy
 from zkc.errors import IdentityError, InternalError, PeerViolation, ZkcError
 from zkc.net.sockets import curve_public, generate_curve, to_raw
 from zkc.protocol import rotation
-from zkc.stores.keystore import KeyStore, Renewed
+from zkc.stores.key_rows import Renewed
+from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
 from zkc.wire.messages import Rotated
 

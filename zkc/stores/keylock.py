@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from zkc.env import Entropy
 from zkc.errors import LocalIOError, PeerViolation
-from zkc.stores.rowmac import Field
+from zkc.stores.sealed_tables import Row
 
 if TYPE_CHECKING:
     from zkc.crypto.primitives import Secret
@@ -23,8 +23,6 @@ PRIVATE: Final = frozenset({"identity_private", "kem_private", "curve_secret", "
 """Columns that are sealed, in whatever table they stand."""
 _WHOSE: Final = frozenset({"uid", "invite_id"})
 """And the column beside them that says whose they are: sealed keys of two rows do not change places."""
-
-Row = Sequence[Field]
 
 
 def is_sealed(stored: object) -> bool:

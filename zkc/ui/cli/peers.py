@@ -13,7 +13,7 @@ from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
 
 if TYPE_CHECKING:
-    from zkc.stores.keystore import Pin
+    from zkc.stores.key_rows import Pin
     from zkc.wire.messages import Peer
 
 

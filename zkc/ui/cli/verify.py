@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from zkc.config import ClientConfig
     from zkc.crypto.cards import VerifiedCard
     from zkc.stores.home import Home
-    from zkc.stores.keystore import KeyStore, Pin
+    from zkc.stores.key_rows import Pin
+    from zkc.stores.keystore import KeyStore
     from zkc.stores.noting import Notes
 
 
