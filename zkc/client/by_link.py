@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from zkc.client import inquiries
 from zkc.client.gossip import Gossip
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
@@ -19,7 +20,7 @@ from zkc.client.renewal import Renewal
 from zkc.client.successions import look_up
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
-from zkc.errors import InternalError, Interrupted, NotRegistered, PeerViolation, UsageError, ZkcError
+from zkc.errors import Interrupted, NotRegistered, PeerViolation, UsageError
 from zkc.net.sockets import Context, context
 from zkc.protocol.keylog import LogAlarm
 from zkc.rules.refusals import COORDINATOR
@@ -27,15 +28,9 @@ from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
 from zkc.wire.messages import (
     AnswerBody,
-    Invitation,
-    InviteApplication,
     Leave,
-    ListPeers,
-    LookAt,
     Peer,
     PeerCard,
-    PeerPage,
-    PeerSeen,
     RequestBody,
 )
 
@@ -107,7 +102,7 @@ class ByLink:
         return self._run(ask())
 
     def peers(self) -> list[Peer]:
-        return self._run(all_peers(self._request))
+        return self._run(inquiries.all_peers(self._request))
 
     def card(self, name: str) -> PeerCard:
         async def ask() -> PeerCard:
@@ -119,10 +114,7 @@ class ByLink:
         return self._run(ask())
 
     def seen(self, name: str) -> Peer:
-        answer = self._run(self._request(LookAt(name), about=name))
-        if not isinstance(answer, PeerSeen):
-            raise _unexpected(answer)
-        return answer.peer
+        return self._run(inquiries.seen(self._request, name))
 
     def ask(self, body: RequestBody, within: float, about: str) -> AnswerBody:
         """Any request, of a command that has a conversation with another client."""
@@ -135,10 +127,7 @@ class ByLink:
         return self._run(asked())
 
     def invite_application(self, app: str) -> str:
-        answer = self._run(self._request(InviteApplication(app)))
-        if not isinstance(answer, Invitation):
-            raise _unexpected(answer)
-        return answer.text
+        return self._run(inquiries.application_invitation(self._request, app))
 
     def rotate(self, *, identity: bool) -> list[bytes]:
         async def renew() -> list[bytes]:
@@ -204,21 +193,5 @@ class ByLink:
         )
 
 
-async def all_peers(request: Any) -> list[Peer]:
-    """Every page of the coordinator's list; ``request`` is `Link.request` or alike."""
-    peers: list[Peer] = []
-    while True:
-        page = await request(ListPeers(peers[-1].name if peers else ""))
-        if not isinstance(page, PeerPage):
-            raise _unexpected(page)
-        peers += page.peers
-        if not page.more or not page.peers:
-            return peers
-
-
 async def _refuse(body: RequestBody) -> AnswerBody:
     raise PeerViolation("unexpected", "a command takes no requests")
-
-
-def _unexpected(reply: object) -> ZkcError:
-    return InternalError(f"the coordinator answered with {type(reply).__name__}", detail="unexpected")

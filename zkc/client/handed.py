@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,7 +25,7 @@ from zkc.stores.home import Home
 from zkc.wire.messages import Endpoints
 
 Grants = Callable[
-    [Wanted, float | None, Callable[[str], Coroutine[Any, Any, Endpoints]], OnPending], Coroutine[Any, Any, Grant]
+    [Wanted, float | None, Callable[[str], Awaitable[Endpoints]], OnPending], Coroutine[Any, Any, Grant]
 ]
 """One transfer handshake, in the daemon's loop."""
 
