@@ -103,7 +103,7 @@ def test_who_makes_room_for_others_is_told_what_a_sender_comes_back_from(bob: Bo
     def make_room(tid: bytes) -> None:
         _, notify = bob.request(9, tid=tid)
         context, state = bob.everyone.bob.recipient(), cast("Any", None)
-        bob.receiver._places.make_room(Transfer(context, state, bob.alice.card, notify))
+        bob.receiver._judge._places.make_room(Transfer(context, state, bob.alice.card, notify))
 
     async def scene() -> None:
         make_room(b"t" * 16)

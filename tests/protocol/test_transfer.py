@@ -30,6 +30,7 @@ from zkc.protocol import transfer_recipient as tr
 from zkc.protocol import transfer_sender as ts
 from zkc.protocol.session import level_met, read_req, read_resp, session_key
 from zkc.protocol.step import erase, step
+from zkc.protocol.trust import Known
 from zkc.wire.codec import decode, encode
 from zkc.wire.frames import RECORD_HEADER_BYTES
 from zkc.wire.messages import (
@@ -219,7 +220,8 @@ def test_a_refusal_gives_no_card_and_no_key(default_world: World, form: Form, co
     assert talk.failure == tc.FailSender(code, detail)
     assert isinstance(talk.state("recipient"), tr.Closed)
     assert not talk.messages(TransferGrant, DeliverSessionKey, DeliverKey)
-    (answer,) = talk.messages(TransferResponse)
+    answer, passed = talk.messages(TransferResponse)
+    assert answer == passed == talk.refusal
     resp = decode(answer.response, Resp)
     assert (resp.recipient_one_time_key, resp.sealed_endpoints) == (b"", b"")
 
@@ -238,18 +240,48 @@ def test_a_refusal_with_a_code_that_refuses_nothing_is_told_as_policy(
 @pytest.mark.parametrize(
     ("code", "error"), [(24, Refused), (22, NobodyThere), (12, PolicyRefused), (99, PolicyRefused)]
 )
-def test_a_refusal_that_reaches_the_sender_is_believed_because_it_is_signed(
+def test_a_refusal_is_the_recipients_word_where_its_key_is_pinned(
     default_world: World, code: int, error: type[ZkcError]
 ) -> None:
-    """Whatever the coordinator makes of it: the sender ends with the recipient's own code."""
-    talk = default_world.transfer(asked(SENDER_MADE), decision=tr.Decline(code, "why"))
+    """Whatever the coordinator makes of it: the sender ends with the recipient's own code, and its person's words."""
+    talk = default_world.transfer(asked(SENDER_MADE), decision=tr.Decline(code, "why", "not \x1b[2Jtoday"))
     talk.run()
-    (answer,) = talk.messages(TransferResponse)
+    assert talk.refusal is not None
+    assert b"today" not in talk.refusal.response
+    unpinned = talk.state("sender").error
+    assert isinstance(unpinned, error)
+    assert "today" not in unpinned.message
+    alice = talk.sides["sender"].context
+    for card, signature, believed in (
+        (default_world.bob.card, talk.refusal.signature, True),
+        (default_world.bob.card, bytes(len(talk.refusal.signature)), False),
+        (default_world.alice.card, talk.refusal.signature, False),
+    ):
+        knowing = dataclasses.replace(alice, known=Known(card.fingerprint, card=card.encoded))
+        message = TransferResponse(talk.refusal.response, signature)
+        told = step(ts.TABLE, knowing, talk.sides["sender"].states[0], message).state.error
+        assert (type(told), told.detail) == (error, "why")
+        assert ("not \\x1b[2Jtoday" in told.message) is believed
+
+
+def test_a_refusal_of_another_transfer_or_one_that_comes_with_a_card_is_none(default_world: World) -> None:
+    talk = default_world.transfer(asked(SENDER_MADE), decision=tr.Decline(24, ""))
+    talk.run()
+    other = default_world.transfer(asked(SENDER_MADE, serial=2), decision=tr.Decline(24, ""))
+    other.run()
+    accepted = default_world.transfer(asked(SENDER_MADE))
+    accepted.run()
+    (grant,) = accepted.messages(TransferGrant)
+    assert talk.refusal is not None
+    assert other.refusal is not None
     bob = default_world.bob
-    grant = TransferGrant(answer.response, answer.signature, bob.card.encoded, bob.certificate, b"", b"")
-    with pytest.raises(error) as caught:
-        talk.feed("sender", grant)
-    assert caught.value.detail == "why"
+    for message in (
+        other.refusal,
+        TransferResponse(grant.response, grant.signature),
+        TransferGrant(talk.refusal.response, talk.refusal.signature, bob.card.encoded, bob.certificate, b"", b""),
+    ):
+        with pytest.raises(PeerViolation):
+            step(ts.TABLE, talk.sides["sender"].context, talk.sides["sender"].states[0], message)
 
 
 @each_form

@@ -273,6 +273,8 @@ class TransferTalk(Talk):
         super().__init__("xfer", sides, tap)
         self.decision = decision or tr.Accept(HERE, CHUNK_MIN, 0)
         self.failure: tc.FailSender | None = None
+        self.refusal: TransferResponse | None = None
+        """What the coordinator passes to the sender."""
         self._asks = asks
         self._late: TransferAnswer | None = None
         self._first = first
@@ -293,6 +295,10 @@ class TransferTalk(Talk):
                 self.say("sender", body)
             case tc.FailSender():
                 self.failure = effect
+            case tc.RefuseSender(body, code, detail):
+                self.failure = tc.FailSender(code, detail)
+                self.refusal = body
+                self.say("sender", body)
             case _:
                 raise AssertionError(f"unexpected effect {effect!r}")
 

@@ -100,6 +100,9 @@ def test_a_file_that_is_too_large_for_the_daemon_waits_too(fleet: Fleet, tmp_pat
 
 def test_a_person_refuses_and_the_sender_ends_with_24(fleet: Fleet) -> None:
     with sending(fleet, "bob") as process:
+        assert fleet.zkc("bob", "accept", one_pending(fleet)["id"]).code == 0
+        assert events(process)[-1]["event"] == "delivered"
+    with sending(fleet, "bob") as process:
         item = one_pending(fleet)
         refused = fleet.zkc("bob", "refuse", item["id"], "--reason", "not today", "--json")
         assert refused.events[-1]["event"] == "refused"
@@ -107,7 +110,8 @@ def test_a_person_refuses_and_the_sender_ends_with_24(fleet: Fleet) -> None:
     assert (error["code"], error["reason"]) == (24, "refused")
     assert process.returncode == 24
     assert "not today" in fleet.program("bob").log.read_text()
-    assert "not today" not in json.dumps(error)
+    assert error["message"] == "a person at bob refused it: not today"
+    assert "not today" not in fleet.coordinator.log.read_text()
     again = fleet.zkc("bob", "accept", item["id"], "--json")
     assert (again.code, again.events[-1]["detail"]) == (2, "unknown-id")
 

@@ -117,6 +117,7 @@ class AskDecision(Message, frozen=True, tag="decision"):
     """The beginning of its id, as long as it is one's alone."""
     accept: bool
     reason: str
+    """Told to the sender with a refusal; at most 512 characters, as on the wire."""
     pin: str
     """Empty: none was given."""
 

@@ -86,6 +86,9 @@ async def _grant(
                 finished = True
                 keys = state.card.identity
                 return Have(keys.fingerprint, keys.ed25519, keys.ml_dsa, state.receipt, principal.fingerprint)
+            if isinstance(state, machine.Declined):
+                finished = True
+                raise state.error
             granted = state if isinstance(state, machine.Granted) else state.granted
             judge_peer(granted.card, known_about(store, wanted.recipient, granted.card.fingerprint), None)
             await gossip.hear(link.request, principal, wanted.recipient, granted.resp.head)

@@ -84,9 +84,7 @@ class Places:
                     await asyncio.sleep(_TURN_PAUSE)
         except TimeoutError:
             self._transfers.check_wanted(transfer)
-            why = "no port became free in time"
-            self._tell("warning", "refused", (req.sender, "limit"), **transfer.ids, reason="limit", why=why)
-            raise PolicyRefused(why, detail="limit") from None
+            raise PolicyRefused("no port became free in time", detail="limit") from None
         finally:
             transfer.turn = None
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
-from zkc.client.asking import Answer, Asking, Question, preview_of
-from zkc.client.control import AskDecision, AskLive, PendingItem
+from zkc.client.asking import Answer, Asking, Question
+from zkc.client.control import AskDecision, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
 from zkc.client.gossip import Gossip
 from zkc.client.hooks import Hooks
@@ -24,13 +23,13 @@ from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
 from zkc.client.readers import Readers
 from zkc.client.successions import follow
 from zkc.client.transfers import Transfer, Transfers
+from zkc.client.verdicts import Judge, Verdict
 from zkc.config import ClientConfig
 from zkc.constants import STEP_SECONDS
 from zkc.crypto.primitives import digest
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     Interrupted,
-    NobodyThere,
     NotAuthorised,
     PeerViolation,
     PolicyRefused,
@@ -41,24 +40,10 @@ from zkc.errors import (
 from zkc.ids import Presence
 from zkc.logs import Repeats
 from zkc.net.pipe import Bulk
-from zkc.net.sockets import split_endpoint
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import level_met
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer
-from zkc.rules.endpoints import parse_listen
-from zkc.rules.policy import (
-    Asked,
-    RuleRates,
-    Rules,
-    Standing,
-    decide_size,
-    higher,
-    judge,
-    least_size,
-    most_size,
-)
-from zkc.rules.rates import Window
 from zkc.rules.refusals import refused_by
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
@@ -70,7 +55,6 @@ from zkc.wire.messages import (
     DeliverConfirmation,
     DeliverKey,
     DeliverSessionKey,
-    Endpoints,
     Key,
     Notify,
     Ok,
@@ -85,11 +69,6 @@ _XIDS_KEPT: Final = 4096
 """Finished xids that are remembered, so that a replayed request is refused (attack H06)."""
 _CLOSED_KEPT: Final = 256
 """Refusals, and receipts given in place of a transfer, that are kept for a sender whose answer was lost."""
-_YOU_LISTEN: Final = Endpoints([], 0, 0, 0, "", b"")
-"""What a sender is told that is to be connected to."""
-_Verdict = machine.Accept | machine.Decline | machine.AlreadyHave | machine.AskPerson
-_SENDERS_KEPT: Final = 1024
-"""Senders whose requests of the current second are counted, before those that are silent are forgotten."""
 
 
 class Receiver:
@@ -114,12 +93,13 @@ class Receiver:
         self._finished: OrderedDict[bytes, None] = OrderedDict()
         self._closed: OrderedDict[bytes, AnswerBody] = OrderedDict()
         """Answers that ended their handshake, by the digest of what was asked."""
-        self._requests: dict[str, Window] = {}
-        self._rates = RuleRates()
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
         self.asking: Final = Asking(store, inbox, clock)
-        self._places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
+        places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
+        self._judge = Judge(
+            lambda: self.config, inbox, person, self.asking, self._transfers, self.readers, places, clock
+        )
         self._deliveries = Deliveries(
             inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget,
             hooks.arrived, notes,
@@ -195,7 +175,7 @@ class Receiver:
             await self._gossip.hear(ask, principal, req.sender, req.head)
             await check_logged(ask, self._store, principal, card)
             transfer.head = self._gossip.head_for(principal, req.sender)
-            verdict = await self._judge(transfer, endpoint, ask)
+            verdict = await self._judge.verdict(transfer, endpoint, ask)
         except BaseException:
             self._end_handshake(req.xid)
             raise
@@ -227,19 +207,21 @@ class Receiver:
     async def _await_person(self, question: Question, endpoint: str, ask: Ask) -> None:
         transfer = question.transfer
         try:
-            verdict: _Verdict
+            verdict: Verdict
             answer = await self.asking.wait(question)
             ends = transfer.req.sender, transfer.req.recipient
             if answer is None:
-                verdict = self._decline(transfer, TimedOut.code, detail="unanswered")
+                verdict = machine.Decline(TimedOut.code, "unanswered")
+                self._log_refusal(transfer, verdict)
                 self._notes.note("answered", *ends, code=verdict.code, detail=verdict.detail)
             elif answer.accept:
                 self.asking.agree(question, answer.level)
                 self._notes.note("answered", *ends, detail=answer.level)
-                verdict = await self._judge(transfer, endpoint, ask)
+                verdict = await self._judge.verdict(transfer, endpoint, ask)
                 self._note(transfer, verdict)
             else:
-                verdict = self._decline(transfer, Refused.code, why=answer.reason)
+                verdict = machine.Decline(Refused.code, "", answer.reason)
+                self._log_refusal(transfer, verdict)
                 self._notes.note("answered", *ends, code=verdict.code)
             transfer.asking = None
             said = self._perform(transfer, step(machine.TABLE, transfer.context, transfer.state, verdict))
@@ -284,120 +266,25 @@ class Receiver:
         await asyncio.shield(question.outcome)
         return question.item
 
-    async def _judge(self, transfer: Transfer, endpoint: str, ask: Ask) -> _Verdict:
-        sender, req = transfer.sender, transfer.req
-        await self.readers.settle(sender.fingerprint, req.tid)
-        receipt = self._inbox.done(sender.fingerprint, req.tid)
-        if receipt is not None:
-            return machine.AlreadyHave(receipt)
-        rules = self._rules(transfer)
-        preview = preview_of(transfer)
-        asked = Asked(
-            req.key_source, req.cipher, least_size(req.size_class), most_size(req.size_class), req.sender,
-            req.recipient, name=None if preview is None else preview.name, final=False,
-        )
-        standing = self._standing(transfer)
-        verdict = judge(asked, rules, replace(standing, free_bytes=None))
-        transfer.rule = verdict.rule
-        if verdict.refusal is not None:
-            return self._decline(transfer, verdict.refusal.code, detail=verdict.refusal.detail)
-        level, required = self._level(transfer), higher(req.presence, verdict.require)
-        unmet = self._unmet(required, level[0])
-        if unmet is not None:
-            return self._decline(transfer, unmet.code, detail=unmet.detail)
-        transfer.consent = self.asking.consent(transfer)
-        must_ask = not level_met(level[0], required) or (verdict.mode == "ask" and not transfer.consent.given)
-        if not must_ask:
-            transfer.reader = self.readers.take(req, sender.fingerprint)
-        # A reader stores nothing, and is not kept waiting for a person.
-        refusal = decide_size(asked, rules, standing) if transfer.reader is None else None
-        if refusal is None and not must_ask:
-            refusal = self._rates.refuse(verdict, req.sender, self._clock.monotonic())
-        if refusal is not None:
-            return self._decline(transfer, refusal.code, detail=refusal.detail)
-        if must_ask:
-            return self._question(transfer, required)
-        if transfer.reader is not None:
-            return await self._to_reader(transfer, transfer.reader.ask, endpoint, rules.max_bytes, level)
-        if self.readers.broke_off(sender.fingerprint, req.tid):
-            return self._decline(transfer, Interrupted.code, detail="broken-stream")
-        listen = parse_listen(self.config.transfer.listen)
-        relay = None
-        try:
-            if listen is None and not req.can_listen:
-                relay = await self._places.find_relay(transfer, ask)
-            incoming = transfer.incoming = await self._places.bind(transfer, listen, relay)
-        except PolicyRefused as error:
-            return machine.Decline(error.code, error.detail)
-        where = relay or _YOU_LISTEN
-        if listen is not None and incoming.listening is not None:
-            where = incoming.listening.at(await self._places.addresses(listen.host, split_endpoint(endpoint)[0]))
-        try:
-            self._transfers.check_wanted(transfer)
-        except PeerViolation:
-            incoming.close()
-            raise
-        chunk = incoming.offer_chunk(self.config.transfer.chunk)
-        return machine.Accept(
-            where, chunk, rules.max_bytes, presence=level[0], presence_age=level[1], head=transfer.head
-        )
-
-    def _question(self, transfer: Transfer, required: Presence) -> _Verdict:
-        if self.asking.is_full(transfer.req.sender):
-            return self._decline(transfer, PolicyRefused.code, detail="limit")
-        transfer.required = required
-        return machine.AskPerson()
-
-    def _rules(self, transfer: Transfer) -> Rules:
-        """Own policy; what somebody here has asked for himself he has accepted."""
-        rules, agreed = self.config.receiving_rules(), self.asking.agreement(transfer)
-        return rules if agreed is None or not agreed.own_wish else replace(rules, accept="all")
-
-    def _note(self, transfer: Transfer, verdict: _Verdict) -> None:
+    def _note(self, transfer: Transfer, verdict: Verdict) -> None:
         ends = transfer.req.sender, transfer.req.recipient
         match verdict:
             case machine.AskPerson():
                 self._notes.note("asked", *ends, rule=transfer.rule)
             case machine.Decline(code=code, detail=detail):
+                self._log_refusal(transfer, verdict)
                 self._notes.note("incoming", *ends, code=code, detail=detail, rule=transfer.rule)
             case machine.AlreadyHave():
                 self._notes.note("incoming", *ends, detail="delivered-before")
             case _:
                 self._notes.note("incoming", *ends, rule=transfer.rule)
 
-    def _level(self, transfer: Transfer) -> tuple[Presence, int]:
-        """What this client states, and the age of what it rests on: who accepted this delivery showed so much then."""
-        level, agreed = self._person.level(), self.asking.agreement(transfer)
-        if agreed is None or level_met(level[0], agreed.level):
-            return level
-        return agreed.level, int(self._clock.monotonic() - agreed.at)
-
-    def _unmet(self, required: Presence, level: Presence) -> ZkcError | None:
-        """What is refused at once, since nobody can make it good by an answer (claims D2, D3)."""
-        if level_met(level, required):
-            return None
-        if required == "present" or self._person.person().state == "absent":
-            return NobodyThere("nobody is present", detail="absent")
-        return None if self._person.enrolled else NotAuthorised("nothing is enrolled", detail="not-enrolled")
-
-    async def _to_reader(
-        self, transfer: Transfer, ask: AskLive, endpoint: str, max_bytes: int, level: tuple[Presence, int]
-    ) -> machine.Accept:
-        """Straight to a process that waits for it, at its sockets."""
-        addresses = await self._places.addresses(ask.host, split_endpoint(endpoint)[0])
-        self._transfers.check_wanted(transfer)
-        where = Endpoints(addresses, ask.data_port, ask.ack_port, 0, "", b"")
-        return machine.Accept(
-            where, ask.chunk, max_bytes, live=True, presence=level[0], presence_age=level[1], head=transfer.head
-        )
-
-    def _decline(self, transfer: Transfer, code: int, *, detail: str = "", why: str = "") -> machine.Decline:
-        """``why``: a person's reason, for the log, as the name of a rule is."""
-        told = {key: word for key, word in (("why", why), ("rule", transfer.rule)) if word}
+    def _log_refusal(self, transfer: Transfer, refusal: machine.Decline) -> None:
+        code, detail = refusal.code, refusal.detail
+        told = {key: word for key, word in (("why", refusal.reason), ("rule", transfer.rule)) if word}
         self._tell(
             "info", "refused", (transfer.req.sender, code, detail), **transfer.ids, code=code, reason=detail, **told
         )
-        return machine.Decline(code, detail)
 
     async def _advance(self, xid: bytes, message: Any) -> AnswerBody:
         """X5, or G1 and G4: the key (Figure 15)."""
@@ -459,20 +346,6 @@ class Receiver:
     def _tell(self, level: str, event: str, about: tuple[object, ...], **ids: object) -> None:
         """To the log, but no oftener than it can bear: a peer causes it."""
         self._repeats.tell(self._log, level, event, about, **ids)
-
-    def _standing(self, transfer: Transfer) -> Standing:
-        req, now = transfer.req, self._clock.monotonic()
-        if len(self._requests) > _SENDERS_KEPT:
-            self._requests = {name: seen for name, seen in self._requests.items() if not seen.is_over(now)}
-        seen = self._requests.setdefault(req.sender, Window()).add(now)
-        # What this very delivery has left here ends when it is agreed anew. Handshakes of it count: there may be many.
-        older = self._transfers.older(transfer)
-        at_once = sum(
-            other.req.sender == req.sender and not (other.incoming is not None and other.incoming.finished)
-            for other in self._transfers.values() if other is not transfer and other not in older
-        )
-        held = 0 if req.fresh else self._inbox.held_bytes(transfer.sender.fingerprint, req.tid)
-        return Standing(at_once, seen, self._inbox.free_bytes(), held, self._clock.wall())
 
     def _agreed(self, transfer: Transfer) -> None:
         """Both ends hold the key: open the door, and receive in a thread."""

@@ -30,6 +30,7 @@ from zkc.protocol.transfer_coordinator import (
     Finished,
     Idle,
     PersonAsked,
+    RefuseSender,
     read_request,
     xid_of,
 )
@@ -47,6 +48,7 @@ from zkc.wire.messages import (
     TransferKey,
     TransferPending,
     TransferRequest,
+    TransferResponse,
 )
 
 _RECIPIENT_MAY_SAY: Final = frozenset({12, 22, 23, 24, 25, 30, 31, 32, 33, 40})
@@ -328,6 +330,8 @@ class Transfers:
                         self._clients.answer(session, call, body)
                 case FailSender(code=code, detail=detail):
                     self._tell_sender(handshake, _told(code), detail)
+                case RefuseSender(body=body, code=code, detail=detail):
+                    self._tell_sender(handshake, _told(code), detail, body)
                 case _:
                     raise AssertionError(f"unexpected effect {type(effect).__name__}")
         if isinstance(handshake.state, Finished):
@@ -366,8 +370,10 @@ class Transfers:
             self._clients.tell(handshake.to, TransferEnd(handshake.xid, code, detail))
         self._forget(handshake)
 
-    def _tell_sender(self, handshake: _Handshake, code: int, detail: str) -> None:
-        """As the answer to what it waits for, else as a message of its own."""
+    def _tell_sender(
+        self, handshake: _Handshake, code: int, detail: str, refusal: TransferResponse | None = None
+    ) -> None:
+        """As the answer to what it waits for, else as a message of its own; ``refusal`` is the recipient's own word."""
         about = handshake.sender.name, code, detail
         self._core.repeats.tell(
             self._core.log, "info", "transfer-refused", about, **_ids_of(handshake), code=code, detail=detail
@@ -376,9 +382,12 @@ class Transfers:
         self._core.audit.note("transfer", *ends, code=code, detail=detail)
         waiting, handshake.waiting = handshake.waiting, []
         for session, call in waiting:
-            self._clients.fail(session, call, code, detail)
-        self._keep(handshake, Failure(handshake.xid, code, detail))
-        if not waiting and handshake.origin.wire is not None:
+            if refusal is None:
+                self._clients.fail(session, call, code, detail)
+            else:
+                self._clients.answer(session, call, refusal)
+        self._keep(handshake, refusal or Failure(handshake.xid, code, detail))
+        if not waiting and refusal is None and handshake.origin.wire is not None:
             self._clients.tell(handshake.origin, TransferEnd(handshake.xid, code, detail))
 
     def _forget(self, handshake: _Handshake) -> None:

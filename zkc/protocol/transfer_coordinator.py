@@ -190,6 +190,15 @@ class FailSender:
     detail: str
 
 
+@dataclass(frozen=True)
+class RefuseSender:
+    """The recipient's signed refusal, as it came; no card with it."""
+
+    body: TransferResponse
+    code: int
+    detail: str
+
+
 # --- consume -------------------------------------------------------------------------------------------------------
 
 
@@ -235,7 +244,7 @@ def consume_answer(broker: Broker, state: Notified, message: TransferResponse) -
         return Step(Finished(), (FailSender(25, "key-source"),))
     if resp.verdict == "refuse":
         k.wipe()
-        return Step(Finished(), (FailSender(refusal_code(resp.code), resp.detail),))
+        return Step(Finished(), (RefuseSender(message, refusal_code(resp.code), resp.detail),))
     if resp.verdict == "have":
         k.wipe()
         return Step(Finished(), (_grant(broker, message),))

@@ -42,6 +42,7 @@ from zkc.wire.messages import (
     Key,
     Notify,
     Ok,
+    Reason,
     Req,
     Resp,
     TransferConfirm,
@@ -94,10 +95,12 @@ class AskPerson:
 
 @dataclass(frozen=True)
 class Decline:
-    """Event: own policy refuses it, with a code of the contract."""
+    """Event: own policy or a person refuses it, with a code of the contract."""
 
     code: int
     detail: str
+    reason: str = ""
+    """A person's words, for the sender alone."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -200,8 +203,13 @@ def create_pending(recipient: Recipient, state: Notified, event: AskPerson) -> S
 
 
 def create_refusal(recipient: Recipient, state: Notified, event: Decline) -> Step:
-    """X3 with a signed refusal: no key, no endpoints (Figure 14, blocks 1403-1405)."""
-    resp = _response(recipient, state.req, verdict="refuse", code=event.code, detail=event.detail)
+    """X3 with a signed refusal: no key, no endpoints, at most a person's words (Figure 14, blocks 1403-1405)."""
+    sealed = b""
+    if event.reason:
+        sealed = seal(state.sender.kem_key, "xfer-ep", state.th.value, encode(Reason(event.reason)))
+    resp = _response(
+        recipient, state.req, verdict="refuse", sealed=sealed, code=event.code, detail=event.detail
+    )
     _, message = _sign(recipient, state.th, resp)
     return Step(Closed(), (Send(message),))
 

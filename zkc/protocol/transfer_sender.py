@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from zkc.constants import ID_BYTES, TERMS_VERSION
-from zkc.crypto.cards import VerifiedCard, kem_key_of
+from zkc.crypto.cards import VerifiedCard, kem_key_of, verify_card
 from zkc.crypto.primitives import Secret, expand, mac
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_encapsulate, open_sealed, seal
 from zkc.crypto.transcript import Transcript
-from zkc.errors import PeerViolation
+from zkc.errors import PeerViolation, ZkcError
 from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence, is_name
 from zkc.protocol.session import (
     Session,
@@ -45,6 +45,7 @@ from zkc.wire.messages import (
     Endpoints,
     Key,
     Ok,
+    Reason,
     Req,
     Resp,
     TransferConfirm,
@@ -53,6 +54,7 @@ from zkc.wire.messages import (
     TransferKey,
     TransferPending,
     TransferRequest,
+    TransferResponse,
 )
 
 
@@ -122,6 +124,13 @@ class Granted:
     def must_listen(self) -> bool:
         """Whether the recipient comes to the sender."""
         return not self.endpoints.addresses
+
+
+@dataclass(frozen=True)
+class Declined:
+    """Refused: what the sender ends with. Nothing is held."""
+
+    error: ZkcError
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,9 +215,8 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     """X4 (sender-made), G3 or G1' (coordinator-made): the recipient's signed terms and its permanent key (Figure 2,
     alternate embodiment; where the coordinator made the key: Figure 2, 207; Figure 15, blocks 1501-1502).
 
-    Raises the error of the contract for a refusal that the recipient signed, `IdentityError` for a card that is not
-    the one that the name should have, `VersionMismatch` for an answer of another version, `PeerViolation` (``forged``,
-    ``identity``) for terms that were changed.
+    Raises `IdentityError` for a card that is not the one that the name should have, `VersionMismatch` for an answer of
+    another version, `PeerViolation` (``forged``, ``identity``) for terms that were changed.
     """
     req = state.req
     resp = read_resp(message.response)
@@ -225,7 +233,7 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
     signed_at = state.th.absorb(message.response)
     card.identity.verify("xfer-resp", signed_at.value, message.signature)
     if resp.verdict == "refuse":
-        raise refused_by(req.recipient, refusal_code(resp.code), resp.detail)
+        raise PeerViolation("unexpected", "a card with a refusal")
     if resp.verdict == "accept" and not level_met(resp.presence, req.presence):
         raise refused_by(req.recipient, unmet_code(req.presence), "")
     made = req.key_source == "coordinator" and resp.verdict == "accept"
@@ -250,6 +258,23 @@ def consume_grant(sender: Sender, state: Requested, message: TransferGrant) -> S
         check_confirmation(k, "confR", req.xid, message.confirmation, th.value)
     state.one_time.wipe()
     return Step(KeyOpened(granted, k, req.key_order == "recipient-first"))
+
+
+def consume_refusal(sender: Sender, state: Requested, message: TransferResponse) -> Step:
+    """A refusing X3 in place of X4; no card comes with it (Figure 14, blocks 1403-1405).
+
+    Where it is signed by the identity that is pinned, it is told as the recipient's, with the words of its person; else
+    as what the coordinator may have said. `PeerViolation`: not to what was asked.
+    """
+    req = state.req
+    resp = read_resp(message.response)
+    if resp.xid != req.xid or resp.verdict != "refuse":
+        raise PeerViolation("identity", "no refusal of this transfer")
+    if state.one_time is not None:
+        state.one_time.wipe()
+    signed = _is_signed(sender, state.th.absorb(message.response), message.signature)
+    reason = _reason(sender, state, resp) if signed else ""
+    return Step(Declined(refused_by(req.recipient, refusal_code(resp.code), resp.detail, signed=signed, reason=reason)))
 
 
 def create_key(sender: Sender, state: Granted, event: MakeKey) -> Step:
@@ -295,6 +320,25 @@ def consume_stored(sender: Sender, state: AwaitingStored, message: Ok) -> Step:
     return Step(_agreed(sender, state.sent))
 
 
+def _is_signed(sender: Sender, th: Transcript, signature: bytes) -> bool:
+    """By the identity that is pinned for the recipient, if one is."""
+    if not sender.known.card:
+        return False
+    try:
+        verify_card(sender.known.card, sender.authority.suite).identity.verify("xfer-resp", th.value, signature)
+    except PeerViolation:
+        return False
+    return True
+
+
+def _reason(sender: Sender, state: Requested, resp: Resp) -> str:
+    """A person's words with a refusal; empty: none."""
+    if not resp.sealed_endpoints:
+        return ""
+    said: Reason = decode(open_sealed(sender.kem_key, "xfer-ep", state.th.value, resp.sealed_endpoints), Reason)
+    return said.text
+
+
 def _sealed_endpoints(granted: Granted, event: MakeKey, th: Transcript) -> bytes:
     """Where the sender listens, if the recipient comes to it; else nothing."""
     if not granted.must_listen:
@@ -317,6 +361,7 @@ def _agreed(sender: Sender, state: KeySent) -> Agreed:
 TABLE: Final[Table] = {
     (Requested, TransferGrant): consume_grant,
     (Requested, TransferPending): consume_pending,
+    (Requested, TransferResponse): consume_refusal,
     (Granted, MakeKey): create_key,
     (KeyOpened, MakeKey): create_sender_confirmation,
     (KeySent, TransferConfirm): consume_confirmation,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from zkc.errors import ZkcError, error_for
+from zkc.rules.names import escape
 
 COORDINATOR: Final = "the coordinator"
 _AGAIN: Final = "run the same command again"
@@ -98,9 +99,12 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
 }
 
 
-def refused_by(who: str, code: int, detail: str) -> ZkcError:
-    """The error of the contract for a refusal that came from, or was about, ``who`` (a name, or `COORDINATOR`)."""
+def refused_by(who: str, code: int, detail: str, *, signed: bool = False, reason: str = "") -> ZkcError:
+    """The error of the contract for a refusal that came from, or was about, ``who`` (a name, or `COORDINATOR`).
+
+    ``signed``: by ``who``; else the coordinator may have said it. ``reason``: words of a person there.
+    """
     message, hint = _SENTENCES.get((code, detail)) or _SENTENCES.get((code, "")) or _SENTENCES[1, ""]
-    either = who if who == COORDINATOR else f"{who} or the coordinator"
-    told = message.format(who, either=either, detail=detail or "no reason")
+    either = who if signed or who == COORDINATOR else f"{who} or the coordinator"
+    told = message.format(who, either=either, detail=detail or "no reason") + (f": {escape(reason)}" if reason else "")
     return error_for(code, told, detail=detail, hint=hint.format(who))

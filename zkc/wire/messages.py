@@ -805,9 +805,15 @@ class Resp(Message, frozen=True):
     key_order: KeyOrder
     sender_one_time_key: Small
     sealed_endpoints: SealedAnswer
-    """Seal of `Endpoints`; with verdict ``have`` of the receipt."""
+    """Seal of `Endpoints`; with verdict ``have`` of the receipt, with ``refuse`` empty or of `Reason`."""
     head: Small
     """As in REQ, of the recipient."""
+
+
+class Reason(Message, frozen=True):
+    """What a person says with a refusal, for the sender."""
+
+    text: Line
 
 
 class Endpoints(Message, frozen=True):

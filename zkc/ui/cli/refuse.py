@@ -13,12 +13,12 @@ _REASON_MAX = 512
 
 @click.command(
     "refuse", cls=Command, example="zkc refuse 3f9a --reason 'not today'",
-    help="Refuse the transfer ID, which waits for a person. Its sender is told that a person refused it; the reason "
-    "goes to the daemon's log here.",
+    help="Refuse the transfer ID, which waits for a person. Its sender is told that a person refused it, and the "
+    "reason, which is sealed for it; it is in the daemon's log here, too.",
     short_help="Refuse a transfer that waits for a person.",
 )
 @click.argument("id", shell_complete=offers("pending"))
-@click.option("--reason", metavar="TEXT", default="", help="Why; for the log here.")
+@click.option("--reason", metavar="TEXT", default="", help="Why; told to the sender.")
 @pass_invocation
 def command(call: Invocation, *, id: str, reason: str) -> None:
     """``refused``, the item as ``inbox`` has it."""
