@@ -55,7 +55,7 @@ class Asking:
     async def notify(self) -> Resp:
         """X2 and X3: bob's answer."""
         card, asked = self.bob.alice.card.encoded, self._request
-        answer = await self.bob.ask(Notify(asked.request, asked.signature, card, self.bob.alice.certificate))
+        answer = await self.bob.ask(Notify(asked.request, asked.signature, card, self.bob.alice.certificate, "online"))
         assert isinstance(answer, TransferResponse)
         self._answer = answer
         resp: Resp = decode(answer.response, Resp)
@@ -233,7 +233,7 @@ def test_what_broke_off_is_refused_once_and_then_comes_to_the_inbox(bob: Bob) ->
             (effect,) = made.effects
             asked = effect.message
             card = bob.alice.card.encoded
-            notice = Notify(asked.request, asked.signature, card, bob.alice.certificate)
+            notice = Notify(asked.request, asked.signature, card, bob.alice.certificate, "online")
             answer = await bob.receiver.handle(bob.principal, COORDINATOR, nobody_asked, notice)
             assert verdict(answer) == expected
 

@@ -338,7 +338,7 @@ EVERY_KIND: Final[dict[type, Callable[[], RequestBody]]] = {
     TransferRequest: lambda: request("alice", "nobody"),
     TransferKey: lambda: TransferKey(encode(Key(os.urandom(16), b"", b"", b"")), bytes(64)),
     TransferEnd: lambda: TransferEnd(os.urandom(16), 31, ""),
-    Notify: lambda: Notify(b"", bytes(64), b"", b""),
+    Notify: lambda: Notify(b"", bytes(64), b"", b"", "online"),
 }
 
 

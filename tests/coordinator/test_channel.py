@@ -334,7 +334,7 @@ def request_from(member: Member, sender: str) -> TransferRequest:
 @pytest.mark.attack("C10")
 def test_what_only_the_coordinator_may_ask_is_refused(running: RunningCoordinator) -> None:
     with join(running, "upsidedown").open() as peer:
-        for body in (Notify(b"", bytes(64), b"", b""), DeliverKey(b"", bytes(64)), Revoked(""), Replaced()):
+        for body in (Notify(b"", bytes(64), b"", b"", "online"), DeliverKey(b"", bytes(64)), Revoked(""), Replaced()):
             refusal = peer.ask(body)
             assert isinstance(refusal, Failure)
             assert refusal.detail == "unexpected"

@@ -149,7 +149,10 @@ def test_more_requests_at_once_than_there_are_places_is_a_violation(pair: tuple[
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        (Notify(b"", bytes(64), b"", b""), [DeliverKey(b"", bytes(64)), TransferEnd(b"x" * 16, 31, ""), Revoked("")]),
+        (
+            Notify(b"", bytes(64), b"", b"", "online"),
+            [DeliverKey(b"", bytes(64)), TransferEnd(b"x" * 16, 31, ""), Revoked("")],
+        ),
         (TransferRequest(b"", bytes(64)), [TransferKey(b"", bytes(64)), TransferEnd(b"x" * 16, 31, ""), Goodbye()]),
     ],
     ids=["to a recipient", "of a sender"],

@@ -1144,7 +1144,7 @@ def test_a_request_for_somebody_else_is_refused_by_the_recipient(default_world: 
     """A true REQ of alice to carol, brought to bob."""
     first = ts.create_request(default_world.alice.sender(), asked(SENDER_MADE, recipient="carol"))
     message, alice = first.effects[0].message, default_world.alice
-    notify = Notify(message.request, message.signature, alice.card.encoded, alice.certificate)
+    notify = Notify(message.request, message.signature, alice.card.encoded, alice.certificate, "online")
     with pytest.raises(PeerViolation, match="identity"):
         step(tr.TABLE, default_world.bob.recipient(), tr.Idle(), notify)
 

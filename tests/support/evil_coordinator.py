@@ -627,7 +627,7 @@ class Evil:
         )
         (effect,) = sender.create_request(context, terms).effects
         request = effect.message
-        answer = await self.ask(to, Notify(request.request, request.signature, persona.card, persona.certificate))
+        answer = await self.ask(to, Notify(request.request, request.signature, persona.card, persona.certificate, "online"))
         fingerprint = persona.identity.public.fingerprint.hex()
         return {"answer": told(answer), "fingerprint": fingerprint}
 

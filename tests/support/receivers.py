@@ -82,7 +82,7 @@ class Bob:
         asked = effect.message
         assert isinstance(asked, TransferRequest)
         card = self.alice.card.encoded
-        return made.state.req.xid, Notify(asked.request, asked.signature, card, self.alice.certificate)
+        return made.state.req.xid, Notify(asked.request, asked.signature, card, self.alice.certificate, "online")
 
     async def ask(self, body: Any) -> AnswerBody:
         return await self.receiver.handle(self.principal, COORDINATOR, no_relay, body)

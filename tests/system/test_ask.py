@@ -110,7 +110,7 @@ def test_a_person_refuses_and_the_sender_ends_with_24(fleet: Fleet) -> None:
     assert (error["code"], error["reason"]) == (24, "refused")
     assert process.returncode == 24
     assert "not today" in fleet.program("bob").log.read_text()
-    assert error["message"] == "a person at bob refused it: not today"
+    assert error["message"] == "a person at bob refused it: not today; ask bob why"
     assert "not today" not in fleet.coordinator.log.read_text()
     again = fleet.zkc("bob", "accept", item["id"], "--json")
     assert (again.code, again.events[-1]["detail"]) == (2, "unknown-id")

@@ -104,6 +104,17 @@ def test_a_coordinator_refuses_by_its_rules_and_keeps_them_where_its_file_is_gon
     assert (event["sender"], event["recipient"], event["rule"]) == ("alice", "bob", "policy 2")
     write(fleet, "coordinator", '\n[[policy]]\nrequire = "authorised"\n')
     assert send(fleet)[0] == 23
+    # Whom the coordinator wants to be there is asked, though nobody else requires it.
+    pin = fleet.folder / "pin"
+    pin.write_text("2580")
+    pin.chmod(0o600)
+    assert fleet.zkc("bob", "person", "enrol", "--pin-file", str(pin)).code == 0
+    with fleet.popen("alice", "send", "bob", "a.iso", "--timeout", "60s") as process:
+        wait_until(lambda: pending(fleet))
+        (item,) = pending(fleet)
+        assert item["require"] == "authorised"
+        assert fleet.zkc("bob", "accept", item["id"], "--pin-file", str(pin)).code == 0
+        assert process.wait(DEADLINE) == 0
     write(fleet, "coordinator", '\n[[policy]]\nmode = "refuse"\n', "configuration-notice")
     path, kept = fleet.home("coordinator") / "config.toml", count(fleet, "coordinator", "configuration-kept")
     path.rename(path.with_suffix(".away"))

@@ -86,7 +86,7 @@ class Judge:
         transfer.rule = verdict.rule
         if verdict.refusal is not None:
             return machine.Decline(verdict.refusal.code, verdict.refusal.detail)
-        level, required = self._level(transfer), higher(req.presence, verdict.require)
+        level, required = self._level(transfer), higher(req.presence, transfer.notify.presence, verdict.require)
         unmet = self._unmet(required, level[0])
         if unmet is not None:
             return machine.Decline(unmet.code, unmet.detail)

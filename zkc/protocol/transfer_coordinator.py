@@ -225,7 +225,7 @@ def consume_request(broker: Broker, state: Idle, message: TransferRequest) -> St
         broker.suite.read_one_time(req.sender_one_time_key)
     th = _heard(broker, message)
     sender = broker.sender.under(req.card_hash)
-    notify = Notify(message.request, message.signature, sender.card, sender.certificate)
+    notify = Notify(message.request, message.signature, sender.card, sender.certificate, broker.least)
     return Step(Notified(req, th), (AskRecipient(notify),))
 
 

@@ -261,9 +261,9 @@ def _nobody_asked() -> Refusal:
     return Refusal(Refused.code, "nobody-asked", "policy asks a person, and nobody was asked", "")
 
 
-def higher(one: Presence, other: Presence) -> Presence:
-    """The higher of two presence levels."""
-    return max(one, other, key=_LEVELS.index)
+def higher(*levels: Presence) -> Presence:
+    """The highest of presence levels."""
+    return max(levels, key=_LEVELS.index)
 
 
 @dataclass(frozen=True, slots=True)

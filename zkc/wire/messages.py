@@ -409,6 +409,8 @@ class Notify(Message, frozen=True, tag="x2"):
     signature: LiveSignature
     card: EncodedCard
     certificate: Small
+    presence: Presence
+    """The coordinator's own policy lets nothing through below this."""
 
 
 class TransferAnswer(Message, frozen=True, tag="x3a"):
