@@ -627,7 +627,8 @@ class Evil:
         )
         (effect,) = sender.create_request(context, terms).effects
         request = effect.message
-        answer = await self.ask(to, Notify(request.request, request.signature, persona.card, persona.certificate, "online"))
+        notice = Notify(request.request, request.signature, persona.card, persona.certificate, "online")
+        answer = await self.ask(to, notice)
         fingerprint = persona.identity.public.fingerprint.hex()
         return {"answer": told(answer), "fingerprint": fingerprint}
 
