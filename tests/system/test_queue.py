@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 from zkc.testing import Fleet
 
 
@@ -26,6 +30,15 @@ def jobs(fleet: Fleet) -> list[dict[str, Any]]:
 
 def arrived(fleet: Fleet) -> list[str]:
     return sorted(item["name"] for item in fleet.zkc("bob", "inbox", "--json").events if item["state"] == "ready")
+
+
+def waiting(fleet: Fleet) -> list[dict[str, Any]]:
+    return [item for item in fleet.zkc("bob", "inbox", "--json").events if item["state"] == "pending"]
+
+
+def audited(fleet: Fleet) -> list[tuple[str, str, int, str]]:
+    told = fleet.zkc("alice", "audit", "--json").events
+    return [(each["kind"], each["to"], each["code"], each["detail"]) for each in told]
 
 
 def queue(fleet: Fleet, *words: str, **options: Any) -> dict[str, Any]:
@@ -115,6 +128,21 @@ def test_a_job_waits_for_a_person_and_ends_when_it_expires(fleet: Fleet) -> None
     assert fleet.zkc("bob", "presence", "here").code == 0
     wait_until(lambda: jobs(fleet) == [])
     assert fleet.zkc("bob", "recv", "-o", "-").out == b"for a person"
+    wait_until(lambda: ("outbox", "bob", 0, "delivered") in audited(fleet))
+    # What a person decides is the end of it.
+    queue(fleet, "-m", "for his PIN", "--require", "authorised")
+    pin = fleet.folder / "pin"
+    pin.write_text("2580")
+    pin.chmod(0o600)
+    assert fleet.zkc("bob", "person", "enrol", "--pin-file", str(pin)).code == 0
+    (retried,) = jobs(fleet)
+    assert fleet.zkc("alice", "outbox", "retry", retried["id"]).code == 0
+    wait_until(lambda: waiting(fleet))
+    assert fleet.zkc("bob", "refuse", waiting(fleet)[0]["id"], "--reason", "not mine").code == 0
+    wait_until(lambda: jobs(fleet)[0]["state"] == "failed")
+    (refused,) = jobs(fleet)
+    assert (refused["code"], refused["why"]) == (24, "a person at bob refused it: not mine")
+    assert fleet.zkc("alice", "outbox", "cancel", refused["id"]).code == 0
 
 
 def test_a_job_that_is_cancelled_while_it_is_sent_ends(fleet: Fleet, tmp_path: Path) -> None:
@@ -123,10 +151,23 @@ def test_a_job_that_is_cancelled_while_it_is_sent_ends(fleet: Fleet, tmp_path: P
     job = queue(fleet, str(source), "--bwlimit", "64K")
     wait_until(lambda: jobs(fleet)[0]["state"] == "sending")
     wait_until(lambda: fleet.zkc("bob", "inbox", "--partial", "--json").events)
+    wait_until(lambda: 0 < (jobs(fleet)[0]["sent"] or 0) < 8 << 20)
     assert fleet.zkc("alice", "outbox", "cancel", job["id"]).code == 0
     assert jobs(fleet) == []
     wait_until(lambda: "not-received" in fleet.program("bob").log.read_text())
     assert arrived(fleet) == []
+
+
+def test_a_disk_that_is_full_takes_no_job_and_keeps_nothing_of_it(fleet: Fleet) -> None:
+    command = f"ulimit -f 512; exec {shlex.quote(sys.executable)} -m zkc send bob --queue --json"
+    done = subprocess.run(
+        ["bash", "-c", command], env=fleet.environment("alice"), input=bytes(2 << 20), capture_output=True, check=False,
+        timeout=DEADLINE,
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, told["event"], told["code"]) == (33, "error", 33)
+    assert jobs(fleet) == []
+    assert [path.name for path in (fleet.home("alice") / "outbox" / "jobs").iterdir()] == [".lock"]
 
 
 def test_bounds_and_words_that_do_not_go_together(fleet: Fleet, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class Commands:
                 self._take_listening(request)
             case control.AskOutbox():
                 self._queue.poke()
+                return control.OutboxReply(self._queue.sent())
             case control.AskExpect():
                 self._receiver.asking.expect(request.sender, request.tid, wanted=request.wanted)
             case control.AskLiveReady():

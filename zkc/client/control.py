@@ -155,7 +155,7 @@ class AskLive(Message, frozen=True, tag="live"):
 
 
 class AskOutbox(Message, frozen=True, tag="outbox"):
-    """Something has changed in the outbox: it is looked at now."""
+    """The outbox is looked at now: something may have changed there. `OutboxReply`."""
 
 
 class AskExpect(Message, frozen=True, tag="expect"):
@@ -332,6 +332,11 @@ class RotatedReply(Message, frozen=True, tag="rotated"):
     """The new one of each registration."""
 
 
+class OutboxReply(Message, frozen=True, tag="outbox"):
+    sent: dict[str, int]
+    """Of jobs that are being sent, by id: bytes that are on their way or there."""
+
+
 class DoneReply(Message, frozen=True, tag="done"):
     pass
 
@@ -353,8 +358,8 @@ class LiveReceiptReply(Message, frozen=True, tag="live-receipt"):
 
 ControlReply = (
     StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
-    | PeersReply | CardReply | InvitationReply | RotatedReply | DoneReply | PendingListReply | DecidedReply
-    | LiveReply | SeenReply | PersonReply
+    | PeersReply | CardReply | InvitationReply | RotatedReply | OutboxReply | DoneReply | PendingListReply
+    | DecidedReply | LiveReply | SeenReply | PersonReply
     | LiveReadyReply | LiveReceiptReply
 )
 

@@ -16,7 +16,7 @@ import structlog
 from msgspec.structs import replace
 
 from zkc.client.call import Call
-from zkc.client.events import Options
+from zkc.client.events import Event, Options, Progress
 from zkc.client.handed import Grants, ThreadGranter
 from zkc.client.sending import Sending
 from zkc.client.sources import AnySource, source_of
@@ -69,12 +69,18 @@ class Queue:
         self._notes = notes
         self._log = structlog.get_logger("zkc.queue")
         self._running: dict[str, tuple[Call, asyncio.Future[None]]] = {}
+        self._sent: dict[str, int] = {}
+        """Bytes of what is under way, by job; each written by its thread."""
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="zkc-queue")
         self._poked = asyncio.Event()
 
     def poke(self) -> None:
         """A command has changed something: look now."""
         self._poked.set()
+
+    def sent(self) -> dict[str, int]:
+        """How far each job is that is being sent."""
+        return {id: self._sent.get(id, 0) for id in self._running}
 
     async def run(self) -> None:
         """For as long as the daemon lives."""
@@ -134,6 +140,7 @@ class Queue:
 
     def _ended(self, id: str, ended: asyncio.Future[None]) -> None:
         self._running.pop(id, None)
+        self._sent.pop(id, None)
         error = None if ended.cancelled() else ended.exception()
         if error is not None:
             self._log.error("defect", job=id, exc_info=error)
@@ -153,6 +160,7 @@ class Queue:
             raise
         else:
             self._outbox.remove(job.id)
+            self._notes.note("outbox", recipient=job.recipient, detail="delivered")
             self._log.info("delivered", job=job.id, recipient=job.recipient, tries=job.tries + 1)
 
     def _send(self, job: Job, call: Call, granter: ThreadGranter) -> None:
@@ -161,11 +169,16 @@ class Queue:
             compress=job.compress, require=job.require,
         )
         source, manifest = self._source(job)
+
+        def heard(event: Event) -> None:
+            if isinstance(event, Progress):
+                self._sent[job.id] = event.bytes
+
         try:
             with call.bell() as bell:
                 Sending(
                     self._home, self._config(), granter, job.recipient, source, manifest, options, clock=self._clock,
-                    entropy=self._entropy, bell=bell,
+                    entropy=self._entropy, bell=bell, on_event=heard,
                 ).run()
         finally:
             source.close()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from zkc.client.control import AskOutbox, ControlReply
+from zkc.client.control import AskOutbox, ControlReply, OutboxReply
 from zkc.client.events import Options
 from zkc.client.sources import source_of
 from zkc.client.spool import KEY_BYTES, spool
@@ -59,11 +59,11 @@ def enqueue(
     return jobs
 
 
-def poke(home: Home) -> bool:
-    """The daemon looks at the outbox now. False: none runs, or it does not answer; it will when it does."""
-    client: LocalClient[ControlReply] = LocalClient(home.socket_path(), ControlReply)
+def poke(home: Home) -> dict[str, int] | None:
+    """The daemon looks at the outbox now, and says how many bytes of which jobs it has sent. None: no daemon runs, or
+    it does not answer; it will look when it does."""
+    client: LocalClient[OutboxReply] = LocalClient(home.socket_path(), ControlReply)
     try:
-        client.call(AskOutbox(), within=3.0)
+        return client.call(AskOutbox(), within=3.0).sent
     except DaemonError:
-        return False
-    return True
+        return None

@@ -45,23 +45,29 @@ def put(
         call.out.event("queued", _row(job))
         if not call.out.json:
             call.out.notice(f"queued for {job.recipient}: job {job.id}")
-    if not runs:
+    if runs is None:
         call.out.notice("no daemon runs here: it is sent once one does (zkc daemon)")
 
 
 @click.command("list", cls=Command, example="zkc outbox", help="List the jobs, oldest first.")
 @pass_invocation
 def _list(call: Invocation) -> None:
-    """``outbox``, an object for each; ``code``, ``detail`` and ``why`` of what its last try ended with."""
+    """``outbox``, an object for each; ``code``, ``detail`` and ``why`` of what its last try ended with; ``sent``:
+    bytes, while it is being sent."""
+    from zkc.client.queueing import poke
+    from zkc.ui.cli.homes import client_home
+
     jobs = _outbox(call).jobs()
-    rows = [_row(job) for job in jobs]
+    is_sent = any(job.state == "sending" for job in jobs)
+    sent = (poke(client_home(call)) if is_sent else None) or {}
+    rows = [{**_row(job), "sent": sent.get(job.id)} for job in jobs]
     if not call.out.json:
         for job, row in zip(jobs, rows, strict=True):
             row["next"] = local_time(job.next) if job.next else ""
             row["expires"] = local_time(job.expires)
     columns = {
-        "id": "id", "state": "state", "to": "to", "name": "name", "bytes": "bytes", "tries": "tries",
-        "next": "next try", "expires": "expires", "why": "why",
+        "id": "id", "state": "state", "to": "to", "name": "name", "bytes": "bytes", "sent": "sent",
+        "tries": "tries", "next": "next try", "expires": "expires", "why": "why",
     }
     call.out.table("outbox", rows, columns, cut=("name", "why"))
 
