@@ -42,9 +42,13 @@ def _home(call: Invocation) -> Home:
 @pass_invocation
 def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
     """``ready`` with ``endpoint`` and ``fingerprint``."""
+    import os
+
     from zkc.coordinator.admin import run
     from zkc.hardening import protect_memory
+    from zkc.service import Manager
 
+    manager = Manager.of(os.environ)
     protect_memory()
     options: dict[str, object] = {}
     if listen:
@@ -56,7 +60,7 @@ def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
         told = {"endpoint": endpoint, "fingerprint": fingerprint}
         call.out.item("ready", told, f"ready {endpoint} {fingerprint}")
 
-    run(_home(call), options, on_ready=ready)
+    run(_home(call), options, on_ready=ready, manager=manager)
 
 
 @click.command(
