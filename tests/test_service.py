@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -59,7 +60,7 @@ class Listener:
         """Until it takes no more."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
-            with pytest.raises(BlockingIOError):
+            with contextlib.suppress(BlockingIOError):
                 while True:
                     sender.sendto(b"full", self._socket.getsockname())
 
@@ -228,7 +229,7 @@ def test_signs_of_life_are_given_only_to_who_waits_for_ours(environ: dict[str, s
     assert Manager.of(environ).alive_every == 0.0
 
 
-@pytest.mark.parametrize("address", ["/nowhere/at/all", "@zkc-nobody", "nonsense", "vsock:2:1234", f"/{'long' * 99}", ""])
+@pytest.mark.parametrize("address", ["/nowhere", "@zkc-nobody", "nonsense", "vsock:2:1234", f"/{'long' * 99}", ""])
 def test_a_word_to_nobody_is_nothing(address: str) -> None:
     Manager.of({"NOTIFY_SOCKET": address}).ready()
 
