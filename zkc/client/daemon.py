@@ -58,6 +58,7 @@ from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
+from zkc.stores.outbox import Outbox
 from zkc.wire.messages import (
     AnswerBody,
     AskFrom,
@@ -100,6 +101,7 @@ async def run(
         Inbox.open(home) as inbox, AuditFile.open(home) as audit,
     ):
         store.unlock()
+        Outbox(home).jobs()  # of a later version: told now, and not again and again by the queue
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
         daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy)
