@@ -159,10 +159,10 @@ def test_what_is_there_is_never_replaced(backup: bytes, tmp_path: Path) -> None:
     restore(tmp_path, backup)
     identity = tmp_path / "home" / "identity.key"
     before = identity.read_bytes()
-    assert refusal(tmp_path, backup) == (2, "exists")
+    assert refusal(tmp_path, backup) == (2, "occupied")
     assert identity.read_bytes() == before
     identity.unlink()
-    assert refusal(tmp_path, backup) == (2, "exists"), "its database is still there"
+    assert refusal(tmp_path, backup) == (2, "occupied"), "its database is still there"
 
 
 @pytest.mark.parametrize("case", ["cut", "empty", "noise", "without", "swapped", "outside", "folder", "head"])

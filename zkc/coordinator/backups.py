@@ -133,8 +133,8 @@ def write_file(home: Home, path: Path) -> Told:
 def restore(home: Home, source: Source) -> Restored:
     """The coordinator of a backup, in ``home``, where none is.
 
-    Errors: `UsageError` (``exists``: one is there), `DaemonError` (``already-running``), `VersionMismatch` (``newer``),
-    `LocalIOError` (``damaged``, where it is no backup, or not all of it).
+    Errors: `UsageError` (``occupied``: one is there), `DaemonError` (``already-running``),
+    `VersionMismatch` (``newer``), `LocalIOError` (``damaged``, where it is no backup, or not all of it).
     """
     home.prepare()
     with home.lock(), _scratch(home) as scratch:
@@ -164,7 +164,7 @@ def restore(home: Home, source: Source) -> Restored:
 def _check_empty(path: Path) -> None:
     if os.path.lexists(path):
         raise UsageError(
-            f"a coordinator is here already: {path}", detail="exists",
+            f"a coordinator is here already: {path}", detail="occupied",
             hint="restore into another home, or move this one aside",
         )
 
