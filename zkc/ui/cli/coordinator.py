@@ -305,7 +305,7 @@ class _Stdout:
 
 
 @click.command(
-    "restore", cls=Command, example="zkc --home /var/lib/zkc/coordinator coordinator restore coordinator.tar",
+    "restore", cls=Command, example="zkc coordinator restore coordinator.tar",
     help="Make the coordinator of a backup ('-': stdin) in this home, where none is. Open invitations are cancelled. "
     "What came after the backup has to be done again: who was revoked is registered again. Never run the former one "
     "beside it: docs/operations.md.",
