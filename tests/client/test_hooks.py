@@ -89,7 +89,7 @@ def test_the_words_are_the_command_and_what_arrived_is_in_the_environment(
     assert told == {
         "ZKC_EVENT": "arrived", "ZKC_ITEM": "0123456789abcdef", "ZKC_SENDER": "alice", "ZKC_NAME": told["ZKC_NAME"],
         "ZKC_NOTE": "$(reboot)\x1b[2J", "ZKC_DIGEST": f"blake3:{'01' * 32}", "ZKC_TRANSFER": b"x".hex() * 16,
-        "ZKC_KEY_SOURCE": "sender",
+        "ZKC_KEY_SOURCE": "sender", "ZKC_ASKED_BY": "",
     }
     assert "/" not in told["ZKC_NAME"]
 

@@ -82,17 +82,17 @@ def command(
 
     names = recipients_of(recipient)
     if sender is not None:
-        from zkc.ui.cli.fetching import check_words, fetch
+        from zkc.ui.cli.fetching import check_words, fetch, wish
 
         given = (
-            name, message, key_source, cipher, key, *exclude, bwlimit, compress, no_resume, dry_run, queue, keep_copy,
+            name, message, key_source, cipher, key, bwlimit, compress, no_resume, dry_run, queue, keep_copy,
             expires is not None, require != "online",
         )
-        path = check_words(sender, names, paths, other=any(given))
+        wanted = wish(check_words(sender, names, paths, other=any(given)), note, exclude)
         copy = receipt_file(receipt)
         if receipt == "-":
             call.out.payload_on_stdout()
-        asked = fetch(call, sender, recipient, path, note, wait=wait, timeout=timeout)
+        asked = fetch(call, sender, recipient, wanted, wait=wait, timeout=timeout)
         if receipt == "-":
             call.out.payload(asked.receipt.read_bytes())
         else:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @click.command(
     "share", cls=Command, example="zkc share builds /srv/builds --to carol --for carol,bob\nzkc share --remove builds",
-    help="Let the clients of --to ask this one to send PATH, a file, or any file below a folder. Without words: list "
-    "what is shared. A client is granted by the key that is pinned for it now: whoever has its name later, with "
+    help="Let the clients of --to ask this one to send PATH: a file, or a folder and any file or folder below it. "
+    "Without words: list what is shared. A client is granted by the key that is pinned for it now: whoever has its name later, with "
     "another key, is not.",
     short_help="Let others ask for files of this client.",
 )
