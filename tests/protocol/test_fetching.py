@@ -184,7 +184,9 @@ def test_only_a_receipt_of_this_request_is_one(talk: Talk) -> None:
     asked = q.requested.hash
     genuine = receipt(talk, asked)
     assert machine.check_receipt(q, genuine).body.size == 7
-    for changes in ({"asker": b""}, {"asker": bytes(32)}, {"tid": bytes(16)}, {"sender": "carol"}, {"asked_by": "dave"}):
+    for changes in (
+        {"asker": b""}, {"asker": bytes(32)}, {"tid": bytes(16)}, {"sender": "carol"}, {"asked_by": "dave"},
+    ):
         with pytest.raises(PeerViolation, match="forged"):
             machine.check_receipt(q, receipt(talk, asked, **changes))
     with pytest.raises(PeerViolation):

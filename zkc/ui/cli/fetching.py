@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from zkc.errors import RecipientOffline, UsageError
+from zkc.errors import RecipientOffline, TimedOut, UsageError, ZkcError
 
 if TYPE_CHECKING:
     from zkc.client.events import Delivery
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 _AGAIN_SECONDS: Final = 0.5
 
 
-def check_words(sender: str, recipients: Sequence[str], paths: Sequence[str], *, other: bool) -> str:
+def check_words(sender: str, paths: Sequence[str], *, other: bool) -> str:
     """The one path; `UsageError` for what cannot be asked for."""
     from zkc.ids import check_name
 
     check_name(sender, "--from")
-    if len(recipients) != 1 or len(paths) != 1 or paths[0] == "-":
-        raise UsageError("send: --from takes one recipient and one path", hint=f"zkc shares {sender} lists them")
+    if len(paths) != 1 or paths[0] == "-":
+        raise UsageError("send: --from takes one path", hint=f"zkc shares {sender} lists them")
     if other:
         raise UsageError(
             "send: with --from only --note, --exclude, --wait, --timeout and --receipt can be given",
@@ -102,3 +103,25 @@ def fetch(
             else:
                 shown.done(done)
                 return done
+
+
+def fetch_each(
+    call: Invocation, sender: str, copies: Mapping[str, Path | None], what: AskWhat, *, wait: float | None,
+    timeout: float | None,
+) -> int:
+    """For one recipient after the other, each with a delivery of its own; the highest exit code."""
+    from zkc.env import SystemClock
+    from zkc.ui.cli.send import copy_receipt
+
+    clock, worst = SystemClock(), 0
+    end = None if timeout is None else clock.monotonic() + timeout
+    for name, copy in copies.items():
+        try:
+            left = None if end is None else end - clock.monotonic()
+            if left is not None and left <= 0:
+                raise TimedOut(f"nothing was asked of {sender} for {name}: the time was over", detail="timeout")
+            copy_receipt(fetch(call, sender, name, what, wait=wait, timeout=left), copy)
+        except ZkcError as error:
+            call.out.error(error, about=name)
+            worst = max(worst, error.code)
+    return worst

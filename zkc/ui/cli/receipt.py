@@ -80,8 +80,8 @@ def _verify(call: Invocation, *, file: str, fingerprint: bytes | None, payload: 
 
     body = opened.body
     what = f"{body.size} bytes" if payload is None else escape(payload)
-    by_whom = f", asked by {escape(body.asked_by)}" if body.asked_by else ""
-    call.out.text(f"genuine: {body.recipient} has received {what} from {escape(body.sender)}{by_whom}, {told['digest']}")
+    sender = escape(body.sender) + (f", asked by {escape(body.asked_by)}" if body.asked_by else "")
+    call.out.text(f"genuine: {body.recipient} has received {what} from {sender}, {told['digest']}")
     when = f" on {told['ended']}" if told["ended"] else ""
     call.out.notice(f"signed{when} with the key {by}: {opened.card.fingerprint.hex()}")
 
