@@ -129,6 +129,26 @@ def test_a_link_that_is_swapped_in_and_out_during_walk_and_reading_leads_nowhere
     assert seen <= {b"shared", b""}
 
 
+@pytest.mark.attack("F03")
+def test_a_link_that_is_put_there_between_look_and_entry_is_not_entered(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk has seen a folder, and meets a link to one outside."""
+    enter, swapped = os.open, []
+
+    def swapping(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "sub" and not swapped:
+            swapped.append(path)
+            (root / "sub").rename(root.parent / "aside")
+            (root / "sub").symlink_to(root.parent / "outside")
+        return enter(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(LocalIOError) as refused, opened(root):
+        pass
+    assert (refused.value.detail, swapped) == ("unreadable", ["sub"])
+
+
 def test_a_walk_ends_with_what_its_call_was_told(root: Path) -> None:
     call, folders = Call(), []
 
