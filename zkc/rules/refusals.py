@@ -20,10 +20,10 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (1, ""): ("{either} failed at this request", "the log there says why"),
     (2, "bad-name"): ("the coordinator does not accept this name for an application", "choose another name"),
     (2, "collision"): (
-        "{0} has two names in that folder that some file systems take for one", "--exclude one of them"
+        "{0} has two names in that folder that some file systems take for one", "leave one of them out"
     ),
-    (2, "excluded"): ("--exclude leaves nothing of it to send", "give it a narrower glob"),
-    (2, "limit"): ("it is too much for one transfer from {0}", "ask for it in parts, or --exclude some of it"),
+    (2, "excluded"): ("what is left out leaves nothing for {0} to send", "leave less of it out"),
+    (2, "limit"): ("it is too much for one transfer from {0}", "ask for it in parts, or leave some of it out"),
     (11, ""): ("the coordinator no longer knows this client's registration", "zkc join --force, with a new invitation"),
     (11, "name-taken"): (
         "the coordinator has a registration of this name", "zkc coordinator revoke NAME, at the coordinator, ends it"
