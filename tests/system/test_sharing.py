@@ -117,6 +117,10 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], bytes]:
     return json.loads(out.splitlines()[-1]), err
 
 
+def audit(fleet: Fleet, name: str) -> list[dict[str, Any]]:
+    return fleet.zkc(name, "audit", "--json").events
+
+
 def seen(folder: Path) -> dict[str, tuple[str, object]]:
     """What is in a folder: kinds, with content and mode of files, and where links lead."""
     found: dict[str, tuple[str, object]] = {}
@@ -201,7 +205,7 @@ def test_the_recipient_hears_who_asked_before_and_after(shared: Shared) -> None:
     receipt = fleet.zkc("carol", "receipt", "verify", delivered["receipt"])
     assert b"from alice, asked by carol" in receipt.out
     wait_until(lambda: ("on-request", "carol", "bob", "ok") in [
-        (each["kind"], each["from"], each["to"], each["outcome"]) for each in fleet.zkc("bob", "audit", "--json").events
+        (each["kind"], each["from"], each["to"], each["outcome"]) for each in audit(fleet, "bob")
     ])  # fmt: skip
 
     # What alice sends by herself says nothing of anybody.
@@ -224,6 +228,9 @@ def test_a_right_that_ends_in_the_middle_breaks_off(shared: Shared, way: str) ->
     assert err == b""
     wait_until(lambda: not shared.partial())
     assert shared.items() == []
+    wait_until(lambda: ("share", "carol", "bob", "withdrawn") in [
+        (each["kind"], each["from"], each["to"], each["detail"]) for each in audit(fleet, "alice")
+    ])  # fmt: skip
     large.unlink()
     shared.share()
     assert fleet.zkc("carol", "send", "--from", "alice", "bob", "builds").code == 0

@@ -279,6 +279,8 @@ class Sharing:
             self._log.error("defect", exc_info=error)
         else:
             job.receipt, job.cipher = ended.result()
+        if job.withdrawn and job.code:
+            self._notes.note("share", job.state.asker.name, job.recipient, code=job.code, detail=job.detail)
         self._log.info("asked-ended", recipient=job.recipient, code=job.code, detail=job.detail)
         job.over.set()
         if job.watch is not None:
