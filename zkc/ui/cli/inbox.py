@@ -101,12 +101,13 @@ def _show_fields(call: Invocation, fields: dict[str, object], text: str | None) 
     if call.out.json:
         call.out.event("inbox", fields if text is None else {**fields, "text": text})
         return
+    width = max(12, *(len(key) + 1 for key, value in fields.items() if value not in (None, "", False)))
     for key, value in fields.items():
         if key == "asker_pinned":
             if value is False:
                 call.out.notice(f"{fields['asked_by']} has another key here than the one that asked")
         elif value not in (None, ""):
-            call.out.folded(f"{key + ':':<12} ", escape(str(value)), " " * 13)
+            call.out.folded(f"{key + ':':<{width}} ", escape(str(value)), " " * (width + 1))
     if text is not None:
         call.out.text("")
         for line in text.split("\n"):
