@@ -87,7 +87,7 @@ class InboxSink:
         entry = NewItem(
             sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
             note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
-            mtime_ns=manifest.mtime_ns,
+            mtime_ns=manifest.mtime_ns, asked_by=req.asked_by, asker=req.asker,
         )
         self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes(), held_bytes=here))
         if self._partial is None:
