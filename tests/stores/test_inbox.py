@@ -61,7 +61,7 @@ def test_an_index_of_a_former_version_says_of_nothing_that_anybody_asked_for_it(
     inbox.close()
     index = sqlite3.connect(home.inbox / "index.db", isolation_level=None)
     for table in ("items", "partials"):
-        for name in ("asked_by", "asker"):
+        for name in ("asked_by", "asker", "announced"):
             index.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
     index.execute("PRAGMA user_version = 1")
     index.close()
@@ -70,7 +70,7 @@ def test_an_index_of_a_former_version_says_of_nothing_that_anybody_asked_for_it(
         assert [item.asked_by for item in again.partials()] == [""]
         new = receive(again, tid=b"n" * 16, what=entry(asked_by="carol", asker=b"c" * 32))
         with contextlib.closing(sqlite3.connect(home.inbox / "index.db", isolation_level=None)) as index:
-            same = ", ".join(name for name in COLUMNS if name not in {"id", "asked_by", "asker"})
+            same = ", ".join(name for name in COLUMNS if name not in {"id", "asked_by", "asker", "announced"})
             index.execute(
                 f"INSERT INTO items (id, {same}) SELECT ?, {same} FROM items WHERE id = ?",
                 ("0" * 16, old.id),

@@ -39,6 +39,8 @@ class NewItem:
     asked_by: str = ""
     asker: bytes = b""
     """By whose request it was sent, as its sender says: name and fingerprint; empty: nobody's."""
+    announced: int = -1
+    """Bytes of the whole, as its sender says; -1: of a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Item:
     state: ItemState = "ready"
     asked_by: str = ""
     asker: bytes = b""
+    announced: int = -1
     """As of `NewItem`."""
 
     @property
@@ -95,7 +98,7 @@ SELECT_PARTIALS: Final = (
 )
 """The same columns."""
 
-_SINCE_2: Final = {"asked_by": "''", "asker": "x''"}
+_SINCE_2: Final = {"asked_by": "''", "asker": "x''", "announced": "-1"}
 """Columns that version 1 did not have, and what stands in them where its programs still write."""
 
 
