@@ -27,10 +27,12 @@ from typing import Any, Final
 import msgspec
 from blake3 import blake3
 
+from tests.support.key_log import ManyFaces
 from zkc import logs
 from zkc.client.principal import Principal, load_main
 from zkc.constants import CARD_SECONDS, CHUNK, STEP_SECONDS
 from zkc.coordinator import engine as engine_module
+from zkc.coordinator import services as services_module
 from zkc.coordinator.clients import Clients, OnReply, Session
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.engine import Engine, Ready, Settings
@@ -493,6 +495,42 @@ class Impersonate(Lie):
             self.stolen.append(sink.data.hex())
 
 
+class TwoFaces(Impersonate):
+    """As `Impersonate`, but before the clients ``to`` alone: they are shown a key log of their own, in which ``name``
+    was given to the false card, and everybody else the true one. The faces stay when the lie ends."""
+
+    def __init__(self, evil: Evil, name: str, to: list[str]) -> None:
+        super().__init__(evil, name)
+        self.to = to
+        card_hash = verify_card(self.persona.card, evil.identity.suite).hash
+        assert evil.log is not None
+        evil.log.show(
+            lambda true: [replace(each, card_hash=card_hash) if each.name == name else each for each in true], to
+        )
+
+    def hold(self, mail: Mail) -> None:
+        if self._is_for_them(mail):
+            super().hold(mail)
+        else:
+            mail.go(mail.body)
+
+    def _is_for_them(self, mail: Mail) -> bool:
+        if isinstance(mail.body, Notify):
+            return recipient.read_request(mail.body).sender in self.to
+        if isinstance(mail.body, DeliverKey):
+            return decode(mail.body.key, Key).xid in self.talks
+        return mail.to in self.to
+
+
+class Hide(Lie):
+    """The clients ``to`` are shown no more than the first ``size`` entries of the key log; that stays."""
+
+    def __init__(self, evil: Evil, size: int, to: list[str]) -> None:
+        super().__init__(evil)
+        assert evil.log is not None
+        evil.log.show(lambda true: true[:size], to)
+
+
 @dataclass
 class _Loot:
     """Where stolen bytes go."""
@@ -531,6 +569,8 @@ LIES: Final[dict[str, Callable[..., Lie]]] = {
     "confirm-for-others": ConfirmForOthers,
     "own-key": OwnKey,
     "impersonate": Impersonate,
+    "two-faces": TwoFaces,
+    "hide": Hide,
 }
 
 
@@ -543,6 +583,7 @@ class Evil:
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.clients: LyingClients | None = None
+        self.log: ManyFaces | None = None
         self.lie: Lie = Lie(self)
         self.records: list[tuple[str, Any]] = []
         """(to whom, message), in order, as the truth would have it."""
@@ -765,6 +806,12 @@ def main() -> None:
             super().__init__(*arguments)
             self.evil = evil
 
+    class OurLog(ManyFaces):
+        def __init__(self, core: Core) -> None:
+            super().__init__(core)
+            evil.log = self
+
+    setattr(services_module, "KeyLog", OurLog)  # noqa: B010
     setattr(engine_module, "Clients", Ours)  # noqa: B010  (its own parts, exchanged)
     setattr(engine_module, "Registrations", OurRegistrations)  # noqa: B010
     home = Home.resolve("coordinator", chosen.home)
