@@ -291,6 +291,8 @@ def test_two_logs_signed_by_identities_of_one_coordinator_are_evidence_against_i
         for wrong in (None, other, msgspec.structs.replace(whole.descent, ed25519=reign(3).public.ed25519)):
             with pytest.raises(IdentityError):
                 check_evidence(msgspec.json.encode(msgspec.structs.replace(whole, descent=wrong)))
+        with pytest.raises(IdentityError):  # somebody else's coordinator
+            check_evidence(msgspec.json.encode(msgspec.structs.replace(whole, coordinator=card_of(0))))
 
 
 @pytest.mark.attack("H12", "H13")

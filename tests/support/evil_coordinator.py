@@ -61,12 +61,15 @@ from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import (
     ChannelMessage,
     Conf,
+    CoordinatorNow,
+    CoordinatorRenewed,
     DeliverKey,
     Endpoints,
     Failure,
     Key,
     Manifest,
     Notify,
+    Ok,
     PeerCard,
     RegMessage,
     TransferConfirm,
@@ -531,6 +534,36 @@ class Hide(Lie):
         evil.log.show(lambda true: true[:size], to)
 
 
+class KeepBehind(Lie):
+    """The clients ``to`` are told nothing of a new identity of the coordinator: before them it has the one of now, and
+    signs a key log in which ``name`` was given to another card. All that stays."""
+
+    def __init__(self, evil: Evil, name: str, to: list[str]) -> None:
+        super().__init__(evil)
+        self.to, self.former = to, evil.identity
+        evil.kept_behind.update(dict.fromkeys(to, self.former))
+        assert evil.log is not None
+        evil.log.show(
+            lambda true: [replace(each, card_hash=bytes(32)) if each.name == name else each for each in true], to,
+            self.former.signing,
+        )
+
+    def hold(self, mail: Mail) -> None:
+        if mail.to not in self.to:
+            mail.go(mail.body)
+        elif isinstance(mail.body, CoordinatorRenewed) and mail.reply is not None:
+            mail.reply(Ok())
+        elif isinstance(mail.body, CoordinatorNow):
+            mail.go(CoordinatorNow(self.former.card, self.former.card_signature, [], False))
+        elif isinstance(mail.body, (Notify, PeerCard, TransferGrant)):
+            card = verify_card(mail.body.card, self.former.suite)
+            body = card.body
+            certificate = certify(self.former.signing, body.name, body.uid, card.hash, body.epoch)
+            mail.go(msgspec.structs.replace(mail.body, certificate=certificate))
+        else:
+            mail.go(mail.body)
+
+
 @dataclass
 class _Loot:
     """Where stolen bytes go."""
@@ -571,6 +604,7 @@ LIES: Final[dict[str, Callable[..., Lie]]] = {
     "impersonate": Impersonate,
     "two-faces": TwoFaces,
     "hide": Hide,
+    "keep-behind": KeepBehind,
 }
 
 
@@ -584,6 +618,8 @@ class Evil:
         self.engine: Engine | None = None
         self.clients: LyingClients | None = None
         self.log: ManyFaces | None = None
+        self.kept_behind: dict[str, CoordinatorIdentity] = {}
+        """Clients before whom the coordinator still has an identity of before."""
         self.lie: Lie = Lie(self)
         self.records: list[tuple[str, Any]] = []
         """(to whom, message), in order, as the truth would have it."""
@@ -705,7 +741,11 @@ class LyingClients(Clients):
     def on_hello(self, wire: Wire, uid: bytes, body: bytes) -> None:
         self.evil.greetings.append((uid.hex(), body.hex()))
         honest = self._core
-        self._core = replace(honest, send=lambda frame, routing_id: self._greet(honest, uid, frame, routing_id))
+        client = self._by_uid.get(uid)
+        identity = self.evil.kept_behind.get(client.name if client else "", honest.identity)
+        self._core = replace(
+            honest, identity=identity, send=lambda frame, routing_id: self._greet(honest, uid, frame, routing_id)
+        )
         try:
             super().on_hello(wire, uid, body)
         finally:

@@ -66,11 +66,11 @@ class ManyFaces(KeyLog):
 
     def __init__(self, core: Core) -> None:
         super().__init__(core)
-        self._faces: dict[str, Face] = {}
+        self._faces: dict[str, tuple[Face, IdentityKey | None]] = {}
 
-    def show(self, face: Face, names: Iterable[str]) -> None:
-        """To the clients of these names, from now on."""
-        self._faces.update(dict.fromkeys(names, face))
+    def show(self, face: Face, names: Iterable[str], signed_by: IdentityKey | None = None) -> None:
+        """To the clients of these names, from now on. ``signed_by``: by this identity, and not the present one."""
+        self._faces.update(dict.fromkeys(names, (face, signed_by)))
 
     def page(self, session: Session, call: bytes, body: LogAsk) -> AnswerBody:
         shown = self._shown_to(session)
@@ -85,8 +85,8 @@ class ManyFaces(KeyLog):
         return super().head_at(session, call, body) if shown is None else shown.head_at(session, call, body)
 
     def _shown_to(self, session: Session) -> KeyLog | None:
-        face = self._faces.get(session.client.name)
+        face, signed_by = self._faces.get(session.client.name, (None, None))
         if face is None:
             return None
         true = self._core.db.log_entries(0, self._core.db.log_size())
-        return key_log(LogRows(face(true)), self._core.identity.signing)
+        return key_log(LogRows(face(true)), signed_by or self._core.identity.signing)
