@@ -341,6 +341,7 @@ def test_what_is_known_of_a_coordinators_descent_grows_by_each_step_and_is_kept_
     known = descend(known, keys[2].public, steps[2:3])
     assert known.identities() == [each.public for each in keys[:4]]
     assert descend(known, keys[1].public, steps[1:3]) == known, "another process was told of it too"
+    assert descend(known, keys[3].public, steps[1:4]).identities() == [each.public for each in keys[:5]], "in the order"
     for at in range(3, len(steps)):
         known = descend(known, keys[at].public, steps[at : at + 1])
     assert known.identities() == [each.public for each in keys[-SUCCESSIONS_MAX - 1 :]]

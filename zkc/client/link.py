@@ -183,15 +183,15 @@ class Link:
             now = self._clock.monotonic()
             self._send(self._calls.request(self._entropy.bytes(ID_BYTES), body, now, now + OFFLINE_SECONDS))
 
-    async def learn(self) -> bool:
-        """Ask which identity the coordinator has. Whether it is another than this registration knew, which that vouches
-        for, and which is kept in its place. `IdentityError` (``identity``) where it does not."""
+    async def learn(self, since: Principal | None = None) -> bool:
+        """Ask which identity the coordinator has. Whether it is another than this registration knew, or knew when it
+        was ``since``, which that vouches for, and which is kept in its place. `IdentityError` (``identity``) where it
+        does not."""
+        since = since or self.principal
         found = await ask_coordinator(partial(self.request, within=DIAL_SECONDS), self.principal.coordinator)
-        if found is None:
-            return False
-        if self.principal.coordinator.identity != found.coordinator.identity:
+        if found is not None and self.principal.coordinator.identity != found.coordinator.identity:
             self.principal = self._keeper.learned(self.principal, found.card, found.chain)
-        return True
+        return self.principal.coordinator.identity != since.coordinator.identity
 
     async def adopt(self, principal: Principal) -> None:
         """The registration has new keys, ``principal``: once this returns, the coordinator has a channel under them, or

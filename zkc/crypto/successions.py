@@ -93,6 +93,9 @@ def descend(known: Descent | None, former: IdentityPublic, chain: Sequence[bytes
 
     Of one that comes later, or again, the identities before it are kept, `SUCCESSIONS_MAX` steps at most.
     """
+    heirs = [heir_of(each) for each in chain]
+    if former.fingerprint in heirs:  # who asked knew less than is known by now
+        chain = chain[heirs.index(former.fingerprint) + 1 :]
     behind = [known.first.fingerprint, *map(heir_of, known.successions)] if known is not None else []
     if known is not None and chain and heir_of(chain[-1]) in behind:
         return known  # another process has learned of it
