@@ -27,10 +27,12 @@ from typing import Any, Final
 import msgspec
 from blake3 import blake3
 
+from tests.support.key_log import ManyFaces
 from zkc import logs
 from zkc.client.principal import Principal, load_main
 from zkc.constants import CARD_SECONDS, CHUNK, STEP_SECONDS
 from zkc.coordinator import engine as engine_module
+from zkc.coordinator import services as services_module
 from zkc.coordinator.clients import Clients, OnReply, Session
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.engine import Engine, Ready, Settings
@@ -59,12 +61,15 @@ from zkc.wire.frames import ControlKind, control_frame, split_control
 from zkc.wire.messages import (
     ChannelMessage,
     Conf,
+    CoordinatorNow,
+    CoordinatorRenewed,
     DeliverKey,
     Endpoints,
     Failure,
     Key,
     Manifest,
     Notify,
+    Ok,
     PeerCard,
     RegMessage,
     TransferConfirm,
@@ -493,6 +498,72 @@ class Impersonate(Lie):
             self.stolen.append(sink.data.hex())
 
 
+class TwoFaces(Impersonate):
+    """As `Impersonate`, but before the clients ``to`` alone: they are shown a key log of their own, in which ``name``
+    was given to the false card, and everybody else the true one. The faces stay when the lie ends."""
+
+    def __init__(self, evil: Evil, name: str, to: list[str]) -> None:
+        super().__init__(evil, name)
+        self.to = to
+        card_hash = verify_card(self.persona.card, evil.identity.suite).hash
+        assert evil.log is not None
+        evil.log.show(
+            lambda true: [replace(each, card_hash=card_hash) if each.name == name else each for each in true], to
+        )
+
+    def hold(self, mail: Mail) -> None:
+        if self._is_for_them(mail):
+            super().hold(mail)
+        else:
+            mail.go(mail.body)
+
+    def _is_for_them(self, mail: Mail) -> bool:
+        if isinstance(mail.body, Notify):
+            return recipient.read_request(mail.body).sender in self.to
+        if isinstance(mail.body, DeliverKey):
+            return decode(mail.body.key, Key).xid in self.talks
+        return mail.to in self.to
+
+
+class Hide(Lie):
+    """The clients ``to`` are shown no more than the first ``size`` entries of the key log; that stays."""
+
+    def __init__(self, evil: Evil, size: int, to: list[str]) -> None:
+        super().__init__(evil)
+        assert evil.log is not None
+        evil.log.show(lambda true: true[:size], to)
+
+
+class KeepBehind(Lie):
+    """The clients ``to`` are told nothing of a new identity of the coordinator: before them it has the one of now, and
+    signs a key log in which ``name`` was given to another card. All that stays."""
+
+    def __init__(self, evil: Evil, name: str, to: list[str]) -> None:
+        super().__init__(evil)
+        self.to, self.former = to, evil.identity
+        evil.kept_behind.update(dict.fromkeys(to, self.former))
+        assert evil.log is not None
+        evil.log.show(
+            lambda true: [replace(each, card_hash=bytes(32)) if each.name == name else each for each in true], to,
+            self.former.signing,
+        )
+
+    def hold(self, mail: Mail) -> None:
+        if mail.to not in self.to:
+            mail.go(mail.body)
+        elif isinstance(mail.body, CoordinatorRenewed) and mail.reply is not None:
+            mail.reply(Ok())
+        elif isinstance(mail.body, CoordinatorNow):
+            mail.go(CoordinatorNow(self.former.card, self.former.card_signature, [], False))
+        elif isinstance(mail.body, (Notify, PeerCard, TransferGrant)):
+            card = verify_card(mail.body.card, self.former.suite)
+            body = card.body
+            certificate = certify(self.former.signing, body.name, body.uid, card.hash, body.epoch)
+            mail.go(msgspec.structs.replace(mail.body, certificate=certificate))
+        else:
+            mail.go(mail.body)
+
+
 @dataclass
 class _Loot:
     """Where stolen bytes go."""
@@ -531,6 +602,9 @@ LIES: Final[dict[str, Callable[..., Lie]]] = {
     "confirm-for-others": ConfirmForOthers,
     "own-key": OwnKey,
     "impersonate": Impersonate,
+    "two-faces": TwoFaces,
+    "hide": Hide,
+    "keep-behind": KeepBehind,
 }
 
 
@@ -543,6 +617,9 @@ class Evil:
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.clients: LyingClients | None = None
+        self.log: ManyFaces | None = None
+        self.kept_behind: dict[str, CoordinatorIdentity] = {}
+        """Clients before whom the coordinator still has an identity of before."""
         self.lie: Lie = Lie(self)
         self.records: list[tuple[str, Any]] = []
         """(to whom, message), in order, as the truth would have it."""
@@ -664,7 +741,11 @@ class LyingClients(Clients):
     def on_hello(self, wire: Wire, uid: bytes, body: bytes) -> None:
         self.evil.greetings.append((uid.hex(), body.hex()))
         honest = self._core
-        self._core = replace(honest, send=lambda frame, routing_id: self._greet(honest, uid, frame, routing_id))
+        client = self._by_uid.get(uid)
+        identity = self.evil.kept_behind.get(client.name if client else "", honest.identity)
+        self._core = replace(
+            honest, identity=identity, send=lambda frame, routing_id: self._greet(honest, uid, frame, routing_id)
+        )
         try:
             super().on_hello(wire, uid, body)
         finally:
@@ -765,6 +846,12 @@ def main() -> None:
             super().__init__(*arguments)
             self.evil = evil
 
+    class OurLog(ManyFaces):
+        def __init__(self, core: Core) -> None:
+            super().__init__(core)
+            evil.log = self
+
+    setattr(services_module, "KeyLog", OurLog)  # noqa: B010
     setattr(engine_module, "Clients", Ours)  # noqa: B010  (its own parts, exchanged)
     setattr(engine_module, "Registrations", OurRegistrations)  # noqa: B010
     home = Home.resolve("coordinator", chosen.home)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.looking import log_of
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.testing import Fleet
 
@@ -223,3 +225,25 @@ def test_after_a_dry_run_nobody_is_asked_any_more(fleet: Fleet) -> None:
     assert done.code == 0
     assert done.events[-1]["asks"]
     wait_until(lambda: pending(fleet) == [])
+
+
+@pytest.mark.attack("H13")
+def test_the_coordinator_gets_a_new_identity_while_a_person_is_asked(fleet: Fleet) -> None:
+    """What began under the former one is no alarm at either end, and the yes holds."""
+
+    def has_learned(name: str) -> bool:
+        return any(event["event"] == "coordinator-identity" for event in log_of(fleet, name))
+
+    fleet.join("frank")
+    fleet.configure("frank", {"inbox.accept": "ask"})
+    fleet.start_daemon("frank")
+    with sending(fleet, "frank") as process:
+        item = one_pending(fleet, "frank")
+        assert fleet.zkc("coordinator", "coordinator", "rotate").code == 0
+        for name in ("alice", "frank"):
+            wait_until(partial(has_learned, name))
+        assert fleet.zkc("frank", "accept", item["id"]).code == 0
+        assert events(process)[-1]["event"] == "delivered"
+        assert process.returncode == 0
+    for name in ("alice", "frank"):
+        assert not [event for event in log_of(fleet, name) if event["event"] == "key-log-alarm"]

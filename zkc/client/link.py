@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, Literal
 
+from zkc.client.coordinators import ask_coordinator
 from zkc.client.dial import DIAL_SECONDS, STAGGER_SECONDS, nearness
 from zkc.client.line import Line, open_first
 from zkc.client.principal import Keeper, Principal
@@ -23,9 +25,7 @@ from zkc.constants import (
     ID_BYTES,
     OFFLINE_SECONDS,
     REQUEST_SECONDS,
-    SUCCESSIONS_MAX,
 )
-from zkc.crypto.successions import heir_of
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
@@ -39,12 +39,9 @@ from zkc.ids import Identifier, owner_of
 from zkc.net.sockets import Context
 from zkc.protocol.calls import Asked, Calls, Expired, Outgoing, Replied
 from zkc.protocol.channel import VERSIONS
-from zkc.protocol.trust import follow_coordinator
 from zkc.rules.refusals import COORDINATOR, refused_by
 from zkc.wire.messages import (
     AnswerBody,
-    AskCoordinator,
-    CoordinatorNow,
     CoordinatorRenewed,
     Failure,
     Goodbye,
@@ -186,23 +183,15 @@ class Link:
             now = self._clock.monotonic()
             self._send(self._calls.request(self._entropy.bytes(ID_BYTES), body, now, now + OFFLINE_SECONDS))
 
-    async def learn(self) -> bool:
-        """Ask which identity the coordinator has. Whether it is another than this registration knew, which that vouches
-        for, and which is kept in its place. `IdentityError` (``identity``) where it does not."""
-        known, chain = self.principal.coordinator, list[bytes]()
-        since = known.identity.fingerprint
-        while True:
-            now = await self.request(AskCoordinator(since), DIAL_SECONDS)
-            if not isinstance(now, CoordinatorNow):
-                raise InternalError(f"the coordinator answered with {type(now).__name__}", detail="unexpected")
-            chain += now.successions
-            if not now.more or not now.successions or len(chain) > SUCCESSIONS_MAX:
-                break
-            since = heir_of(chain[-1])
-        found = follow_coordinator(known, now.card, now.signature, chain)
-        if self.principal.coordinator.identity.fingerprint != found.identity.fingerprint:
-            self.principal = self._keeper.learned(self.principal, now.card)
-        return found.identity.fingerprint != known.identity.fingerprint
+    async def learn(self, since: Principal | None = None) -> bool:
+        """Ask which identity the coordinator has. Whether it is another than this registration knew, or knew when it
+        was ``since``, which that vouches for, and which is kept in its place. `IdentityError` (``identity``) where it
+        does not."""
+        since = since or self.principal
+        found = await ask_coordinator(partial(self.request, within=DIAL_SECONDS), self.principal.coordinator)
+        if found is not None and self.principal.coordinator.identity != found.coordinator.identity:
+            self.principal = self._keeper.learned(self.principal, found.card, found.chain)
+        return self.principal.coordinator.identity != since.coordinator.identity
 
     async def adopt(self, principal: Principal) -> None:
         """The registration has new keys, ``principal``: once this returns, the coordinator has a channel under them, or

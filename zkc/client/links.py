@@ -135,12 +135,13 @@ class Links:
 
         async def handle(body: RequestBody) -> AnswerBody:
             log.debug("step", step=type(body).__name__)
+            principal = link.principal
             try:
                 try:
                     return await self._handle(link, body)
                 except IdentityError as error:
-                    # Signed by an identity that the coordinator has since a moment ago?
-                    if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn():
+                    # Signed by an identity that the coordinator has since a moment ago, or since this began?
+                    if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn(principal):
                         raise
                 return await self._handle(link, body)
             except (ZkcError, PeerViolation) as error:

@@ -69,12 +69,13 @@ class LogWatch:
                 )
 
     async def _follow(self, link: Link) -> LogState:
+        principal = link.principal
         try:
-            return await follow(link.request, self._store, link.principal)
+            return await follow(link.request, self._store, principal)
         except LogAlarm:
             with contextlib.suppress(ZkcError):
                 # Signed by an identity that the coordinator has since a moment ago?
-                if await link.learn():
+                if await link.learn(principal):
                     return await follow(link.request, self._store, link.principal)
             raise
 

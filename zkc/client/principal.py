@@ -8,6 +8,7 @@ from typing import Final
 
 from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, read_coordinator_card, verify_card
 from zkc.crypto.signing import IdentityKey
+from zkc.crypto.successions import Descent, descend
 from zkc.crypto.suites import KemPrivateKey, Suite, read_private
 from zkc.errors import LocalIOError, NotRegistered, PeerViolation
 from zkc.ids import owner_of
@@ -16,6 +17,7 @@ from zkc.protocol.trust import Authority, KeyChanged, Known, follow
 from zkc.stores.key_rows import Pin, Registration
 from zkc.stores.keylock import locked
 from zkc.stores.keystore import KeyStore
+from zkc.wire.codec import decode, encode
 
 SEEN_SECONDS: Final = 60.0
 """How exact ``last_seen`` is: a write with fsync for every transfer would cost more than the transfer."""
@@ -113,8 +115,15 @@ class Keeper:
         self._store = store
         self._on_learned = on_learned
 
-    def learned(self, principal: Principal, card: bytes) -> Principal:
-        """The coordinator has another identity, with this card, for which its former one vouches: kept."""
+    def learned(self, principal: Principal, card: bytes, chain: Sequence[bytes]) -> Principal:
+        """The coordinator has another identity, with this card, to which its successions ``chain`` lead: kept, with
+        the way there."""
+        former = principal.coordinator.identity
+
+        def longer(stored: bytes | None) -> bytes:
+            return encode(descend(None if stored is None else decode(stored, Descent), former, chain))
+
+        self._store.change_descent(principal.registration.uid, longer)
         fingerprint = read_coordinator_card(card).identity.fingerprint
         renewed = replace(principal.registration, coordinator_card=card, coordinator_fingerprint=fingerprint)
         self._store.update_coordinator(renewed)

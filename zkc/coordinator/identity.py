@@ -19,12 +19,11 @@ from zkc.constants import SUCCESSIONS_MAX
 from zkc.crypto.cards import make_coordinator_card, sign_coordinator_card
 from zkc.crypto.primitives import Secret, digest, expand, extract
 from zkc.crypto.signing import IdentityKey
-from zkc.crypto.successions import make_succession
+from zkc.crypto.successions import COORDINATOR_NAME, make_succession
 from zkc.crypto.suites import KemPrivateKey, Suite, read_private, suite_named
 from zkc.env import Entropy
 from zkc.errors import DaemonError, LocalIOError, PeerViolation
 from zkc.net.sockets import CurveKeys, curve_public, generate_curve, to_raw, to_z85
-from zkc.protocol.trust import COORDINATOR_NAME
 from zkc.stores import files
 from zkc.wire.codec import decode, encode
 

@@ -8,7 +8,6 @@ under a type of our own, ML-DSA-65 over the same text. Both must verify.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from zkc.wire.codec import encode
 from zkc.wire.messages import LogLeaf
 
 _HEADS_KEPT: Final = 64
+_ORIGIN: Final = b"zkc.log/"
 _REASON_MAX: Final = 512
 """Characters of a reason that are logged: whatever an administrator wrote, an entry is below 3 KiB."""
 _CARD_EVENTS: Final = "registered", "rotated", "succeeded"
@@ -57,33 +57,51 @@ def sign_head(identity: IdentityKey, head: Head) -> bytes:
     return text + b"\n" + b"".join(lines)
 
 
-@lru_cache(_HEADS_KEPT)
-def verify_head(coordinator: IdentityPublic, note: bytes) -> Head:
-    """What the coordinator has signed; `PeerViolation` (``malformed``, ``forged``). The same note is checked once."""
+def claim_of(note: bytes) -> tuple[bytes, Head]:
+    """Fingerprint of the identity whose head it says that it is, and what it says; no signature is checked.
+
+    `PeerViolation` (``malformed``).
+    """
     text, _, _ = note.partition(b"\n\n")
     try:
         origin, size, root = text.split(b"\n")
+        signer = bytes.fromhex(origin.removeprefix(_ORIGIN).decode())
         head = Head(int(size), base64.b64decode(root, validate=True))
-        signatures = [base64.b64decode(line.split(b" ")[2]) for line in note[len(text) + 2 :].splitlines()]
-    except (ValueError, IndexError, binascii.Error):
+    except ValueError:
         raise PeerViolation("malformed", "not a head of a log") from None
-    if origin != _origin(coordinator) or len(head.root) != HASH_BYTES or not 0 <= head.size < 2**63:
+    if origin != _ORIGIN + signer.hex().encode() or len(signer) != HASH_BYTES:
+        raise PeerViolation("malformed", "not a head of a coordinator's log")
+    if len(head.root) != HASH_BYTES or not 0 <= head.size < 2**63:
+        raise PeerViolation("malformed", "no log has such a head")
+    return signer, head
+
+
+@lru_cache(_HEADS_KEPT)
+def verify_head(coordinator: IdentityPublic, note: bytes) -> Head:
+    """What the coordinator has signed; `PeerViolation` (``malformed``, ``forged``). The same note is checked once."""
+    signer, head = claim_of(note)
+    if signer != coordinator.fingerprint:
         raise PeerViolation("malformed", "not a head of this coordinator's log")
+    origin, text = _origin(coordinator), _text(coordinator, head)
+    try:
+        signatures = [base64.b64decode(line.split(b" ")[2]) for line in note[len(text) + 1 :].splitlines()]
+    except (ValueError, IndexError):
+        raise PeerViolation("malformed", "not a head of a log") from None
     if len(signatures) != 2:
         raise PeerViolation("malformed", "a head has two signatures")
-    coordinator.verify_note(_text(coordinator, head), signatures[0][4:] + signatures[1][4:])
+    coordinator.verify_note(text, signatures[0][4:] + signatures[1][4:])
     # There is one way to write a head: what differs in anything else is not one that an honest coordinator made.
     lines = (
         _signature_line(origin, _ED25519_TYPE, coordinator.ed25519, signatures[0][4:]),
         _signature_line(origin, _ML_DSA_TYPE, coordinator.ml_dsa, signatures[1][4:]),
     )
-    if note != _text(coordinator, head) + b"\n" + b"".join(lines):
+    if note != text + b"\n" + b"".join(lines):
         raise PeerViolation("malformed", "a head that is written in another way")
     return head
 
 
 def _origin(coordinator: IdentityPublic) -> bytes:
-    return b"zkc.log/" + coordinator.fingerprint.hex().encode()
+    return _ORIGIN + coordinator.fingerprint.hex().encode()
 
 
 def _text(coordinator: IdentityPublic, head: Head) -> bytes:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from zkc.constants import CARD_GRACE_SECONDS, SUCCESSIONS_MAX
+from zkc.constants import CARD_GRACE_SECONDS
 from zkc.crypto.cards import (
     VerifiedCard,
     VerifiedCoordinator,
@@ -18,14 +17,11 @@ from zkc.crypto.cards import (
     verify_coordinator_card,
 )
 from zkc.crypto.signing import IdentityPublic
-from zkc.crypto.successions import verify_succession
+from zkc.crypto.successions import COORDINATOR_NAME, walk
 from zkc.crypto.suites import Suite
 from zkc.errors import IdentityError, PeerViolation
 from zkc.wire.codec import decode
 from zkc.wire.messages import CoordinatorCard
-
-COORDINATOR_NAME: Final = ""
-"""In a succession of the coordinator's own identity: no client has this name."""
 
 
 class KeyChanged(IdentityError):
@@ -158,16 +154,11 @@ def _walk(
     identity: IdentityPublic, name: str, last: int, chain: Sequence[bytes]
 ) -> tuple[list[bytes], IdentityPublic]:
     """Where ``chain`` leads from ``identity``, and the fingerprints on the way. `PeerViolation`."""
-    if len(chain) > SUCCESSIONS_MAX:
-        raise PeerViolation("limit", "more successions than are followed in one go")
-    epoch, behind = 0, []
-    for encoded in chain:
-        heir = verify_succession(identity, encoded, name)
-        if not epoch < heir.epoch <= last:
-            raise PeerViolation("epoch", "successions out of order")
-        behind.append(identity.fingerprint)
-        identity, epoch = heir.identity, heir.epoch
-    return behind, identity
+    heirs = walk(identity, name, chain)
+    if heirs and heirs[-1].epoch > last:
+        raise PeerViolation("epoch", "successions out of order")
+    *behind, present = [identity, *(heir.identity for heir in heirs)]
+    return [each.fingerprint for each in behind], present
 
 
 def _alarm(name: str, detail: str, why: str) -> IdentityError:

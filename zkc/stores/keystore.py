@@ -377,3 +377,12 @@ class KeyStore:
             return log_bytes(known) if before is None or as_log(before).size < known.size else None
 
         self._tables.change_value("log", uid, further)
+
+    def descent(self, uid: bytes) -> bytes | None:
+        """Which identities the coordinator of the registration ``uid`` had (`zkc.crypto.successions.Descent`); None:
+        it has only known one."""
+        return self._tables.value("descent", uid)
+
+    def change_descent(self, uid: bytes, change: Callable[[bytes | None], bytes]) -> None:
+        """In one step: what ``change`` makes of it."""
+        self._tables.change_value("descent", uid, change)

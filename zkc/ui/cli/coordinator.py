@@ -255,7 +255,7 @@ def _audit(call: Invocation, *, file: str | None, follow: bool, verify: bool, he
 
 
 def _check_evidence(call: Invocation, file: str) -> None:
-    """``evidence`` with ``coordinator`` and ``size``; needs no home, and nothing but the file."""
+    """``evidence`` with ``coordinator``, ``signers`` and ``size``; needs no home, and nothing but the file."""
     from pathlib import Path
 
     from zkc.crypto.evidence import EVIDENCE_MAX, check_evidence
@@ -265,10 +265,12 @@ def _check_evidence(call: Invocation, file: str) -> None:
             data = opened.read(EVIDENCE_MAX)
     except OSError as error:
         raise LocalIOError(f"cannot read {file}: {error.strerror}", detail="unreadable", hint="is it there?") from None
-    fingerprint, size = check_evidence(data)
+    proved = check_evidence(data)
+    coordinator, signers = proved.coordinator.hex(), [each.hex() for each in proved.signers]
+    former = "".join(f", one as {each}, which it was before" for each in signers if each != coordinator)
     call.out.item(
-        "evidence", {"coordinator": fingerprint.hex(), "size": size},
-        f"proved: the coordinator {fingerprint.hex()} has signed two key logs of {size} entries",
+        "evidence", {"coordinator": coordinator, "signers": signers, "size": proved.size},
+        f"proved: the coordinator {coordinator} has signed two key logs of {proved.size} entries{former}",
     )
 
 
