@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -95,6 +95,8 @@ class Sharing:
         """Nonces that wait for their signature, by asker and qid, each for one use."""
         self._jobs: OrderedDict[tuple[str, bytes], _Job] = OrderedDict()
         self._threads = ThreadPoolExecutor(ASKED_JOBS_MAX, thread_name_prefix="zkc-asked")
+        self.delivered: Final[Counter[str]] = Counter()
+        """Deliveries and bytes since the start."""
 
     async def handle(self, principal: Principal, ask: Request, message: AskFrom) -> AskReply:
         """One step; the error of the contract for what is refused. ``ask`` asks the coordinator something."""
@@ -224,8 +226,8 @@ class Sharing:
 
     def _run(
         self, loop: asyncio.AbstractEventLoop, job: _Job, source: FileSource, asked: machine.Judging
-    ) -> tuple[bytes, str]:
-        """In a thread: the receipt, and the cipher."""
+    ) -> tuple[bytes, str, int]:
+        """In a thread: the receipt, the cipher, and how many bytes there were."""
         ask = asked.ask
         request = OnRequest(ask.tid, asked.asker.fingerprint, asked.hash, ask.fingerprint)
 
@@ -249,7 +251,7 @@ class Sharing:
             source.close()
         if not isinstance(done, Delivery):
             raise InternalError("a delivery ended as a dry run")
-        return done.receipt.read_bytes(), done.cipher
+        return done.receipt.read_bytes(), done.cipher, done.bytes
 
     def _look_again(self, job: _Job, asked: machine.Judging) -> None:
         """A right that was taken back ends what is under way by it."""
@@ -263,7 +265,7 @@ class Sharing:
             job.withdrawn = True
             job.call.end()
 
-    def _ended(self, job: _Job, ended: asyncio.Future[tuple[bytes, str]]) -> None:
+    def _ended(self, job: _Job, ended: asyncio.Future[tuple[bytes, str, int]]) -> None:
         error = None if ended.cancelled() else ended.exception()
         if ended.cancelled():
             job.code, job.detail = 31, "shutdown"
@@ -275,7 +277,9 @@ class Sharing:
             job.code, job.detail = 1, ""
             self._log.error("defect", exc_info=error)
         else:
-            job.receipt, job.cipher = ended.result()
+            job.receipt, job.cipher, size = ended.result()
+            self.delivered["deliveries"] += 1
+            self.delivered["bytes"] += size
         self._log.info("asked-ended", recipient=job.recipient, code=job.code, detail=job.detail)
         job.over.set()
 
