@@ -120,13 +120,18 @@ def _draw(out: Out, found: Iterator[Load]) -> None:
     first = next(found)
     console = Console(file=out.stdout, highlight=False)
     # No refresh thread: the screen changes when something is told, and a signal finds one thread.
-    with Live(
+    live = Live(
         screen(Pace(first, first)), console=console, screen=True, auto_refresh=False, redirect_stdout=False,
         redirect_stderr=False,
-    ) as live:
+    )
+    # Not as a context manager: a signal that comes while the first is drawn would leave the terminal as it is.
+    try:
+        live.start(refresh=True)
         for load in found:
             live.update(screen(Pace(first, load)), refresh=True)
             first = load
+    finally:
+        live.stop()
 
 
 def screen(pace: Pace) -> RenderableType:
