@@ -17,6 +17,7 @@ Acknowledgement = Literal["session", "permanent"]
 Presence = Literal["online", "present", "authorised"]
 PersonState = Literal["present", "absent", "unknown"]
 Compression = Literal["none", "zstd"]
+ShareKind = Literal["file", "folder", "gone"]
 Suite = Literal["hybrid", "x25519", "rsa"]
 SUITES: Final[tuple[Suite, ...]] = get_args(Suite)
 KEY_ORDERS: Final[tuple[KeyOrder, ...]] = get_args(KeyOrder)
@@ -30,6 +31,7 @@ VARIABLES: Final = frozenset(
         "ZKC_HOME", "ZKC_INVITE", "ZKC_PIN", "ZKC_PASSPHRASE_FILE",
         # What `recv --exec` sets for the command that it runs, which may be zkc again.
         "ZKC_SENDER", "ZKC_NAME", "ZKC_NOTE", "ZKC_DIGEST", "ZKC_TRANSFER", "ZKC_KEY_SOURCE",
+        "ZKC_ASKED_BY",
     }
 )
 """Environment variables of zkc that are no keys of a configuration."""
