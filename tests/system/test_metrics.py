@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.coordinator import coordinator_in
 from tests.support.program import TOP
 from tests.support.waiting import DEADLINE, wait_until
+from zkc import __version__
 from zkc.client.metrics import METRICS as OF_CLIENT
 from zkc.coordinator.metrics import METRICS as OF_COORDINATOR
 from zkc.metrics.door import CONNECTIONS_MAX
@@ -154,7 +155,7 @@ def test_scrapers_that_never_ask_or_never_read_keep_nobody_out(fleet: Fleet) -> 
             if number % 2:
                 each.sendall(b"GET /metrics HTTP/1.1\r\n" + b"\r\n" * (number % 4 == 1))
             silent.append(each)
-        assert values_at(f"{host}:{port}")["zkc_build_info", "client" if name == "bob" else "coordinator", "0.1.0"] == 1
+        assert values_at(f"{host}:{port}")["zkc_build_info", "client" if name == "bob" else "coordinator", __version__] == 1
     assert fleet.zkc("bob", "send", "alice", "-m", "still here").code == 0
     for each in silent:
         each.close()
