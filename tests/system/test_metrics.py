@@ -155,7 +155,8 @@ def test_scrapers_that_never_ask_or_never_read_keep_nobody_out(fleet: Fleet) -> 
             if number % 2:
                 each.sendall(b"GET /metrics HTTP/1.1\r\n" + b"\r\n" * (number % 4 == 1))
             silent.append(each)
-        assert values_at(f"{host}:{port}")["zkc_build_info", "client" if name == "bob" else "coordinator", __version__] == 1
+        role = "client" if name == "bob" else "coordinator"
+        assert values_at(f"{host}:{port}")["zkc_build_info", role, __version__] == 1
     assert fleet.zkc("bob", "send", "alice", "-m", "still here").code == 0
     for each in silent:
         each.close()
