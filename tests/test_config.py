@@ -152,6 +152,7 @@ def test_every_value_is_listed_with_its_origin() -> None:
         ('[transfr]\ncipher = "x"\n', ":2: transfr.cipher is not a key; the nearest is transfer.cipher"),
         ('\ncipher = "x"\n', ":2: cipher is not a key; the nearest is transfer.cipher"),
         ("[inbx]\n", ":1: there is no section [inbx]; the nearest is [inbox]"),
+        ('[metrics]\nlisten_on = "9464"\n', ":2: metrics.listen_on is not a key; the nearest is metrics.listen"),
         ("[log]\nlevel.x = 1\n[inbox]\n", ":2: log.level cannot be a table; expected one of"),
         ("\n\ninbox = 3\n", ":3: inbox is a section; write it as [inbox], its keys below it"),
         ("[[inbox]]\n", ":1: inbox is a section; write it as [inbox], its keys below it"),

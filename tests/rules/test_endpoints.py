@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkc.errors import UsageError
-from zkc.rules.endpoints import Endpoint, PortRange, parse_endpoint, parse_port_range
+from zkc.rules.endpoints import Endpoint, PortRange, parse_endpoint, parse_metrics_listen, parse_port_range
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,23 @@ def test_any_text_is_an_address_or_a_usage_error(text: str) -> None:
             assert isinstance(parse(text), Endpoint | PortRange)
         except UsageError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("off", None), ("9464", Endpoint("127.0.0.1", 9464)), ("0", Endpoint("127.0.0.1", 0)),
+        ("localhost:9464", Endpoint("127.0.0.1", 9464)), ("10.0.0.5:1", Endpoint("10.0.0.5", 1)),
+        ("[::1]:9464", Endpoint("[::1]", 9464)), ("*:9464", Endpoint("*", 9464)),
+    ],
+)
+def test_metrics_are_told_on_loopback_where_only_a_port_is_named(text: str, where: Endpoint | None) -> None:
+    assert parse_metrics_listen(text) == where
+
+
+@pytest.mark.parametrize(
+    "text", ["", "on", "metrics.example:9464", ":9464", "127.0.0.1", "1.2.3.4.5:1", "65536", "10.0.0.5:1-2", "٣", "-1"],
+)
+def test_anything_else_is_no_place_for_metrics(text: str) -> None:
+    with pytest.raises(UsageError, match=r"metrics\.listen"):
+        parse_metrics_listen(text)

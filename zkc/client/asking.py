@@ -121,6 +121,9 @@ class Asking:
         of_sender = sum(question.item.sender == sender for question in self._questions.values())
         return of_sender >= PENDING_PER_SENDER_MAX or len(self._questions) >= PENDING_MAX
 
+    def __len__(self) -> int:
+        return len(self._questions)
+
     def items(self) -> list[PendingItem]:
         """Oldest first."""
         return [question.item for question in self._questions.values()]

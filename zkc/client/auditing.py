@@ -27,20 +27,20 @@ class DaemonAudit:
     ) -> None:
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._writer = AuditWriter(file, clock, self._soon, self._bounds)
+        self.writer: Final = AuditWriter(file, clock, self._soon, self._bounds)
         self._log = log
         self._repeats = Repeats(clock.monotonic)
-        self.note: Final = self._writer.note
+        self.note: Final = self.writer.note
 
     async def run(self) -> None:
         """Until cancelled: what could not be written is tried again, what is old goes."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            await self._in_thread(self._writer.tick)
+            await self._in_thread(self.writer.tick)
 
     async def close(self) -> None:
         """The last ones, at an orderly end."""
-        await self._in_thread(self._writer.close)
+        await self._in_thread(self.writer.close)
 
     async def _in_thread(self, what: Callable[[], None]) -> None:
         try:

@@ -57,6 +57,8 @@ class Commands:
         """What grants under way may wait for: where the command that asked for it listens."""
         self.left: Final = asyncio.Event()
         """``zkc leave`` has done its work."""
+        self.metrics = ""
+        """``HOST:PORT`` where they are told; empty: nowhere."""
 
     async def serve(
         self, request: control.ControlRequest, peer: Credentials
@@ -213,4 +215,5 @@ class Commands:
             problem=str(problem) if problem else "",
             problem_code=problem.code if problem else 0,
             version=__version__,
+            metrics=self.metrics,
         )

@@ -210,6 +210,8 @@ class StatusReply(Message, frozen=True, tag="status"):
     problem_code: int
     version: str
     """Of the zkc that runs as daemon."""
+    metrics: str = ""
+    """``HOST:PORT`` where they are told; empty: nowhere."""
 
 
 class GrantReply(Message, frozen=True, tag="granted"):

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from zkc.client.lifesigns import Sessions, Source, terminal_activity
 from zkc.client.link import Link
 from zkc.client.links import Links
 from zkc.client.log_watch import LogWatch
+from zkc.client.metrics import METRICS, Parts, samples
 from zkc.client.passphrase import passphrase
 from zkc.client.person import PersonHere
 from zkc.client.person_news import PersonNews
@@ -47,11 +49,15 @@ from zkc.errors import (
     UsageError,
     ZkcError,
 )
+from zkc.metrics.door import Door
+from zkc.metrics.families import Durations
+from zkc.metrics.serving import serve_metrics
 from zkc.net.desktop import Bus
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
+from zkc.protocol.session import Session
 from zkc.rules.policy import locked_out
 from zkc.service import Manager
 from zkc.stores.audit_file import AuditFile
@@ -95,7 +101,8 @@ async def run(
     manager = manager or Manager()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_Defects(clock))
+    defects = Defects(clock)
+    loop.set_exception_handler(defects)
     with (
         home.lock() as lock, KeyStore.open(home, passphrase=passphrase, master=master) as store,
         Inbox.open(home) as inbox, AuditFile.open(home) as audit,
@@ -104,7 +111,7 @@ async def run(
         Outbox(home).jobs()  # of a later version: told now, and not again and again by the queue
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
-        daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy)
+        daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy, defects)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
 
@@ -133,15 +140,18 @@ async def run(
                     await daemon.close()
 
 
-class _Defects:
+class Defects:
     """The loop's exception handler: whatever a task or a callback did, the daemon goes on, and the log says what."""
 
     def __init__(self, clock: Clock) -> None:
         self._log = structlog.get_logger("zkc.daemon")
         self._repeats = logs.Repeats(clock.monotonic)
+        self.counts: Final[Counter[str]] = Counter()
+        """``failed``, and ``defect``, since the start."""
 
     def __call__(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error, what = context.get("exception"), str(context.get("message", ""))
+        self.counts["failed" if isinstance(error, ZkcError) else "defect"] += 1
         withheld = self._repeats.passes(f"{what}.{type(error).__name__}")
         if withheld is None:
             return
@@ -158,7 +168,7 @@ class Daemon:
 
     def __init__(
         self, home: Home, store: KeyStore, inbox: Inbox, audit: AuditFile, read_config: Callable[[], ClientConfig],
-        clock: Clock, entropy: Entropy,
+        clock: Clock, entropy: Entropy, defects: Defects | None = None,
     ) -> None:
         self._store = store
         self._inbox = inbox
@@ -176,6 +186,10 @@ class Daemon:
         sources: dict[str, Source] = {"terminal": terminal_activity, "session": self._sessions}
         self._person = PersonHere(home.data, lambda: self._config, clock, entropy, sources)
         self._hooks = Hooks(lambda: self._config, self._repeats, Bus("session"))
+        self._audit_file = audit
+        self._defects = defects or Defects(clock)
+        self._grant_seconds = Durations()
+        self._metrics: Door | None = None
         self._audit = DaemonAudit(audit, lambda: self._config, clock, self._log)
         self._watch = LogWatch(store, self._audit, clock)
         self._gossip = Gossip(store, self._watch.alarm)
@@ -216,12 +230,27 @@ class Daemon:
         )
         self._tasks = [asyncio.create_task(duty) for duty in duties]
         self._audit.note("started", self._links.principal.name)
+        # Before anything is linked: a port that is taken ends it.
+        await self._open_metrics()
         self._links.open()
         self._renewing.start(self._links.all)
         self._server = await serve_local(
             socket_path, self._commands.serve, control.ControlRequest, on_refused=self._refused
         )
         return Ready(self.main.endpoint, self._links.principal.fingerprint.hex())
+
+    async def _open_metrics(self) -> None:
+        sent = self._handed.delivered, self._queue.delivered, self._sharing.delivered
+        parts = Parts(
+            self._links, self._receiver, self._queue, sent, self._audit.writer, self._audit_file, self._watch,
+            self._grant_seconds, self._defects.counts,
+        )
+        self._metrics = await serve_metrics(
+            self._config.metrics.listen, "client", METRICS, lambda: samples(parts), self._clock, self._log,
+            self._repeats,
+        )
+        if self._metrics is not None:
+            self._commands.metrics = self._metrics.address
 
     async def until_ended(self, stop: asyncio.Event) -> None:
         """Until ``stop`` or ``zkc leave``; raises what the coordinator ended the registration with."""
@@ -258,6 +287,8 @@ class Daemon:
             task.cancel()
         if self._server is not None:
             await self._server.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._handed.close()
         self._renewing.close()
         self._watch.close()
@@ -284,6 +315,8 @@ class Daemon:
                 logs.configure(config.log.format, config.log.level)
             if config.coordinator != self._config.coordinator:
                 self._log.warning("restart-needed", key="coordinator.endpoints")
+            if config.metrics != self._config.metrics:
+                self._log.warning("restart-needed", key="metrics.listen")
             self._config = self._receiver.config = config
             self._had_config = self._config_file.exists()
             if notice := locked_out(config.policy):
@@ -312,7 +345,11 @@ class Daemon:
         self, wanted: Wanted, within: float | None, listen: Callable[[str], Awaitable[Endpoints]],
         on_pending: OnPending,
     ) -> Grant:
-        return await grant_within(
+        began = self._clock.monotonic()
+        granted = await grant_within(
             within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending, self._audit,
             self._gossip,
         )
+        if isinstance(granted, Session):
+            self._grant_seconds.add(self._clock.monotonic() - began)
+        return granted

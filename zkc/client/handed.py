@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from zkc.client.call import Call
 from zkc.client.events import Delivery, WouldAccept
@@ -38,6 +39,8 @@ class Handed:
         self._grant = grant
         self._clock = clock
         self._entropy = entropy
+        self.delivered: Final[Counter[str]] = Counter()
+        """Deliveries and bytes since the start."""
         # As many as there may be commands: one that waits for its recipient keeps no other from its turn.
         self._threads = ThreadPoolExecutor(CONTROL_CONNECTIONS_MAX, thread_name_prefix="zkc-send")
 
@@ -50,7 +53,11 @@ class Handed:
             async with contextlib.aclosing(talk.events()) as events:
                 async for event in events:
                     yield event
-            yield await running
+            done = await running
+            if isinstance(done, Delivery):
+                self.delivered["deliveries"] += 1
+                self.delivered["bytes"] += done.bytes
+            yield done
         finally:
             call.end()
             talk.close()

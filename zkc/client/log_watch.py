@@ -32,6 +32,8 @@ class LogWatch:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._followed: dict[str, float] = {}
         """Monotonic seconds: when the log was last followed to its end, or first asked for."""
+        self.size = 0
+        """Entries of the log when it was last read to its end."""
 
     def begin(self, link: Link) -> None:
         """There is a link (again): look now, and then every hour."""
@@ -61,6 +63,7 @@ class LogWatch:
                 self._alarm(name, "log-stale", f"the coordinator has not shown its key log for a day ({error})")
         else:
             self._followed[name] = now
+            self.size = state.frontier.size
             self._log.debug("key-log-read", client=name, size=state.frontier.size)
             if state.foreign:
                 self._alarm(

@@ -7,6 +7,7 @@ every try of a job has the same key (``--id``), so a repeat finds what an earlie
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import structlog
 from msgspec.structs import replace
 
 from zkc.client.call import Call
-from zkc.client.events import Event, Options, Progress
+from zkc.client.events import Delivery, Event, Options, Progress
 from zkc.client.handed import Grants, ThreadGranter
 from zkc.client.sending import Sending
 from zkc.client.sources import AnySource, source_of
@@ -27,6 +28,7 @@ from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
     DaemonError,
+    InternalError,
     Interrupted,
     NobodyThere,
     NotAuthorised,
@@ -37,7 +39,7 @@ from zkc.errors import (
 )
 from zkc.stores.home import Home
 from zkc.stores.noting import Notes
-from zkc.stores.outbox import Job, Outbox
+from zkc.stores.outbox import Job, JobState, Outbox
 from zkc.wire.messages import Manifest, Peer
 
 AT_ONCE: Final = 8
@@ -68,11 +70,15 @@ class Queue:
         self._entropy = entropy
         self._notes = notes
         self._log = structlog.get_logger("zkc.queue")
-        self._running: dict[str, tuple[Call, asyncio.Future[None]]] = {}
+        self._running: dict[str, tuple[Call, asyncio.Future[int | None]]] = {}
         self._sent: dict[str, int] = {}
         """Bytes of what is under way, by job; each written by its thread."""
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="zkc-queue")
         self._poked = asyncio.Event()
+        self.states: Counter[JobState] = Counter()
+        """How many jobs there were of each at the last look."""
+        self.delivered: Final[Counter[str]] = Counter()
+        """Deliveries and bytes since the start."""
 
     def poke(self) -> None:
         """A command has changed something: look now."""
@@ -109,6 +115,7 @@ class Queue:
 
     async def _look(self) -> None:
         jobs = await asyncio.to_thread(self._outbox.jobs)
+        self.states = Counter(job.state for job in jobs)
         there = {job.id for job in jobs}
         for id, (call, _) in self._running.items():
             if id not in there:
@@ -138,21 +145,25 @@ class Queue:
         self._running[job.id] = call, running
         running.add_done_callback(lambda ended: self._ended(job.id, ended))
 
-    def _ended(self, id: str, ended: asyncio.Future[None]) -> None:
+    def _ended(self, id: str, ended: asyncio.Future[int | None]) -> None:
         self._running.pop(id, None)
         self._sent.pop(id, None)
         error = None if ended.cancelled() else ended.exception()
         if error is not None:
             self._log.error("defect", job=id, exc_info=error)
+        elif not ended.cancelled() and (size := ended.result()) is not None:
+            self.delivered["deliveries"] += 1
+            self.delivered["bytes"] += size
         self._poked.set()
 
     # --- in a thread of its own -------------------------------------------------------------------------------------
 
-    def _deliver(self, job: Job, call: Call, granter: ThreadGranter) -> None:
+    def _deliver(self, job: Job, call: Call, granter: ThreadGranter) -> int | None:
+        """How many bytes were delivered; None: it was not."""
         if self._outbox.change(job.id, lambda each: replace(each, state="sending", tries=each.tries + 1)) is None:
-            return
+            return None
         try:
-            self._send(job, call, granter)
+            size = self._send(job, call, granter)
         except ZkcError as error:
             self._after(job, error)
         except BaseException:
@@ -162,8 +173,10 @@ class Queue:
             self._outbox.remove(job.id)
             self._notes.note("outbox", recipient=job.recipient, detail="delivered")
             self._log.info("delivered", job=job.id, recipient=job.recipient, tries=job.tries + 1)
+            return size
+        return None
 
-    def _send(self, job: Job, call: Call, granter: ThreadGranter) -> None:
+    def _send(self, job: Job, call: Call, granter: ThreadGranter) -> int:
         options = Options(
             key_source=job.key_source, cipher=job.cipher, key=job.key or f"outbox {job.id}", bwlimit=job.bwlimit,
             compress=job.compress, require=job.require,
@@ -176,12 +189,15 @@ class Queue:
 
         try:
             with call.bell() as bell:
-                Sending(
+                done = Sending(
                     self._home, self._config(), granter, job.recipient, source, manifest, options, clock=self._clock,
                     entropy=self._entropy, bell=bell, on_event=heard,
                 ).run()
         finally:
             source.close()
+        if not isinstance(done, Delivery):
+            raise InternalError("a delivery ended as a dry run")
+        return done.bytes
 
     def _source(self, job: Job) -> tuple[AnySource, Manifest]:
         if job.spool is None:

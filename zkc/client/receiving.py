@@ -6,7 +6,7 @@ The handshake runs on the daemon's loop; the bytes of each transfer in a thread 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, Final
 
 import structlog
@@ -105,6 +105,13 @@ class Receiver:
             hooks.arrived, notes,
         )
         self.received: Final = self._deliveries.received
+        self.refused: Final[Counter[str]] = Counter()
+        """How often this home refused, by code and detail, ``25.rule``; both are its own words."""
+
+    @property
+    def under_way(self) -> int:
+        """Transfers, those whose handshake has only begun too."""
+        return len(self._transfers)
 
     async def handle(self, principal: Principal, endpoint: str, ask: Ask, body: RequestBody) -> AnswerBody:
         """One request of the coordinator to ``principal``, whose link leads to ``endpoint``; ``ask`` asks it something.
@@ -285,6 +292,7 @@ class Receiver:
 
     def _log_refusal(self, transfer: Transfer, refusal: machine.Decline) -> None:
         code, detail = refusal.code, refusal.detail
+        self.refused[f"{code}.{detail}"] += 1
         told = {key: word for key, word in (("why", refusal.reason), ("rule", transfer.rule)) if word}
         self._tell(
             "info", "refused", (transfer.req.sender, code, detail), **transfer.ids, code=code, reason=detail, **told

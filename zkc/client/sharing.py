@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -96,6 +96,8 @@ class Sharing:
         """Nonces that wait for their signature, by asker and qid, each for one use."""
         self._jobs: OrderedDict[tuple[str, bytes], _Job] = OrderedDict()
         self._threads = ThreadPoolExecutor(ASKED_JOBS_MAX, thread_name_prefix="zkc-asked")
+        self.delivered: Final[Counter[str]] = Counter()
+        """Deliveries and bytes since the start."""
 
     async def handle(self, principal: Principal, ask: Request, message: AskFrom) -> AskReply:
         """One step; the error of the contract for what is refused. ``ask`` asks the coordinator something."""
@@ -218,8 +220,8 @@ class Sharing:
 
     def _run(
         self, loop: asyncio.AbstractEventLoop, job: _Job, descriptor: int, asked: machine.Judging
-    ) -> tuple[bytes, str]:
-        """In a thread: the receipt, and the cipher."""
+    ) -> tuple[bytes, str, int]:
+        """In a thread: the receipt, the cipher, and how many bytes there were."""
         ask, what = asked.ask, asked.what
         request = OnRequest(ask.tid, asked.asker.fingerprint, asked.asker.name, asked.hash, ask.fingerprint)
 
@@ -248,7 +250,7 @@ class Sharing:
             ).run()
         if not isinstance(done, Delivery):
             raise InternalError("a delivery ended as a dry run")
-        return done.receipt.read_bytes(), done.cipher
+        return done.receipt.read_bytes(), done.cipher, done.bytes
 
     async def _watch(self, job: _Job, asked: machine.Judging) -> None:
         """Its right, as long as it is under way: while files are looked for and while a person is asked, too."""
@@ -266,7 +268,7 @@ class Sharing:
             job.call.end(PolicyRefused("the share was withdrawn", detail="withdrawn"))
             job.withdrawn = True
 
-    def _ended(self, job: _Job, ended: asyncio.Future[tuple[bytes, str]]) -> None:
+    def _ended(self, job: _Job, ended: asyncio.Future[tuple[bytes, str, int]]) -> None:
         error = None if ended.cancelled() else ended.exception()
         if ended.cancelled():
             job.code, job.detail = 31, "shutdown"
@@ -278,7 +280,9 @@ class Sharing:
             job.code, job.detail = 1, ""
             self._log.error("defect", exc_info=error)
         else:
-            job.receipt, job.cipher = ended.result()
+            job.receipt, job.cipher, size = ended.result()
+            self.delivered["deliveries"] += 1
+            self.delivered["bytes"] += size
         if job.withdrawn and job.code:
             self._notes.note("share", job.state.asker.name, job.recipient, code=job.code, detail=job.detail)
         self._log.info("asked-ended", recipient=job.recipient, code=job.code, detail=job.detail)

@@ -24,7 +24,7 @@ from zkc.ids import (
     Suite,
     check_name,
 )
-from zkc.rules.endpoints import parse_endpoint, parse_listen
+from zkc.rules.endpoints import parse_endpoint, parse_listen, parse_metrics_listen
 from zkc.rules.names import escape
 from zkc.rules.policy import Rule, Rules, Sight
 from zkc.rules.units import SIZE_MAX
@@ -57,6 +57,7 @@ _CIPHERS: Final = listed(_CIPHER, 1)
 _ENDPOINTS: Final = listed(written('"tcp://HOST:PORT"', parse_endpoint), 0)
 _LISTEN: Final = listed(written('"tcp://HOST:PORT"', lambda text: parse_endpoint(text, listen=True)), 1)
 _PORT_RANGE: Final = written('"tcp://HOST:PORT", "tcp://HOST:PORT-PORT" with two ports or more, or "off"', parse_listen)
+_METRICS: Final = written('"HOST:PORT" with an address as HOST, "PORT", or "off"', parse_metrics_listen)
 _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_address), 0)
 _NAMES: Final = listed(written('"NAME"', check_name), 0)
 _KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
@@ -88,6 +89,12 @@ class LogSection(Struct, frozen=True):
 
     format: Annotated[Literal["auto", "json", "console"], _LOG_FORMAT] = "auto"
     level: Annotated[Literal["debug", "info", "warning", "error"], _LOG_LEVEL] = "info"
+
+
+class MetricsSection(Struct, frozen=True):
+    """``[metrics]`` of both roles."""
+
+    listen: Annotated[str, _METRICS] = "off"
 
 
 class AuditSection(Struct, frozen=True):
@@ -190,6 +197,7 @@ class ClientConfig(Struct, frozen=True):
     registration: RegistrationSection = RegistrationSection()
     keys: KeysSection = KeysSection()
     audit: ClientAuditSection = ClientAuditSection()
+    metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     policy: tuple[Rule, ...] = ()
 
@@ -259,6 +267,7 @@ class CoordinatorConfig(Struct, frozen=True):
     relay: RelaySection = RelaySection()
     invite: InviteSection = InviteSection()
     audit: AuditSection = AuditSection()
+    metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     policy: tuple[Rule, ...] = ()
     visible: tuple[Sight, ...] = ()

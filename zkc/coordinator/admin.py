@@ -9,18 +9,28 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from zkc.config import CoordinatorConfig
 from zkc.config import load as load_config
-from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, LookAgain, Online, Status
+from zkc.coordinator.control import (
+    AskLoad,
+    AskOnline,
+    AskStatus,
+    ControlReply,
+    ControlRequest,
+    Load,
+    LookAgain,
+    Online,
+    Status,
+)
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
 from zkc.ids import check_name
 from zkc.net.local_client import LocalClient
-from zkc.net.local_frames import NoAnswer, NotRunning
+from zkc.net.local_frames import HungUp, NoAnswer, NotRunning
 from zkc.service import Manager
 from zkc.stores.home import Home
 
@@ -74,6 +84,24 @@ def status(home: Home, wait: float = 0.0) -> Status:
         if not isinstance(answer, Status):
             raise InternalError("the coordinator answered something else than its status")
         return answer
+
+
+def loads(home: Home, every: float = 1.0) -> Iterator[Load]:
+    """How busy the coordinator of ``home`` is: now, and then every ``every`` seconds, as it says by itself.
+
+    Ends with `DaemonError`: ``not-running`` where none runs, or once it has ended; ``no-answer`` where it is stuck.
+    """
+    try:
+        with closing(_client(home).stream(AskLoad(every), within=every + _ANSWER_SECONDS)) as replies:
+            for reply in replies:
+                if not isinstance(reply, Load):
+                    raise InternalError("the coordinator answered something else than how busy it is")
+                yield reply
+    except HungUp:
+        pass
+    raise DaemonError(
+        "the coordinator has ended", detail="not-running", hint="its log says why; start it: zkc coordinator run"
+    )
 
 
 def _client(home: Home) -> LocalClient[ControlReply]:

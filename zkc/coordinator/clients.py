@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -83,6 +84,12 @@ class Clients:
     def online(self) -> list[bytes]:
         """The uids of the clients that are online."""
         return [client.uid for client in self._by_uid.values() if client.online]
+
+    def people(self) -> Counter[PersonState]:
+        """What the daemons of the clients that are online say of their persons, and how many do."""
+        return Counter(
+            client.daemon.person for client in self._by_uid.values() if client.online and client.daemon is not None
+        )
 
     def is_online(self, uid: bytes) -> bool:
         client = self._by_uid.get(uid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +13,7 @@ from zkc.coordinator.keypool import KeyPool
 from zkc.env import Clock, Entropy
 from zkc.errors import PeerViolation
 from zkc.logs import Repeats
+from zkc.metrics.families import Durations
 from zkc.net.loopsocket import Sent
 from zkc.stores.keydb import KeyDb
 from zkc.stores.noting import AuditWriter
@@ -56,6 +57,8 @@ class Core:
     endpoints: tuple[str, ...] = ()
     """Where clients reach this coordinator, as invitations name it."""
     counters: Counter[str] = field(default_factory=Counter)
+    durations: defaultdict[str, Durations] = field(default_factory=lambda: defaultdict(Durations))
+    """How long what ended took: ``handshake``, ``registration``, and each step of a handshake by its name."""
 
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import resource
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,12 +23,24 @@ from zkc.constants import KEYDB_SECONDS, SILENT_SECONDS, SILENT_SECONDS_FULL
 from zkc.coordinator.banned import read_banned
 from zkc.coordinator.clients import Clients
 from zkc.coordinator.connections import Connections
-from zkc.coordinator.control import AskOnline, AskStatus, ControlReply, ControlRequest, Done, LookAgain, Online, Status
+from zkc.coordinator.control import (
+    AskLoad,
+    AskOnline,
+    AskStatus,
+    ControlReply,
+    ControlRequest,
+    Done,
+    Load,
+    LookAgain,
+    Online,
+    Status,
+)
 from zkc.coordinator.core import Core, Wire
 from zkc.coordinator.identity import CoordinatorIdentity, identity_file, load_or_create
 from zkc.coordinator.identity import load as load_identity
 from zkc.coordinator.invitations import advertised
 from zkc.coordinator.keypool import KeyPool
+from zkc.coordinator.metrics import METRICS, Parts, samples
 from zkc.coordinator.outbox import Outbox
 from zkc.coordinator.registrations import Registrations
 from zkc.coordinator.relays import Relays
@@ -38,6 +51,9 @@ from zkc.coordinator.transfers import Transfers
 from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
 from zkc.errors import InternalError, PeerViolation, PolicyRefused, UsageError, ZkcError
+from zkc.metrics.door import Door
+from zkc.metrics.families import REASONS
+from zkc.metrics.serving import serve_metrics
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import Credentials
 from zkc.net.loopsocket import Dropped, LoopSocket, Received, Sent
@@ -72,6 +88,8 @@ _LOOKS_AFTER_DISCONNECT: Final = (0.02, 0.2, 1.0)
 _NO_SOCKET: Final = -1
 """No inode, and not the 0 of a message that was read when its connection had ended."""
 _ONLINE_PAGE: Final = 4096
+_LOAD_SECONDS: Final = 0.1, 3600.0
+"""How often `Load` may be asked for: the shortest and the longest time between two."""
 
 DESCRIPTORS_SPARE: Final = 64
 """Open files that are not connections: sockets, database, log."""
@@ -134,6 +152,8 @@ class Engine:
         self._started = False
         self._knocking = False
         """Whether a refusal may be our own test's, which is nothing to log."""
+        self._metrics: Door | None = None
+        self._began = self._clock.monotonic()
         self._version = 0
         self._identity_stamp = 0, 0
         """Which file of the identity was read last; a rotation puts another in its place."""
@@ -157,6 +177,8 @@ class Engine:
         for key in ("listen", "keydb", "suite", "key_pool"):
             if getattr(old.coordinator, key) != getattr(new.coordinator, key):
                 self._log.warning("restart-needed", key=f"coordinator.{key}")
+        if old.metrics != new.metrics:
+            self._log.warning("restart-needed", key="metrics.listen")
         self._loaded = loaded
         self._core.config = new
         self._had_config = self._settings.home.config_file.exists()
@@ -196,6 +218,7 @@ class Engine:
                 home.prepare_socket(self._lock), self._answer_control, ControlRequest, on_refused=self._refused_local
             )
             closing.push_async_callback(server.close)
+            await self._open_metrics(closing)
             fingerprint = identity.fingerprint.hex()
             self._log.info("ready", endpoints=list(self._bound), fingerprint=fingerprint, suite=identity.suite.name)
             self._core.audit.note("started")
@@ -282,6 +305,25 @@ class Engine:
         )
         self._core.endpoints = advertised(self._bound)
 
+    async def _open_metrics(self, closing: contextlib.AsyncExitStack) -> None:
+        """Where the configuration says so. A process that takes over from one that aborted goes on without, if need be:
+        clients matter more."""
+        parts = Parts(
+            self._core, self._clients, self._registrations, self._transfers, self._connections, self._outbox, self._room
+        )
+        try:
+            self._metrics = await serve_metrics(
+                self._core.config.metrics.listen, "coordinator", METRICS, partial(samples, parts), self._clock,
+                self._log, self._repeats,
+            )
+        except ZkcError as error:
+            if not self._settings.listen:
+                raise
+            self._core.count("errors.metrics")
+            self._log.error("metrics-off", why=str(error))
+        if self._metrics is not None:
+            closing.callback(self._metrics.close)
+
     async def _keep_ticking(self) -> None:
         look_at = 0.0
         while True:
@@ -297,6 +339,7 @@ class Engine:
                 try:
                     duty()
                 except ZkcError as error:  # a full disk, a database that is held: the next time it may do
+                    self._core.count("errors.duty")
                     self._core.warn("duty", "duty-failed", why=str(error))
 
     async def _keep_testing(self, ctx: Context, identity: CoordinatorIdentity) -> None:
@@ -421,7 +464,7 @@ class Engine:
         except PeerViolation as violation:
             core.violated("frame", violation, user=received.user_id)
         except ZkcError as error:
-            core.count("failures")
+            core.count("errors.message")
             core.warn("failed", "message-failed", user=received.user_id, why=str(error))
 
     def _on_dropped(self, dropped: Dropped) -> None:
@@ -508,6 +551,11 @@ class Engine:
                 online = self._clients.online
                 for start in range(0, len(online), _ONLINE_PAGE):
                     yield Online(online[start : start + _ONLINE_PAGE])
+            case AskLoad(every=every):
+                least, most = _LOAD_SECONDS
+                while True:
+                    yield self._load()
+                    await asyncio.sleep(min(max(every, least), most))
             case LookAgain():
                 self._look_again()
                 self._look_at_identity()
@@ -531,7 +579,20 @@ class Engine:
         return Status(
             list(self._bound), core.identity.fingerprint.hex(), core.db.live_clients(), len(self._clients.online),
             _shown(self._keydb_url), core.identity.suite.name, os.getpid(),
-            counters,
+            counters, self._metrics.address if self._metrics is not None else "",
+        )
+
+    def _load(self) -> Load:
+        core, now = self._core, self._clock.monotonic()
+        ended: Counter[str] = Counter()
+        for (event, code), count in core.audit.counts.items():
+            if event == "transfer":
+                ended[REASONS.get(code, REASONS[1])] += count
+        policy = {name.removeprefix("policy."): n for name, n in core.counters.items() if name.startswith("policy.")}
+        return Load(
+            now, now - self._began, core.db.live_clients(), len(self._clients.online), len(self._connections),
+            len(self._registrations), core.counters["reg.done"], len(self._transfers), ended, policy,
+            core.counters["messages"],
         )
 
     def _refused_local(self, why: str, peer: Credentials) -> None:
@@ -540,6 +601,8 @@ class Engine:
     def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Whatever a handler did, the coordinator goes on; the log says where it went wrong."""
         error = context.get("exception")
+        if self._started:
+            self._core.count("errors.failed" if isinstance(error, ZkcError) else "errors.defect")
         what = str(context.get("message", ""))
         if self._repeats.passes(f"defect.{what}.{type(error).__name__}") is None:
             return

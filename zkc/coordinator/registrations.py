@@ -256,6 +256,7 @@ class Registrations:
             raise
         self._unretired[stored.uid] = talk.invite_id
         core.count("reg.done")
+        core.durations["registration"].add(core.clock.monotonic() - talk.deadline + REGISTRATION_SECONDS)
         core.log.info(
             "registered", name=stored.name, kind=stored.kind, uid=stored.uid.hex(),
             fingerprint=stored.fingerprint.hex(), log_index=stored.log_index,
@@ -264,6 +265,7 @@ class Registrations:
 
     def _fail(self, talk: _Conversation, code: int, detail: str) -> None:
         """Ends it; tells why only to one who has proved to hold the invitation."""
+        self._core.count("reg.refused")
         if not isinstance(talk.state, Nothing | Greeted):
             mac = error_mac(talk.registrar.psk, talk.heard, code, detail)
             self._send(talk.wire, RegError(code, detail, mac))

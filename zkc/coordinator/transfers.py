@@ -23,14 +23,20 @@ from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffli
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.transfer_coordinator import (
     TABLE,
+    Answered,
     AnswerSender,
     AskRecipient,
     Broker,
     FailSender,
     Finished,
     Idle,
+    KeyPassed,
+    KeyWithRecipient,
+    KeyWithSender,
+    Notified,
     PersonAsked,
     RefuseSender,
+    SenderConfirmed,
     read_request,
     xid_of,
 )
@@ -54,6 +60,12 @@ from zkc.wire.messages import (
 _RECIPIENT_MAY_SAY: Final = frozenset({12, 22, 23, 24, 25, 30, 31, 32, 33, 40})
 """Codes of a recipient that its sender is told; any other would speak for the coordinator, and is told as policy."""
 _KEY_BYTES: Final = 32
+STEPS: Final[dict[type, str]] = {
+    Notified: "recipient-answers", PersonAsked: "person-decides", Answered: "sender-makes-key",
+    KeyPassed: "recipient-confirms", KeyWithRecipient: "recipient-confirms", KeyWithSender: "sender-confirms",
+    SenderConfirmed: "recipient-ends",
+}
+"""What a handshake in this state waits for."""
 _WAITING_MAX: Final = 8
 """Requests of the same bytes that wait for the same answer."""
 Said = TransferRequest | TransferKey | TransferConfirmKey
@@ -72,6 +84,9 @@ class _Handshake:
     """The recipient's daemon."""
     broker: Broker
     deadline: float
+    began: float
+    since: float
+    """When this state began."""
     state: Any = field(default_factory=Idle)
     waiting: list[tuple[Session, bytes]] = field(default_factory=list)
     """Requests of the sender that the next step answers."""
@@ -147,8 +162,8 @@ class Transfers:
         broker = Broker(
             core.identity.suite, self._clients.party(sender), self._clients.party(recipient), Secret(fresh), least
         )
-        deadline = core.clock.monotonic() + STEP_SECONDS
-        handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, deadline)
+        now = core.clock.monotonic()
+        handshake = _Handshake(req.xid, req, sender, session, recipient, to, broker, now + STEP_SECONDS, now, now)
         first = step(TABLE, broker, handshake.state, message)
         handshake.waiting.append((session, call))
         handshake.said = _told_apart(message)
@@ -311,8 +326,10 @@ class Transfers:
         """The next state, and its effects in their order."""
         if taken.state is not handshake.state:
             # What is only said again wins no time.
-            handshake.deadline = self._core.clock.monotonic() + STEP_SECONDS
+            now = self._core.clock.monotonic()
+            handshake.deadline = now + STEP_SECONDS
             self._open.move_to_end(handshake.xid)
+            self._measure(handshake, now)
         handshake.state = taken.state
         for effect in taken.effects:
             match effect:
@@ -320,6 +337,7 @@ class Transfers:
                     self._clients.ask(handshake.to, body, STEP_SECONDS, partial(self._on_reply, handshake))
                 case AnswerSender(body=body):
                     if isinstance(taken.state, Finished):
+                        self._core.durations["handshake"].add(self._core.clock.monotonic() - handshake.began)
                         self._keep(handshake, body)
                         source = handshake.req.key_source
                         self._core.log.info("transfer-brokered", **_ids_of(handshake), key_source=source)
@@ -337,6 +355,13 @@ class Transfers:
         if isinstance(handshake.state, Finished):
             self._core.count("transfers.brokered")
             self._forget(handshake)
+
+    def _measure(self, handshake: _Handshake, now: float) -> None:
+        """How long the step took that is over."""
+        step_name = STEPS.get(type(handshake.state))
+        if step_name is not None:
+            self._core.durations[step_name].add(now - handshake.since)
+        handshake.since = now
 
     def _on_reply(self, handshake: _Handshake, body: AnswerBody | Failure | Silence) -> None:
         """What the recipient said (Figures 9 and 10), or that it said nothing."""

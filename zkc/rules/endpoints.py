@@ -80,6 +80,22 @@ def parse_listen(text: str, what: str = "listen") -> PortRange | None:
     return None if text == "off" else parse_port_range(text, what)
 
 
+def parse_metrics_listen(text: str, what: str = "metrics.listen") -> Endpoint | None:
+    """Where metrics are told: ``HOST:PORT`` with an address (``localhost``, ``*`` for every one), PORT alone for
+    127.0.0.1, or None for ``off``."""
+    form = "HOST:PORT, HOST being an address"
+    if text == "off":
+        return None
+    if text.isascii() and text.isdigit():
+        text = f"127.0.0.1:{text}"
+    endpoint = parse_endpoint(f"tcp://{text}", what, listen=True)
+    if endpoint.host == "localhost":
+        return Endpoint("127.0.0.1", endpoint.port)
+    if endpoint.host[0] not in "*[" and not _IPV4_LIKE.fullmatch(endpoint.host):
+        raise _bad(text, what, form)
+    return endpoint
+
+
 def _match(text: str, what: str, form: str) -> re.Match[str]:
     match = _ENDPOINT.fullmatch(text)
     if match is None or not _is_host(match["host"]):

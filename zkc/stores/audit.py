@@ -45,6 +45,11 @@ def start(connection: Connection, key: bytes) -> tuple[int, bytes]:
     return row["seq"], row["hash"]
 
 
+def newest(connection: Connection) -> int:
+    """The number of the last entry; 0: there was none yet."""
+    return int(connection.execute(select(func.max(ENTRIES.c.seq))).scalar_one() or 0)
+
+
 def entries(connection: Connection, key: bytes, after: int = 0, limit: int | None = None) -> Iterator[Entry]:
     """The entries behind the number ``after``. `IdentityError` at the first that is not what was stored."""
     query = select(*ENTRIES.c).where(ENTRIES.c.seq > after).order_by(ENTRIES.c.seq).limit(limit)

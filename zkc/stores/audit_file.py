@@ -42,6 +42,8 @@ class AuditFile:
 
     def __init__(self, db: LocalDb) -> None:
         self._db = db
+        self.last = 0
+        """The number of the last entry that was written here; 0: none yet."""
 
     @classmethod
     def open(cls, home: Home) -> Self:
@@ -77,7 +79,8 @@ class AuditFile:
                 seq, previous = entry.seq, entry.hash
                 rows.append((seq, *msgspec.structs.astuple(note), entry.previous, previous))
             connection.executemany(_INSERT, rows)
-            return seq
+        self.last = seq
+        return seq
 
     def prune_audit(self, before: float, at_most: int, step: int) -> int:
         """Remove at most ``step`` of the oldest entries: those of before ``before`` (seconds since 1970), and all but

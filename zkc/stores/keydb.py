@@ -609,6 +609,11 @@ class KeyDb:
         with self._backend.writing() as connection:
             audit.append(connection, self._mac_key, notes)
 
+    def audit_size(self) -> int:
+        """The number of the last entry of the audit log."""
+        with self._backend.reading() as connection:
+            return audit.newest(connection)
+
     def audit_entries(self, after: int = 0, limit: int = 256) -> list[Entry]:
         """At most ``limit`` entries behind the number ``after``. `IdentityError` (``audit-chain``): one was changed."""
         with self._backend.reading() as connection:

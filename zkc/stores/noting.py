@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -102,6 +103,10 @@ class AuditWriter:
         self._bounds = bounds
         self._waiting: list[Note] = []
         self._lost = 0
+        self.counts: Final[Counter[tuple[str, int]]] = Counter()
+        """How many decisions there were since the start, by event and code, also where they were only counted."""
+        self.dropped = 0
+        """How many could not be kept until they could be written."""
         self._due = False
         """Whether they are about to be written."""
         self._refusals: dict[Note, int] = {}
@@ -118,12 +123,18 @@ class AuditWriter:
         """`Notes.note`, written within `BATCH_SECONDS`; it never waits."""
         noted = clean(self._clock.wall(), event, sender, recipient, code=code, detail=detail, rule=rule)
         with self._mutex:
+            self.counts[event, code] += 1
             if not code or self._passes(replace(noted, at=0)):
                 self._append(noted)
             if self._due or not self._waiting:
                 return
             self._due = True
         self._later(self._on_timer)
+
+    @property
+    def waiting(self) -> int:
+        """How many are not written yet."""
+        return len(self._waiting)
 
     def flush(self) -> None:
         """Writes what waits. `LocalIOError`: it waits on."""
@@ -160,6 +171,7 @@ class AuditWriter:
             self._waiting.append(note)
         else:
             self._lost += note.times
+            self.dropped += note.times
 
     def _passes(self, refusal: Note) -> bool:
         """Whether it is noted by itself."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zkc.stores.home import Home
 
 
-def _home(call: Invocation) -> Home:
+def coordinator_home(call: Invocation) -> Home:
     """The coordinator's home that is meant; what is odd in the environment is told."""
     import os
 
@@ -60,7 +60,7 @@ def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
         told = {"endpoint": endpoint, "fingerprint": fingerprint}
         call.out.item("ready", told, f"ready {endpoint} {fingerprint}")
 
-    run(_home(call), options, on_ready=ready, manager=manager)
+    run(coordinator_home(call), options, on_ready=ready, manager=manager)
 
 
 @click.command(
@@ -76,7 +76,7 @@ def _status(call: Invocation, *, wait: float) -> None:
     from zkc.net.local_frames import NotRunning
 
     try:
-        found = status(_home(call), wait)
+        found = status(coordinator_home(call), wait)
     except NotRunning:
         raise DaemonError(
             "no coordinator is running here", detail="not-running", hint="start it: zkc coordinator run"
@@ -84,7 +84,7 @@ def _status(call: Invocation, *, wait: float) -> None:
     fields = {
         "endpoint": found.endpoints[0] if found.endpoints else None, "endpoints": found.endpoints,
         "fingerprint": found.fingerprint, "clients": found.clients, "online": found.online, "keydb": found.keydb,
-        "suite": found.suite, "counters": found.counters,
+        "suite": found.suite, "metrics": found.metrics or None, "counters": found.counters,
     }
     if call.out.json:
         call.out.event("status", fields)
@@ -92,6 +92,7 @@ def _status(call: Invocation, *, wait: float) -> None:
     lines = {
         "endpoint": ", ".join(found.endpoints), "fingerprint": found.fingerprint,
         "clients": f"{found.clients}, {found.online} online", "keydb": found.keydb, "suite": found.suite,
+        "metrics": found.metrics or "off",
     }
     for title, text in lines.items():
         call.out.text(f"{title + ':':<13} {text}")
@@ -130,7 +131,7 @@ def _invite(
             "coordinator invite: --kind, --ttl and --endpoint go with NAME alone", hint="zkc coordinator invite --help"
         )
     _check_ttl(ttl)
-    home = _home(call)
+    home = coordinator_home(call)
     if cancel is not None:
         count = admin.cancel(home, cancel)
         call.out.event("cancelled", {"name": cancel, "count": count})
@@ -179,7 +180,7 @@ def _clients(call: Invocation) -> None:
             "registered": rfc3339(each.registered) if as_json else each.registered,
             "last_seen": (rfc3339(each.last_seen) if as_json else each.last_seen) if each.last_seen else None,
         }
-        for each in clients(_home(call))
+        for each in clients(coordinator_home(call))
     ]
     columns = {
         "name": "name", "kind": "kind", "online": "online", "last_seen": "last seen", "fingerprint": "fingerprint",
@@ -203,7 +204,7 @@ def _revoke(call: Invocation, *, name: str, reason: str) -> None:
     from zkc.coordinator.admin import revoke
 
     reason = os.fsencode(reason).decode(errors="replace")
-    for each in revoke(_home(call), name, reason, on_notice=call.out.notice):
+    for each in revoke(coordinator_home(call), name, reason, on_notice=call.out.notice):
         call.out.event("revoked", {"name": each})
         if not call.out.json:
             call.out.notice(f"revoked {each}")
@@ -220,7 +221,7 @@ def _rotate(call: Invocation) -> None:
     """``rotated`` with ``fingerprint`` and ``invitations``, the names whose open ones are of no use any more."""
     from zkc.coordinator.admin import rotate
 
-    fingerprint, names = rotate(_home(call), on_notice=call.out.notice)
+    fingerprint, names = rotate(coordinator_home(call), on_notice=call.out.notice)
     call.out.event("rotated", {"fingerprint": fingerprint, "invitations": names})
     if not call.out.json:
         call.out.notice(f"the coordinator's fingerprint is {fingerprint} from now on")
@@ -247,7 +248,7 @@ def _audit(call: Invocation, *, file: str | None, follow: bool, verify: bool, he
         return
     from zkc.coordinator import admin
 
-    home = _home(call)
+    home = coordinator_home(call)
     if verify:
         tell_verified(call.out, *admin.verify_audit(home, head))
     else:
@@ -288,7 +289,7 @@ def _backup(call: Invocation, *, file: str) -> None:
 
     from zkc.coordinator import backups
 
-    home = _home(call)
+    home = coordinator_home(call)
     if file == "-":
         call.out.payload_on_stdout()
         told = backups.write_backup(home, _Stdout(call))
@@ -322,7 +323,7 @@ def _restore(call: Invocation, *, file: str) -> None:
 
     from zkc.coordinator import backups
 
-    home = _home(call)
+    home = coordinator_home(call)
     if file == "-":
         done = backups.restore(home, sys.stdin.buffer)
     else:
@@ -352,7 +353,7 @@ command = Group(
     "coordinator",
     {
         "run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate,
-        "audit": _audit, "backup": _backup, "restore": _restore,
+        "top": "zkc.ui.cli.coordinator_top", "audit": _audit, "backup": _backup, "restore": _restore,
     },
     default="run", example="zkc coordinator run",
     help="Run a coordinator, and administer the one of this home. Without a subcommand: run.",

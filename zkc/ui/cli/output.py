@@ -163,6 +163,16 @@ class Out:
         self._above = printer
 
     @property
+    def has_screen(self) -> bool:
+        """Whether stdout is a terminal on which a whole screen can be drawn again and again."""
+        return not self.json and _is_terminal(self._stdout) and os.environ.get("TERM", "") not in {"", "dumb"}
+
+    @property
+    def stdout(self) -> TextIO | None:
+        """For what draws a screen by itself (`zkc.ui.cli.coordinator_top`)."""
+        return self._stdout
+
+    @property
     def stderr(self) -> TextIO | None:
         """For what draws by itself (`zkc.ui.cli.progress`)."""
         return self._stderr

@@ -115,6 +115,7 @@ def _show(call: Invocation, home: Home, found: StatusReply | None) -> None:
         "apps": found.apps if found else [],
         "deliveries": found.deliveries if found else 0,
         "bytes": found.bytes if found else 0,
+        "metrics": (found.metrics or None) if found else None,
     }
     call.out.event("status", told)
     if found is None or call.out.json:
@@ -130,6 +131,7 @@ def _show(call: Invocation, home: Home, found: StatusReply | None) -> None:
         "listen": found.listen,
         "apps": ", ".join(found.apps) or "-",
         "received": f"{found.deliveries} ({show_size(found.bytes)}) since its start",
+        "metrics": found.metrics or "off",
     }
     for title, text in lines.items():
         call.out.text(f"{title + ':':<13} {escape(text)}")
