@@ -9,7 +9,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
 @click.command(
-    "accept", cls=Command, example="zkc accept 3f9a",
+    "accept", cls=Command, example="zkc accept 3f9a\nzkc accept 3f9a --pin-file pin.txt",
     help="Let in the transfer ID, which waits for a person: zkc inbox lists them. Its data comes straight after.",
     short_help="Let in a transfer that waits for a person.",
 )

@@ -30,7 +30,10 @@ def _home(call: Invocation) -> Home:
 
 
 @click.command(
-    "run", cls=Command, example="zkc coordinator run --listen tcp://192.0.2.7:7670",
+    "run", cls=Command, example=(
+        "zkc coordinator run\n"
+        "zkc coordinator run --listen tcp://192.0.2.7:7670 --listen tcp://[2001:db8::7]:7670"
+    ),
     help="Run a coordinator in the foreground. The first start makes its identity and its key database. Says 'ready' "
     "on stdout, logs on stderr, ends on SIGTERM; SIGHUP reads the configuration again.",
     short_help="Run a coordinator.",
@@ -94,7 +97,12 @@ def _status(call: Invocation, *, wait: float) -> None:
 
 
 @click.command(
-    "invite", cls=Command, example="zkc coordinator invite bob > invitation.txt",
+    "invite", cls=Command, example=(
+        "zkc coordinator invite bob > bob.invite\n"
+        "zkc coordinator invite anna --kind user --ttl 7d --endpoint tcp://zkc.example.org:7670\n"
+        "zkc coordinator invite --list\n"
+        "zkc coordinator invite --cancel bob"
+    ),
     help="Make a single-use invitation for NAME: one line, a secret, for 'zkc join' there.",
     short_help="Invite a client.",
 )
@@ -225,7 +233,7 @@ def _rotate(call: Invocation) -> None:
 
 
 @click.command(
-    "audit", cls=Command, example="zkc coordinator audit --follow",
+    "audit", cls=Command, example="zkc coordinator audit --follow\nzkc coordinator audit --verify",
     help="Show every decision of this coordinator: who, what, outcome. --verify walks the whole chain and prints its "
     "head; noted elsewhere, a head proves later, with --head, that nothing was cut off. --verify FILE checks evidence "
     "that some coordinator showed two key logs, on any machine.",
@@ -274,7 +282,12 @@ command = Group(
         "run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate,
         "audit": _audit,
     },
-    default="run", example="zkc coordinator run",
+    default="run", example=(
+        "zkc coordinator run\n"
+        "zkc coordinator invite bob > bob.invite\n"
+        "zkc coordinator clients\n"
+        "zkc coordinator revoke bob --reason 'laptop lost'"
+    ),
     help="Run a coordinator, and administer the one of this home. Without a subcommand: run.",
     short_help="Run and administer a coordinator.",
 )

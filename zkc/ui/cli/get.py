@@ -13,7 +13,11 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
 @click.command(
-    "get", cls=Command, example="zkc get alice:builds/nightly.tar -o downloads/",
+    "get", cls=Command, example=(
+        "zkc get alice:builds/nightly.tar -o downloads/\n"
+        "zkc get alice:notes.txt --wait 1h\n"
+        "zkc get alice:builds/nightly.tar -o - | tar x"
+    ),
     help="Ask CLIENT to send a file of its shares to this client, whose daemon runs, and write it into the current "
     "folder. PATH is SHARE, or SHARE/PATH below it; zkc shares CLIENT lists them.",
     short_help="Ask another client for a file that it shares.",

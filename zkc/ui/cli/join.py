@@ -26,7 +26,12 @@ _INVITATION_MAX = 64 * 1024
 
 
 @click.command(
-    "join", cls=Command, example="zkc join --invite-file invitation.txt\nzkc join --app backup",
+    "join", cls=Command, example=(
+        "zkc join --invite-file bob.invite\n"
+        "ssh host zkc coordinator invite bob | zkc join --invite-file -\n"
+        "zkc join --invite-file bob.invite --listen tcp://192.0.2.8:7700-7719 --accept ask\n"
+        "zkc join --app backup"
+    ),
     help="Register this computer (or user) with an invitation from 'zkc coordinator invite', read from FILE or "
     "ZKC_INVITE, or asked for on a terminal.",
     short_help="Register with an invitation.",

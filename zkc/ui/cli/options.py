@@ -237,8 +237,9 @@ class Group(click.Group):
 
 def _show_example(example: str, formatter: click.HelpFormatter) -> None:
     if example:
-        with formatter.section("Example"):
-            for line in example.splitlines():
+        lines = example.splitlines()
+        with formatter.section("Example" if len(lines) == 1 else "Examples"):
+            for line in lines:
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
@@ -249,7 +250,14 @@ def root(modules: Mapping[str, str]) -> Group:
         help="Show the version and exit.",
     )
     return Group(
-        "zkc", modules, params=[version], example="tar c photos | zkc send bob --name photos.tar",
+        "zkc", modules, params=[version],
+        example=(
+            "zkc join --invite-file alice.invite\n"
+            "zkc daemon\n"
+            "zkc send bob report.pdf\n"
+            "tar c photos | zkc send bob --name photos.tar\n"
+            "zkc recv -o downloads/"
+        ),
         help="Sends files, pipes and messages straight to another computer, end-to-end encrypted, with a receipt.",
         epilog="These options may stand anywhere after 'zkc'. Each command has its own --help.",
     )

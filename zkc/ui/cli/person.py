@@ -43,7 +43,11 @@ def _status(call: Invocation) -> None:
 
 
 @click.command(
-    "enrol", cls=Command, example="zkc person enrol",
+    "enrol", cls=Command, example=(
+        "zkc person enrol\n"
+        "zkc person enrol --totp\n"
+        "zkc person enrol --pin-file new.txt --old-pin-file old.txt"
+    ),
     help="Enrol a PIN, of 4 characters or more, or one-time codes by an authenticator app (TOTP). Whoever changes them "
     "gives the old PIN, or a code, first.",
     short_help="Enrol or change the PIN, or one-time codes.",
@@ -151,7 +155,8 @@ def _old(call: Invocation, person: PersonHere, file: str | None) -> str | None:
 
 
 command = Group(
-    "person", {"status": _status, "enrol": _enrol, "remove": _remove}, default="status", example="zkc person enrol",
+    "person", {"status": _status, "enrol": _enrol, "remove": _remove}, default="status",
+    example="zkc person\nzkc person enrol",
     help="The PIN, or the one-time codes (TOTP), of the person at this client. Without a subcommand: status.",
     short_help="The PIN or one-time codes of the person here.",
 )

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "check", cls=Command, example="zkc policy check --from alice --to bob --size 20M",
+    "check", cls=Command, example=(
+        "zkc policy check --from alice --to bob\n"
+        "zkc policy check --from alice --to bob/backup --size 20M --name shop.sql\n"
+        "zkc policy check --from alice --to bob --at 2026-11-27T22:30 --key-source coordinator"
+    ),
     help="Say which rule decides about a transfer, and why: of a client's own policy, or in a coordinator's home of "
     "the coordinator's. Ends with 0 where it may be, or a person is asked, else with 25.",
     short_help="Say which rule decides about a transfer.",
@@ -105,6 +109,9 @@ def _time(text: str | None) -> float:
 
 
 command = Group(
-    "policy", {"check": _check}, default="check", example="zkc policy check --from alice --to bob",
+    "policy", {"check": _check}, default="check", example=(
+        "zkc policy check --from alice --to bob\n"
+        "zkc policy check --from alice --to bob --size 20M"
+    ),
     help="Ask this home's policy. Without a subcommand: check.", short_help="Say which rule of policy decides.",
 )

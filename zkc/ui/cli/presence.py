@@ -13,7 +13,7 @@ _GUESS_SECONDS = 60.0
 
 
 @click.command(
-    "presence", cls=Command, example="zkc presence\nzkc presence here",
+    "presence", cls=Command, example="zkc presence\nzkc presence here\nzkc presence auto",
     help="Show whether a person is here, as far as this client knows; or say it: here, away, or auto, which leaves it "
     "to the sources that person.sources names.",
     short_help="Show or say whether a person is here.",

@@ -26,7 +26,10 @@ fingerprint_option = click.option(
 
 
 @click.command(
-    "show", cls=Command, example="zkc receipt show report.receipt",
+    "show", cls=Command, example=(
+        "zkc receipt show report.receipt\n"
+        "zkc receipt show --json - < report.receipt"
+    ),
     help="Show what a receipt says, and whether the key that signed it is the one pinned for the recipient. '-': "
     "standard input. One whose signatures do not verify is not shown.",
     short_help="Show what a receipt says.",
@@ -53,7 +56,10 @@ def _show(call: Invocation, *, file: str, fingerprint: bytes | None) -> None:
 
 
 @click.command(
-    "verify", cls=Command, example="zkc receipt verify report.receipt --file report.pdf",
+    "verify", cls=Command, example=(
+        "zkc receipt verify report.receipt\n"
+        "zkc receipt verify report.receipt --file report.pdf"
+    ),
     help="Check that a receipt is genuine: every signature, made with the key that is pinned for the recipient. "
     "Ends with 12 where it is not. '-': standard input. Needs no daemon and no network; with --fingerprint no home.",
     short_help="Check that a receipt is genuine.",

@@ -51,7 +51,12 @@ class Use:
 
 
 @click.command(
-    "recv", cls=_Recv, example="zkc recv -o downloads/ --wait 10m\nzkc recv --name 'photos.tar' -o - | tar x",
+    "recv", cls=_Recv, example=(
+        "zkc recv -o downloads/\n"
+        "zkc recv --from alice --name '*.tar' -o - --wait 10m | tar x\n"
+        "zkc recv --app backup --loop --exec tar x -C /srv/backup\n"
+        "zkc recv --live | mpv -"
+    ),
     help="Take the oldest waiting item that matches out of the inbox, into the current folder under its own name.",
     short_help="Take an item out of the inbox.",
 )

@@ -34,7 +34,14 @@ def _ciphers() -> tuple[str, ...]:
 
 @click.command(
     "send", cls=Command,
-    example="zkc send bob report.pdf photos/\npg_dump shop | zkc send bob --name shop.sql",
+    example=(
+        "zkc send bob report.pdf photos/ --exclude '*.tmp'\n"
+        "pg_dump shop | zkc send bob --name shop.sql\n"
+        "zkc send bob,carol -m 'the build is done'\n"
+        "zkc send bob payroll.xlsx --require authorised --wait 8h\n"
+        "zkc send bob film.mkv --queue --expires 2d\n"
+        "zkc send bob nightly.tar --id nightly-2026-11-27 --receipt nightly.receipt --json"
+    ),
     help="Send files and folders, or standard input, to RECIPIENT, as one item. Ends with 0 once the recipient holds "
     "all of it, verified.",
     short_help="Send files, folders, pipes or a message.",

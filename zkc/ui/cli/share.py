@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "share", cls=Command, example="zkc share builds /srv/builds --to carol --for carol,bob\nzkc share --remove builds",
+    "share", cls=Command, example=(
+        "zkc share\n"
+        "zkc share builds /srv/builds --to carol --for carol,bob\n"
+        "zkc share --remove builds"
+    ),
     help="Let the clients of --to ask this one to send PATH, a file, or any file below a folder. Without words: list "
     "what is shared. A client is granted by the key that is pinned for it now: whoever has its name later, with "
     "another key, is not.",
