@@ -8,7 +8,7 @@ import click
 
 from zkc.errors import DaemonError, LocalIOError, UsageError
 from zkc.ui.cli.auditing import audit_options, tell_entries, tell_verified
-from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.kinds import Duration, offers, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
 
@@ -116,7 +116,9 @@ def _status(call: Invocation, *, wait: float) -> None:
     help="Where this client reaches the coordinator, tcp://HOST:PORT, in place of where it listens.",
 )
 @click.option("--list", "listing", is_flag=True, help="List the invitations.")
-@click.option("--cancel", metavar="NAME", help="Cancel the open invitations for NAME.")
+@click.option(
+    "--cancel", metavar="NAME", shell_complete=offers("invited"), help="Cancel the open invitations for NAME."
+)
 @pass_invocation
 def _invite(
     call: Invocation, *, name: str | None, kind: Any, ttl: float | None, endpoint: tuple[str, ...], listing: bool,
@@ -197,7 +199,7 @@ def _clients(call: Invocation) -> None:
     help="End the registration of NAME and of its applications, at once, open connections too.",
     short_help="End a client's registration.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("clients"))
 @click.option("--reason", metavar="TEXT", default="", help="Why: kept, and told to the client.")
 @pass_invocation
 def _revoke(call: Invocation, *, name: str, reason: str) -> None:
@@ -239,7 +241,7 @@ def _rotate(call: Invocation) -> None:
     "that some coordinator showed two key logs, on any machine.",
     short_help="Show or verify the log of all decisions.",
 )
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=offers("files"))
 @audit_options
 @pass_invocation
 def _audit(call: Invocation, *, file: str | None, follow: bool, verify: bool, head: bytes | None) -> None:

@@ -8,7 +8,7 @@ import click
 
 from zkc.errors import DaemonError, UsageError
 from zkc.ui.cli.items import CONFLICTS
-from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.kinds import Duration, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
@@ -22,11 +22,14 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
     "folder. PATH is SHARE, or SHARE/PATH below it; zkc shares CLIENT lists them.",
     short_help="Ask another client for a file that it shares.",
 )
-@click.argument("source", metavar="CLIENT:PATH")
-@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output.")
+@click.argument("source", metavar="CLIENT:PATH", shell_complete=offers("fetchable"))
+@click.option(
+    "-o", "output", metavar="PATH|DIR|-", shell_complete=offers("files"),
+    help="Write it there; '-': to standard output.",
+)
 @click.option("--wait", type=Duration(), help="How long to wait for CLIENT to be there.")
 @click.option("--timeout", type=Duration(), help="Bound on the delivery.")
-@click.option("--receipt", metavar="FILE", help="Write the signed receipt to FILE too.")
+@click.option("--receipt", metavar="FILE", shell_complete=offers("files"), help="Write the signed receipt to FILE too.")
 @click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
     help="What to do where such a file exists [rename].",

@@ -151,7 +151,7 @@ def _text(inbox: Inbox, item: Item) -> str:
     short_help="Write an item to a file; it stays.",
 )
 @click.argument("id", shell_complete=offers("items"))
-@click.option("-o", "output", metavar="PATH|DIR", help="Write it there.")
+@click.option("-o", "output", metavar="PATH|DIR", shell_complete=offers("files"), help="Write it there.")
 @click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
     help="What to do where such a file exists [rename].",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.kinds import word
+from zkc.ui.cli.kinds import offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ _INVITATION_MAX = 64 * 1024
     "ZKC_INVITE, or asked for on a terminal.",
     short_help="Register with an invitation.",
 )
-@click.option("--invite-file", metavar="FILE", help="The invitation; '-': standard input.")
+@click.option(
+    "--invite-file", metavar="FILE", shell_complete=offers("files"), help="The invitation; '-': standard input."
+)
 @click.option(
     "--listen", metavar="ENDPOINT",
     help="Where the other end of a transfer connects, tcp://HOST:PORT[-PORT], two ports for each at once; off: nobody "

@@ -126,6 +126,12 @@ GLOBAL_FLAGS: Final = {
 }
 
 
+def _folders(context: click.Context, parameter: click.Parameter, begun: str) -> Any:
+    from zkc.ui.cli import completing
+
+    return completing.folders(context, parameter, begun)
+
+
 def _globals(*, hidden: bool) -> list[click.Parameter]:
     flags: list[click.Parameter] = [
         click.Option([name], is_flag=True, help=text, expose_value=False, callback=_told, hidden=hidden, is_eager=True)
@@ -133,6 +139,7 @@ def _globals(*, hidden: bool) -> list[click.Parameter]:
     ]
     home = click.Option(
         ["--home"], metavar="DIR", expose_value=False, callback=_told, hidden=hidden, is_eager=True,
+        shell_complete=_folders,
         help="Configuration, keys and sockets are below DIR (else ZKC_HOME, else the user's folders).",
     )
     return [home, *flags]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import NotAuthorised, UsageError
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -53,8 +54,13 @@ def _status(call: Invocation) -> None:
     short_help="Enrol or change the PIN, or one-time codes.",
 )
 @click.option("--totp", "by_code", is_flag=True, help="One-time codes: a QR code for the app is shown once.")
-@click.option("--pin-file", metavar="FILE", help="The new PIN is the first line of FILE; '-': stdin [ZKC_PIN].")
-@click.option("--old-pin-file", metavar="FILE", help="The old PIN, where one is enrolled.")
+@click.option(
+    "--pin-file", metavar="FILE", shell_complete=offers("files"),
+    help="The new PIN is the first line of FILE; '-': stdin [ZKC_PIN].",
+)
+@click.option(
+    "--old-pin-file", metavar="FILE", shell_complete=offers("files"), help="The old PIN, where one is enrolled."
+)
 @pass_invocation
 def _enrol(call: Invocation, *, by_code: bool, pin_file: str | None, old_pin_file: str | None) -> None:
     """``person`` with ``enrolled`` and ``proof``; for codes with ``uri``, the secret that the app takes."""
@@ -83,7 +89,10 @@ def _enrol(call: Invocation, *, by_code: bool, pin_file: str | None, old_pin_fil
 @click.command(
     "remove", cls=Command, example="zkc person remove", help="Remove what is enrolled; it is given once more."
 )
-@click.option("--pin-file", metavar="FILE", help="The PIN or code is the first line of FILE; '-': stdin [ZKC_PIN].")
+@click.option(
+    "--pin-file", metavar="FILE", shell_complete=offers("files"),
+    help="The PIN or code is the first line of FILE; '-': stdin [ZKC_PIN].",
+)
 @pass_invocation
 def _remove(call: Invocation, *, pin_file: str | None) -> None:
     """``person`` with ``enrolled``."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 from zkc.errors import IdentityError, IntegrityError, LocalIOError, PeerViolation, UsageError
-from zkc.ui.cli.kinds import Fingerprint
+from zkc.ui.cli.kinds import Fingerprint, offers
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ fingerprint_option = click.option(
     "standard input. One whose signatures do not verify is not shown.",
     short_help="Show what a receipt says.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @fingerprint_option
 @pass_invocation
 def _show(call: Invocation, *, file: str, fingerprint: bytes | None) -> None:
@@ -64,9 +64,12 @@ def _show(call: Invocation, *, file: str, fingerprint: bytes | None) -> None:
     "Ends with 12 where it is not. '-': standard input. Needs no daemon and no network; with --fingerprint no home.",
     short_help="Check that a receipt is genuine.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @fingerprint_option
-@click.option("--file", "payload", metavar="PATH", help="Check that the receipt is of this file too (32 where not).")
+@click.option(
+    "--file", "payload", metavar="PATH", shell_complete=offers("files"),
+    help="Check that the receipt is of this file too (32 where not).",
+)
 @pass_invocation
 def _verify(call: Invocation, *, file: str, fingerprint: bytes | None, payload: str | None) -> None:
     """``receipt`` with every field; ``verified`` is true."""

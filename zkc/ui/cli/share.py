@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import UnknownRecipient, UsageError
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     "another key, is not.",
     short_help="Let others ask for files of this client.",
 )
-@click.argument("name", required=False)
-@click.argument("path", required=False)
-@click.option("--to", metavar="NAME,...", help="Who may ask.")
-@click.option("--for", "recipients", metavar="NAME,...", help="For whom it may be asked for [the asker alone].")
+@click.argument("name", required=False, shell_complete=offers("own_shares"))
+@click.argument("path", required=False, shell_complete=offers("files"))
+@click.option("--to", metavar="NAME,...", shell_complete=offers("peers"), help="Who may ask.")
+@click.option(
+    "--for", "recipients", metavar="NAME,...", shell_complete=offers("peers"),
+    help="For whom it may be asked for [the asker alone].",
+)
 @click.option("--note", metavar="TEXT", default="", help="Told by zkc shares.")
 @click.option("--remove", is_flag=True, help="Share NAME no longer; what is under way ends.")
 @pass_invocation
