@@ -20,7 +20,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from zkc.ui.cli.options import Invocation, root
+from zkc.ui.cli.options import Invocation, Options, root
 
 VARIABLE: Final = "_ZKC_COMPLETE"
 """Set by the scripts of ``zkc completion``: what to answer."""
@@ -82,7 +82,7 @@ def answer(commands: Mapping[str, str], instruction: str) -> int:
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.setitimer(signal.ITIMER_REAL, _WHOLE_SECONDS)
     with contextlib.suppress(Exception), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        sys.stdout.write(_made(commands, shell, {"obj": Invocation()}).complete() + "\n")
+        sys.stdout.write(_made(commands, shell, {"obj": Invocation(Options(batch=True))}).complete() + "\n")
     signal.setitimer(signal.ITIMER_REAL, 0.0)
     return 0
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from zkc.errors import RecipientOffline, UsageError
+from zkc.errors import PolicyRefused, RecipientOffline, UsageError, ZkcError
 
 if TYPE_CHECKING:
     from zkc.client.events import Delivery
@@ -72,6 +72,10 @@ def fetch(
         while True:
             try:
                 done = asker.fetch(recipient, what, shown.event, timeout, expect)
+            except PolicyRefused as error:
+                if error.detail == "share":
+                    _hint_share(asker, error, share)
+                raise
             except RecipientOffline:
                 if clock.monotonic() >= end:
                     raise
@@ -79,3 +83,14 @@ def fetch(
             else:
                 shown.done(done)
                 return done
+
+
+def _hint_share(asker: Asker, error: PolicyRefused, share: str) -> None:
+    """The nearest of what ``zkc shares`` lists, which may be none."""
+    from zkc.ui.cli.meant import said
+    from zkc.ui.cli.options import nearest
+
+    with contextlib.suppress(ZkcError):
+        names = [each.name for each in asker.shares()]
+        if share not in names and (found := nearest(share, names)):
+            said(error, found)

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from zkc import __version__
-from zkc.errors import UsageError
+from zkc.errors import UsageError, ZkcError
 from zkc.ui.cli.output import Out, Style
 
 P = ParamSpec("P")
@@ -64,9 +64,16 @@ def pass_invocation(command: Callable[Concatenate[Invocation, P], R]) -> Callabl
 
     @wraps(command)
     def with_invocation(*args: P.args, **kwargs: P.kwargs) -> R:
-        call = _invocation(click.get_current_context())
+        context = click.get_current_context()
+        call = _invocation(context)
         call.parsed = True
-        return command(call, *args, **kwargs)
+        try:
+            return command(call, *args, **kwargs)
+        except ZkcError as error:
+            from zkc.ui.cli.meant import add_hint
+
+            add_hint(context, error)
+            raise
 
     return with_invocation
 
@@ -76,11 +83,11 @@ def current_out() -> Out:
     return _invocation(click.get_current_context()).out
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that ``word`` was most likely meant to be; None where none is like it."""
+def nearest(word: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """The one of ``known`` that ``word`` was most likely meant to be; None where none is so much ``alike`` (of 1)."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(word, list(known), n=1)), None)
+    return next(iter(get_close_matches(word[:80], list(known), n=1, cutoff=alike)), None)
 
 
 def spot(context: click.Context) -> str:

@@ -9,7 +9,7 @@ import click
 
 from zkc.errors import UnknownRecipient, UsageError
 from zkc.ui.cli.kinds import offers
-from zkc.ui.cli.options import Command, Invocation, pass_invocation
+from zkc.ui.cli.options import Command, Invocation, nearest, pass_invocation
 
 if TYPE_CHECKING:
     from zkc.stores.keystore import KeyStore
@@ -57,7 +57,9 @@ def command(
         others = [each for each in shares if each.name != name]
         if remove:
             if others == shares or path is not None:
-                raise UsageError(f"share: {name} is not shared here", hint="zkc share lists what is")
+                near = nearest(name, [each.name for each in shares])
+                hint = f"did you mean {near}?" if near and path is None else "zkc share lists what is"
+                raise UsageError(f"share: {name} is not shared here", hint=hint)
             ended = [who.name for each in shares if each.name == name for who in each.to]
             told, shares = ("unshared", ended), others
         else:
