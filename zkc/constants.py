@@ -237,5 +237,9 @@ ASKS_PER_SECOND_MAX: Final = 8
 """The same in the long run: an asker asks once a second how far it is, for each delivery."""
 ASKED_JOBS_MAX: Final = 8
 """Deliveries on request under way at one client."""
+ASK_WHAT_MAX: Final = 6000
+"""Bytes of what is asked for in a third-party request, before they are sealed: the whole fits into one message."""
+EXCLUDES_MAX: Final = 32
+"""Globs of what stays behind, in one third-party request."""
 ASKED_OPEN_MAX: Final = 64
 """Nonces, and states of deliveries, that one client keeps."""

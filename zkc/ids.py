@@ -18,6 +18,7 @@ Acknowledgement = Literal["session", "permanent"]
 Presence = Literal["online", "present", "authorised"]
 PersonState = Literal["present", "absent", "unknown"]
 Compression = Literal["none", "zstd"]
+ShareKind = Literal["file", "folder", "gone"]
 Suite = Literal["hybrid", "x25519", "rsa"]
 SUITES: Final[tuple[Suite, ...]] = get_args(Suite)
 KEY_ORDERS: Final[tuple[KeyOrder, ...]] = get_args(KeyOrder)
@@ -40,6 +41,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "ZKC_DIGEST": "The same: the digest of its content.",
     "ZKC_TRANSFER": "The same: the id of its transfer.",
     "ZKC_KEY_SOURCE": "The same: who made its key.",
+    "ZKC_ASKED_BY": "The same: the client that asked the sender for it, if one did.",
 }
 """Environment variables of zkc that are no keys of a configuration, with what zkc(1) says of them."""
 

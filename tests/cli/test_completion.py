@@ -72,13 +72,15 @@ def test_shares_are_those_that_the_other_client_lets_this_one_ask_for(fleet: Fle
     fleet.zkc("alice", "share", "books", str(tmp_path / "x"), "--to", "bert")
     at_alice, at_bob, at_bert = (fleet.environment(name) for name in ("alice", "bob", "bert"))
     assert offered(at_bob, "get", "al") == ["alice:"]
-    assert offered(at_bob, "get", "alice:") == ["alice:builds"]
-    assert offered(at_bert, "get", "alice:b") == ["alice:books", "alice:builds"]
-    assert offered(at_bert, "get", "alice:bu") == ["alice:builds"]
+    assert offered(at_bob, "get", "alice:") == ["alice:builds/"]
+    assert offered(at_bert, "get", "alice:b") == ["alice:books", "alice:builds/"]
+    assert offered(at_bert, "get", "alice:bu") == ["alice:builds/"]
     assert offered(at_bert, "send", "bert", "--from", "alice", "bo") == ["books"]
     assert offered(at_bob, "get", "nobody:") == []
     assert offered(at_alice, "share", "--remove", "bu") == ["builds"]
     assert offered(at_alice, "share", "n", "p", "--to", "bo") == ["bob"]
+    (fleet.home("alice") / "config.toml").write_text('[groups]\nops = ["bob"]\n')
+    assert offered(at_alice, "share", "n", "p", "--for", "bob,@") == ["bob,@ops"]
 
 
 def test_jobs_and_applications_are_those_of_this_home(fleet: Fleet) -> None:
@@ -115,7 +117,7 @@ def test_where_a_file_or_a_folder_is_named_the_shell_offers_its_own(tmp_path: Pa
 def test_an_option_for_a_file_or_a_name_offers_something(name: str) -> None:
     """What a person would have to look up otherwise; `offers` of a command that comes later is not forgotten."""
     told = COMMANDS[name].params
-    wanted = ("FILE", "PATH", "DIR", "CLIENT", "APP", "NAME,...")
+    wanted = ("FILE", "PATH", "DIR", "CLIENT", "APP", "NAME|")
     silent = [
         each.opts[0] for each in told if isinstance(each, click.Option) and each.metavar
         and each.metavar.startswith(wanted) and each._custom_shell_complete is None
@@ -194,7 +196,7 @@ def test_bash_itself_takes_it(fleet: Fleet, program: Path) -> None:
 def test_bash_replaces_only_what_follows_a_colon(fleet: Fleet, program: Path, tmp_path: Path) -> None:
     fleet.zkc("alice", "verify", "bob")
     fleet.zkc("alice", "share", "colon", str(tmp_path), "--to", "bob")
-    assert in_bash(program, fleet.environment("bob"), "zkc get alice:col") == ["colon"]
+    assert in_bash(program, fleet.environment("bob"), "zkc get alice:col") == ["nospace", "colon/"]
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")

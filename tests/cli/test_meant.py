@@ -103,6 +103,12 @@ def test_a_share_has_the_nearest_of_those_that_one_may_ask_for(fleet: Fleet, tmp
     assert "did you mean" not in told(fleet, "bob", "get", "alice:qqqq/x").err
 
 
+def test_a_group_that_is_none_has_the_nearest(fleet: Fleet) -> None:
+    (fleet.home("carol") / "config.toml").write_text('[groups]\nfleet = ["bob"]\n')
+    done = told(fleet, "carol", "share", "x", "/", "--to", "@flet")
+    assert (done.code, "did you mean @fleet?" in done.err) == (2, True)
+
+
 def test_nothing_from_a_sender_that_nobody_is_has_the_nearest(fleet: Fleet) -> None:
     done = told(fleet, "bob", "recv", "--from", "alcie")
     assert (done.code, "did you mean alice?" in done.err) == (22, True), done.err

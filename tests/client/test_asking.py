@@ -12,6 +12,7 @@ import pytest
 from tests.support.parties import world
 from tests.support.receivers import COORDINATOR, Bob, play, verdict
 from zkc.client.control import AskDecision
+from zkc.client.principal import pin_peer
 from zkc.constants import PENDING_MAX, PENDING_PER_SENDER_MAX
 from zkc.errors import Interrupted, LocalIOError, NotAuthorised, UsageError
 from zkc.stores.home import Home
@@ -67,6 +68,23 @@ def test_a_yes_counts_for_the_delivery_and_for_no_other(bob: Asked) -> None:
         assert bob.late == [("accept", "")]
         assert await bob.answer(2, tid=tid) == ("accept", "")
         await bob.waits(3, tid=b"u" * 16)
+
+    play(bob, scene())
+
+
+def test_he_is_shown_who_asked_for_it_and_whether_that_is_who_he_knows(bob: Asked) -> None:
+    """By what is pinned for that name: its key, another one, or none."""
+
+    async def scene() -> None:
+        pin_peer(bob.store, bob.everyone.carol.card, bob.clock.wall())
+        carol = bob.everyone.carol.card.fingerprint
+        for serial, (asker, name) in enumerate(((b"", ""), (carol, "carol"), (b"x" * 32, "carol"), (carol, "dave"))):
+            ask = b"a" * 32 if name else b""
+            await bob.waits(serial, tid=bytes([serial]) * 16, asker=asker, asked_by=name, ask=ask)
+        shown = [(item.asked_by, item.asker, item.asker_pinned) for item in bob.receiver.asking.items()]
+        assert shown == [
+            ("", b"", None), ("carol", carol, True), ("carol", b"x" * 32, False), ("dave", carol, None),
+        ]
 
     play(bob, scene())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -89,9 +91,33 @@ def test_the_words_are_the_command_and_what_arrived_is_in_the_environment(
     assert told == {
         "ZKC_EVENT": "arrived", "ZKC_ITEM": "0123456789abcdef", "ZKC_SENDER": "alice", "ZKC_NAME": told["ZKC_NAME"],
         "ZKC_NOTE": "$(reboot)\x1b[2J", "ZKC_DIGEST": f"blake3:{'01' * 32}", "ZKC_TRANSFER": b"x".hex() * 16,
-        "ZKC_KEY_SOURCE": "sender",
+        "ZKC_KEY_SOURCE": "sender", "ZKC_ASKED_BY": "",
     }
     assert "/" not in told["ZKC_NAME"]
+
+
+def test_a_notification_says_who_asked_for_it_and_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    async def notify(_bus: Bus, summary: str, _text: str) -> None:
+        shown.append(summary)
+
+    monkeypatch.setattr("zkc.client.hooks.notify", notify)
+    desk = Desk()
+    desk.config = ClientConfig(hooks=HooksSection(notify="all"))
+
+    async def scene() -> None:
+        desk.hooks.arrived(item())
+        desk.hooks.arrived(dataclasses.replace(item(), asked_by="carol"))
+        desk.hooks.arrived(dataclasses.replace(item(), asked_by="\x1b[2J"))  # of a damaged index
+        desk.hooks.asked(msgspec.structs.replace(pending(), asked_by="carol"))
+        await until(lambda: len(shown) == 4)
+
+    play(desk, scene())
+    assert sorted(shown) == sorted([
+        "report.pdf from alice", "report.pdf from alice, asked by carol", "report.pdf from alice, asked by \\x1b[2J",
+        "alice asks to send a transfer, asked by carol: zkc accept abababab",
+    ])  # fmt: skip
 
 
 def test_a_person_that_is_asked_has_a_command_of_his_own(tmp_path: Path) -> None:

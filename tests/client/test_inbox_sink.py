@@ -353,7 +353,7 @@ def test_own_policy_judges_again_by_the_name_that_the_manifest_says_before_its_f
 
 
 @pytest.mark.attack("F06")
-def test_what_was_let_in_under_one_name_does_not_go_on_under_another_that_a_person_is_asked_about(bob: Bob) -> None:
+def test_what_was_let_in_as_one_thing_does_not_go_on_as_another_that_a_person_is_asked_about(bob: Bob) -> None:
     policy = Rule("texts", names=Patterns(["*.txt"])), Rule("rest", "ask")
     end(bob, b"prec", LOST, replace(WHAT, name="a.txt"), policy=policy)
     held = Consent(True)  # what `Asking.consent` says of a delivery of which a part is here
@@ -361,8 +361,13 @@ def test_what_was_let_in_under_one_name_does_not_go_on_under_another_that_a_pers
     same.resume()
     same.announced(replace(WHAT, name="a.txt"))
     same.abandon(keep=True)
-    other = bob.sink(policy=policy, consent=held)
-    assert other.resume()[0] == 4
-    with pytest.raises(ZkcError) as refused:
-        other.announced(replace(WHAT, name="a.exe"))
-    assert (refused.value.code, refused.value.detail) == (24, "nobody-asked")
+    for changes, rules in (
+        ({"name": "a.exe"}, policy), ({"name": "a.txt", "size": 1 << 30}, (Rule("all", "ask"),)),
+        ({"name": "a.txt", "size": None}, (Rule("all", "ask"),)),
+    ):
+        other = bob.sink(policy=rules, consent=held)
+        assert other.resume()[0] == 4
+        with pytest.raises(ZkcError) as refused:
+            other.announced(replace(WHAT, **changes))
+        assert (refused.value.code, refused.value.detail) == (24, "nobody-asked")
+        other.abandon(keep=True)

@@ -565,7 +565,7 @@ def request(sender: str, recipient: str, **changes: Any) -> TransferRequest:
         "key_source": "sender", "key_order": "recipient-first", "cipher": "aes-256-gcm",
         "compression": "none", "acknowledgement": "session", "presence": "online",
         "wait": 0, "size_class": 255, "can_listen": False, "fresh": False, "card_hash": bytes(32),
-        "sender_one_time_key": b"", "preview": b"", "asker": b"", "ask": b"", "head": b"",
+        "sender_one_time_key": b"", "preview": b"", "asker": b"", "asked_by": "", "ask": b"", "head": b"",
     }
     return TransferRequest(encode(Req(**(fields | changes))), bytes(64))
 

@@ -326,7 +326,7 @@ def request_from(member: Member, sender: str) -> TransferRequest:
     req = Req(
         TERMS_VERSION, os.urandom(16), os.urandom(16), sender, "victim", b"", "sender", "recipient-first",
         "aes-256-gcm", "none", "session", "online", 0, 255, False, False, member.registered.uid * 2, b"", b"",
-        b"", b"", b"",
+        b"", "", b"", b"",
     )
     return TransferRequest(encode(req), bytes(64))
 

@@ -20,7 +20,8 @@ BODY: Final = ReceiptBody(
     tid=b"t" * 16, xid=b"x" * 16, th=b"h" * 32, sender="alice", sender_fingerprint=b"a" * 32, recipient="bob",
     recipient_fingerprint=b"b" * 32, card_hash=digest(b"bob's card"), name_digest=name_digest("report.pdf"),
     size=12345, digest=b"d" * 32, manifest_digest=b"m" * 32, key_source="sender", cipher="aes-256-gcm",
-    presence="online", presence_age=2, durable=True, asker=b"", began=1_700_000_000_000, ended=1_700_000_001_000,
+    presence="online", presence_age=2, durable=True, asker=b"", asked_by="", began=1_700_000_000_000,
+    ended=1_700_000_001_000,
 )
 CARD: Final = encode(Card(b"bob's card", b"", b"", b"", b""))
 MANIFEST: Final = Manifest("file", "report.pdf", "", 12345, 0o644, 0)

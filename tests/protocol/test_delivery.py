@@ -1064,7 +1064,7 @@ OTHER_VALUES: Final[dict[str, Any]] = {
     "recipient": "carol", "recipient_fingerprint": bytes(32),
     "name_digest": digest(b"other"), "size": 4,
     "digest": bytes(32), "manifest_digest": bytes(32), "key_source": "coordinator", "cipher": "3des",
-    "presence": "authorised", "presence_age": 7, "durable": False, "asker": bytes(32),
+    "presence": "authorised", "presence_age": 7, "durable": False, "asker": bytes(32), "asked_by": "carol",
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from zkc.wire.messages import (
 )
 
 QID, TID, NONCE = b"q" * 16, b"t" * 16, b"n" * 32
-WHAT = AskWhat("builds", "nightly.tar", "")
+WHAT = AskWhat("builds", "nightly.tar", "", ["*.o"])
 TAKEN = machine.Verdict(0, "")
 REFUSED = (PeerViolation, IdentityError)
 
@@ -174,7 +174,7 @@ def receipt(talk: Talk, asked: bytes, **changes: object) -> bytes:
     bob, alice = talk.world.bob, talk.world.alice
     body = ReceiptBody(
         TID, bytes(16), bytes(32), "alice", alice.card.fingerprint, "bob", bob.card.fingerprint, bob.card.hash,
-        bytes(32), 7, bytes(32), bytes(32), "sender", "aes-256-gcm", "online", 0, True, asked, 1, 2,
+        bytes(32), 7, bytes(32), bytes(32), "sender", "aes-256-gcm", "online", 0, True, asked, "carol", 1, 2,
     )
     return make_receipt(bob.identity, msgspec.structs.replace(body, **changes), bob.card.encoded)
 
@@ -184,7 +184,9 @@ def test_only_a_receipt_of_this_request_is_one(talk: Talk) -> None:
     asked = q.requested.hash
     genuine = receipt(talk, asked)
     assert machine.check_receipt(q, genuine).body.size == 7
-    for changes in ({"asker": b""}, {"asker": bytes(32)}, {"tid": bytes(16)}, {"sender": "carol"}):
+    for changes in (
+        {"asker": b""}, {"asker": bytes(32)}, {"tid": bytes(16)}, {"sender": "carol"}, {"asked_by": "dave"},
+    ):
         with pytest.raises(PeerViolation, match="forged"):
             machine.check_receipt(q, receipt(talk, asked, **changes))
     with pytest.raises(PeerViolation):
@@ -193,7 +195,7 @@ def test_only_a_receipt_of_this_request_is_one(talk: Talk) -> None:
 
 def test_shares_are_listed_for_the_asker_alone(talk: Talk) -> None:
     first = machine.create_ask0(talk.q, QID, "alice", "")
-    listed = ShareList([ShareLine("builds", "nightly", ["carol"])])
+    listed = ShareList([ShareLine("builds", "nightly", ["carol"], "folder")])
     message = from_(talk.world.carol, first.effects[0].message)
     reply = of(talk.world.alice, machine.answer_shares(talk.a, message, listed))
     assert machine.consume_shares(talk.q, first.state, reply) == listed

@@ -882,6 +882,31 @@ def test_a_request_changed_on_its_way_is_refused(
     assert isinstance(talk.state("recipient"), tr.Idle)
 
 
+@pytest.mark.attack("P09")
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"asked_by": "dave"}, "forged"), ({"asker": bytes(32)}, "forged"), ({"ask": bytes(32)}, "forged"),
+        ({"asker": b"", "asked_by": "", "ask": b""}, "forged"), ({"asked_by": ""}, "malformed"),
+        ({"asker": b""}, "malformed"), ({"ask": b""}, "malformed"), ({"asked_by": "Carol\x1b[2J"}, "malformed"),
+    ],
+)
+def test_who_asked_is_the_senders_word_and_no_coordinators(
+    default_world: World, changes: dict[str, object], detail: str
+) -> None:
+    """The recipient knows by whose request it comes; nobody in between puts another there, or none."""
+    wanted = dataclasses.replace(asked(SENDER_MADE), asker=b"q" * 32, asked_by="carol", ask=b"a" * 32)
+    honest = finished(default_world.transfer(wanted))
+    req = honest.state("recipient").session.req
+    assert (req.asker, req.asked_by, req.ask) == (b"q" * 32, "carol", b"a" * 32)
+    talk = default_world.transfer(
+        wanted, tap=replacing(Notify, lambda turn: remade(turn.message, "request", Req, **changes))
+    )
+    with pytest.raises(PeerViolation) as caught:
+        talk.run()
+    assert (caught.value.detail, type(talk.state("recipient"))) == (detail, tr.Idle)
+
+
 @each_form
 def test_what_costs_nothing_is_looked_at_before_any_signature(
     default_world: World, form: Form, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from zkc.errors import LocalIOError, VersionMismatch
 from zkc.stores import files, localdb
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
-from zkc.stores.items import Item
+from zkc.stores.items import COLUMNS, Item
 from zkc.stores.receipts import save_receipt
 from zkc.stores.saving import save_item
 
@@ -50,6 +51,32 @@ def test_an_item_is_there_with_all_that_was_said_of_it_for_every_process(home: H
     assert item.transfer == XID.hex()
     assert item.path.read_bytes() == b"payload"
     assert len(item.id) >= 12
+
+
+def test_an_index_of_a_former_version_says_of_nothing_that_anybody_asked_for_it(home: Home, inbox: Inbox) -> None:
+    """What was there, what is new, and what a program of that version still writes beside one of this."""
+    old, begun = receive(inbox, b"old"), inbox.begin(FP, b"p" * 16, entry("half.bin"))
+    begun.write(b"h")
+    begun.close(discard=False)
+    inbox.close()
+    index = sqlite3.connect(home.inbox / "index.db", isolation_level=None)
+    for table in ("items", "partials"):
+        for name in ("asked_by", "asker", "announced"):
+            index.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+    index.execute("PRAGMA user_version = 1")
+    index.close()
+    with Inbox.open(home) as again:
+        assert again.items() == [old]
+        assert [item.asked_by for item in again.partials()] == [""]
+        new = receive(again, tid=b"n" * 16, what=entry(asked_by="carol", asker=b"c" * 32))
+        with contextlib.closing(sqlite3.connect(home.inbox / "index.db", isolation_level=None)) as index:
+            same = ", ".join(name for name in COLUMNS if name not in {"id", "asked_by", "asker", "announced"})
+            index.execute(
+                f"INSERT INTO items (id, {same}) SELECT ?, {same} FROM items WHERE id = ?",
+                ("0" * 16, old.id),
+            )
+        assert [(item.asked_by, item.asker) for item in again.items()] == [("", b""), ("carol", b"c" * 32), ("", b"")]
+        assert again.items()[1] == new
 
 
 def test_nothing_is_visible_before_the_commit_and_nothing_stays_of_what_is_discarded(home: Home, inbox: Inbox) -> None:

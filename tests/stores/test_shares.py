@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zkc.errors import PolicyRefused
-from zkc.stores.shares import Grantee, Share, open_shared
+from zkc.stores.shares import Grantee, Share, kind_of, open_shared
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def share(tmp_path: Path) -> Share:
     return Share("s", str(root), [Grantee("carol", "aa")])
 
 
-def content(descriptor: int) -> bytes:
-    with open(descriptor, "rb") as file:
+def content(opened: tuple[int, str]) -> bytes:
+    with open(opened[0], "rb") as file:
         return file.read()
 
 
@@ -45,8 +45,8 @@ def test_a_share_of_one_file(share: Share) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "link", "up/secret", "../secret", "sub/../../secret", "{}/../secret", "/etc/passwd", "none", "sub", "", "fifo",
-        "a\0b", "{}x/secret", "sub/file/x",
+        "link", "up/secret", "../secret", "sub/../../secret", "{}/../secret", "/etc/passwd", "none", "fifo", "up",
+        "up/root", "a\0b", "{}x/secret", "sub/file/x", "..", "sub/..", "{}/..",
     ],
 )
 def test_all_else_is_refused_alike(share: Share, path: str) -> None:
@@ -92,3 +92,20 @@ def test_a_grant_is_to_an_identity() -> None:
     assert not share.allows("dave", b"\xaa", "bob")
     assert not share.allows("carol", b"\xaa", "carol")
     assert Share("s", "/", [Grantee("carol", "aa")]).allows("carol", b"\xaa", "carol")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("", "root"), (".", "root"), ("sub", "sub"), ("sub/", "sub"), ("{}", "root")]
+)
+def test_a_folder_of_it(share: Share, path: str, name: str) -> None:
+    descriptor, called = open_shared(share, path.format(share.path))
+    try:
+        is_it = os.path.samestat(os.fstat(descriptor), os.stat(Path(share.path, path.format(share.path))))
+    finally:
+        os.close(descriptor)
+    assert (called, is_it) == (name, True)
+
+
+def test_what_a_share_is(share: Share) -> None:
+    kinds = {path: kind_of(Share("s", f"{share.path}/{path}", [])) for path in ("", "sub/file", "fifo", "none")}
+    assert kinds == {"": "folder", "sub/file": "file", "fifo": "gone", "none": "gone"}

@@ -34,7 +34,9 @@ def test_carol_asks_alice_to_send_to_bob() -> None:
         assert fleet.zkc("alice", "verify", "carol").code == 0
         assert fleet.zkc("alice", *words).code == 0
         listed = fleet.zkc("carol", "--json", "shares", "alice").events
-        assert listed == [{"v": 1, "event": "share", "name": "builds", "note": "each night", "for": ["bob", "carol"]}]
+        assert listed == [{
+            "v": 1, "event": "share", "name": "builds", "kind": "folder", "note": "each night", "for": ["bob", "carol"],
+        }]  # fmt: skip
         nothing = fleet.zkc("bob", "--json", "shares", "alice")
         assert (nothing.code, nothing.out) == (0, b"")
 

@@ -239,7 +239,7 @@ def receipts() -> Vectors:
         known("tid", 16), known("xid", 16), known("th"), "alice", alice.public.fingerprint, "bob",
         bob.public.fingerprint, digest(decode(card, Card).body), name_digest(manifest.name), 12345,
         known("blake3"), manifest_digest(manifest), "sender", "aes-256-gcm", "online", 2, True,
-        b"", 1_700_000_000_000, 1_700_000_001_234,
+        b"", "", 1_700_000_000_000, 1_700_000_001_234,
     )
     return [
         {

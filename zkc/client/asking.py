@@ -128,7 +128,8 @@ class Asking:
     def ask(self, transfer: Transfer, ask_timeout: float) -> Question:
         """A person is asked, for ``ask_timeout`` seconds, or as long as the sender waits if that is less."""
         req, now = transfer.req, self._clock.wall()
-        pin = self._store.pinned().get(req.sender)
+        pinned = self._store.pinned()
+        pin, asker = pinned.get(req.sender), pinned.get(req.asked_by)
         preview = preview_of(transfer)
         item = PendingItem(
             id=req.xid.hex(), sender=req.sender, app=req.recipient if owner_of(req.recipient) else "",
@@ -136,6 +137,8 @@ class Asking:
             name=preview.name if preview else None, note=preview.note if preview else "",
             size=preview.size if preview else None, least_size=least_size(req.size_class),
             key_source=req.key_source, since=now, until=now + min(ask_timeout, req.wait or math.inf),
+            asked_by=req.asked_by, asker=req.asker,
+            asker_pinned=None if asker is None else req.asker in (asker.fingerprint, *self._store.former(req.asked_by)),
         )
         question = self._questions[item.id] = Question(transfer, item, preview)
         return question

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from zkc.errors import Interrupted
+from zkc.errors import Interrupted, ZkcError
 from zkc.net.pipe import Bell
 
 
@@ -14,12 +14,15 @@ class Call:
     """One call under way. It is told to end from any thread, also before it has begun and after it has ended."""
 
     def __init__(self) -> None:
+        self._reason: ZkcError | None = None
         self._mutex = threading.Lock()
         self._told = threading.Event()
         self._ways: list[Callable[[], object]] = []
 
-    def end(self) -> None:
+    def end(self, reason: ZkcError | None = None) -> None:
+        """``reason``: what it ends with where it is heard by a bell; of several the first counts."""
         with self._mutex:
+            self._reason = self._reason or reason
             self._told.set()
             for way in self._ways:
                 way()
@@ -40,8 +43,13 @@ class Call:
     @contextlib.contextmanager
     def bell(self) -> Iterator[Bell]:
         """A bell that `end` rings; never once its descriptors may be somebody else's."""
-        with contextlib.closing(Bell()) as bell, self.ended_by(bell.ring):
+        with contextlib.closing(Bell()) as bell, self.ended_by(lambda: bell.ring(self._reason)):
             yield bell
+
+    def check(self) -> None:
+        """Raises what it ends with, once it is told to."""
+        if self._told.is_set():
+            raise self._reason or Interrupted("this client ends", detail="shutdown")
 
     def pause(self, seconds: float) -> None:
         """Sleep; `Interrupted` when it is told to end."""

@@ -294,6 +294,11 @@ class PendingItem(Message, frozen=True):
     since: float
     """Seconds since 1970."""
     until: float
+    asked_by: str = ""
+    asker: bytes = b""
+    """By whose request it is sent, as its sender says: name and fingerprint; empty: nobody's."""
+    asker_pinned: bool | None = None
+    """Whether that is the key which is pinned here for that name; None: none is."""
 
 
 class PendingListReply(Message, frozen=True, tag="pending-list"):

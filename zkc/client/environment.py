@@ -23,6 +23,7 @@ def item_environment(item: Item) -> dict[str, str]:
         "ZKC_DIGEST": f"blake3:{item.digest.hex()}",
         "ZKC_TRANSFER": item.transfer,
         "ZKC_KEY_SOURCE": item.key_source,
+        "ZKC_ASKED_BY": item.asked_by,
     }
 
 
@@ -35,6 +36,7 @@ def pending_environment(item: PendingItem) -> dict[str, str]:
         "ZKC_DIGEST": "",
         "ZKC_TRANSFER": item.id,
         "ZKC_KEY_SOURCE": item.key_source,
+        "ZKC_ASKED_BY": item.asked_by,
     }
 
 

@@ -87,7 +87,8 @@ class Asker:
                     f"{self._sender} has not delivered it in time", detail="timeout", hint="it goes on sending"
                 )
             news = self._news(running)
-            if not requested:
+            if not requested and (news.size >= 0 or news.pending or news.path or news.over):
+                # Before, a folder is looked through.
                 on_event(Requested(recipient, news.name, None if news.size < 0 else news.size))
                 requested = True
             if news.pending and not pending:
@@ -135,7 +136,7 @@ class Asker:
         if detail == "rule":
             about = f"{self._sender} or {recipient}"
         else:
-            about = recipient if code in _OF_RECIPIENT and detail != "share" else self._sender
+            about = recipient if code in _OF_RECIPIENT and detail != "withdrawn" else self._sender
         return refused_by(about, code, detail)
 
     def _recipient(self, name: str) -> bytes:

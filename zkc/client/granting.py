@@ -65,7 +65,7 @@ async def _grant(
     terms = machine.Terms(
         entropy.bytes(ID_BYTES), wanted.tid, wanted.recipient, wanted.key_source, wanted.key_order, wanted.cipher,
         wanted.size_class, wanted.fresh, wanted.compression, wanted.acknowledgement, wanted.can_listen,
-        wanted.presence, wanted.wait, wanted.preview, wanted.asker, wanted.ask,
+        wanted.presence, wanted.wait, wanted.preview, wanted.asker, wanted.asked_by, wanted.ask,
         gossip.head_for(principal, wanted.recipient),
     )
     current = machine.create_request(sender, terms)

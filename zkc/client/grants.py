@@ -37,8 +37,9 @@ class Wanted:
     preview: bytes = b""
     """What a person or a policy may judge by (`zkc.protocol.session.make_preview`)."""
     asker: bytes = b""
+    asked_by: str = ""
     ask: bytes = b""
-    """Fingerprint of who asked for this delivery, and H(ASK)."""
+    """Fingerprint and name of who asked for this delivery, and H(ASK)."""
     pin: bytes = b""
     """Fingerprint that the recipient must have, whatever is pinned here; empty: any that the pins allow."""
 
@@ -49,6 +50,8 @@ class OnRequest:
 
     tid: bytes
     asker: bytes
+    asked_by: str
+    """Fingerprint and name of who asked."""
     ask: bytes
     recipient: bytes
     """Fingerprint that the recipient must have."""

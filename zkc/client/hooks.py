@@ -46,7 +46,7 @@ class Hooks:
 
     def arrived(self, item: Item) -> None:
         """It is in the inbox."""
-        told = f"{escape(item.name)} from {item.sender}"
+        told = f"{escape(item.name)} from {item.sender}{_asked_by(item)}"
         self._start("arrived", {**item_environment(item), "ZKC_ITEM": item.id}, told, item.note)
 
     def asked(self, item: PendingItem) -> None:
@@ -54,7 +54,7 @@ class Hooks:
         name = "a transfer" if item.name is None else escape(item.name)
         self._start(
             "asked", {**pending_environment(item), "ZKC_ITEM": item.id},
-            f"{item.sender} asks to send {name}: zkc accept {item.id[:8]}", item.note,
+            f"{item.sender} asks to send {name}{_asked_by(item)}: zkc accept {item.id[:8]}", item.note,
         )
 
     async def close(self) -> None:
@@ -116,6 +116,10 @@ class Hooks:
             self._repeats.tell(self._log, "warning", "hook-failed", (event, status), **about, status=status)
         else:
             self._log.debug("hook-done", **about)
+
+
+def _asked_by(item: Item | PendingItem) -> str:
+    return f", asked by {escape(item.asked_by)}" if item.asked_by else ""
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

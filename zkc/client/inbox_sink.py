@@ -78,8 +78,9 @@ class InboxSink:
 
     def announced(self, manifest: Manifest) -> None:
         rules, wall, consent = self._config.receiving_rules(), self._clock.wall(), self._consent
-        if consent.shown is None and self._partial is not None and self._partial.entry.name != manifest.name:
-            consent = Consent()  # what is here was let in under another name
+        size, before = -1 if manifest.size is None else manifest.size, self._partial and self._partial.entry
+        if consent.shown is None and before and (before.name, before.announced) != (manifest.name, size):
+            consent = Consent()  # what is here was let in as something else
         check_manifest(manifest, self._session, rules, wall, consent)
         self._manifest = manifest
         self._listing = ListingReader(manifest.size) if manifest.kind == "tree" else None
@@ -87,7 +88,7 @@ class InboxSink:
         entry = NewItem(
             sender=req.sender, app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name,
             note=manifest.note, kind=manifest.kind, key_source=req.key_source, xid=req.xid, mode=manifest.mode,
-            mtime_ns=manifest.mtime_ns,
+            mtime_ns=manifest.mtime_ns, asked_by=req.asked_by, asker=req.asker, announced=size,
         )
         self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes(), held_bytes=here))
         if self._partial is None:

@@ -294,5 +294,6 @@ class LiveSink:
             id=id, sender=req.sender, sender_fp=session.peer.fingerprint,
             app=(req.recipient if owner_of(req.recipient) else ""), name=manifest.name, note=manifest.note,
             size=self.size, digest=digest, key_source=req.key_source, kind=manifest.kind, received=now, xid=req.xid,
-            tid=req.tid, mode=manifest.mode, mtime_ns=manifest.mtime_ns, path=Path(),
+            tid=req.tid, mode=manifest.mode, mtime_ns=manifest.mtime_ns, path=Path(), asked_by=req.asked_by,
+            asker=req.asker,
         )

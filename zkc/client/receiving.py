@@ -268,6 +268,10 @@ class Receiver:
 
     def _note(self, transfer: Transfer, verdict: Verdict) -> None:
         ends = transfer.req.sender, transfer.req.recipient
+        asker = transfer.req.asked_by
+        if asker and transfer.asking is None:  # else it was noted before the person was asked
+            code, detail = (verdict.code, verdict.detail) if isinstance(verdict, machine.Decline) else (0, "")
+            self._notes.note("on-request", asker, transfer.req.recipient, code=code, detail=detail)
         match verdict:
             case machine.AskPerson():
                 self._notes.note("asked", *ends, rule=transfer.rule)

@@ -108,7 +108,8 @@ class Sending:
         self._asked = asked
         if asked is not None:
             self._wanted = replace(
-                self._wanted, tid=asked.tid, asker=asked.asker, ask=asked.ask, pin=asked.recipient
+                self._wanted, tid=asked.tid, asker=asked.asker, asked_by=asked.asked_by, ask=asked.ask,
+                pin=asked.recipient,
             )
         self._entropy = entropy
         self._began = clock.monotonic()
@@ -425,7 +426,7 @@ class Sending:
 
     def _sleep(self, seconds: float) -> None:
         if self._bell.wait(seconds):
-            raise interrupted(self._recipient)
+            raise interrupted(self._recipient, self._bell)
 
     def _check_earlier(self, have: Have) -> ReceiptBody:
         """A receipt of an earlier try of this delivery: it must be one of ours, and of this very data."""
@@ -456,7 +457,7 @@ class Sending:
     def _pause(self) -> None:
         """While all of it is read again."""
         if self._bell.rung:
-            raise interrupted(self._recipient)
+            raise interrupted(self._recipient, self._bell)
         if self._left() == 0:
             raise TimedOut(
                 f"the transfer to {self._recipient} timed out while {self._manifest.name} was read", detail="timeout",

@@ -22,8 +22,9 @@ from zkc.client.grants import OnRequest
 from zkc.client.handed import Grants, ThreadGranter
 from zkc.client.principal import Principal, known_about
 from zkc.client.sending import Sending
-from zkc.client.sources import FileSource
+from zkc.client.sources import shared_source
 from zkc.client.successions import Request, follow, look_up
+from zkc.client.walking import Skipped
 from zkc.config import ClientConfig
 from zkc.constants import ASKED_JOBS_MAX, ASKED_OPEN_MAX, NONCE_SECONDS
 from zkc.crypto.cards import VerifiedCard
@@ -35,7 +36,7 @@ from zkc.protocol.trust import KeyChanged, OwnerChanged
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
-from zkc.stores.shares import Share, load_shares, open_shared
+from zkc.stores.shares import Share, kind_of, load_shares, open_shared
 from zkc.wire.codec import decode
 from zkc.wire.messages import AskBody, AskFrom, AskMore, AskReply, AskState, ShareLine, ShareList
 
@@ -52,12 +53,12 @@ class _Job:
     share: Share
     recipient: str
     name: str
-    size: int
+    size: int = -1
+    watch: asyncio.Task[None] | None = None
     call: Call = field(default_factory=Call)
     sent: int = 0
     pending: bool = False
     granted: Granted | None = None
-    looked: float = 0.0
     withdrawn: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
     code: int = 0
@@ -133,13 +134,15 @@ class Sharing:
         """Every delivery is told to end, and does so in bounded time."""
         for job in self._jobs.values():
             job.call.end()
+            if job.watch is not None:
+                job.watch.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _challenge(self, party: machine.Party, key: tuple[str, bytes], message: AskFrom) -> AskReply:
         ask0, asker, _ = machine.read_ask0(party, message)
         if not ask0.recipient:
             lines = [
-                ShareLine(each.name, each.note, each.recipients or [asker.name])
+                ShareLine(each.name, each.note, each.recipients or [asker.name], kind_of(each))
                 for each in load_shares(self._home)
                 if any(each.may_ask(asker.name, known) for known in self._known_as(asker))
             ]
@@ -169,13 +172,14 @@ class Sharing:
         self._notes.note("share", asked.ask.asker, asked.ask.recipient, code=verdict.code, detail=verdict.detail)
         taken = step(machine.SENDER, party, asked, verdict)
         if begun is not None:
-            job, source = begun
+            job, descriptor = begun
             job.state = taken.state
-            self._begin(key, job, source, asked)
+            self._begin(key, job, descriptor, asked)
         reply: AskReply = taken.effects[0].message
         return reply
 
-    def _allowed(self, asked: machine.Judging) -> tuple[_Job, FileSource]:
+    def _allowed(self, asked: machine.Judging) -> tuple[_Job, int]:
+        """What is to be sent, and its descriptor: what is below it is looked at in the delivery's own thread."""
         ask, what = asked.ask, asked.what
         running = [asker for (asker, _), job in self._jobs.items() if not job.over.is_set()]
         if len(running) >= ASKED_JOBS_MAX or running.count(ask.asker) >= ASKED_JOBS_MAX // 2:
@@ -184,17 +188,8 @@ class Sharing:
         known = known_about(self._store, ask.recipient)
         if known.fingerprint not in (b"", ask.fingerprint):
             raise PolicyRefused("another recipient is pinned here", detail="recipient")
-        name = Path(what.path or share.path).name
-        source = FileSource(Path(share.path) / what.path, open_shared(share, what.path))
-        try:
-            size = source.manifest(name, what.note).size
-        except BaseException:
-            source.close()
-            raise
-        job = _Job(
-            machine.Sending(asked.th, ask.qid, asked.asker), share, ask.recipient, name, -1 if size is None else size
-        )
-        return job, source
+        descriptor, name = open_shared(share, what.path)
+        return _Job(machine.Sending(asked.th, ask.qid, asked.asker), share, ask.recipient, name), descriptor
 
     def _share(self, name: str, asked: machine.Judging, recipient: str) -> Share:
         """Missing and not for this asker: the same."""
@@ -210,65 +205,73 @@ class Sharing:
         """
         return asker.fingerprint, *self._store.former(asker.name)
 
-    def _begin(
-        self, key: tuple[str, bytes], job: _Job, source: FileSource, asked: machine.Judging
-    ) -> None:
+    def _begin(self, key: tuple[str, bytes], job: _Job, descriptor: int, asked: machine.Judging) -> None:
         for old in [old for old, each in self._jobs.items() if each.over.is_set()]:
             if len(self._jobs) < ASKED_OPEN_MAX:
                 break
             del self._jobs[old]
         self._jobs[key] = job
         loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._threads, self._run, loop, job, source, asked)
+        running = loop.run_in_executor(self._threads, self._run, loop, job, descriptor, asked)
         running.add_done_callback(lambda ended: self._ended(job, ended))
+        job.watch = asyncio.create_task(self._watch(job, asked))
 
     def _run(
-        self, loop: asyncio.AbstractEventLoop, job: _Job, source: FileSource, asked: machine.Judging
+        self, loop: asyncio.AbstractEventLoop, job: _Job, descriptor: int, asked: machine.Judging
     ) -> tuple[bytes, str]:
         """In a thread: the receipt, and the cipher."""
-        ask = asked.ask
-        request = OnRequest(ask.tid, asked.asker.fingerprint, asked.hash, ask.fingerprint)
+        ask, what = asked.ask, asked.what
+        request = OnRequest(ask.tid, asked.asker.fingerprint, asked.asker.name, asked.hash, ask.fingerprint)
 
         def told(event: Event) -> None:
             if isinstance(event, Pending):
                 job.pending = True
             if isinstance(event, Granted):
                 job.granted = event
+                self._look_again(job, asked)
             if isinstance(event, Progress):
                 job.sent = event.bytes
-                self._look_again(job, asked)
 
-        try:
-            with job.call.bell() as bell:
-                done = Sending(
-                    self._home, self._config(), ThreadGranter(self._grant, loop, job.call), ask.recipient, source,
-                    source.manifest(job.name, asked.what.note), Options(), clock=self._clock, entropy=self._entropy,
-                    bell=bell, on_event=told, asked=request,
-                ).run()
-        finally:
-            source.close()
+        skipped: list[Skipped] = []
+        source, manifest = shared_source(
+            Path(job.share.path, what.path), descriptor, job.name, what.note, what.exclude, skipped.append,
+            job.call.check,
+        )
+        with contextlib.closing(source), job.call.bell() as bell:
+            if skipped:
+                self._log.info("asked-skipped", share=job.share.name, entries=len(skipped))
+            job.size = -1 if manifest.size is None else manifest.size
+            done = Sending(
+                self._home, self._config(), ThreadGranter(self._grant, loop, job.call), ask.recipient, source,
+                manifest, Options(), clock=self._clock, entropy=self._entropy, bell=bell, on_event=told,
+                asked=request,
+            ).run()
         if not isinstance(done, Delivery):
             raise InternalError("a delivery ended as a dry run")
         return done.receipt.read_bytes(), done.cipher
 
+    async def _watch(self, job: _Job, asked: machine.Judging) -> None:
+        """Its right, as long as it is under way: while files are looked for and while a person is asked, too."""
+        while not job.over.is_set():
+            await asyncio.sleep(_NEWS_SECONDS)
+            self._look_again(job, asked)
+
     def _look_again(self, job: _Job, asked: machine.Judging) -> None:
         """A right that was taken back ends what is under way by it."""
-        now = self._clock.monotonic()
-        if now - job.looked < _NEWS_SECONDS:
-            return
-        job.looked = now
         try:
-            self._share(job.share.name, asked, job.recipient)
+            is_there = self._share(job.share.name, asked, job.recipient).path == job.share.path
         except ZkcError:
+            is_there = False
+        if not is_there:
+            job.call.end(PolicyRefused("the share was withdrawn", detail="withdrawn"))
             job.withdrawn = True
-            job.call.end()
 
     def _ended(self, job: _Job, ended: asyncio.Future[tuple[bytes, str]]) -> None:
         error = None if ended.cancelled() else ended.exception()
         if ended.cancelled():
             job.code, job.detail = 31, "shutdown"
         elif job.withdrawn and error is not None:
-            job.code, job.detail = PolicyRefused.code, "share"
+            job.code, job.detail = PolicyRefused.code, "withdrawn"
         elif isinstance(error, ZkcError):
             job.code, job.detail = error.code, error.detail
         elif error is not None:
@@ -276,8 +279,12 @@ class Sharing:
             self._log.error("defect", exc_info=error)
         else:
             job.receipt, job.cipher = ended.result()
+        if job.withdrawn and job.code:
+            self._notes.note("share", job.state.asker.name, job.recipient, code=job.code, detail=job.detail)
         self._log.info("asked-ended", recipient=job.recipient, code=job.code, detail=job.detail)
         job.over.set()
+        if job.watch is not None:
+            job.watch.cancel()
 
     async def _more(self, party: machine.Party, key: tuple[str, bytes]) -> AskReply:
         job = self._jobs.get(key)
@@ -294,6 +301,6 @@ class Sharing:
 
 def _fitting(lines: list[ShareLine]) -> ShareList:
     """As many as go into one answer; where that is tight with the beginning of each note and the first recipient."""
-    short = [ShareLine(each.name, each.note[:32], each.recipients[:1]) for each in lines]
-    whole = sum(len(each.note.encode()) + len(each.name) + 72 * len(each.recipients) for each in lines)
+    short = [ShareLine(each.name, each.note[:32], each.recipients[:1], each.kind) for each in lines]
+    whole = sum(len(each.note.encode()) + len(each.name) + 8 + 72 * len(each.recipients) for each in lines)
     return ShareList(lines if whole < 16_000 else short[:128])

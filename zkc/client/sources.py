@@ -222,6 +222,29 @@ def source_of(
     return PipeSource(payload, head), Manifest("stream", _named(name, "stdin"), note, None, 0o600, 0)
 
 
+def shared_source(
+    path: Path, descriptor: int, name: str, note: str, exclude: Sequence[str], on_skip: Callable[[Skipped], None],
+    on_folder: Callable[[], None],
+) -> tuple[FileSource | TreeSource, Manifest]:
+    """The same of a file or a folder that is open: ``descriptor`` is closed with the source, and where there is none.
+
+    ``path`` stands in messages alone; ``on_folder`` is called in each folder, and ends the walk with what it raises.
+    """
+    try:
+        named, status = own_name(name), os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            tree = walk([Root(path, b"", descriptor)], exclude, on_skip, on_folder)
+            mode, mtime_ns = stat.S_IMODE(status.st_mode), max(status.st_mtime_ns, 0)
+            return TreeSource(tree, descriptor), Manifest("tree", named, note, tree.size, mode, mtime_ns)
+        if exclude and is_excluded(name, exclude):
+            raise nothing_left()
+    except BaseException:
+        os.close(descriptor)
+        raise
+    file = FileSource(path, descriptor)
+    return file, file.manifest(named, note)
+
+
 def small_source(small: Small, name: str | None, note: str) -> tuple[BytesSource, Manifest]:
     """The same of a payload that is here whole: what a command has handed over. `UsageError` (``bad-name``)."""
     size = None if small.kind == "stream" else len(small.data)

@@ -62,7 +62,8 @@ class Transfer:
     @property
     def ids(self) -> dict[str, str]:
         """What tells it apart in the log."""
-        return {"sender": self.req.sender, "recipient": self.req.recipient, "xid": self.req.xid.hex()}
+        asked = {"asked_by": self.req.asked_by} if self.req.asked_by else {}
+        return {"sender": self.req.sender, "recipient": self.req.recipient, "xid": self.req.xid.hex(), **asked}
 
 
 class Transfers(dict[bytes, Transfer]):

@@ -37,12 +37,14 @@ class Tree:
 
 
 def walk(
-    roots: Sequence[Root], exclude: Sequence[str] = (), on_skip: Callable[[Skipped], None] = lambda _: None
+    roots: Sequence[Root], exclude: Sequence[str] = (), on_skip: Callable[[Skipped], None] = lambda _: None,
+    on_folder: Callable[[], None] = lambda: None,
 ) -> Tree:
-    """`UsageError` (``limit``, ``collision``, ``excluded``), `LocalIOError` (``unreadable``)."""
+    """`UsageError` (``limit``, ``collision``, ``excluded``), `LocalIOError` (``unreadable``); what ``on_folder``
+    raises, which is called in each folder."""
     if len(roots) > TREE_TOPS_MAX:
         raise too_much(f"more than {TREE_TOPS_MAX} paths")
-    found = Walk(exclude, on_skip)
+    found = Walk(exclude, on_skip, on_folder)
     for root in sorted(roots, key=lambda root: folded(root.name)):
         found.root(root)
     if not found.entries:
@@ -58,8 +60,10 @@ class TreeSource:
     again = True
     """It can be read from any byte on."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, descriptor: int | None = None) -> None:
+        """``descriptor``: of the tree's root, opened already; closed with this."""
         self.tree = tree
+        self._descriptor = descriptor
         self._head = tree.head
         self._position = 0
         self._contents = self._fresh()
@@ -105,6 +109,9 @@ class TreeSource:
 
     def close(self) -> None:
         self._contents.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class _Places:
@@ -131,7 +138,7 @@ class _Contents:
         self._entries = entries
         self._inodes = iter(inodes)
         self._roots = iter(roots)
-        self._top = Path()
+        self._root = Root(Path(), b"")
         """The root that the last entry is in."""
         self._names: list[bytes] = []
         """The path of the last entry from there; each open folder of it has its descriptor in ``_folders``."""
@@ -237,7 +244,7 @@ class _Contents:
             del self._names[depth:]
             self._names.append(entry.name)
             if depth == 0:
-                self._top = next(self._roots).path
+                self._root = next(self._roots)
             if isinstance(entry, TreeFile):
                 self._inode = next(self._inodes)
                 return entry
@@ -251,7 +258,7 @@ class _Contents:
     def _opened(self, entry: TreeFile) -> int:
         try:
             if entry.depth == 0:
-                return os.open(self._top, FILE)  # the user's own path: his links are his
+                return os.open(self._root.path, FILE)  # the user's own path: his links are his
             folder = self._folders[-1] if len(self._folders) == entry.depth else self._folder(entry.depth)
             return os.open(entry.name, FILE | os.O_NOFOLLOW, dir_fd=folder)
         except PermissionError as error:
@@ -264,7 +271,7 @@ class _Contents:
         while len(self._folders) < depth:
             level = len(self._folders)
             if level == 0:
-                self._folders.append(os.open(self._top, FOLDER))
+                self._folders.append(self._root.open())
             else:
                 opened = os.open(self._names[level], FOLDER | os.O_NOFOLLOW, dir_fd=self._folders[-1])
                 self._folders.append(opened)
@@ -279,7 +286,7 @@ class _Contents:
             raise _changed(self._shown())
 
     def _shown(self) -> str:
-        return os.path.join(self._top, *(os.fsdecode(name) for name in self._names[1:]))
+        return os.path.join(self._root.path, *(os.fsdecode(name) for name in self._names[1:]))
 
 
 def _changed(path: str) -> LocalIOError:

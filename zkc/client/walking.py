@@ -52,17 +52,32 @@ class Skipped:
 class Root:
     """A path that the user named, whose links are his, and its name at the top of the tree.
 
-    Empty: the tree is this folder, or this file, and has the name of its manifest.
+    Empty: the tree is this folder, or this file, and has the name of its manifest. ``descriptor``: of a folder that
+    somebody has opened and will close, in whose place the path only stands in messages.
     """
 
     path: Path
     name: bytes
+    descriptor: int | None = None
+
+    def look(self) -> os.stat_result:
+        return os.stat(self.path if self.descriptor is None else self.descriptor)
+
+    def open(self) -> int:
+        """The folder; `OSError`."""
+        if self.descriptor is None:
+            return os.open(self.path, FOLDER)
+        return os.open(".", FOLDER, dir_fd=self.descriptor)
 
 
 class Walk:
     """Makes the listing, entry by entry."""
 
-    def __init__(self, exclude: Sequence[str], on_skip: Callable[[Skipped], None]) -> None:
+    def __init__(
+        self, exclude: Sequence[str], on_skip: Callable[[Skipped], None], on_folder: Callable[[], None]
+    ) -> None:
+        """``on_folder`` is called in each folder, and ends the walk with what it raises."""
+        self._on_folder = on_folder
         self._exclude = tuple(_Pattern.of(glob) for glob in exclude)
         self._on_skip = on_skip
         self._user = os.geteuid()
@@ -80,7 +95,7 @@ class Walk:
     def root(self, root: Root) -> None:
         path = root.path
         try:
-            status = path.stat()
+            status = root.look()
             if stat.S_ISDIR(status.st_mode):
                 self._root_folder(root, status)
                 return
@@ -97,7 +112,7 @@ class Walk:
             return
         self._put_root(root)
         self._top = root.name or os.fsencode(name_of(root.path))
-        descriptor = os.open(root.path, FOLDER)
+        descriptor = root.open()
         try:
             self._add(TreeFolder(0, root.name, status.st_mode & 0o777, status.st_mtime_ns))
             self._inside(descriptor, 1, str(root.path), b"", len(root.name) + 1 if root.name else 0)
@@ -115,6 +130,7 @@ class Walk:
         """All that is in an open folder. ``inner``: its path from the folder at the top, with a slash behind it."""
         if depth > TREE_DEPTH_MAX:
             raise too_much(f"more than {TREE_DEPTH_MAX} folders in folders: {shown}")
+        self._on_folder()
         names = _names(folder, shown)
         before: tuple[bytes, str] | None = None
         for name in names:

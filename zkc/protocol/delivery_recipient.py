@@ -460,5 +460,5 @@ def receipt_body(
         recipient=req.recipient, recipient_fingerprint=session.own_fingerprint, card_hash=resp.card_hash,
         name_digest=name_digest(manifest.name), size=size, digest=digest, manifest_digest=manifest_digest(manifest),
         key_source=req.key_source, cipher=req.cipher, presence=resp.presence, presence_age=resp.presence_age,
-        durable=not resp.live, asker=req.ask, began=int(began * 1000), ended=int(ended * 1000),
+        durable=not resp.live, asker=req.ask, asked_by=req.asked_by, began=int(began * 1000), ended=int(ended * 1000),
     )

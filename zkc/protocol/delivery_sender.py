@@ -414,6 +414,7 @@ def check_receipt(session: Session, receipt: bytes, manifest: Manifest, size: in
         "name_digest": name_digest(manifest.name), "size": size, "digest": digest,
         "manifest_digest": manifest_digest(manifest), "key_source": req.key_source, "cipher": req.cipher,
         "presence": resp.presence, "presence_age": resp.presence_age, "durable": not resp.live, "asker": req.ask,
+        "asked_by": req.asked_by,
     }
     for field, value in expected.items():
         if getattr(body, field) != value:

@@ -171,8 +171,10 @@ def check_receipt(state: Running, receipt: bytes) -> OpenedReceipt:
     """That the recipient whom ASK names has signed for this very request. `PeerViolation` (``forged``)."""
     ask, opened = state.requested.ask, open_receipt(receipt)
     body = opened.body
-    if (body.recipient, body.recipient_fingerprint, body.sender, body.sender_fingerprint, body.tid, body.asker) != (
+    ends = body.recipient, body.recipient_fingerprint, body.sender, body.sender_fingerprint
+    if (*ends, body.tid, body.asker, body.asked_by) != (
         ask.recipient, ask.fingerprint, ask.sender, state.requested.sender.fingerprint, ask.tid, state.requested.hash,
+        ask.asker,
     ):
         raise PeerViolation("forged", "a receipt of something else")
     return opened

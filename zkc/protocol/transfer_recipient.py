@@ -21,7 +21,7 @@ from zkc.crypto.signing import IdentityKey
 from zkc.crypto.suites import KemPrivateKey, kem_decapsulate, seal
 from zkc.crypto.transcript import Transcript
 from zkc.errors import IdentityError, PeerViolation
-from zkc.ids import Presence
+from zkc.ids import Presence, is_name
 from zkc.protocol.session import (
     Session,
     confirmation,
@@ -168,6 +168,8 @@ def consume_notification(recipient: Recipient, state: Idle, message: Notify) -> 
         raise PeerViolation("identity", "the request is for somebody else")
     if (req.key_source == "coordinator") is not bool(req.sender_one_time_key):
         raise PeerViolation("malformed", "key source and one-time key do not go together")
+    if len({bool(req.asker), bool(req.asked_by), bool(req.ask)}) > 1 or (req.asked_by and not is_name(req.asked_by)):
+        raise PeerViolation("malformed", "who asked for it is not whole")
     sender = verify_peer(recipient.authority, req.sender, message.card, message.certificate)
     judge_peer(sender, recipient.known, None)
     if req.card_hash != sender.hash:

@@ -94,8 +94,9 @@ class Terms:
     preview: bytes = b""
     """`make_preview`, or nothing to judge by."""
     asker: bytes = b""
+    asked_by: str = ""
     ask: bytes = b""
-    """On whose request, and H(ASK) of it."""
+    """On whose request (fingerprint and name), and H(ASK) of it."""
     head: bytes = b""
     """Signed head of the key log, where it is news to the recipient."""
 
@@ -188,8 +189,8 @@ def create_request(sender: Sender, terms: Terms) -> Step:
         TERMS_VERSION, terms.xid, terms.tid, sender.card.name, terms.recipient, sender.known.fingerprint,
         terms.key_source, terms.key_order, terms.cipher, terms.compression, terms.acknowledgement, terms.presence,
         terms.wait, terms.size_class, terms.can_listen, terms.fresh, sender.card.hash,
-        one_time.public.encode() if one_time else b"", _seal_preview(sender, terms), terms.asker, terms.ask,
-        terms.head,
+        one_time.public.encode() if one_time else b"", _seal_preview(sender, terms), terms.asker,
+        terms.asked_by, terms.ask, terms.head,
     )
     encoded = encode(req)
     th = Transcript.start("xfer", sender.authority.suite.name).absorb(encoded)

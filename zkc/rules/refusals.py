@@ -19,6 +19,11 @@ _LOOK: Final = "somebody in between alters messages, or a version is defective: 
 _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (1, ""): ("{either} failed at this request", "the log there says why"),
     (2, "bad-name"): ("the coordinator does not accept this name for an application", "choose another name"),
+    (2, "collision"): (
+        "{0} has two names in that folder that some file systems take for one", "leave one of them out"
+    ),
+    (2, "excluded"): ("what is left out leaves nothing for {0} to send", "leave less of it out"),
+    (2, "limit"): ("it is too much for one transfer from {0}", "ask for it in parts, or leave some of it out"),
     (11, ""): ("the coordinator no longer knows this client's registration", "zkc join --force, with a new invitation"),
     (11, "name-taken"): (
         "the coordinator has a registration of this name", "zkc coordinator revoke NAME, at the coordinator, ends it"
@@ -69,6 +74,10 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     ),
     (25, "share"): (
         "{0} shares nothing of that name and path with this client, for that recipient", "zkc shares {0} lists it"
+    ),
+    (25, "withdrawn"): (
+        "{0} withdrew the right to it while it was under way; nothing of it was delivered",
+        "zkc shares {0} lists what may be asked for",
     ),
     (25, "recipient"): ("{0} has pinned another key of that recipient", "compare both: zkc verify"),
     (25, "replay"): ("this request to {0} was answered before", _AGAIN),

@@ -21,7 +21,6 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
@@ -42,6 +41,7 @@ from zkc.stores.items import (
     is_id,
     item_of,
     the_one,
+    upgrade,
 )
 from zkc.stores.localdb import LocalDb, insert, one
 from zkc.stores.partials import Partial, Partials
@@ -193,7 +193,7 @@ class Inbox:
             if known is not None:
                 return known
             item = self._item_of(partial, partial.id, digest, now)
-            insert(connection, "items", COLUMNS, astuple(item)[: len(COLUMNS)])
+            insert(connection, "items", COLUMNS, tuple(getattr(item, name) for name in COLUMNS))
             self._partials.drop_delivery(connection, partial.sender_fp, partial.tid)
             self._partials.drop_older(connection, partial)
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
@@ -411,7 +411,7 @@ class Inbox:
             id=item_id, sender=entry.sender, sender_fp=partial.sender_fp, app=entry.app, name=entry.name,
             note=entry.note, size=partial.position, digest=digest, key_source=entry.key_source, kind=entry.kind,
             received=now, xid=entry.xid, tid=partial.tid, mode=entry.mode, mtime_ns=entry.mtime_ns,
-            path=self._files / item_id,
+            path=self._files / item_id, asked_by=entry.asked_by, asker=entry.asker,
         )
 
 
@@ -467,8 +467,8 @@ def _sync(descriptor: int) -> None:
 def _open_index(path: Path, spare: Spare) -> LocalDb:
     """On a full disk too: SQLite makes files beside the index for as long as anybody has it open."""
     try:
-        return LocalDb.open(path, SCHEMA)
+        return LocalDb.open(path, SCHEMA, upgrade=upgrade)
     except NothingChanged as error:
         if error.detail != "no-space" or not spare.give_up():
             raise
-        return LocalDb.open(path, SCHEMA)
+        return LocalDb.open(path, SCHEMA, upgrade=upgrade)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -35,6 +36,11 @@ class NewItem:
     """Permissions as sent."""
     mtime_ns: int = 0
     """Time of change as sent, nanoseconds since 1970; 0: not told."""
+    asked_by: str = ""
+    asker: bytes = b""
+    """By whose request it was sent, as its sender says: name and fingerprint; empty: nobody's."""
+    announced: int = -1
+    """Bytes of the whole, as its sender says; -1: of a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,10 @@ class Item:
     mtime_ns: int
     path: Path
     state: ItemState = "ready"
+    asked_by: str = ""
+    asker: bytes = b""
+    announced: int = -1
+    """As of `NewItem`."""
 
     @property
     def transfer(self) -> str:
@@ -88,15 +98,30 @@ SELECT_PARTIALS: Final = (
 )
 """The same columns."""
 
+_SINCE_2: Final = {"asked_by": "''", "asker": "x''", "announced": "-1"}
+"""Columns that version 1 did not have, and what stands in them where its programs still write."""
+
+
+def _defined(columns: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} DEFAULT {_SINCE_2[name]}" if name in _SINCE_2 else name for name in columns)
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """An index of version 1."""
+    for table in ("items", "partials"):
+        for name, default in _SINCE_2.items():
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} DEFAULT {default}")
+
+
 SCHEMA: Final = Schema(
     what="the index of the inbox",
     application_id=0x7A6B6332,
-    version=1,
+    version=2,
     statements=(
-        f"CREATE TABLE items (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(COLUMNS)}, UNIQUE (id))",
+        f"CREATE TABLE items (seq INTEGER PRIMARY KEY AUTOINCREMENT, {_defined(COLUMNS)}, UNIQUE (id))",
         "CREATE TABLE done (sender_fp, tid, id, receipt, finished, PRIMARY KEY (sender_fp, tid)) WITHOUT ROWID",
         "CREATE INDEX done_finished ON done (finished)",
-        f"CREATE TABLE partials (seq INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(PARTIAL_COLUMNS)}, UNIQUE (id))",
+        f"CREATE TABLE partials (seq INTEGER PRIMARY KEY AUTOINCREMENT, {_defined(PARTIAL_COLUMNS)}, UNIQUE (id))",
         "CREATE UNIQUE INDEX partials_delivery ON partials (sender_fp, tid)",
     ),
 )

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from zkc.errors import LocalIOError, PolicyRefused
+from zkc.ids import ShareKind
 from zkc.stores import files
 from zkc.stores.home import Home
 
@@ -64,8 +65,8 @@ def save_shares(home: Home, shares: list[Share]) -> None:
     files.write_private(_path(home), msgspec.json.encode(sorted(shares, key=lambda each: each.name)), replace=True)
 
 
-def open_shared(share: Share, path: str) -> int:
-    """The regular file ``path`` of a share, opened: what is sent is what this descriptor is of.
+def open_shared(share: Share, path: str) -> tuple[int, str]:
+    """The file or folder ``path`` of a share, opened, and its name: what is sent is what this descriptor is of.
 
     No link is followed on the way, wherever it leads, and each folder is opened from the one before it: nothing that
     somebody swaps meanwhile leads out. `PolicyRefused` (``share``), the same for all that cannot be had.
@@ -93,10 +94,20 @@ def open_shared(share: Share, path: str) -> int:
     finally:
         if folder >= 0:
             os.close(folder)
-    if not stat.S_ISREG(os.fstat(found).st_mode):
+    mode = os.fstat(found).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         os.close(found)
         raise refused
-    return found
+    return found, parts[-1] if parts else root.name
+
+
+def kind_of(share: Share) -> ShareKind:
+    """What there is to be had of it now."""
+    try:
+        mode = os.stat(share.path).st_mode
+    except OSError:
+        return "gone"
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "gone"
 
 
 def _path(home: Home) -> Path:

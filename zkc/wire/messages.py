@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from zkc.constants import CHUNK_MAX, CHUNK_MIN, FILE_NAME_MAX, LINK_TARGET_MAX, NOTE_MAX, RUNS_MAX
-from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Kind, PersonState, Presence
+from zkc.constants import CHUNK_MAX, CHUNK_MIN, EXCLUDES_MAX, FILE_NAME_MAX, LINK_TARGET_MAX, NOTE_MAX, RUNS_MAX
+from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Kind, PersonState, Presence, ShareKind
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -678,6 +678,8 @@ class Req(Message, frozen=True):
     """Seal of `Preview` to the recipient, where its key is pinned; else empty."""
     asker: MaybeHash
     """Fingerprint of the client that asked the sender for it; empty: nobody did."""
+    asked_by: Name
+    """Its name, as the sender knows it."""
     ask: MaybeHash
     """H(ASK) of that request, which the receipt repeats."""
     head: Small
@@ -755,6 +757,8 @@ class AskWhat(Message, frozen=True):
     path: Annotated[str, Meta(max_length=4096)]
     """Below the share; empty: the share itself."""
     note: Annotated[str, Meta(max_length=NOTE_MAX)]
+    exclude: Annotated[list[Annotated[str, Meta(max_length=FILE_NAME_MAX)]], Meta(max_length=EXCLUDES_MAX)]
+    """Globs of what stays behind of a folder."""
 
 
 class AskState(Message, frozen=True):
@@ -781,6 +785,8 @@ class ShareLine(Message, frozen=True):
     name: Name
     note: Annotated[str, Meta(max_length=NOTE_MAX)]
     recipients: Annotated[list[Name], Meta(max_length=64)]
+    kind: ShareKind
+    """``gone``: there is nothing at its path."""
 
 
 class ShareList(Message, frozen=True):
@@ -957,6 +963,9 @@ class ReceiptBody(Message, frozen=True):
     presence_age: U32
     durable: bool
     asker: MaybeHash
+    """H(ASK), of a delivery on request."""
+    asked_by: Name
+    """By whose request, as the sender says."""
     began: U64
     ended: U64
     """Recipient's clock, milliseconds since 1970."""

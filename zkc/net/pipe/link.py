@@ -44,11 +44,12 @@ class Bell:
             self.fd, self._ring = os.pipe()
         os.set_blocking(self.fd, False)
         self.rung = False
-        self._reason: Interrupted | None = None
+        self.said: ZkcError | None = None
+        """Why it was rung, where that was told."""
 
-    def ring(self, reason: Interrupted | None = None) -> None:
+    def ring(self, reason: ZkcError | None = None) -> None:
         """``reason``: what ends then, where that is not this process; of several the first counts."""
-        self._reason = self._reason or reason
+        self.said = self.said or reason
         self.rung = True
         with contextlib.suppress(OSError):
             os.write(self._ring, b"!")
@@ -61,9 +62,9 @@ class Bell:
         return self.rung
 
     @property
-    def reason(self) -> Interrupted:
+    def reason(self) -> ZkcError:
         """What a recipient that hears it raises."""
-        return self._reason or Interrupted("this client ends", detail="shutdown")
+        return self.said or Interrupted("this client ends", detail="shutdown")
 
     def hush(self) -> None:
         """For one that is rung again and again: until the next time. Where it was not rung: nothing."""
@@ -113,9 +114,9 @@ def flush(sock: Socket, queue: deque[bytearray]) -> None:
             return
 
 
-def interrupted(recipient: str) -> Interrupted:
+def interrupted(recipient: str, bell: Bell) -> ZkcError:
     """The bell, as the sender's user is told."""
-    return Interrupted(f"the transfer to {recipient} was interrupted", detail="signal")
+    return bell.said or Interrupted(f"the transfer to {recipient} was interrupted", detail="signal")
 
 
 def given_up(peer: str, code: int, detail: str) -> ZkcError:

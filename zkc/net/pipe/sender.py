@@ -102,7 +102,7 @@ class Attempts:
             try:
                 pair = meeting.meet(bell, until if deadline is None else min(until, deadline))
             except Rung:
-                raise interrupted(self.session.req.recipient) from None
+                raise interrupted(self.session.req.recipient, bell) from None
             except PeerViolation as violation:
                 raise broken_rule(f"{self.session.req.recipient} broke the rules of the link", violation) from None
             attempt = _Attempt(pair, self, bell, told, deadline)
@@ -191,7 +191,7 @@ class _Attempt:
             while True:
                 ready = self._wait(at_once=more)
                 if self._bell.fd in ready:
-                    raise interrupted(self._session.req.recipient)
+                    raise interrupted(self._session.req.recipient, self._bell)
                 # Asked before the frames are read: what came before the end of the connection still counts.
                 gone = self._is_gone()
                 heard = self._read()
@@ -347,7 +347,7 @@ class _Attempt:
     def _pause(self) -> None:
         """While a prefix is read again."""
         if self._bell.rung:
-            raise interrupted(self._session.req.recipient)
+            raise interrupted(self._session.req.recipient, self._bell)
         if self._clock.monotonic() >= self._deadline:
             raise self._out_of_time()
 

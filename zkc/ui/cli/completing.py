@@ -46,7 +46,7 @@ class _Bash(BashComplete):
             dir) compopt -o dirnames ;;
             file) compopt -o default ;;
             plain)
-                if [[ $value == *: ]]; then compopt -o nospace; fi
+                if [[ $value == *[:/] ]]; then compopt -o nospace; fi
                 COMPREPLY+=("${value#"$before"}") ;;
         esac
     done < <(env COMP_WORDS="$line" COMP_CWORD= %(complete_var)s=bash_complete "$1")
@@ -68,8 +68,8 @@ class _Zsh(ZshComplete):
 
     source_template = ZshComplete.source_template.replace(
         "        compadd -U -V unsorted -a completions\n",
-        "        compadd -U -S '' -V unsorted -- ${(M)completions:#*:}\n"
-        "        compadd -U -V unsorted -- ${completions:#*:}\n",
+        "        compadd -U -S '' -V unsorted -- ${(M)completions:#*[:/]}\n"
+        "        compadd -U -V unsorted -- ${completions:#*[:/]}\n",
     )
 
 
@@ -117,6 +117,15 @@ def peers(context: click.Context, _parameter: click.Parameter, begun: str) -> li
     ][:_OFFERED_MAX]
 
 
+def peers_and_groups(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The same, and ``@NAME`` for the groups of this home's configuration."""
+    if not begun.rpartition(",")[2].startswith("@"):
+        return peers(context, parameter, begun)
+    before, comma, last = begun.rpartition(",")
+    found = _words((f"@{name}" for name in _tried(lambda: _groups(context))), last)
+    return [CompletionItem(f"{before}{comma}{each.value}") for each in found]
+
+
 def items(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Ids of the inbox, newest first, with what they are."""
     return _ids(reversed(list(_tried(lambda: _inbox(context)))), begun)
@@ -148,8 +157,9 @@ def fetchable(context: click.Context, _parameter: click.Parameter, begun: str) -
     if not colon:
         known = peers(context, _parameter, begun) if "," not in begun else []
         return [CompletionItem(f"{each.value}:") for each in known]
-    found = _words(_tried(lambda: _shared_by(context, client)), share)
-    return [CompletionItem(f"{client}:{each.value}") for each in found]
+    return [
+        CompletionItem(f"{client}:{each.value}") for each in _words(_tried(lambda: _shared_by(context, client)), share)
+    ]
 
 
 def sendable(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -235,6 +245,12 @@ def _queued(context: click.Context) -> list[tuple[str, str]]:
     return [(job.id, f"{job.name} to {job.recipient}") for job in Outbox(_home(context)).jobs()]
 
 
+def _groups(context: click.Context) -> list[str]:
+    from zkc.config import load
+
+    return list(load("client", _home(context).config_file, os.environ).tables.groups)
+
+
 def _registered(context: click.Context) -> list[str]:
     from zkc.ui.cli.homes import open_store
 
@@ -260,7 +276,7 @@ def _shared_by(context: click.Context, client: str) -> list[str]:
     from zkc.ui.cli.fetching import asker_of
 
     with asker_of(call, check_name(client)) as asker:
-        return [share.name for share in asker.shares()]
+        return [f"{share.name}/" if share.kind == "folder" else share.name for share in asker.shares()]
 
 
 def _clients(context: click.Context) -> list[str]:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from zkc.errors import PolicyRefused, RecipientOffline, UsageError, ZkcError
+import click
+
+from zkc.errors import PolicyRefused, RecipientOffline, TimedOut, UsageError, ZkcError
 
 if TYPE_CHECKING:
     from zkc.client.events import Delivery
     from zkc.client.fetching import Asker
     from zkc.ui.cli.options import Invocation
+    from zkc.wire.messages import AskWhat
 
 _AGAIN_SECONDS: Final = 0.5
 
 
-def check_words(sender: str, recipients: Sequence[str], paths: Sequence[str], *, other: bool) -> str:
+def check_words(sender: str, paths: Sequence[str], *, other: bool) -> str:
     """The one path; `UsageError` for what cannot be asked for."""
     from zkc.ids import check_name
 
     check_name(sender, "--from")
-    if len(recipients) != 1 or len(paths) != 1 or paths[0] == "-":
-        raise UsageError("send: --from takes one recipient and one path", hint=f"zkc shares {sender} lists them")
+    if len(paths) != 1 or paths[0] == "-":
+        raise UsageError("send: --from takes one path", hint=f"zkc shares {sender} lists them")
     if other:
         raise UsageError(
-            "send: with --from only --note, --wait, --timeout and --receipt can be given",
+            "send: with --from only --note, --exclude, --wait, --timeout and --receipt can be given",
             hint=f"how it is sent is for {sender} to say",
         )
     return paths[0]
@@ -51,8 +55,33 @@ def asker_of(call: Invocation, sender: str) -> Iterator[Asker]:
             yield Asker(home, store, load_main(store), link.ask, link.card, sender, clock, entropy)
 
 
+def wish(path: str, note: str = "", exclude: Sequence[str] = ()) -> AskWhat:
+    """SHARE or SHARE/PATH; `UsageError` for what does not fit into a request."""
+    from zkc.constants import ASK_WHAT_MAX, EXCLUDES_MAX
+    from zkc.errors import PeerViolation
+    from zkc.ids import check_name
+    from zkc.wire.codec import decode, encode
+    from zkc.wire.messages import AskWhat
+
+    share, _, below = path.partition("/")
+    what = AskWhat(check_name(share, "share"), below, note, list(exclude))
+    try:
+        encoded = encode(what)
+        decode(encoded, AskWhat)
+    except (PeerViolation, UnicodeEncodeError):
+        encoded = b""
+    if not 0 < len(encoded) <= ASK_WHAT_MAX:
+        raise UsageError(
+            "path, note and --exclude are too long for a request, or no UTF-8",
+            hint=f"{ASK_WHAT_MAX} bytes in all, and {EXCLUDES_MAX} times --exclude",
+        )
+    if any(not each.strip("/") for each in exclude):
+        raise UsageError("--exclude is empty", hint="give it a name, a path in the folder, or a glob")
+    return what
+
+
 def fetch(
-    call: Invocation, sender: str, recipient: str, path: str, note: str = "", *, wait: float | None = None,
+    call: Invocation, sender: str, recipient: str, what: AskWhat, *, wait: float | None = None,
     timeout: float | None = None, expect: Callable[[bytes, bytes], None] = lambda _fingerprint, _tid: None,
 ) -> Delivery:
     """Asks, shows what comes of it as ``zkc send`` does, and returns the delivery. ``expect``: see `Asker.fetch`."""
@@ -61,11 +90,8 @@ def fetch(
     from zkc.ui.cli.homes import pause
     from zkc.ui.cli.send import Shown
     from zkc.ui.cli.signals import Signals
-    from zkc.wire.messages import AskWhat
 
     check_name(recipient, "recipient")
-    share, _, below = path.partition("/")
-    what = AskWhat(check_name(share, "share"), below, note)
     clock = SystemClock()
     end = clock.monotonic() + (wait or 0.0)
     with Signals(), asker_of(call, sender) as asker, Shown(call.out, recipient) as shown:
@@ -74,7 +100,7 @@ def fetch(
                 done = asker.fetch(recipient, what, shown.event, timeout, expect)
             except PolicyRefused as error:
                 if error.detail == "share":
-                    _hint_share(asker, error, share)
+                    _hint_share(asker, error, what.share)
                 raise
             except RecipientOffline:
                 if clock.monotonic() >= end:
@@ -83,6 +109,30 @@ def fetch(
             else:
                 shown.done(done)
                 return done
+
+
+def fetch_each(
+    call: Invocation, sender: str, copies: Mapping[str, Path | None], what: AskWhat, *, wait: float | None,
+    timeout: float | None,
+) -> int:
+    """For one recipient after the other, each with a delivery of its own; the highest exit code."""
+    from zkc.env import SystemClock
+    from zkc.ui.cli.meant import add_hint_about
+    from zkc.ui.cli.send import copy_receipt
+
+    clock, worst = SystemClock(), 0
+    end = None if timeout is None else clock.monotonic() + timeout
+    for name, copy in copies.items():
+        try:
+            left = None if end is None else end - clock.monotonic()
+            if left is not None and left <= 0:
+                raise TimedOut(f"nothing was asked of {sender} for {name}: the time was over", detail="timeout")
+            copy_receipt(fetch(call, sender, name, what, wait=wait, timeout=left), copy)
+        except ZkcError as error:
+            add_hint_about(click.get_current_context(), error, name)
+            call.out.error(error, about=name)
+            worst = max(worst, error.code)
+    return worst
 
 
 def _hint_share(asker: Asker, error: PolicyRefused, share: str) -> None:

@@ -15,17 +15,21 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 @click.command(
     "get", cls=Command, example=(
         "zkc get alice:builds/nightly.tar -o downloads/\n"
-        "zkc get alice:notes.txt --wait 1h\n"
+        "zkc get alice:builds --exclude '*.tmp' --wait 1h\n"
         "zkc get alice:builds/nightly.tar -o - | tar x"
     ),
-    help="Ask CLIENT to send a file of its shares to this client, whose daemon runs, and write it into the current "
-    "folder. PATH is SHARE, or SHARE/PATH below it; zkc shares CLIENT lists them.",
-    short_help="Ask another client for a file that it shares.",
+    help="Ask CLIENT to send a file or folder of its shares to this client, whose daemon runs, and write it into the "
+    "current folder. PATH is SHARE, or SHARE/PATH below it; zkc shares CLIENT lists them.",
+    short_help="Ask another client for what it shares.",
 )
 @click.argument("source", metavar="CLIENT:PATH", shell_complete=offers("fetchable"))
 @click.option(
     "-o", "output", metavar="PATH|DIR|-", shell_complete=offers("files"),
     help="Write it there; '-': to standard output.",
+)
+@click.option(
+    "--exclude", metavar="GLOB", multiple=True,
+    help="Leave out what has such a name, or with a '/' such a path in the folder; may be repeated.",
 )
 @click.option("--wait", type=Duration(), help="How long to wait for CLIENT to be there.")
 @click.option("--timeout", type=Duration(), help="Bound on the delivery.")
@@ -37,7 +41,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 @pass_invocation
 def command(
     call: Invocation, *, source: str, output: str | None, wait: float | None, timeout: float | None,
-    receipt: str | None, conflict: str,
+    receipt: str | None, conflict: str, exclude: tuple[str, ...],
 ) -> None:
     """The events of ``send``, then ``recv``."""
     from zkc.client.control import AskExpect, AskStatus, ControlReply
@@ -46,7 +50,7 @@ def command(
     from zkc.env import SystemClock
     from zkc.ids import check_name
     from zkc.net.local_client import LocalClient
-    from zkc.ui.cli.fetching import fetch
+    from zkc.ui.cli.fetching import fetch, wish
     from zkc.ui.cli.homes import client_home, open_inbox, open_store, pause
     from zkc.ui.cli.recv import Use, handle
     from zkc.ui.cli.send import copy_receipt, receipt_file
@@ -59,7 +63,7 @@ def command(
         raise UsageError("get: -o is empty", hint="name a file or a folder")
     if receipt == "-":
         raise UsageError("get: --receipt takes a file", hint="zkc receipt show FILE prints it")
-    copy = receipt_file(receipt)
+    copy, what = receipt_file(receipt), wish(path, exclude=exclude)
     home = client_home(call)
     with open_store(home) as store:
         own = load_main(store).name
@@ -76,13 +80,13 @@ def command(
         client.call(AskExpect(fingerprint, tid, wanted=True))
 
     try:
-        done = fetch(call, sender, own, path, wait=wait, timeout=timeout, expect=expect)
+        done = fetch(call, sender, own, what, wait=wait, timeout=timeout, expect=expect)
     finally:
         # It has come, or is not waited for any more: what comes under its id now comes like anything else.
         with contextlib.suppress(DaemonError):
             for fingerprint, tid in wishes:
                 client.call(AskExpect(fingerprint, tid, wanted=False))
     copy_receipt(done, copy)
-    wish = Wish(sender, transfer=done.transfer)
-    with open_inbox(home) as inbox, take(inbox, wish, 0.0, clock=SystemClock(), pause=pause) as claim:
+    wanted = Wish(sender, transfer=done.transfer)
+    with open_inbox(home) as inbox, take(inbox, wanted, 0.0, clock=SystemClock(), pause=pause) as claim:
         handle(call.out, claim, Use(output, False, conflict, ()))

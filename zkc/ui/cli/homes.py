@@ -6,7 +6,7 @@ import os
 import select
 from collections.abc import Mapping
 
-from zkc.config import ClientConfig, load
+from zkc.config import ClientConfig, Loaded, load
 from zkc.errors import NotRegistered
 from zkc.stores.files import check_file
 from zkc.stores.home import Home
@@ -24,10 +24,15 @@ def client_home(call: Invocation) -> Home:
 def client_config(call: Invocation, home: Home, options: Mapping[str, object] | None = None) -> ClientConfig:
     """Its configuration; what is odd in the environment is told. `UsageError` for a file that is wrong: asked of
     every command, also one that needs none of its values, lest a daemon's next start be the first to tell."""
+    return client_loaded(call, home, options).config
+
+
+def client_loaded(call: Invocation, home: Home, options: Mapping[str, object] | None = None) -> Loaded[ClientConfig]:
+    """The same, with where each value came from, and the groups."""
     loaded = load("client", home.config_file, os.environ, options or {})
     for notice in loaded.notices:
         call.out.notice(notice)
-    return loaded.config
+    return loaded
 
 
 def open_store(home: Home) -> KeyStore:

@@ -53,9 +53,10 @@ def _list(call: Invocation, *, partial: bool) -> None:
         for row in rows:
             call.out.event("inbox", {key: value for key, value in row.items() if key != "at"})
         return
+    asked = {"asked_by": "asked by"} if any(row["asked_by"] for row in rows) else {}
     columns = {
-        "id": "id", "from": "from", "name": "name", "bytes": "size", "at": "received", "key_source": "key made by",
-        "note": "note",
+        "id": "id", "from": "from", **asked, "name": "name", "bytes": "size", "at": "received",
+        "key_source": "key made by", "note": "note",
     }
     if partial or pending:
         columns |= {"state": "state"}
@@ -100,9 +101,13 @@ def _show_fields(call: Invocation, fields: dict[str, object], text: str | None) 
     if call.out.json:
         call.out.event("inbox", fields if text is None else {**fields, "text": text})
         return
+    width = max(12, *(len(key) + 1 for key, value in fields.items() if value not in (None, "", False)))
     for key, value in fields.items():
-        if value not in (None, ""):
-            call.out.folded(f"{key + ':':<12} ", escape(str(value)), " " * 13)
+        if key == "asker_pinned":
+            if value is False:
+                call.out.notice(f"{fields['asked_by']} has another key here than the one that asked")
+        elif value not in (None, ""):
+            call.out.folded(f"{key + ':':<{width}} ", escape(str(value)), " " * (width + 1))
     if text is not None:
         call.out.text("")
         for line in text.split("\n"):

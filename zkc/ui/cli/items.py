@@ -37,6 +37,8 @@ def item_fields(item: Item, path: Path | None, together: Sequence[Path] = ()) ->
         "app": item.app or None,
         "kind": item.kind,
         "transfer": item.transfer,
+        "asked_by": item.asked_by or None,
+        "asker_fingerprint": item.asker.hex() or None,
         **({"paths": [str(each) for each in together]} if together else {}),
     }
 

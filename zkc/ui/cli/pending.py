@@ -43,7 +43,8 @@ def pending_fields(item: PendingItem) -> dict[str, object]:
         "id": item.id, "state": "pending", "from": item.sender, "name": item.name, "bytes": item.size, "digest": None,
         "note": item.note, "key_source": item.key_source, "received": rfc3339(item.since), "path": None,
         "app": item.app or None, "kind": None, "transfer": item.id, "verified": item.verified, "require": item.require,
-        "expires": rfc3339(item.until),
+        "expires": rfc3339(item.until), "asked_by": item.asked_by or None,
+        "asker_fingerprint": item.asker.hex() or None, "asker_pinned": item.asker_pinned,
     }
 
 
@@ -61,4 +62,5 @@ def decide(call: Invocation, id: str, *, accept: bool, reason: str = "", pin: st
     call.out.event("accepted" if accept else "refused", pending_fields(item))
     if not call.out.json:
         what = "a transfer" if item.name is None else escape(item.name)
-        call.out.notice(f"{'accepted' if accept else 'refused'} {what} from {item.sender}")
+        by = f", asked by {escape(item.asked_by)}" if item.asked_by else ""
+        call.out.notice(f"{'accepted' if accept else 'refused'} {what} from {item.sender}{by}")

@@ -89,7 +89,8 @@ def _verify(call: Invocation, *, file: str, fingerprint: bytes | None, payload: 
 
     body = opened.body
     what = f"{body.size} bytes" if payload is None else escape(payload)
-    call.out.text(f"genuine: {body.recipient} has received {what} from {escape(body.sender)}, {told['digest']}")
+    sender = escape(body.sender) + (f", asked by {escape(body.asked_by)}" if body.asked_by else "")
+    call.out.text(f"genuine: {body.recipient} has received {what} from {sender}, {told['digest']}")
     when = f" on {told['ended']}" if told["ended"] else ""
     call.out.notice(f"signed{when} with the key {by}: {opened.card.fingerprint.hex()}")
 
@@ -218,6 +219,7 @@ def _fields(opened: OpenedReceipt) -> dict[str, Any]:
         "presence_age": body.presence_age,
         "durable": body.durable,
         "asker": body.asker.hex() or None,
+        "asked_by": body.asked_by or None,
         "began": _time(body.began),
         "ended": _time(body.ended),
         "name_digest": body.name_digest.hex(),

@@ -84,7 +84,7 @@ class Use:
 @click.option(
     "--exec", "run", multiple=True, metavar="CMD ARG...",
     help="Run CMD with the payload on its stdin and ZKC_SENDER, ZKC_NAME, ZKC_NOTE, ZKC_DIGEST, ZKC_TRANSFER, "
-    "ZKC_KEY_SOURCE in its environment. All that follows is its.",
+    "ZKC_KEY_SOURCE, ZKC_ASKED_BY in its environment. All that follows is its.",
 )
 @pass_invocation
 def command(

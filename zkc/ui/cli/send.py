@@ -89,21 +89,23 @@ def command(
 
     names = recipients_of(recipient)
     if sender is not None:
-        from zkc.ui.cli.fetching import check_words, fetch
+        from zkc.ui.cli.fetching import check_words, fetch, fetch_each, wish
 
         given = (
-            name, message, key_source, cipher, key, *exclude, bwlimit, compress, no_resume, dry_run, queue, keep_copy,
+            name, message, key_source, cipher, key, bwlimit, compress, no_resume, dry_run, queue, keep_copy,
             expires is not None, require != "online",
         )
-        path = check_words(sender, names, paths, other=any(given))
-        copy = receipt_file(receipt)
+        wanted = wish(check_words(sender, paths, other=any(given)), note, exclude)
+        files = {name: receipt_file(file) for name, file in receipt_files(names, receipt).items()}
+        if len(names) > 1:
+            return fetch_each(call, sender, files, wanted, wait=wait, timeout=timeout)
         if receipt == "-":
             call.out.payload_on_stdout()
-        asked = fetch(call, sender, recipient, path, note, wait=wait, timeout=timeout)
+        asked = fetch(call, sender, recipient, wanted, wait=wait, timeout=timeout)
         if receipt == "-":
             call.out.payload(asked.receipt.read_bytes())
         else:
-            copy_receipt(asked, copy)
+            copy_receipt(asked, files[recipient])
         return 0
     copies = {name: receipt_file(file) for name, file in receipt_files(names, receipt).items()}
     if receipt == "-":

@@ -12,6 +12,8 @@ from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, nearest, pass_invocation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zkc.stores.keystore import KeyStore
     from zkc.stores.shares import Grantee
 
@@ -20,18 +22,19 @@ if TYPE_CHECKING:
     "share", cls=Command, example=(
         "zkc share\n"
         "zkc share builds /srv/builds --to carol --for carol,bob\n"
+        "zkc share logs /var/log/shop --to @ops --note 'of the last week'\n"
         "zkc share --remove builds"
     ),
-    help="Let the clients of --to ask this one to send PATH, a file, or any file below a folder. Without words: list "
-    "what is shared. A client is granted by the key that is pinned for it now: whoever has its name later, with "
-    "another key, is not.",
+    help="Let the clients of --to ask this one to send PATH: a file, or a folder and any file or folder below it. "
+    "Without words: list what is shared. A client is granted by the key that is pinned for it now: whoever has its "
+    "name later, with another key, is not. A group of [groups] here, @NAME, stands for those who are in it now.",
     short_help="Let others ask for files of this client.",
 )
 @click.argument("name", required=False, shell_complete=offers("own_shares"))
 @click.argument("path", required=False, shell_complete=offers("files"))
-@click.option("--to", metavar="NAME,...", shell_complete=offers("peers"), help="Who may ask.")
+@click.option("--to", metavar="NAME|@GROUP,...", shell_complete=offers("peers_and_groups"), help="Who may ask.")
 @click.option(
-    "--for", "recipients", metavar="NAME,...", shell_complete=offers("peers"),
+    "--for", "recipients", metavar="NAME|@GROUP,...", shell_complete=offers("peers_and_groups"),
     help="For whom it may be asked for [the asker alone].",
 )
 @click.option("--note", metavar="TEXT", default="", help="Told by zkc shares.")
@@ -47,10 +50,11 @@ def command(
     from zkc.ids import check_name
     from zkc.rules.names import escape
     from zkc.stores.shares import RECIPIENTS_MAX, SHARES_MAX, Share, load_shares, save_shares
-    from zkc.ui.cli.homes import client_config, client_home, open_store
+    from zkc.ui.cli.homes import client_home, client_loaded, open_store
 
     home = client_home(call)
-    notes = CommandAudit(home, client_config(call, home), SystemClock())
+    loaded = client_loaded(call, home)
+    notes = CommandAudit(home, loaded.config, SystemClock())
     shares = load_shares(home)
     if name is not None:
         check_name(name, "share")
@@ -70,8 +74,8 @@ def command(
                     "share: no such path, a note above 256 bytes, or too many shares", hint="zkc share lists them"
                 )
             with open_store(home) as store:
-                granted = [_grantee(store, each) for each in to.split(",")]
-            whom = [check_name(each, "--for") for each in recipients.split(",")] if recipients else []
+                granted = [_grantee(store, each) for each in _names(to, loaded.tables.groups, "--to")]
+            whom = _names(recipients, loaded.tables.groups, "--for") if recipients else []
             if len(whom) > RECIPIENTS_MAX:
                 raise UsageError("share: too many recipients", hint=f"at most {RECIPIENTS_MAX} of one share")
             shares = [*others, Share(name, os.path.realpath(path), granted, whom, note)]
@@ -94,12 +98,38 @@ def command(
         call.out.table("share", rows, columns, shown)
 
 
+def _names(words: str, groups: Mapping[str, object], option: str) -> list[str]:
+    """Each once; a group stands for who is in it now, and has to name them: a pattern is no identity."""
+    from zkc.ids import check_name, is_name
+    from zkc.rules.names import escape
+
+    names: list[str] = []
+    for word in words.split(","):
+        if not word.startswith("@"):
+            names.append(check_name(word, option))
+            continue
+        members = groups.get(word[1:])
+        if not isinstance(members, list):
+            near = nearest(word[1:], groups)
+            raise UsageError(
+                f"share: {option}: there is no group {escape(word[:80])} in this home's configuration",
+                hint=f"did you mean @{near}?" if near else "[groups] in its config.toml says which there are; a "
+                "coordinator's are not known to its clients",
+            )
+        if unnamed := [each for each in members if not is_name(each)]:
+            raise UsageError(
+                f"share: {option}: {word} has the pattern {escape(unnamed[0])}, which names nobody",
+                hint="name each client: whoever gets such a name later is none that you have granted anything",
+            )
+        names += members
+    return list(dict.fromkeys(names))
+
+
 def _grantee(store: KeyStore, name: str) -> Grantee:
     """``name`` by its pinned key; a coordinator alone cannot say whose a name is."""
-    from zkc.ids import check_name
     from zkc.stores.shares import Grantee
 
-    pin = store.pin(check_name(name, "--to"))
+    pin = store.pin(name)
     if pin is None:
         raise UnknownRecipient(
             f"no key is pinned for {name}", detail="not-pinned", hint=f"zkc verify {name} pins it; then share again"
