@@ -203,18 +203,22 @@ def test_bash_replaces_only_what_follows_a_colon(fleet: Fleet, program: Path, tm
 def test_zsh_itself_takes_it(fleet: Fleet, program: Path) -> None:
     words = f"""
 compdef() {{ }}
-compadd() {{ print -r -- "$@" }}
+compadd() {{ print -r -- "$@" ${{(P)@[-1]}} }}
+compset() {{ print -r -- compset "$@" }}
 _describe() {{ print -r -- described ${{(P)3}} }}
 {zkc("completion", "zsh").out}
-words=(zkc get al); CURRENT=3
+words=(zkc get al); CURRENT=3; PREFIX=al
 _zkc_completion
+words=(zkc send bob --require=pre); CURRENT=4; PREFIX=--require=pre
+_zkc_completion
+PREFIX=doc
 words=(zkc doc); CURRENT=2
 _zkc_completion
 """
     env = fleet.environment("bob")
-    lines = [line for line in said(program, ["zsh", "-fc", words], env).splitlines() if not line.endswith("--")]
-    assert lines == [
-        "-U -S  -V unsorted -- alice:", "described doctor:Find out what does not work, and why."
+    assert said(program, ["zsh", "-fc", words], env).splitlines() == [
+        "-U -S  -V unsorted -a open alice:", "compset -P *=", "-V unsorted -a whole present",
+        "described doctor:Find out what does not work, and why.",
     ]
 
 
@@ -222,9 +226,10 @@ _zkc_completion
 def test_fish_itself_takes_it(fleet: Fleet, program: Path) -> None:
     script = program.parent / "zkc.fish"
     script.write_text(zkc("completion", "fish").out)
-    asked = [f"source {script}", "complete -C 'zkc get al'", "complete -C 'zkc doc'"]
-    lines = said(program, ["fish", "-c", "; ".join(asked)], fleet.environment("bob")).splitlines()
-    assert [line.partition("\t")[0] for line in lines] == ["alice:", "doctor"]
+    lines = ("zkc get al", "zkc doc", "zkc send b --require=p")
+    asked = [f"source {script}", *(f"complete -C '{line}'" for line in lines)]
+    told = said(program, ["fish", "-c", "; ".join(asked)], fleet.environment("bob")).splitlines()
+    assert [line.partition("\t")[0] for line in told] == ["alice:", "doctor", "--require=present"]
 
 
 # --- quick, whatever happens -----------------------------------------------------------------------------------------

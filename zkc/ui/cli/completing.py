@@ -64,16 +64,32 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 class _Zsh(ZshComplete):
-    """With no blank after what goes on."""
+    """With no blank after what goes on; what stands before ``=`` stays."""
 
     source_template = ZshComplete.source_template.replace(
         "        compadd -U -V unsorted -a completions\n",
-        "        compadd -U -S '' -V unsorted -- ${(M)completions:#*[:/]}\n"
-        "        compadd -U -V unsorted -- ${completions:#*[:/]}\n",
+        "        local -a open=(${(M)completions:#*[:/]}) whole=(${completions:#*[:/]})\n"
+        "        (( ! $#open )) || compadd -U -S '' -V unsorted -a open\n"
+        "        (( ! $#whole )) || compadd $how -V unsorted -a whole\n",
+    ).replace(
+        "    for type key descr in",
+        "    local -a how=(-U)  # which forgets what compset has put aside\n"
+        "    if [[ $PREFIX == -*=* ]]; then compset -P '*='; how=(); fi\n\n"
+        "    for type key descr in",
     )
 
 
-_SHELLS: Final[Mapping[str, type[ShellComplete]]] = {"bash": _Bash, "zsh": _Zsh, "fish": FishComplete}
+class _Fish(FishComplete):
+    """With the option before ``=``, which is one word with its value there."""
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        option, equals, _ = os.environ["COMP_CWORD"].partition("=")
+        if equals and option.startswith("-") and item.type == "plain":
+            item.value = f"{option}={item.value}"
+        return super().format_completion(item)
+
+
+_SHELLS: Final[Mapping[str, type[ShellComplete]]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
 
 
 def answer(commands: Mapping[str, str], instruction: str) -> int:
