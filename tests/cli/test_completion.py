@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -17,6 +19,8 @@ from scripts.lib import manuals
 from tests.support.program import environment, finished, zkc
 from tests.support.waiting import wait_until
 from zkc.testing import Fleet
+from zkc.ui.cli import completing, fetching
+from zkc.ui.cli.options import Invocation
 
 COMMANDS = {name: context.command for name, context in manuals.commands()}
 
@@ -137,6 +141,22 @@ def test_what_a_peer_wrote_moves_no_cursor_in_a_list_of_completions(fleet: Fleet
     asked = {"COMP_WORDS": "zkc inbox show ", "COMP_CWORD": "3", "_ZKC_COMPLETE": "zsh_complete"}
     wait_until(lambda: "report.txt" in zkc(env={**fleet.environment("bob"), **asked}).out)
     assert "\x1b" not in zkc(env={**fleet.environment("bob"), **asked}).out
+
+
+@pytest.mark.attack("F07")
+def test_a_name_that_is_none_becomes_no_word_of_a_line_of_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a coordinator that tells of such clients, and a client that tells of such shares."""
+    hostile = ("bob", "$(reboot)", "b;reboot", "b\nplain,x", "b c", "\x1b[2J")
+    told = SimpleNamespace(
+        peers=[SimpleNamespace(name=name) for name in hostile], shares=lambda: shares
+    )
+    shares = [SimpleNamespace(name=name, kind="folder") for name in hostile]
+    monkeypatch.setattr(completing, "_ask", lambda *_: [told])
+    monkeypatch.setattr(fetching, "asker_of", lambda *_: contextlib.nullcontext(told))
+    context = click.Context(COMMANDS["zkc-get"], obj=Invocation())
+    parameter = context.command.params[0]
+    assert [item.value for item in completing.peers(context, parameter, "")] == ["bob"]
+    assert [item.value for item in completing.fetchable(context, parameter, "alice:")] == ["alice:bob/"]
 
 
 def test_without_a_home_a_daemon_or_sense_it_is_quick_and_silent(fleet: Fleet, tmp_path: Path) -> None:

@@ -238,7 +238,14 @@ def _listed(context: click.Context) -> Iterator[str]:
     from zkc.client.control import AskPeers
 
     for reply in _ask(context, AskPeers()):
-        yield from (peer.name for peer in reply.peers)
+        yield from _names(peer.name for peer in reply.peers)
+
+
+def _names(told: Iterable[str]) -> Iterator[str]:
+    """Those that are names: what somebody else told becomes words of a line of shell."""
+    from zkc.ids import is_name
+
+    return filter(is_name, told)
 
 
 def _inbox(context: click.Context) -> list[tuple[str, str]]:
@@ -292,7 +299,8 @@ def _shared_by(context: click.Context, client: str) -> list[str]:
     from zkc.ui.cli.fetching import asker_of
 
     with asker_of(call, check_name(client)) as asker:
-        return [f"{share.name}/" if share.kind == "folder" else share.name for share in asker.shares()]
+        kinds = {share.name: share.kind for share in asker.shares()}
+    return [f"{name}/" if kinds[name] == "folder" else name for name in _names(kinds)]
 
 
 def _clients(context: click.Context) -> list[str]:

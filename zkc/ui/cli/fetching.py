@@ -137,10 +137,11 @@ def fetch_each(
 
 def _hint_share(asker: Asker, error: PolicyRefused, share: str) -> None:
     """The nearest of what ``zkc shares`` lists, which may be none."""
+    from zkc.ids import is_name
     from zkc.ui.cli.meant import said
     from zkc.ui.cli.options import nearest
 
     with contextlib.suppress(ZkcError):
-        names = [each.name for each in asker.shares()]
+        names = [each.name for each in asker.shares() if is_name(each.name)]
         if share not in names and (found := nearest(share, names)):
             said(error, found)
