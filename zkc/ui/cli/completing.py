@@ -126,7 +126,7 @@ def peers(context: click.Context, _parameter: click.Parameter, begun: str) -> li
     """Names that are pinned here or that the daemon knows to be there; the last one after a comma."""
     before, comma, last = begun.rpartition(",")
     given = set(before.split(","))
-    names = {*_tried(lambda: _pinned(context)), *_tried(lambda: _listed(context))}
+    names = {*_tried(lambda: pinned(context)), *_tried(lambda: _listed(context))}
     return [
         CompletionItem(f"{before}{comma}{name}") for name in sorted(names)
         if name.startswith(last) and name not in given
@@ -219,7 +219,8 @@ def _home(context: click.Context) -> Any:
     return Home.resolve("client", call.options.home).check()
 
 
-def _pinned(context: click.Context) -> list[str]:
+def pinned(context: click.Context) -> list[str]:
+    """Names of those whose keys are pinned here."""
     from zkc.ui.cli.homes import open_store
 
     with open_store(_home(context)) as store:

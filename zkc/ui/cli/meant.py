@@ -18,7 +18,6 @@ from zkc.ui.cli.options import nearest
 _DETAILS: Final = frozenset(
     {
         (UsageError.code, "unknown-id"), (NotRegistered.code, "unknown"), (NotRegistered.code, "invite-unknown"),
-        (NobodyThere.code, "empty"),
     }
 )
 _ALIKE: Final = 0.7
@@ -27,6 +26,9 @@ _ALIKE: Final = 0.7
 
 def add_hint(context: click.Context, error: ZkcError) -> None:
     """Puts the nearest before the hint of ``error``, if it is about a name or an id that is not there."""
+    if isinstance(error, NobodyThere) and error.detail == "empty":
+        _add_sender(context, error)
+        return
     if not isinstance(error, UnknownRecipient) and (error.code, error.detail) not in _DETAILS:
         return
     with suppress(Exception):  # whatever goes wrong here, it is that error which is told
@@ -37,6 +39,18 @@ def add_hint(context: click.Context, error: ZkcError) -> None:
             if found:
                 said(error, found)
                 return
+
+
+def _add_sender(context: click.Context, error: NobodyThere) -> None:
+    """Nothing is there from a sender whose name is near one that is pinned. Who looks often asks no daemon."""
+    from zkc.ui.cli.completing import pinned
+
+    sender = context.params.get("sender")
+    if isinstance(sender, str):
+        with suppress(Exception):
+            names = pinned(context)
+            if sender not in names and (found := nearest(sender, names)):
+                said(error, found)
 
 
 def add_hint_about(context: click.Context, error: ZkcError, name: str) -> None:
