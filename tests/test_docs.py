@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 import typing
@@ -13,8 +14,10 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from packaging.requirements import Requirement
 
 from scripts.lib import fields
+from scripts.lib.readme import unknown_calls
 from zkc import constants
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -142,6 +145,44 @@ def test_figures_are_read_out_of_a_docstring() -> None:
     assert figures_named("(Figures 2, 8 to 10): it") == {2, 8, 9, 10}
     assert figures_named("Figure 14, blocks 1403-1405; Figure 2, 203") >= {14, 2}
     assert figures_named("Figures 13 and 15") == {13, 15}
+
+
+# --- operations -----------------------------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_page_on_operations_exists() -> None:
+    assert unknown_calls(page("operations.md")) == []
+
+
+def test_files_and_units_that_the_page_on_operations_names_exist() -> None:
+    named = set(re.findall(r"(?:`|\s)(config/[\w./@-]*[\w/])", page("operations.md")))
+    assert named >= {"config/systemd/", "config/Containerfile", "config/client.toml"}
+    assert [each for each in named if not (DOCS.parent / each).exists()] == []
+    units = set(re.findall(r"^\| `([\w@-]+\.service)` \|", page("operations.md"), re.MULTILINE))
+    assert units == {path.name for path in (DOCS.parent / "config" / "systemd").iterdir()}
+
+
+def test_what_to_watch_for_in_the_logs_is_what_programs_say() -> None:
+    (line,) = re.findall(r"^- In the logs these want a person: (.*)$", page("operations.md"), re.MULTILINE)
+    source = "".join(path.read_text(encoding="utf-8") for path in (DOCS.parent / "zkc").rglob("*.py"))
+    events = re.findall(r"`([a-z-]+)`", line)
+    assert len(events) > 4
+    assert [event for event in events if f'"{event}"' not in source] == []
+
+
+def test_a_plain_installation_has_as_many_packages_as_the_page_says() -> None:
+    """Give or take what its dependencies need from one version to the next."""
+    (told,) = re.findall(r"A plain installation has every command: (\d+) packages", page("operations.md"))
+    found: set[str] = set()
+    todo = ["zkc"]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            needs = [Requirement(each) for each in importlib.metadata.requires(name) or ()]
+            needed = [each for each in needs if each.marker is None or each.marker.evaluate({"extra": ""})]
+            todo += [re.sub(r"[-_.]+", "-", each.name).lower() for each in needed]
+    assert abs(len(found) - int(told)) <= 3, sorted(found)
 
 
 # --- all pages ------------------------------------------------------------------------------------------------------

@@ -94,6 +94,17 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         assert coordinator.status.endpoints == [coordinator.endpoint]
 
 
+def test_sighup_while_a_process_starts_is_not_lost(tmp_path: Path) -> None:
+    """It may have read the configuration already, and does so again once it is ready."""
+    with coordinator_in(tmp_path) as coordinator:
+        former, supervisor = coordinator.child, coordinator.process.pid
+        os.kill(former, signal.SIGKILL)
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+        wait_until(lambda: set(children.read_text().split()) - {str(former)})
+        coordinator.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: coordinator.events("configuration-read"))
+
+
 def test_status_names_the_key_database_in_use_until_the_restart(tmp_path: Path) -> None:
     with coordinator_in(tmp_path) as coordinator:
         used = coordinator.status.keydb

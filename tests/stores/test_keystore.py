@@ -506,7 +506,7 @@ def test_a_store_of_a_newer_program_is_left_alone(home: Home) -> None:
     raw = sqlite3.connect(home.keys_db, isolation_level=None)
     raw.execute("PRAGMA user_version = 99")
     raw.close()
-    with pytest.raises(VersionMismatch, match="upgrade zkc"):
+    with pytest.raises(VersionMismatch, match="install that zkc again"):
         KeyStore.open(home)
 
 

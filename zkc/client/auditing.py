@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +26,7 @@ class DaemonAudit:
         self, file: AuditFile, config: Callable[[], ClientConfig], clock: Clock, log: FilteringBoundLogger
     ) -> None:
         self._config = config
+        self._loop = asyncio.get_running_loop()
         self._writer = AuditWriter(file, clock, self._soon, self._bounds)
         self._log = log
         self._repeats = Repeats(clock.monotonic)
@@ -47,8 +49,10 @@ class DaemonAudit:
             self._repeats.tell(self._log, "warning", "audit-not-written", (error.detail,), error=str(error))
 
     def _soon(self, what: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(BATCH_SECONDS, loop.run_in_executor, None, what)
+        """From any thread: the queue's note what they have delivered."""
+        loop = self._loop
+        with contextlib.suppress(RuntimeError):  # the loop has ended; `close` has written
+            loop.call_soon_threadsafe(loop.call_later, BATCH_SECONDS, loop.run_in_executor, None, what)
 
     def _bounds(self) -> tuple[float, int]:
         section = self._config().audit

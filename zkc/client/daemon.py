@@ -53,10 +53,12 @@ from zkc.net.local_frames import Credentials
 from zkc.net.pipe import Bulk
 from zkc.net.sockets import context
 from zkc.rules.policy import locked_out
+from zkc.service import Manager
 from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
+from zkc.stores.outbox import Outbox
 from zkc.wire.messages import (
     AnswerBody,
     AskFrom,
@@ -83,13 +85,14 @@ class Ready:
 
 async def run(
     home: Home, read_config: Callable[[], ClientConfig], *, clock: Clock, entropy: Entropy,
-    on_ready: Callable[[Ready], None], master: Secret | None = None,
+    on_ready: Callable[[Ready], None], master: Secret | None = None, manager: Manager | None = None,
 ) -> None:
     """Serve until a signal or ``zkc leave``; raises the error with which the coordinator ends the registration.
 
     ``master``: what a passphrase has unlocked, where the caller has asked for it. ``read_config`` is asked at the start
-    and at each SIGHUP; `UsageError` for a configuration with a mistake.
+    and at each SIGHUP; `UsageError` for a configuration with a mistake. ``manager``: what started this as a service.
     """
+    manager = manager or Manager()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_Defects(clock))
@@ -98,22 +101,33 @@ async def run(
         Inbox.open(home) as inbox, AuditFile.open(home) as audit,
     ):
         store.unlock()
+        Outbox(home).jobs()  # of a later version: told now, and not again and again by the queue
         keeping = Housekeeping(home, inbox, clock)
         keeping.sweep()
         daemon = Daemon(home, store, inbox, audit, read_config, clock, entropy)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+
+
+        def reload() -> None:
+            manager.reloading()
+            daemon.reload()
+            manager.ready()
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
         try:
             on_ready(await daemon.start(home.prepare_socket(lock)))
+            manager.ready()
             # What stands now stays: the collector need not go through it again and again.
             gc.freeze()
-            sweeping = asyncio.create_task(keeping.run())
+            besides = [asyncio.create_task(keeping.run()), asyncio.create_task(manager.keep_alive())]
             try:
                 await daemon.until_ended(stop)
             finally:
-                sweeping.cancel()
+                for task in besides:
+                    task.cancel()
         finally:
+            manager.stopping()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE_SECONDS):
                     await daemon.close()

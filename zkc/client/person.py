@@ -22,10 +22,11 @@ from zkc.config import ClientConfig
 from zkc.crypto import totp
 from zkc.crypto.pins import is_pin, pin_digest
 from zkc.env import Clock, Entropy
-from zkc.errors import LocalIOError, NotAuthorised, UsageError
+from zkc.errors import NotAuthorised, UsageError
 from zkc.ids import PersonState, Presence
 from zkc.rules.presence import EXPLICIT, Evidence, Person, judge_person, stated_level
 from zkc.stores import files
+from zkc.stores.documents import read_document
 
 Mode = Literal["auto", "here", "away"]
 PIN_MIN: Final = 4
@@ -37,6 +38,9 @@ _WAIT_MAX: Final = 3600.0
 _SALT_BYTES: Final = 16
 _TURN: Final = threading.Lock()
 """One guess at a time: many at once take no more memory than one."""
+
+
+_VERSION: Final = 1
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +58,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wrong: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Wrong tries since the last right one."""
     tried_at: float = 0.0
+    version: int = _VERSION
 
     def __repr__(self) -> str:
         return f"_Kept(mode={self.mode!r}, wrong={self.wrong}, ...)"
@@ -214,12 +219,8 @@ class PersonHere:
     def _read(self) -> _Kept:
         if not os.path.lexists(self._path):
             return _Kept()
-        try:
-            return msgspec.json.decode(files.read_private(self._path), type=_Kept)
-        except msgspec.DecodeError:
-            raise LocalIOError(
-                f"{self._path} is damaged", detail="damaged", hint="remove it, and enrol anew"
-            ) from None
+        what = "what is known of the person"
+        return read_document(self._path, _Kept, _VERSION, what, hint="remove it, and enrol anew")
 
     def _write(self, kept: _Kept) -> None:
         files.write_private(self._path, msgspec.json.encode(kept), replace=True)

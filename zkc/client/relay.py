@@ -28,6 +28,7 @@ from zkc.net.addresses import told
 from zkc.net.relay import RelayServer
 from zkc.net.sockets import context, split_endpoint, tcp_endpoint
 from zkc.rules.endpoints import Endpoint
+from zkc.service import Manager
 from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
@@ -46,9 +47,10 @@ class Ready:
 
 async def run(
     home: Home, config: ClientConfig, listen: Endpoint, *, clock: Clock, entropy: Entropy,
-    on_ready: Callable[[Ready], None], master: Secret | None = None,
+    on_ready: Callable[[Ready], None], master: Secret | None = None, manager: Manager | None = None,
 ) -> None:
     """Serve until a signal; raises the error with which the coordinator ends the registration."""
+    manager = manager or Manager()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -60,8 +62,14 @@ async def run(
         relay = _Relay(store, config, audit, clock, entropy)
         try:
             on_ready(await relay.start(listen))
-            await relay.until_ended(stop)
+            manager.ready()
+            alive = asyncio.create_task(manager.keep_alive())
+            try:
+                await relay.until_ended(stop)
+            finally:
+                alive.cancel()
         finally:
+            manager.stopping()
             await relay.close()
 
 

@@ -17,9 +17,20 @@ from typing import Final
 
 from zkc import logs
 from zkc.coordinator.engine import DESCRIPTORS_SPARE, Engine, Ready, Settings, defect
-from zkc.coordinator.reports import Failed, Orders, Started, Suspect, pack_suspect, read_line, write_line
+from zkc.coordinator.reports import (
+    Alive,
+    Failed,
+    Orders,
+    Reloaded,
+    Started,
+    Suspect,
+    pack_suspect,
+    read_line,
+    write_line,
+)
 from zkc.errors import LocalIOError, ZkcError
 from zkc.hardening import claim_descriptors, protect_memory
+from zkc.service import every
 from zkc.stores.home import Home, HomeLock
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -43,7 +54,7 @@ def main(arguments: list[str]) -> int:
         config = settings.load().config
         logs.configure(config.log.format, config.log.level)
         _claim_descriptors(config.limits.clients)
-        asyncio.run(_serve(settings, lock))
+        asyncio.run(_serve(settings, lock, report, orders.alive_every))
     except ZkcError as error:
         write_line(report, Failed(error.code, error.message, error.detail, error.hint))
         return error.code
@@ -55,13 +66,23 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-async def _serve(settings: Settings, lock: HomeLock) -> None:
+async def _serve(settings: Settings, lock: HomeLock, report: socket.socket, alive_every: float) -> None:
     engine = Engine(settings, lock)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, engine.stop)
-    loop.add_signal_handler(signal.SIGHUP, engine.reload)
-    await engine.run()
+
+
+    def reload() -> None:
+        engine.reload()
+        write_line(report, Reloaded())
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    saying = asyncio.create_task(every(alive_every, lambda: write_line(report, Alive())))
+    try:
+        await engine.run()
+    finally:
+        saying.cancel()
 
 
 def _tell_ready(report: socket.socket, ready: Ready) -> None:

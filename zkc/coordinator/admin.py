@@ -21,6 +21,7 @@ from zkc.errors import DaemonError, InternalError, NotRegistered, UsageError
 from zkc.ids import check_name
 from zkc.net.local_client import LocalClient
 from zkc.net.local_frames import NoAnswer, NotRunning
+from zkc.service import Manager
 from zkc.stores.home import Home
 
 if TYPE_CHECKING:
@@ -38,16 +39,17 @@ _REASON_MAX: Final = 512
 
 def run(
     home: Home, options: Mapping[str, object] | None = None, *,
-    on_ready: Callable[[str, str], None] = lambda _endpoint, _fingerprint: None,
+    on_ready: Callable[[str, str], None] = lambda _endpoint, _fingerprint: None, manager: Manager | None = None,
 ) -> None:
     """Run a coordinator in the foreground until SIGTERM or SIGINT; only from the main thread.
 
     ``options``: ``section.key`` -> value, as given on the command line. ``on_ready`` is called once, with the endpoint
-    and the fingerprint. Errors: what keeps it from starting (`UsageError`, `DaemonError`, `LocalIOError`, ...).
+    and the fingerprint; ``manager``: what started this as a service. Errors: what keeps it from starting (`UsageError`,
+    `DaemonError`, `LocalIOError`, ...).
     """
     from zkc.coordinator.supervisor import Supervisor  # noqa: PLC0415 - the other commands do not need it
 
-    Supervisor(home, options or {}, on_ready).run()
+    Supervisor(home, options or {}, on_ready, manager or Manager()).run()
 
 
 # --- is it up? -----------------------------------------------------------------------------------------------------

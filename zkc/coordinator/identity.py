@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -31,6 +32,7 @@ FILE_NAME: Final = "identity.key"
 _MAGIC: Final = b"zkc coordinator identity 1\n"
 _MAGIC_ROTATED: Final = b"zkc coordinator identity 2\n"
 """Of one that has taken another's place."""
+_ANY_MAGIC: Final = re.compile(rb"zkc coordinator identity [1-9]\d*\n")
 _CHECKSUM: Final = 32
 _SEED: Final = 64
 
@@ -93,7 +95,8 @@ def identity_file(home: Path) -> Path:
 def load(home: Path) -> CoordinatorIdentity:
     """The identity kept in ``home``.
 
-    `DaemonError` (``not-running``) where no coordinator ever ran; `LocalIOError`: ``damaged``, ``permission``, ``io``.
+    `DaemonError` (``not-running``) where no coordinator ever ran; `LocalIOError`: ``damaged``, ``permission``, ``io``;
+    `VersionMismatch` (``newer``).
     """
     path = identity_file(home)
     if not path.exists() and not path.is_symlink():
@@ -156,8 +159,10 @@ def _read(path: Path) -> CoordinatorIdentity:
     body, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
     try:
         kind = {_MAGIC: _Stored, _MAGIC_ROTATED: _Rotated}.get(body[: len(_MAGIC)])
-        if digest(body) != checksum or kind is None:
+        if digest(body) != checksum:
             raise ValueError("checksum")
+        if kind is None:
+            raise files.newer("the coordinator's identity", path) if _ANY_MAGIC.match(body) else ValueError("magic")
         return _identity(decode(body[len(_MAGIC) :], kind))
     except (ValueError, PeerViolation):
         raise LocalIOError(

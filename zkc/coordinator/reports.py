@@ -28,6 +28,8 @@ class Orders(Struct, frozen=True):
     """The three folders of `Home`."""
     options: dict[str, object]
     listen: list[str]
+    alive_every: float
+    """Seconds between two `Alive`; 0: nobody waits for them."""
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -35,6 +37,14 @@ class Started(Struct, frozen=True, tag="started"):
 
     endpoints: list[str]
     fingerprint: str
+
+
+class Alive(Struct, frozen=True, tag="alive"):
+    """Process to supervisor, again and again: the event loop turns."""
+
+
+class Reloaded(Struct, frozen=True, tag="reloaded"):
+    """Process to supervisor: what SIGHUP asks for is done."""
 
 
 class Failed(Struct, frozen=True, tag="failed"):

@@ -29,8 +29,10 @@ from zkc.config import load
 from zkc.coordinator.banned import ban
 from zkc.coordinator.reports import (
     SUSPECT_BYTES,
+    Alive,
     Failed,
     Orders,
+    Reloaded,
     Started,
     Suspect,
     read_line,
@@ -40,6 +42,7 @@ from zkc.coordinator.reports import (
 from zkc.env import Clock, SystemClock
 from zkc.errors import ZkcError, error_for
 from zkc.rules.names import escape
+from zkc.service import Manager
 from zkc.stores.home import Home, HomeLock
 
 OnReady = Callable[[str, str], None]
@@ -69,6 +72,7 @@ class Supervisor:
     home: Home
     options: Mapping[str, object] = field(default_factory=dict)
     on_ready: OnReady = lambda _endpoint, _fingerprint: None
+    manager: Manager = field(default_factory=Manager)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     clock: Clock = field(default_factory=SystemClock)
     _listen: list[str] = field(default_factory=list)
@@ -107,16 +111,34 @@ class Supervisor:
                 return None
             if bell in ready:
                 for number in bell.rung():
-                    if number != signal.SIGHUP or child.ready:  # before it is ready, SIGHUP would end it
+                    if number == signal.SIGHUP:
+                        self._reload(child)
+                    else:
                         child.signal(number)
-                    if number != signal.SIGHUP:
+                        self.manager.stopping()
                         self._ending = True
                         deadline = self.clock.monotonic() + _END_SECONDS
             if child.report in ready:
-                told: Started | Failed | None = read_line(child.report, Started | Failed)
-                if told is None or isinstance(told, Failed):
-                    return told
-                self._started(told, child)
+                told: Started | Reloaded | Alive | Failed | None = read_line(
+                    child.report, Started | Reloaded | Alive | Failed
+                )
+                match told:
+                    case None | Failed():
+                        return told
+                    case Started():
+                        self._started(told, child)
+                    case Reloaded():
+                        self.manager.ready()
+                    case Alive():
+                        self.manager.alive()
+
+    def _reload(self, child: _Child) -> None:
+        """The manager hears that it is done from `Reloaded`, or from the next child's `Started`."""
+        if child.ready:
+            child.signal(signal.SIGHUP)
+        if self._ready:
+            self.manager.reloading()
+        child.is_outdated = not child.ready  # SIGHUP would end it now, and it may have read the configuration already
 
     def _started(self, started: Started, child: _Child) -> None:
         self._listen = started.endpoints
@@ -125,6 +147,9 @@ class Supervisor:
         if not self._ready:
             self._ready = True
             self.on_ready(started.endpoints[0], started.fingerprint)
+        self.manager.ready()
+        if child.is_outdated:
+            self._reload(child)
 
     def _after_death(
         self, status: int, failure: Failed | None, suspect: Suspect | None, bell: _Bell
@@ -149,7 +174,12 @@ class Supervisor:
         if key and -status in _ABORTS:
             self._blame(now, key, who)
         if pause and select.select([bell], [], [], pause)[0]:
-            self._ending = any(number != signal.SIGHUP for number in bell.rung())
+            numbers = bell.rung()
+            self._ending = any(number != signal.SIGHUP for number in numbers)
+            if self._ending:
+                self.manager.stopping()
+            elif numbers:
+                self.manager.reloading()  # what the next child does by starting
 
     def _blame(self, now: float, key: bytes, who: str) -> None:
         """Bars the key of a peer that was the suspect before."""
@@ -196,6 +226,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     report: socket.socket
     ready: bool = False
+    is_outdated: bool = False
+    """Whether the configuration is to be read again as soon as it is ready."""
 
     @classmethod
     def start(cls, supervisor: Supervisor, lock: HomeLock, suspect: int) -> _Child:
@@ -211,7 +243,7 @@ class _Child:
             )
         orders = Orders(
             os.getpid(), str(home.data), str(home.config_folder), str(home.runtime), dict(supervisor.options),
-            supervisor._listen,  # noqa: SLF001  (its own child)
+            supervisor._listen, supervisor.manager.alive_every,  # noqa: SLF001  (its own child)
         )
         write_line(ours, orders)
         return cls(process, ours)

@@ -57,6 +57,11 @@ def open_backend(url: str, mac_key: bytes, *, create: bool, patience: float) -> 
 
     Errors: `UsageError` for a URL of no use; else what the backend's own ``open`` says.
     """
+    return SqliteBackend.open(sqlite_path(url), mac_key, create=create, patience=patience)
+
+
+def sqlite_path(url: str) -> Path:
+    """The file that ``url`` names. `UsageError` for one of no use."""
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -66,7 +71,7 @@ def open_backend(url: str, mac_key: bytes, *, create: bool, patience: float) -> 
     if parsed.get_backend_name() != "sqlite" or parsed.query or parsed.host or path is None or path in ("", ":memory:"):
         shown = parsed.render_as_string(hide_password=True)
         raise UsageError(f"{shown!r} is not a key database that zkc can use", hint="use sqlite:///PATH")
-    return SqliteBackend.open(Path(path).absolute(), mac_key, create=create, patience=patience)
+    return Path(path).absolute()
 
 
 class SqliteBackend:

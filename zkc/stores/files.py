@@ -15,7 +15,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Final
 
-from zkc.errors import LocalIOError
+from zkc.errors import LocalIOError, VersionMismatch
 
 PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
@@ -65,6 +65,14 @@ def refused(path: Path, why: str, mend: str) -> LocalIOError:
 
 
 # --- who may read and write (attacks K01, L02) ---------------------------------------------------------------------
+
+
+def newer(what: str, path: Path) -> VersionMismatch:
+    """``what`` ("the inbox") at ``path`` was written by a later zkc, and is left as it is."""
+    return VersionMismatch(
+        f"{what} {path} was written by a newer zkc", detail="newer",
+        hint="install that zkc again, or restore a backup from before it",
+    )
 
 
 def check_folder(path: Path, *, private: bool) -> None:

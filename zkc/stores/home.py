@@ -24,6 +24,9 @@ from zkc.stores import files
 
 Role = Literal["client", "coordinator"]
 
+LAYOUT: Final = 1
+"""Which files a home has, and what is in those that do not say their own version. A later one is named in ``role``,
+after the role: "client 2"."""
 SOCKET_PATH_MAX: Final = 107
 """Bytes: sun_path of AF_UNIX holds 108 with its NUL."""
 LOCK_TRIES: Final = 40
@@ -104,7 +107,8 @@ class Home:
     def prepare(self) -> Self:
         """Make what is missing, 0700, and check all of it (attacks K01, L02); the first call settles the home's role.
 
-        Errors: `UsageError` (a file is there; ``role``: it is the other program's home), `LocalIOError`.
+        Errors: `UsageError` (a file is there; ``role``: it is the other program's home), `LocalIOError`,
+        `VersionMismatch` (``newer``).
         """
         for folder in dict.fromkeys((self.data, self.config_folder)):
             _check_place(folder)
@@ -136,8 +140,11 @@ class Home:
         return self
 
     def _check_role(self) -> None:
-        found = files.read_private(self._role_file).decode("ascii", "replace").strip()
-        if found not in get_args(Role):
+        text = files.read_private(self._role_file).decode("ascii", "replace").strip()
+        found, _, layout = text.partition(" ")
+        if found in get_args(Role) and layout.isascii() and layout.isdigit() and int(layout) > LAYOUT:
+            raise files.newer("the home", self.data)
+        if found not in get_args(Role) or layout:
             raise LocalIOError(
                 f"{self._role_file} does not say whose home this is", detail="damaged",
                 hint=f"it holds one word: {' or '.join(get_args(Role))}",

@@ -76,7 +76,7 @@ class KeyStore:
         file (attack K01).
         """
         tables = SealedTables.open(
-            home.keys_db, what="the key store", application_id=0x7A6B6331, version=2, columns=COLUMNS,
+            home.keys_db, what="the key store", application_id=0x7A6B6331, version=3, columns=COLUMNS,
             kept=frozenset({"pins"}), entropy=entropy,
         )
         return cls(tables, passphrase, entropy or SystemEntropy(), master)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from zkc.env import Clock, SystemClock
-from zkc.errors import LocalIOError, VersionMismatch
+from zkc.errors import LocalIOError
 from zkc.stores import files, sqlite
 
 BUSY_SECONDS: Final = 2.0
@@ -203,9 +203,7 @@ class LocalDb:
         if application_id != self._schema.application_id or version < 1:
             raise self.damaged()
         if version > self._schema.version:
-            raise VersionMismatch(
-                f"{self._schema.what} {self.path} was written by a newer zkc", detail="newer", hint="upgrade zkc"
-            )
+            raise files.newer(self._schema.what, self.path)
         return int(version)
 
 

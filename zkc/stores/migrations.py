@@ -213,8 +213,9 @@ def version_of(connection: Connection, mac_key: bytes) -> int:
     version: int = rows[0][0]
     if version > LATEST:
         raise VersionMismatch(
-            f"the key database has schema {version}, this zkc knows up to {LATEST}", detail="newer",
-            hint="install the newer zkc",
+            f"the key database was written by a newer zkc (schema {version}, this one knows up to {LATEST})",
+            detail="newer",
+            hint="install that zkc again, or restore a backup from before it",
         )
     return version
 

@@ -20,6 +20,7 @@ import msgspec
 from zkc.errors import LocalIOError, PolicyRefused
 from zkc.ids import KeySource, Presence
 from zkc.stores import files
+from zkc.stores.documents import read_document
 from zkc.stores.home import Home
 from zkc.stores.items import the_one
 
@@ -37,6 +38,9 @@ class Spool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"Spool({self.kind}, ...)"
+
+
+_JOB_VERSION: Final = 1
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +72,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of what the last try ended with; with its finer word and its line."""
     detail: str = ""
     why: str = ""
+    version: int = _JOB_VERSION
+    """Of ``job.json``."""
 
 
 class Outbox:
@@ -77,15 +83,17 @@ class Outbox:
         self._folder = home.outbox / "jobs"
 
     def jobs(self) -> list[Job]:
-        """All, oldest first; what cannot be read is left out, and `damaged` has it."""
+        """All, oldest first; what cannot be read is left out, and `damaged` has it. `VersionMismatch` (``newer``):
+        one is a later zkc's."""
         found = [job for id in self._ids() if (job := self.job(id)) is not None]
         return sorted(found, key=lambda job: (job.made, job.id))
 
     def job(self, id: str) -> Job | None:
-        """The job ``id``; None: there is none (any more), or it is damaged."""
+        """The job ``id``; None: there is none (any more), or it is damaged. `VersionMismatch` (``newer``)."""
+        path = self._folder / id / "job.json"
         try:
-            return msgspec.json.decode(files.read_private(self._folder / id / "job.json"), type=Job)
-        except (LocalIOError, msgspec.DecodeError, UnicodeDecodeError):
+            return read_document(path, Job, _JOB_VERSION, "the job", hint=f"zkc outbox cancel {id}")
+        except LocalIOError:
             return None
 
     def damaged(self) -> list[str]:

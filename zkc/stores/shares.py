@@ -12,12 +12,14 @@ from typing import Final
 
 import msgspec
 
-from zkc.errors import LocalIOError, PolicyRefused
+from zkc.errors import PolicyRefused
 from zkc.ids import ShareKind
 from zkc.stores import files
+from zkc.stores.documents import read_document
 from zkc.stores.home import Home
 
 SHARES_MAX: Final = 128
+_VERSION: Final = 2
 RECIPIENTS_MAX: Final = 32
 """Of one share; and so many shares that all go into one answer."""
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -49,20 +51,28 @@ class Share(msgspec.Struct, frozen=True):
         return self.may_ask(name, fingerprint) and recipient in (self.recipients or [name])
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    """``shares.json``."""
+
+    version: int
+    shares: list[Share]
+
+
 def load_shares(home: Home) -> list[Share]:
-    """By name. `LocalIOError` (``damaged``)."""
+    """By name. `LocalIOError` (``damaged``); `VersionMismatch` (``newer``)."""
     path = _path(home)
     if not os.path.lexists(path):
         return []
-    try:
-        return msgspec.json.decode(files.read_private(path), type=list[Share])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise LocalIOError(f"{path} is damaged", detail="damaged", hint="remove it, and share again") from None
+    # Version 1 was the list alone.
+    kind: type[list[Share] | _Kept] = list[Share] | _Kept  # type: ignore[assignment]
+    found = read_document(path, kind, _VERSION, "the list of shares", hint="remove it, and share again")
+    return found if isinstance(found, list) else found.shares
 
 
 def save_shares(home: Home, shares: list[Share]) -> None:
     """In place of what there was; durable when this returns."""
-    files.write_private(_path(home), msgspec.json.encode(sorted(shares, key=lambda each: each.name)), replace=True)
+    kept = _Kept(_VERSION, sorted(shares, key=lambda each: each.name))
+    files.write_private(_path(home), msgspec.json.encode(kept), replace=True)
 
 
 def open_shared(share: Share, path: str) -> tuple[int, str]:

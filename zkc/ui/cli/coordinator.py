@@ -45,9 +45,13 @@ def _home(call: Invocation) -> Home:
 @pass_invocation
 def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
     """``ready`` with ``endpoint`` and ``fingerprint``."""
+    import os
+
     from zkc.coordinator.admin import run
     from zkc.hardening import protect_memory
+    from zkc.service import Manager
 
+    manager = Manager.of(os.environ)
     protect_memory()
     options: dict[str, object] = {}
     if listen:
@@ -59,7 +63,7 @@ def _run(call: Invocation, *, listen: tuple[str, ...]) -> None:
         told = {"endpoint": endpoint, "fingerprint": fingerprint}
         call.out.item("ready", told, f"ready {endpoint} {fingerprint}")
 
-    run(_home(call), options, on_ready=ready)
+    run(_home(call), options, on_ready=ready, manager=manager)
 
 
 @click.command(
@@ -278,11 +282,85 @@ def _check_evidence(call: Invocation, file: str) -> None:
     )
 
 
+@click.command(
+    "backup", cls=Command, example="zkc coordinator backup /srv/backups/coordinator.tar",
+    help="Write everything of this coordinator, at one moment, into FILE ('-': stdout), while it runs or not. FILE has "
+    "all its secrets. What is registered, revoked or rotated later is not in it: make one after each such change.",
+    short_help="Write the coordinator into a file.",
+)
+@click.argument("file")
+@pass_invocation
+def _backup(call: Invocation, *, file: str) -> None:
+    """``backup`` with ``fingerprint``, ``clients``, and ``log``: how many entries the key log has."""
+    from pathlib import Path
+
+    from zkc.coordinator import backups
+
+    home = _home(call)
+    if file == "-":
+        call.out.payload_on_stdout()
+        told = backups.write_backup(home, _Stdout(call))
+    else:
+        told = backups.write_file(home, Path(file))
+    call.out.event("backup", {"fingerprint": told.fingerprint, "clients": told.clients, "log": told.log})
+    if not call.out.json:
+        call.out.notice(f"{told.clients} clients, {told.log} entries of the key log")
+
+
+class _Stdout:
+    """Where a backup is written that goes on to another command."""
+
+    def __init__(self, call: Invocation) -> None:
+        self.write = call.out.payload
+
+
+@click.command(
+    "restore", cls=Command, example="zkc coordinator restore coordinator.tar",
+    help="Make the coordinator of a backup ('-': stdin) in this home, where none is. Open invitations are cancelled. "
+    "What came after the backup has to be done again: who was revoked is registered again. Never run the former one "
+    "beside it: docs/operations.md.",
+    short_help="Make the coordinator of a backup.",
+)
+@click.argument("file")
+@pass_invocation
+def _restore(call: Invocation, *, file: str) -> None:
+    """``restored`` with ``fingerprint``, ``clients``, ``log``, ``made``, ``last`` (times of backup and last entry) and
+    ``invitations``: names whose open ones are of no use any more."""
+    import sys
+
+    from zkc.coordinator import backups
+
+    home = _home(call)
+    if file == "-":
+        done = backups.restore(home, sys.stdin.buffer)
+    else:
+        try:
+            opened = open(file, "rb")  # noqa: SIM115 - closed below
+        except OSError as error:
+            why = f"cannot read {file}: {error.strerror}"
+            raise LocalIOError(why, detail="unreadable", hint="is it there?") from None
+        with opened:
+            done = backups.restore(home, opened)
+    told = done.told
+    fields = {"fingerprint": told.fingerprint, "clients": told.clients, "log": told.log, "made": rfc3339(told.made)}
+    call.out.event(
+        "restored", {**fields, "last": rfc3339(told.last) if told.log else None, "invitations": done.cancelled}
+    )
+    if not call.out.json:
+        call.out.notice(f"restored {told.fingerprint}: {told.clients} clients, as of {local_time(told.made)}")
+        call.out.notice(
+            "what was registered, revoked or rotated since has to be again; clients that know of such refuse "
+            "those whom they meet for the first time (12 log-shrunk, log-fork)"
+        )
+        if done.cancelled:
+            call.out.notice(f"open invitations are of no use any more, make them anew: {', '.join(done.cancelled)}")
+
+
 command = Group(
     "coordinator",
     {
         "run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate,
-        "audit": _audit,
+        "audit": _audit, "backup": _backup, "restore": _restore,
     },
     default="run", example=(
         "zkc coordinator run\n"

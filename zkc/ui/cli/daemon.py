@@ -30,8 +30,10 @@ def command(call: Invocation) -> None:
     from zkc.config import load
     from zkc.env import SystemClock, SystemEntropy
     from zkc.hardening import claim_descriptors, protect_memory
+    from zkc.service import Manager
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
+    manager = Manager.of(os.environ)
     protect_memory()
     claim_descriptors(DESCRIPTORS)
     home = client_home(call)
@@ -51,5 +53,8 @@ def command(call: Invocation) -> None:
         call.out.item("ready", told, f"ready {of.endpoint} {of.fingerprint}")
 
     asyncio.run(
-        run(home, read_config, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready, master=master)
+        run(
+            home, read_config, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready, master=master,
+            manager=manager,
+        )
     )

@@ -25,15 +25,18 @@ _LISTEN = "tcp://*:7671"
 def command(call: Invocation, *, listen: str) -> None:
     """``ready`` with ``endpoint`` (where both ends connect) and ``fingerprint`` (this client's)."""
     import asyncio
+    import os
 
     from zkc import logs
     from zkc.client.relay import DESCRIPTORS, run
     from zkc.env import SystemClock, SystemEntropy
     from zkc.hardening import claim_descriptors, protect_memory
     from zkc.rules.endpoints import parse_endpoint
+    from zkc.service import Manager
     from zkc.ui.cli.homes import client_config, client_home, open_store
 
     where = parse_endpoint(listen, "relay: --listen", listen=True)
+    manager = Manager.of(os.environ)
     protect_memory()
     claim_descriptors(DESCRIPTORS)
     home = client_home(call)
@@ -49,5 +52,8 @@ def command(call: Invocation, *, listen: str) -> None:
         call.out.item("ready", told, f"ready {of.endpoint} {of.fingerprint}")
 
     asyncio.run(
-        run(home, config, where, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready, master=master)
+        run(
+            home, config, where, clock=SystemClock(), entropy=SystemEntropy(), on_ready=ready, master=master,
+            manager=manager,
+        )
     )
