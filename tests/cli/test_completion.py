@@ -118,13 +118,13 @@ def test_where_a_file_or_a_folder_is_named_the_shell_offers_its_own(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_an_option_for_a_file_or_a_name_offers_something(name: str) -> None:
+def test_where_a_file_or_a_name_is_wanted_something_is_offered(name: str) -> None:
     """What a person would have to look up otherwise; `offers` of a command that comes later is not forgotten."""
     told = COMMANDS[name].params
     wanted = ("FILE", "PATH", "DIR", "CLIENT", "APP", "NAME|")
     silent = [
-        each.opts[0] for each in told if isinstance(each, click.Option) and each.metavar
-        and each.metavar.startswith(wanted) and each._custom_shell_complete is None
+        each.opts[0] for each in told if each._custom_shell_complete is None
+        and ((each.metavar or "").startswith(wanted) or each.name in {"file", "path", "paths"})
     ]
     assert silent == []
 

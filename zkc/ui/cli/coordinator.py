@@ -283,12 +283,15 @@ def _check_evidence(call: Invocation, file: str) -> None:
 
 
 @click.command(
-    "backup", cls=Command, example="zkc coordinator backup /srv/backups/coordinator.tar",
+    "backup", cls=Command, example=(
+        "zkc coordinator backup /srv/backups/coordinator.tar\n"
+        "zkc coordinator backup - | ssh vault 'cat > coordinator.tar'"
+    ),
     help="Write everything of this coordinator, at one moment, into FILE ('-': stdout), while it runs or not. FILE has "
     "all its secrets. What is registered, revoked or rotated later is not in it: make one after each such change.",
     short_help="Write the coordinator into a file.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @pass_invocation
 def _backup(call: Invocation, *, file: str) -> None:
     """``backup`` with ``fingerprint``, ``clients``, and ``log``: how many entries the key log has."""
@@ -321,7 +324,7 @@ class _Stdout:
     "beside it: docs/operations.md.",
     short_help="Make the coordinator of a backup.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @pass_invocation
 def _restore(call: Invocation, *, file: str) -> None:
     """``restored`` with ``fingerprint``, ``clients``, ``log``, ``made``, ``last`` (times of backup and last entry) and
