@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import tomli
 
+from scripts.lib import manuals
 from scripts.lib.readme import unknown_calls
 from tests.conftest import SESSION
 from tests.support.waiting import DEADLINE
@@ -176,6 +177,12 @@ def test_the_wheel_sends_and_receives_without_rights_desktop_or_terminal(
             assert str(installed) in (process / "cmdline").read_text()
             (rights,) = re.findall(r"^CapEff:\s*(\w+)$", (process / "status").read_text(), re.MULTILINE)
             assert int(rights, 16) == 0
+
+
+def test_the_wheel_has_the_man_pages(installed: Path) -> None:
+    made = {f"man{name[-1]}/{name}" for name in manuals.pages()}
+    folder = installed / "share" / "man"
+    assert {str(page.relative_to(folder)) for page in folder.glob("*/*")} == made
 
 
 def test_the_wheel_is_used_from_where_it_was_installed(installed: Path) -> None:

@@ -1,6 +1,6 @@
 """Every way in which zkc can fail, and the number that each way ends with.
 
-An exception *is* its exit code, its reason in JSON and its code on the wire::
+An exception *is* its exit code, its reason in JSON and its code on the wire; its docstring is its line in zkc(1)::
 
     ZkcError
     ├── InternalError            1   a defect of zkc
@@ -50,70 +50,104 @@ class ZkcError(Exception):
 
 
 class InternalError(ZkcError):
+    """A defect of zkc, or of the zkc at the other end."""
+
     code, reason = 1, "internal"
 
 
 class UsageError(ZkcError):
+    """Wrong arguments or configuration; a malformed invitation. Nothing was done."""
+
     code, reason = 2, "usage"
 
 
 class CoordinatorUnreachable(ZkcError):
+    """No link to the coordinator, or something else answers there."""
+
     code, reason = 10, "coordinator-unreachable"
 
 
 class NotRegistered(ZkcError):
+    """The client is not registered, or was revoked; an invitation that is of no use; a name that is taken."""
+
     code, reason = 11, "not-registered"
 
 
 class IdentityError(ZkcError):
+    """A key changed or did not verify, and nothing was sent; a receipt that is not genuine."""
+
     code, reason = 12, "identity"
 
 
 class UnknownRecipient(ZkcError):
+    """Nobody of this name is registered."""
+
     code, reason = 20, "unknown-recipient"
 
 
 class RecipientOffline(ZkcError):
+    """The recipient is not online."""
+
     code, reason = 21, "recipient-offline"
 
 
 class NobodyThere(ZkcError):
+    """No person is present there; for recv: nothing is waiting."""
+
     code, reason = 22, "nobody-there"
 
 
 class NotAuthorised(ZkcError):
+    """The person there may not receive it, or did not prove it."""
+
     code, reason = 23, "not-authorised"
 
 
 class Refused(ZkcError):
+    """Refused by a person."""
+
     code, reason = 24, "refused"
 
 
 class PolicyRefused(ZkcError):
+    """Refused by policy or a limit, the coordinator's or an end's."""
+
     code, reason = 25, "policy"
 
 
 class TimedOut(ZkcError):
+    """No answer in time."""
+
     code, reason = 30, "timeout"
 
 
 class Interrupted(ZkcError):
+    """The transfer broke off; running it again goes on from there."""
+
     code, reason = 31, "interrupted"
 
 
 class IntegrityError(ZkcError):
+    """Data did not verify; nothing of it was delivered."""
+
     code, reason = 32, "integrity"
 
 
 class LocalIOError(ZkcError):
+    """No space, not readable, not writable, or the source changed while it was read."""
+
     code, reason = 33, "local-io"
 
 
 class DaemonError(ZkcError):
+    """The local daemon (or coordinator) does not run or does not answer; or one runs here already."""
+
     code, reason = 34, "daemon"
 
 
 class VersionMismatch(ZkcError):
+    """The other side speaks a version that this one does not."""
+
     code, reason = 40, "version"
 
 

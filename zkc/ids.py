@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 from zkc.errors import UsageError
@@ -26,15 +27,23 @@ UNSAFE_CIPHERS: Final = ("3des", "idea")
 """The document's own two: off unless coordinator, sender and recipient each name them."""
 CIPHERS: Final = (*SAFE_CIPHERS, *UNSAFE_CIPHERS)
 
-VARIABLES: Final = frozenset(
-    {
-        "ZKC_HOME", "ZKC_INVITE", "ZKC_PIN", "ZKC_PASSPHRASE_FILE",
-        # What `recv --exec` sets for the command that it runs, which may be zkc again.
-        "ZKC_SENDER", "ZKC_NAME", "ZKC_NOTE", "ZKC_DIGEST", "ZKC_TRANSFER", "ZKC_KEY_SOURCE",
-        "ZKC_ASKED_BY",
-    }
-)
-"""Environment variables of zkc that are no keys of a configuration."""
+VARIABLES: Final[Mapping[str, str]] = {
+    "ZKC_HOME": "The folder with configuration, keys, inbox and sockets; --home goes before it.",
+    "ZKC_INVITE": "The invitation, for zkc join.",
+    "ZKC_PIN": "The PIN or code of the person here.",
+    "ZKC_PASSPHRASE_FILE": "A file whose first line is the passphrase of the keys of this home.",
+    # What `recv --exec` and hooks set for the command that they run, which may be zkc again.
+    "ZKC_EVENT": "Set for a hook: arrived or asked.",
+    "ZKC_ITEM": "Set for a hook: the id, for zkc inbox save, zkc accept and zkc refuse.",
+    "ZKC_SENDER": "Set for a hook, and for the command of recv --exec: who sent it.",
+    "ZKC_NAME": "The same: what it is called.",
+    "ZKC_NOTE": "The same: the note beside it.",
+    "ZKC_DIGEST": "The same: the digest of its content.",
+    "ZKC_TRANSFER": "The same: the id of its transfer.",
+    "ZKC_KEY_SOURCE": "The same: who made its key.",
+    "ZKC_ASKED_BY": "The same: the client that asked the sender for it, if one did.",
+}
+"""Environment variables of zkc that are no keys of a configuration, with what zkc(1) says of them."""
 
 _LABEL: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _NAME: Final = re.compile(rf"{_LABEL}(?:/{_LABEL})?", re.ASCII)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import click
 import pytest
 
 from tests.support.program import zkc
+from zkc.errors import UsageError
 from zkc.ui.cli.main import COMMANDS
-from zkc.ui.cli.options import Group, root
+from zkc.ui.cli.options import Command, Group, Invocation, root
 
 
 def every_command() -> Iterator[tuple[str, click.Command]]:
@@ -40,8 +43,68 @@ def home(tmp_path: Path) -> Path:
 def test_help_begins_with_an_example_of_that_command(name: str) -> None:
     lines = zkc(*name.split(), "--help").out.splitlines()
     assert lines[0].startswith(f"Usage: zkc {name} ")
-    assert lines[2] == "Example:"
+    assert lines[2] in {"Example:", "Examples:"}
     assert f"zkc {name.removesuffix(' list')}" in lines[3]
+
+
+def test_help_of_zkc_begins_with_examples() -> None:
+    lines = zkc("--help").out.splitlines()
+    assert lines[2] == "Examples:"
+    assert lines[3].startswith("  zkc join ")
+
+
+@pytest.mark.parametrize("name", ["zkc", *sorted(ALL)])
+def test_every_example_is_a_call_of_its_command_that_the_command_line_takes(name: str) -> None:
+    command = root(COMMANDS) if name == "zkc" else ALL[name]
+    assert isinstance(command, Command | Group)
+    for line in command.example.splitlines():
+        found = [taken_by(words) for words in calls_in(line)]
+        assert found, f"no call of zkc in {line!r}"
+        if name != "zkc":
+            expected = name.removesuffix(" list")
+            assert any(f"{path} ".startswith(f"{expected} ") for path in found), f"{line!r} calls {found}"
+
+
+@pytest.mark.parametrize("line", ["zkc send", "zkc send bob --wiat 1h", "true | zkc check bob --size 4X", "zkc shw"])
+def test_a_call_that_the_command_line_does_not_take_is_no_example(line: str) -> None:
+    (words,) = calls_in(line)
+    with pytest.raises((click.UsageError, UsageError)):
+        taken_by(words)
+
+
+def calls_in(line: str) -> list[list[str]]:
+    """The words behind each ``zkc`` of a line of shell."""
+    lexer = shlex.shlex(re.sub(r'"?\$\((.*?)\)"?', r"; \1", line), posix=True, punctuation_chars="<>|&;")
+    lexer.whitespace_split = True
+    calls: list[list[str]] = []
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if set(word) <= set("|&;"):
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                del words[0]
+            if words and words[0] in {"eval", "ssh"}:
+                words = words[words.index("zkc"):] if "zkc" in words else []
+            if words and words[0] == "zkc":
+                end = next((at for at, each in enumerate(words) if each in {"<", ">"}), len(words))
+                calls.append(words[1:end])
+            words = []
+        else:
+            words.append(word)
+    return calls
+
+
+def taken_by(words: list[str]) -> str:
+    """``inbox save``, the command whose words these are; parsed as ever, but not run."""
+    context = root(COMMANDS).make_context("zkc", list(words), obj=Invocation())
+    path: list[str] = []
+    while isinstance(context.command, Group):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = context.command.resolve_command(context, rest)
+        assert name is not None
+        assert command is not None
+        path.append(name)
+        context = command.make_context(name, rest, parent=context)
+    return " ".join(path).removesuffix(" list")
 
 
 def test_every_command_of_this_version_is_listed_with_one_line() -> None:

@@ -239,7 +239,8 @@ def _unknown(where: str, name: str, keys: Mapping[str, Key]) -> UsageError:
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    known = VARIABLES | {key.variable for kind in (ClientConfig, CoordinatorConfig) for key in keys_of(kind).values()}
+    kinds = (ClientConfig, CoordinatorConfig)
+    known = {*VARIABLES, *(key.variable for kind in kinds for key in keys_of(kind).values())}
     for variable in sorted(environ):
         if variable.startswith("ZKC_") and variable not in known:
             nearest = max(sorted(known), key=lambda name: _likeness(variable, name))

@@ -9,12 +9,15 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
 @click.command(
-    "accept", cls=Command, example="zkc accept 3f9a",
+    "accept", cls=Command, example="zkc accept 3f9a\nzkc accept 3f9a --pin-file pin.txt",
     help="Let in the transfer ID, which waits for a person: zkc inbox lists them. Its data comes straight after.",
     short_help="Let in a transfer that waits for a person.",
 )
 @click.argument("id", shell_complete=offers("pending"))
-@click.option("--pin-file", metavar="FILE", help="Prove with the PIN or code in FILE that you may receive; '-': stdin.")
+@click.option(
+    "--pin-file", metavar="FILE", shell_complete=offers("files"),
+    help="Prove with the PIN or code in FILE that you may receive; '-': stdin.",
+)
 @pass_invocation
 def command(call: Invocation, *, id: str, pin_file: str | None) -> None:
     """``accepted``, the item as ``inbox`` has it."""

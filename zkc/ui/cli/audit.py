@@ -9,7 +9,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
 @click.command(
-    "audit", cls=Command, example="zkc audit --follow",
+    "audit", cls=Command, example="zkc audit --follow\nzkc audit --verify",
     help="Show every decision of this client: who, what, outcome. --verify walks the whole chain and prints its head; "
     "noted elsewhere, a head proves later, with --head, that nothing was cut off.",
     short_help="Show or verify the log of this client's decisions.",

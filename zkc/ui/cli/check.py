@@ -12,7 +12,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
 @click.command(
-    "check", cls=Command, example="zkc check bob --size 4G --require present",
+    "check", cls=Command, example="zkc check bob\nzkc check bob --size 4G --require present --wait 1h",
     help="Ask whether NAME would accept a transfer now; nothing is sent, and nobody is asked. Ends as zkc send would.",
     short_help="Would a transfer be accepted now?",
 )

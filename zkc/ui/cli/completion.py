@@ -9,7 +9,10 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
 @click.command(
-    "completion", cls=Command, example='eval "$(zkc completion bash)"',
+    "completion", cls=Command, example=(
+        'eval "$(zkc completion bash)"\n'
+        "zkc completion fish > ~/.config/fish/completions/zkc.fish"
+    ),
     help="Print what bash (4.4 or newer), zsh or fish read to complete commands, options, names of peers and ids: for "
     "bash and zsh with eval in ~/.bashrc or ~/.zshrc, for fish in ~/.config/fish/completions/zkc.fish.",
     short_help="Completion for bash, zsh and fish.",

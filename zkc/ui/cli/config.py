@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "config", cls=Command, example="zkc config --show-origin",
+    "config", cls=Command, example=(
+        "zkc config\n"
+        "zkc config --show-origin\n"
+        "ZKC_TRANSFER_CHUNK=1M zkc config --json"
+    ),
     help="Show each value of the configuration, defaults included.",
 )
 @click.option("--show-origin", is_flag=True, help="Show where each value came from: file and line, variable, default.")

@@ -8,7 +8,7 @@ import click
 
 from zkc.errors import DaemonError, LocalIOError, UsageError
 from zkc.ui.cli.auditing import audit_options, tell_entries, tell_verified
-from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.kinds import Duration, offers, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 from zkc.ui.cli.output import local_time, rfc3339
 
@@ -30,7 +30,10 @@ def coordinator_home(call: Invocation) -> Home:
 
 
 @click.command(
-    "run", cls=Command, example="zkc coordinator run --listen tcp://192.0.2.7:7670",
+    "run", cls=Command, example=(
+        "zkc coordinator run\n"
+        "zkc coordinator run --listen tcp://192.0.2.7:7670 --listen tcp://[2001:db8::7]:7670"
+    ),
     help="Run a coordinator in the foreground. The first start makes its identity and its key database. Says 'ready' "
     "on stdout, logs on stderr, ends on SIGTERM; SIGHUP reads the configuration again.",
     short_help="Run a coordinator.",
@@ -99,7 +102,12 @@ def _status(call: Invocation, *, wait: float) -> None:
 
 
 @click.command(
-    "invite", cls=Command, example="zkc coordinator invite bob > invitation.txt",
+    "invite", cls=Command, example=(
+        "zkc coordinator invite bob > bob.invite\n"
+        "zkc coordinator invite anna --kind user --ttl 7d --endpoint tcp://zkc.example.org:7670\n"
+        "zkc coordinator invite --list\n"
+        "zkc coordinator invite --cancel bob"
+    ),
     help="Make a single-use invitation for NAME: one line, a secret, for 'zkc join' there.",
     short_help="Invite a client.",
 )
@@ -113,7 +121,9 @@ def _status(call: Invocation, *, wait: float) -> None:
     help="Where this client reaches the coordinator, tcp://HOST:PORT, in place of where it listens.",
 )
 @click.option("--list", "listing", is_flag=True, help="List the invitations.")
-@click.option("--cancel", metavar="NAME", help="Cancel the open invitations for NAME.")
+@click.option(
+    "--cancel", metavar="NAME", shell_complete=offers("invited"), help="Cancel the open invitations for NAME."
+)
 @pass_invocation
 def _invite(
     call: Invocation, *, name: str | None, kind: Any, ttl: float | None, endpoint: tuple[str, ...], listing: bool,
@@ -194,7 +204,7 @@ def _clients(call: Invocation) -> None:
     help="End the registration of NAME and of its applications, at once, open connections too.",
     short_help="End a client's registration.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=offers("clients"))
 @click.option("--reason", metavar="TEXT", default="", help="Why: kept, and told to the client.")
 @pass_invocation
 def _revoke(call: Invocation, *, name: str, reason: str) -> None:
@@ -230,13 +240,13 @@ def _rotate(call: Invocation) -> None:
 
 
 @click.command(
-    "audit", cls=Command, example="zkc coordinator audit --follow",
+    "audit", cls=Command, example="zkc coordinator audit --follow\nzkc coordinator audit --verify",
     help="Show every decision of this coordinator: who, what, outcome. --verify walks the whole chain and prints its "
     "head; noted elsewhere, a head proves later, with --head, that nothing was cut off. --verify FILE checks evidence "
     "that some coordinator showed two key logs, on any machine.",
     short_help="Show or verify the log of all decisions.",
 )
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=offers("files"))
 @audit_options
 @pass_invocation
 def _audit(call: Invocation, *, file: str | None, follow: bool, verify: bool, head: bytes | None) -> None:
@@ -276,12 +286,15 @@ def _check_evidence(call: Invocation, file: str) -> None:
 
 
 @click.command(
-    "backup", cls=Command, example="zkc coordinator backup /srv/backups/coordinator.tar",
+    "backup", cls=Command, example=(
+        "zkc coordinator backup /srv/backups/coordinator.tar\n"
+        "zkc coordinator backup - | ssh vault 'cat > coordinator.tar'"
+    ),
     help="Write everything of this coordinator, at one moment, into FILE ('-': stdout), while it runs or not. FILE has "
     "all its secrets. What is registered, revoked or rotated later is not in it: make one after each such change.",
     short_help="Write the coordinator into a file.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @pass_invocation
 def _backup(call: Invocation, *, file: str) -> None:
     """``backup`` with ``fingerprint``, ``clients``, and ``log``: how many entries the key log has."""
@@ -314,7 +327,7 @@ class _Stdout:
     "beside it: docs/operations.md.",
     short_help="Make the coordinator of a backup.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @pass_invocation
 def _restore(call: Invocation, *, file: str) -> None:
     """``restored`` with ``fingerprint``, ``clients``, ``log``, ``made``, ``last`` (times of backup and last entry) and
@@ -355,7 +368,12 @@ command = Group(
         "run": _run, "status": _status, "invite": _invite, "clients": _clients, "revoke": _revoke, "rotate": _rotate,
         "top": "zkc.ui.cli.coordinator_top", "audit": _audit, "backup": _backup, "restore": _restore,
     },
-    default="run", example="zkc coordinator run",
+    default="run", example=(
+        "zkc coordinator run\n"
+        "zkc coordinator invite bob > bob.invite\n"
+        "zkc coordinator clients\n"
+        "zkc coordinator revoke bob --reason 'laptop lost'"
+    ),
     help="Run a coordinator, and administer the one of this home. Without a subcommand: run.",
     short_help="Run and administer a coordinator.",
 )

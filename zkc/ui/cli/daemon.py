@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "daemon", cls=Command, example="zkc daemon",
+    "daemon", cls=Command, example="zkc daemon\nzkc --home /srv/zkc daemon --debug",
     help="Run the client daemon in the foreground: be online, receive into the inbox, and link for the commands of "
     "this home. Says 'ready' on stdout, logs on stderr, ends on SIGTERM; SIGHUP reads the configuration again.",
     short_help="Be online and receive.",

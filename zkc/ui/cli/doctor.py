@@ -16,7 +16,7 @@ _WORDS = {"ok": "ok", "note": "note", "wrong": "WRONG", "skipped": "-"}
 
 
 @click.command(
-    "doctor", cls=Command, example="zkc doctor bob",
+    "doctor", cls=Command, example="zkc doctor\nzkc doctor bob",
     help="Look at each step from this home to the coordinator, and with NAME to that recipient: what is in order, what "
     "is wrong, and how to mend it. Changes nothing, sends nothing. Ends with the code of the first that is wrong.",
     short_help="Find out what does not work, and why.",

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from zkc.errors import RecipientOffline, TimedOut, UsageError, ZkcError
+import click
+
+from zkc.errors import PolicyRefused, RecipientOffline, TimedOut, UsageError, ZkcError
 
 if TYPE_CHECKING:
     from zkc.client.events import Delivery
@@ -96,6 +98,10 @@ def fetch(
         while True:
             try:
                 done = asker.fetch(recipient, what, shown.event, timeout, expect)
+            except PolicyRefused as error:
+                if error.detail == "share":
+                    _hint_share(asker, error, what.share)
+                raise
             except RecipientOffline:
                 if clock.monotonic() >= end:
                     raise
@@ -111,6 +117,7 @@ def fetch_each(
 ) -> int:
     """For one recipient after the other, each with a delivery of its own; the highest exit code."""
     from zkc.env import SystemClock
+    from zkc.ui.cli.meant import add_hint_about
     from zkc.ui.cli.send import copy_receipt
 
     clock, worst = SystemClock(), 0
@@ -122,6 +129,19 @@ def fetch_each(
                 raise TimedOut(f"nothing was asked of {sender} for {name}: the time was over", detail="timeout")
             copy_receipt(fetch(call, sender, name, what, wait=wait, timeout=left), copy)
         except ZkcError as error:
+            add_hint_about(click.get_current_context(), error, name)
             call.out.error(error, about=name)
             worst = max(worst, error.code)
     return worst
+
+
+def _hint_share(asker: Asker, error: PolicyRefused, share: str) -> None:
+    """The nearest of what ``zkc shares`` lists, which may be none."""
+    from zkc.ids import is_name
+    from zkc.ui.cli.meant import said
+    from zkc.ui.cli.options import nearest
+
+    with contextlib.suppress(ZkcError):
+        names = [each.name for each in asker.shares() if is_name(each.name)]
+        if share not in names and (found := nearest(share, names)):
+            said(error, found)

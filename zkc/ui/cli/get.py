@@ -8,25 +8,32 @@ import click
 
 from zkc.errors import DaemonError, UsageError
 from zkc.ui.cli.items import CONFLICTS
-from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.kinds import Duration, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
 @click.command(
-    "get", cls=Command, example="zkc get alice:builds/nightly.tar -o downloads/",
+    "get", cls=Command, example=(
+        "zkc get alice:builds/nightly.tar -o downloads/\n"
+        "zkc get alice:builds --exclude '*.tmp' --wait 1h\n"
+        "zkc get alice:builds/nightly.tar -o - | tar x"
+    ),
     help="Ask CLIENT to send a file or folder of its shares to this client, whose daemon runs, and write it into the "
     "current folder. PATH is SHARE, or SHARE/PATH below it; zkc shares CLIENT lists them.",
     short_help="Ask another client for what it shares.",
 )
-@click.argument("source", metavar="CLIENT:PATH")
-@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output.")
+@click.argument("source", metavar="CLIENT:PATH", shell_complete=offers("fetchable"))
+@click.option(
+    "-o", "output", metavar="PATH|DIR|-", shell_complete=offers("files"),
+    help="Write it there; '-': to standard output.",
+)
 @click.option(
     "--exclude", metavar="GLOB", multiple=True,
     help="Leave out what has such a name, or with a '/' such a path in the folder; may be repeated.",
 )
 @click.option("--wait", type=Duration(), help="How long to wait for CLIENT to be there.")
 @click.option("--timeout", type=Duration(), help="Bound on the delivery.")
-@click.option("--receipt", metavar="FILE", help="Write the signed receipt to FILE too.")
+@click.option("--receipt", metavar="FILE", shell_complete=offers("files"), help="Write the signed receipt to FILE too.")
 @click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
     help="What to do where such a file exists [rename].",

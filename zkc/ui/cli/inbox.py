@@ -151,12 +151,12 @@ def _text(inbox: Inbox, item: Item) -> str:
 
 
 @click.command(
-    "save", cls=Command, example="zkc inbox save 3f9a -o downloads/",
+    "save", cls=Command, example="zkc inbox save 3f9a\nzkc inbox save 3f9a -o downloads/",
     help="Write an item to the current folder, or to PATH; it stays in the inbox.",
     short_help="Write an item to a file; it stays.",
 )
 @click.argument("id", shell_complete=offers("items"))
-@click.option("-o", "output", metavar="PATH|DIR", help="Write it there.")
+@click.option("-o", "output", metavar="PATH|DIR", shell_complete=offers("files"), help="Write it there.")
 @click.option(
     "--conflict", type=word(*CONFLICTS), metavar="skip|overwrite|rename", default="rename",
     help="What to do where such a file exists [rename].",
@@ -180,7 +180,7 @@ def _save(call: Invocation, *, id: str, output: str | None, conflict: Any) -> No
         call.out.event("inbox", item_fields(item, None))
 
 
-@click.command("rm", cls=Command, example="zkc inbox rm 3f9a", help="Remove items from the inbox.")
+@click.command("rm", cls=Command, example="zkc inbox rm 3f9a 91c0", help="Remove items from the inbox.")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=offers("items"))
 @pass_invocation
 def _rm(call: Invocation, *, ids: tuple[str, ...]) -> None:
@@ -196,6 +196,7 @@ def _rm(call: Invocation, *, ids: tuple[str, ...]) -> None:
 
 
 command = Group(
-    "inbox", {"list": _list, "show": _show, "save": _save, "rm": _rm}, default="list", example="zkc inbox",
+    "inbox", {"list": _list, "show": _show, "save": _save, "rm": _rm}, default="list",
+    example="zkc inbox\nzkc inbox show 3f9a\nzkc inbox save 3f9a -o downloads/\nzkc inbox rm 3f9a",
     help="What has arrived. Without a subcommand: list.", short_help="What has arrived: list, show, save, remove.",
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.kinds import word
+from zkc.ui.cli.kinds import offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -26,12 +26,19 @@ _INVITATION_MAX = 64 * 1024
 
 
 @click.command(
-    "join", cls=Command, example="zkc join --invite-file invitation.txt\nzkc join --app backup",
+    "join", cls=Command, example=(
+        "zkc join --invite-file bob.invite\n"
+        "ssh host zkc coordinator invite bob | zkc join --invite-file -\n"
+        "zkc join --invite-file bob.invite --listen tcp://192.0.2.8:7700-7719 --accept ask\n"
+        "zkc join --app backup"
+    ),
     help="Register this computer (or user) with an invitation from 'zkc coordinator invite', read from FILE or "
     "ZKC_INVITE, or asked for on a terminal.",
     short_help="Register with an invitation.",
 )
-@click.option("--invite-file", metavar="FILE", help="The invitation; '-': standard input.")
+@click.option(
+    "--invite-file", metavar="FILE", shell_complete=offers("files"), help="The invitation; '-': standard input."
+)
 @click.option(
     "--listen", metavar="ENDPOINT",
     help="Where the other end of a transfer connects, tcp://HOST:PORT[-PORT], two ports for each at once; off: nobody "

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from zkc.errors import UsageError
 from zkc.ui.cli.options import nearest, spot
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _FINGERPRINT_DIGITS: Final = 64
 
@@ -56,10 +59,22 @@ class Word(click.ParamType[str]):
         hint = f"it takes {', '.join(words)}" if meant is None else f"the nearest is {meant}"
         raise UsageError(f"{_where(param, ctx)} knows no {str(value)[:40]!r}", hint=hint)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(each) for each in self._words() if each.startswith(incomplete)]
+
 
 def word(*words: str) -> Word:
     """The kind of an option that takes one of ``words``."""
     return Word(lambda: words)
+
+
+def ciphers() -> tuple[str, ...]:
+    """Names of all of them, the unsafe ones too."""
+    from zkc.ids import CIPHERS
+
+    return CIPHERS
 
 
 class Fingerprint(click.ParamType[bytes]):
@@ -88,7 +103,7 @@ def _where(param: click.Parameter | None, ctx: click.Context | None) -> str:
 
 
 def offers(what: str) -> Any:
-    """What a shell offers for an argument: ``peers``, ``items``, ``pending`` or ``jobs`` of `zkc.ui.cli.completing`."""
+    """What a shell offers for a value: the function of `zkc.ui.cli.completing` that is called ``what``."""
 
     def complete(context: click.Context, parameter: click.Parameter, begun: str) -> Any:
         from zkc.ui.cli import completing

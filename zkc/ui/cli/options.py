@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from zkc import __version__
-from zkc.errors import UsageError
+from zkc.errors import UsageError, ZkcError
 from zkc.ui.cli.output import Out, Style
 
 P = ParamSpec("P")
@@ -64,9 +64,16 @@ def pass_invocation(command: Callable[Concatenate[Invocation, P], R]) -> Callabl
 
     @wraps(command)
     def with_invocation(*args: P.args, **kwargs: P.kwargs) -> R:
-        call = _invocation(click.get_current_context())
+        context = click.get_current_context()
+        call = _invocation(context)
         call.parsed = True
-        return command(call, *args, **kwargs)
+        try:
+            return command(call, *args, **kwargs)
+        except ZkcError as error:
+            from zkc.ui.cli.meant import add_hint
+
+            add_hint(context, error)
+            raise
 
     return with_invocation
 
@@ -76,11 +83,11 @@ def current_out() -> Out:
     return _invocation(click.get_current_context()).out
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that ``word`` was most likely meant to be; None where none is like it."""
+def nearest(word: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """The one of ``known`` that ``word`` was most likely meant to be; None where none is so much ``alike`` (of 1)."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(word, list(known), n=1)), None)
+    return next(iter(get_close_matches(word[:80], list(known), n=1, cutoff=alike)), None)
 
 
 def spot(context: click.Context) -> str:
@@ -126,6 +133,12 @@ GLOBAL_FLAGS: Final = {
 }
 
 
+def _folders(context: click.Context, parameter: click.Parameter, begun: str) -> Any:
+    from zkc.ui.cli import completing
+
+    return completing.folders(context, parameter, begun)
+
+
 def _globals(*, hidden: bool) -> list[click.Parameter]:
     flags: list[click.Parameter] = [
         click.Option([name], is_flag=True, help=text, expose_value=False, callback=_told, hidden=hidden, is_eager=True)
@@ -133,6 +146,7 @@ def _globals(*, hidden: bool) -> list[click.Parameter]:
     ]
     home = click.Option(
         ["--home"], metavar="DIR", expose_value=False, callback=_told, hidden=hidden, is_eager=True,
+        shell_complete=_folders,
         help="Configuration, keys and sockets are below DIR (else ZKC_HOME, else the user's folders).",
     )
     return [home, *flags]
@@ -237,8 +251,9 @@ class Group(click.Group):
 
 def _show_example(example: str, formatter: click.HelpFormatter) -> None:
     if example:
-        with formatter.section("Example"):
-            for line in example.splitlines():
+        lines = example.splitlines()
+        with formatter.section("Example" if len(lines) == 1 else "Examples"):
+            for line in lines:
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
@@ -249,7 +264,14 @@ def root(modules: Mapping[str, str]) -> Group:
         help="Show the version and exit.",
     )
     return Group(
-        "zkc", modules, params=[version], example="tar c photos | zkc send bob --name photos.tar",
+        "zkc", modules, params=[version],
+        example=(
+            "zkc join --invite-file alice.invite\n"
+            "zkc daemon\n"
+            "zkc send bob report.pdf\n"
+            "tar c photos | zkc send bob --name photos.tar\n"
+            "zkc recv -o downloads/"
+        ),
         help="Sends files, pipes and messages straight to another computer, end-to-end encrypted, with a receipt.",
         epilog="These options may stand anywhere after 'zkc'. Each command has its own --help.",
     )

@@ -143,7 +143,8 @@ def _row(job: Job) -> dict[str, Any]:
 
 
 command = Group(
-    "outbox", {"list": _list, "cancel": _cancel, "retry": _retry}, default="list", example="zkc outbox",
+    "outbox", {"list": _list, "cancel": _cancel, "retry": _retry}, default="list",
+    example="zkc outbox\nzkc outbox retry 3f9a\nzkc outbox cancel 3f9a",
     help="Jobs of zkc send --queue, which the daemon delivers. Without a subcommand: list.",
     short_help="What waits to be sent.",
 )

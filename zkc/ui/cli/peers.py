@@ -112,6 +112,7 @@ def _forget(call: Invocation, *, name: str) -> None:
 
 
 command = Group(
-    "peers", {"list": _list, "forget": _forget}, default="list", example="zkc peers",
+    "peers", {"list": _list, "forget": _forget}, default="list",
+    example="zkc peers\nzkc peers forget bob",
     help="Known clients and their keys. Without a subcommand: list.", short_help="Known clients and their keys.",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import NotAuthorised, UsageError
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -43,14 +44,23 @@ def _status(call: Invocation) -> None:
 
 
 @click.command(
-    "enrol", cls=Command, example="zkc person enrol",
+    "enrol", cls=Command, example=(
+        "zkc person enrol\n"
+        "zkc person enrol --totp\n"
+        "zkc person enrol --pin-file new.txt --old-pin-file old.txt"
+    ),
     help="Enrol a PIN, of 4 characters or more, or one-time codes by an authenticator app (TOTP). Whoever changes them "
     "gives the old PIN, or a code, first.",
     short_help="Enrol or change the PIN, or one-time codes.",
 )
 @click.option("--totp", "by_code", is_flag=True, help="One-time codes: a QR code for the app is shown once.")
-@click.option("--pin-file", metavar="FILE", help="The new PIN is the first line of FILE; '-': stdin [ZKC_PIN].")
-@click.option("--old-pin-file", metavar="FILE", help="The old PIN, where one is enrolled.")
+@click.option(
+    "--pin-file", metavar="FILE", shell_complete=offers("files"),
+    help="The new PIN is the first line of FILE; '-': stdin [ZKC_PIN].",
+)
+@click.option(
+    "--old-pin-file", metavar="FILE", shell_complete=offers("files"), help="The old PIN, where one is enrolled."
+)
 @pass_invocation
 def _enrol(call: Invocation, *, by_code: bool, pin_file: str | None, old_pin_file: str | None) -> None:
     """``person`` with ``enrolled`` and ``proof``; for codes with ``uri``, the secret that the app takes."""
@@ -79,7 +89,10 @@ def _enrol(call: Invocation, *, by_code: bool, pin_file: str | None, old_pin_fil
 @click.command(
     "remove", cls=Command, example="zkc person remove", help="Remove what is enrolled; it is given once more."
 )
-@click.option("--pin-file", metavar="FILE", help="The PIN or code is the first line of FILE; '-': stdin [ZKC_PIN].")
+@click.option(
+    "--pin-file", metavar="FILE", shell_complete=offers("files"),
+    help="The PIN or code is the first line of FILE; '-': stdin [ZKC_PIN].",
+)
 @pass_invocation
 def _remove(call: Invocation, *, pin_file: str | None) -> None:
     """``person`` with ``enrolled``."""
@@ -151,7 +164,8 @@ def _old(call: Invocation, person: PersonHere, file: str | None) -> str | None:
 
 
 command = Group(
-    "person", {"status": _status, "enrol": _enrol, "remove": _remove}, default="status", example="zkc person enrol",
+    "person", {"status": _status, "enrol": _enrol, "remove": _remove}, default="status",
+    example="zkc person\nzkc person enrol",
     help="The PIN, or the one-time codes (TOTP), of the person at this client. Without a subcommand: status.",
     short_help="The PIN or one-time codes of the person here.",
 )

@@ -9,7 +9,7 @@ import click
 
 from zkc.errors import UsageError
 from zkc.ui.cli.config import home_of_either_role
-from zkc.ui.cli.kinds import Size, word
+from zkc.ui.cli.kinds import Size, Word, ciphers, offers, word
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "check", cls=Command, example="zkc policy check --from alice --to bob --size 20M",
+    "check", cls=Command, example=(
+        "zkc policy check --from alice --to bob\n"
+        "zkc policy check --from alice --to bob/backup --size 20M --name shop.sql\n"
+        "zkc policy check --from alice --to bob --at 2026-11-27T22:30 --key-source coordinator"
+    ),
     help="Say which rule decides about a transfer, and why: of a client's own policy, or in a coordinator's home of "
     "the coordinator's. Ends with 0 where it may be, or a person is asked, else with 25.",
     short_help="Say which rule decides about a transfer.",
 )
-@click.option("--from", "sender", required=True, metavar="NAME", help="Who sends.")
-@click.option("--to", "recipient", required=True, metavar="NAME", help="Who receives.")
+@click.option("--from", "sender", required=True, metavar="NAME", shell_complete=offers("peers"), help="Who sends.")
+@click.option("--to", "recipient", required=True, metavar="NAME", shell_complete=offers("peers"), help="Who receives.")
 @click.option("--size", type=Size(), help="How much; without it the size is not known.")
 @click.option("--name", metavar="TEXT", help="The name of what is sent.")
 @click.option("--key-source", type=word("sender", "coordinator"), metavar="WHO", help="Who makes the key [sender].")
-@click.option("--cipher", default="aes-256-gcm", metavar="CIPHER", help="The cipher [aes-256-gcm].")
+@click.option("--cipher", type=Word(ciphers), default="aes-256-gcm", metavar="CIPHER", help="The cipher [aes-256-gcm].")
 @click.option("--at", "when", metavar="TIME", help="2026-11-27T22:30, in local time or with a zone [now].")
 @pass_invocation
 def _check(
@@ -105,6 +109,9 @@ def _time(text: str | None) -> float:
 
 
 command = Group(
-    "policy", {"check": _check}, default="check", example="zkc policy check --from alice --to bob",
+    "policy", {"check": _check}, default="check", example=(
+        "zkc policy check --from alice --to bob\n"
+        "zkc policy check --from alice --to bob --size 20M"
+    ),
     help="Ask this home's policy. Without a subcommand: check.", short_help="Say which rule of policy decides.",
 )

@@ -6,20 +6,23 @@ from typing import Any
 
 import click
 
-from zkc.ui.cli.kinds import word
+from zkc.ui.cli.kinds import offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 _GUESS_SECONDS = 60.0
 
 
 @click.command(
-    "presence", cls=Command, example="zkc presence\nzkc presence here",
+    "presence", cls=Command, example="zkc presence\nzkc presence here\nzkc presence auto",
     help="Show whether a person is here, as far as this client knows; or say it: here, away, or auto, which leaves it "
     "to the sources that person.sources names.",
     short_help="Show or say whether a person is here.",
 )
 @click.argument("mode", type=word("here", "away", "auto"), required=False, metavar="[here|away|auto]")
-@click.option("--pin-file", metavar="FILE", help="With here: prove with the PIN in FILE that you may receive.")
+@click.option(
+    "--pin-file", metavar="FILE", shell_complete=offers("files"),
+    help="With here: prove with the PIN in FILE that you may receive.",
+)
 @pass_invocation
 def command(call: Invocation, *, mode: Any, pin_file: str | None) -> None:
     """``presence`` with ``person``, ``age``, ``source``, ``mode``, ``level``."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 from zkc.errors import IdentityError, IntegrityError, LocalIOError, PeerViolation, UsageError
-from zkc.ui.cli.kinds import Fingerprint
+from zkc.ui.cli.kinds import Fingerprint, offers
 from zkc.ui.cli.options import Command, Group, Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -26,12 +26,15 @@ fingerprint_option = click.option(
 
 
 @click.command(
-    "show", cls=Command, example="zkc receipt show report.receipt",
+    "show", cls=Command, example=(
+        "zkc receipt show report.receipt\n"
+        "zkc receipt show --json - < report.receipt"
+    ),
     help="Show what a receipt says, and whether the key that signed it is the one pinned for the recipient. '-': "
     "standard input. One whose signatures do not verify is not shown.",
     short_help="Show what a receipt says.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @fingerprint_option
 @pass_invocation
 def _show(call: Invocation, *, file: str, fingerprint: bytes | None) -> None:
@@ -53,14 +56,20 @@ def _show(call: Invocation, *, file: str, fingerprint: bytes | None) -> None:
 
 
 @click.command(
-    "verify", cls=Command, example="zkc receipt verify report.receipt --file report.pdf",
+    "verify", cls=Command, example=(
+        "zkc receipt verify report.receipt\n"
+        "zkc receipt verify report.receipt --file report.pdf"
+    ),
     help="Check that a receipt is genuine: every signature, made with the key that is pinned for the recipient. "
     "Ends with 12 where it is not. '-': standard input. Needs no daemon and no network; with --fingerprint no home.",
     short_help="Check that a receipt is genuine.",
 )
-@click.argument("file")
+@click.argument("file", shell_complete=offers("files"))
 @fingerprint_option
-@click.option("--file", "payload", metavar="PATH", help="Check that the receipt is of this file too (32 where not).")
+@click.option(
+    "--file", "payload", metavar="PATH", shell_complete=offers("files"),
+    help="Check that the receipt is of this file too (32 where not).",
+)
 @pass_invocation
 def _verify(call: Invocation, *, file: str, fingerprint: bytes | None, payload: str | None) -> None:
     """``receipt`` with every field; ``verified`` is true."""

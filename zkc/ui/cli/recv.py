@@ -13,7 +13,7 @@ import click
 
 from zkc.errors import LocalIOError, UsageError
 from zkc.ui.cli.items import CONFLICTS, Saved, item_fields, save
-from zkc.ui.cli.kinds import Duration, word
+from zkc.ui.cli.kinds import Duration, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
@@ -51,15 +51,24 @@ class Use:
 
 
 @click.command(
-    "recv", cls=_Recv, example="zkc recv -o downloads/ --wait 10m\nzkc recv --name 'photos.tar' -o - | tar x",
+    "recv", cls=_Recv, example=(
+        "zkc recv -o downloads/\n"
+        "zkc recv --from alice --name '*.tar' -o - --wait 10m | tar x\n"
+        "zkc recv --app backup --loop --exec tar x -C /srv/backup\n"
+        "zkc recv --live | mpv -"
+    ),
     help="Take the oldest waiting item that matches out of the inbox, into the current folder under its own name.",
     short_help="Take an item out of the inbox.",
 )
-@click.option("-o", "output", metavar="PATH|DIR|-", help="Write it there; '-': to standard output, a folder as tar.")
-@click.option("--from", "sender", metavar="NAME", help="Only from NAME.")
+@click.option(
+    "-o", "output", metavar="PATH|DIR|-", shell_complete=offers("files"),
+    help="Write it there; '-': to standard output, a folder as tar.",
+)
+@click.option("--from", "sender", metavar="NAME", shell_complete=offers("peers"), help="Only from NAME.")
 @click.option("--name", metavar="GLOB", help="Only what has such a name.")
 @click.option(
-    "--app", metavar="APP", help="Only what was sent to the application APP of this client; registers it if need be.",
+    "--app", metavar="APP", shell_complete=offers("applications"),
+    help="Only what was sent to the application APP of this client; registers it if need be.",
 )
 @click.option("--wait", type=Duration(), help="How long to wait for an item.")
 @click.option("--loop", is_flag=True, help="Go on with the next, until SIGTERM or SIGINT.")

@@ -10,7 +10,7 @@ from zkc.ui.cli.output import local_time, rfc3339
 
 
 @click.command(
-    "rotate", cls=Command, example="zkc rotate",
+    "rotate", cls=Command, example="zkc rotate\nzkc rotate --identity",
     help="Give this client, and its applications, new permanent keys in place of the ones that they have. Their "
     "fingerprints stay, and peers notice nothing. A daemon does it by itself before the keys expire (keys.lifetime).",
     short_help="Give this client new keys.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from zkc.errors import LocalIOError, UsageError
-from zkc.ui.cli.kinds import Duration, Size, Word, offers, word
+from zkc.ui.cli.kinds import Duration, Size, Word, ciphers, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 from zkc.ui.cli.output import Out
 
@@ -26,21 +26,22 @@ if TYPE_CHECKING:
     from zkc.wire.messages import Manifest
 
 
-def _ciphers() -> tuple[str, ...]:
-    from zkc.ids import CIPHERS
-
-    return CIPHERS
-
-
 @click.command(
     "send", cls=Command,
-    example="zkc send bob report.pdf photos/\npg_dump shop | zkc send bob --name shop.sql",
+    example=(
+        "zkc send bob report.pdf photos/ --exclude '*.tmp'\n"
+        "pg_dump shop | zkc send bob --name shop.sql\n"
+        "zkc send bob,carol -m 'the build is done'\n"
+        "zkc send bob payroll.xlsx --require authorised --wait 8h\n"
+        "zkc send bob film.mkv --queue --expires 2d\n"
+        "zkc send bob nightly.tar --id nightly-2026-11-27 --receipt nightly.receipt --json"
+    ),
     help="Send files and folders, or standard input, to RECIPIENT, as one item. Ends with 0 once the recipient holds "
     "all of it, verified.",
     short_help="Send files, folders, pipes or a message.",
 )
 @click.argument("recipient", metavar="RECIPIENT[,RECIPIENT...]", shell_complete=offers("peers"))
-@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, shell_complete=offers("sendable"))
 @click.option("--name", metavar="NAME", help="What it is called there [piped data: stdin].")
 @click.option("-m", "message", metavar="TEXT", help="Send TEXT as a message; no file.")
 @click.option("--note", metavar="TEXT", default="", help="A note beside it, end-to-end encrypted too.")
@@ -53,8 +54,11 @@ def _ciphers() -> tuple[str, ...]:
 @click.option(
     "--key-source", type=word("sender", "coordinator"), metavar="sender|coordinator", help="Who makes the key."
 )
-@click.option("--cipher", type=Word(_ciphers), metavar="NAME", help="Cipher of the transfer.")
-@click.option("--receipt", metavar="FILE", help="Write the recipient's signed receipt to FILE too; '-': stdout.")
+@click.option("--cipher", type=Word(ciphers), metavar="NAME", help="Cipher of the transfer.")
+@click.option(
+    "--receipt", metavar="FILE", shell_complete=offers("files"),
+    help="Write the recipient's signed receipt to FILE too; '-': stdout.",
+)
 @click.option(
     "--exclude", metavar="GLOB", multiple=True,
     help="Leave out what has such a name, or with a '/' such a path in the folder; may be repeated.",
@@ -63,7 +67,10 @@ def _ciphers() -> tuple[str, ...]:
 @click.option("--bwlimit", type=Size(), default=0, metavar="RATE", help="Bytes a second at most, such as 512K or 2M.")
 @click.option("--compress", is_flag=True, help="Compress on the way (zstd), each chunk on its own.")
 @click.option("--no-resume", is_flag=True, help="Start from the first byte, whatever an earlier command has sent.")
-@click.option("--from", "sender", metavar="CLIENT", help="Ask CLIENT to send PATH, which is SHARE or SHARE/PATH there.")
+@click.option(
+    "--from", "sender", metavar="CLIENT", shell_complete=offers("peers"),
+    help="Ask CLIENT to send PATH, which is SHARE or SHARE/PATH there.",
+)
 @click.option(
     "--queue", is_flag=True, help="Hand it to the daemon, which keeps it until it is delivered; see zkc outbox."
 )

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from zkc.errors import UsageError, ZkcError
 from zkc.ui.cli.options import Invocation
 
@@ -60,10 +62,12 @@ def send_to_each(
     from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
     from zkc.ui.cli.homes import client_config, client_home, open_store
+    from zkc.ui.cli.meant import add_hint_about
     from zkc.ui.cli.progress import Board
     from zkc.ui.cli.send import Shown, copy_receipt, open_source
     from zkc.ui.cli.signals import Signals
 
+    context = click.get_current_context()
     home = client_home(call)
     clock, entropy = SystemClock(), SystemEntropy()
     pace = SharedPace(options.bwlimit or math.inf)
@@ -97,6 +101,7 @@ def send_to_each(
                 except ZkcError as error:
                     shown.close()
                     if not bell.rung:  # whoever sent the signal knows
+                        add_hint_about(context, error, name)
                         with board.mutex:
                             call.out.error(error, about=name)
                     return error.code

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from zkc.errors import UnknownRecipient, UsageError
-from zkc.ui.cli.options import Command, Invocation, pass_invocation
+from zkc.ui.cli.kinds import offers
+from zkc.ui.cli.options import Command, Invocation, nearest, pass_invocation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,17 +19,23 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "share", cls=Command, example="zkc share builds /srv/builds --to carol --for carol,bob\nzkc share --remove builds",
+    "share", cls=Command, example=(
+        "zkc share\n"
+        "zkc share builds /srv/builds --to carol --for carol,bob\n"
+        "zkc share logs /var/log/shop --to @ops --note 'of the last week'\n"
+        "zkc share --remove builds"
+    ),
     help="Let the clients of --to ask this one to send PATH: a file, or a folder and any file or folder below it. "
     "Without words: list what is shared. A client is granted by the key that is pinned for it now: whoever has its "
     "name later, with another key, is not. A group of [groups] here, @NAME, stands for those who are in it now.",
     short_help="Let others ask for files of this client.",
 )
-@click.argument("name", required=False)
-@click.argument("path", required=False)
-@click.option("--to", metavar="NAME|@GROUP,...", help="Who may ask.")
+@click.argument("name", required=False, shell_complete=offers("own_shares"))
+@click.argument("path", required=False, shell_complete=offers("files"))
+@click.option("--to", metavar="NAME|@GROUP,...", shell_complete=offers("peers_and_groups"), help="Who may ask.")
 @click.option(
-    "--for", "recipients", metavar="NAME|@GROUP,...", help="For whom it may be asked for [the asker alone]."
+    "--for", "recipients", metavar="NAME|@GROUP,...", shell_complete=offers("peers_and_groups"),
+    help="For whom it may be asked for [the asker alone].",
 )
 @click.option("--note", metavar="TEXT", default="", help="Told by zkc shares.")
 @click.option("--remove", is_flag=True, help="Share NAME no longer; what is under way ends.")
@@ -54,7 +61,9 @@ def command(
         others = [each for each in shares if each.name != name]
         if remove:
             if others == shares or path is not None:
-                raise UsageError(f"share: {name} is not shared here", hint="zkc share lists what is")
+                near = nearest(name, [each.name for each in shares])
+                hint = f"did you mean {near}?" if near and path is None else "zkc share lists what is"
+                raise UsageError(f"share: {name} is not shared here", hint=hint)
             ended = [who.name for each in shares if each.name == name for who in each.to]
             told, shares = ("unshared", ended), others
         else:
@@ -101,9 +110,11 @@ def _names(words: str, groups: Mapping[str, object], option: str) -> list[str]:
             continue
         members = groups.get(word[1:])
         if not isinstance(members, list):
+            near = nearest(word[1:], groups)
             raise UsageError(
                 f"share: {option}: there is no group {escape(word[:80])} in this home's configuration",
-                hint="[groups] in its config.toml says which there are; a coordinator's are not known to its clients",
+                hint=f"did you mean @{near}?" if near else "[groups] in its config.toml says which there are; a "
+                "coordinator's are not known to its clients",
             )
         if unnamed := [each for each in members if not is_name(each)]:
             raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 
@@ -12,7 +13,7 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
     help="List what CLIENT lets this client ask for, with zkc get and zkc send --from.",
     short_help="List what another client shares.",
 )
-@click.argument("client")
+@click.argument("client", shell_complete=offers("peers"))
 @pass_invocation
 def command(call: Invocation, *, client: str) -> None:
     """``share``, an object for each, with ``name``, ``kind`` (file, folder; gone: there is nothing now), ``note`` and

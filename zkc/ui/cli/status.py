@@ -22,7 +22,7 @@ _ANSWER_LEAST = 0.5
 
 
 @click.command(
-    "status", cls=Command, example="zkc status --wait 10s",
+    "status", cls=Command, example="zkc status\nzkc status --wait 10s --quiet && zkc send bob report.pdf",
     help="Show the daemon, its link to the coordinator, and counters. Ends with 0 when the daemon is up and linked, "
     "with 34 when there is none, with 10 when it has no link.",
     short_help="Is the daemon up and linked?",

@@ -17,7 +17,10 @@ _PAUSE_SECONDS = 1.0
 
 
 @click.command(
-    "wait", cls=Command, example="zkc wait bob --present --timeout 1h && zkc send bob report.pdf",
+    "wait", cls=Command, example=(
+        "zkc wait bob\n"
+        "zkc wait bob --present --timeout 1h && zkc send bob report.pdf"
+    ),
     help="Wait until NAME is online, or until a person is present there. Ends with 0 then, with 21 or 22 if the time "
     "is over before.",
     short_help="Wait until a peer is there.",
