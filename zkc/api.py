@@ -28,6 +28,7 @@ from zkc.client.access import Access, open_access
 from zkc.client.call import Call
 from zkc.client.events import Delivery, Event, Options, WouldAccept
 from zkc.client.passphrase import passphrase
+from zkc.client.reporting import DaemonReports
 from zkc.client.sending import Sending
 from zkc.client.sources import Payload, source_of
 from zkc.client.taking import Wish, take
@@ -170,7 +171,7 @@ class SyncClient:
             done = Sending(
                 self._home, self._config, self._reach(), recipient, source, manifest,
                 Options(wait, timeout, key_source, cipher), clock=self._clock, entropy=self._entropy, bell=bell,
-                on_event=on_event,
+                on_event=on_event, reports=DaemonReports(self._home.socket_path(), self._clock),
             ).run()
         if isinstance(done, WouldAccept):
             raise InternalError("a delivery ended as a dry run")
