@@ -193,9 +193,9 @@ class EventBus:
 
     async def _keep_measuring(self) -> None:
         while self._followers and self._under_way:
+            await asyncio.sleep(PROGRESS_SECONDS)
             for transfer, each in list(self._under_way.items()):
                 done = None if each.how_far is None else each.how_far()
                 if done is not None and done != each.last:
                     each.last = done
                     self._tell_progress(Progress(transfer, done, each.begun.total))
-            await asyncio.sleep(PROGRESS_SECONDS)
