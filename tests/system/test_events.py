@@ -18,8 +18,11 @@ import pytest
 
 from tests.support.waiting import DEADLINE, until, wait_until
 from zkc.api import Client, SyncClient
-from zkc.client.happenings import Arrived, Happened, Started
+from zkc.client.control import AskReport, ControlReply
+from zkc.client.happenings import Arrived, Begun, Ended, Happened, Lost, Started, ended
 from zkc.errors import DaemonError, Interrupted
+from zkc.net.local_client import LocalClient
+from zkc.stores.home import Home
 from zkc.testing import Fleet
 
 EVIL_NAME: Final = "\x1b[2J\u202ereport.txt"
@@ -121,6 +124,38 @@ def test_a_follower_hears_of_both_ends_of_a_delivery_without_a_gap(fleet: Fleet,
         assert "link" in {each["event"] for each in remembered}
         assert alice.ended(signal.SIGINT) == 130
         assert bob.ended(signal.SIGTERM) == 143
+
+
+def test_a_command_that_is_killed_while_it_sends_has_ended_all_the_same(fleet: Fleet) -> None:
+    with (
+        Follower(fleet, "alice") as alice,
+        fleet.popen("alice", "send", "carol", "--name", "cut", "--bwlimit", "1M", stdin=subprocess.PIPE) as sender,
+    ):
+        assert sender.stdin is not None
+        sender.stdin.write(bytes(1 << 20))
+        sender.stdin.flush()
+        transfer = alice.wait("begun", name="cut")["transfer"]
+        sender.kill()
+        assert (alice.wait("ended", transfer=transfer)["code"], sender.wait(DEADLINE)) == (31, -signal.SIGKILL)
+
+
+@pytest.mark.attack("H14")
+def test_who_does_not_read_holds_nobody_up_and_is_told_what_is_lost(fleet: Fleet) -> None:
+    daemon: LocalClient[Any] = LocalClient(Home.resolve("client", str(fleet.home("dave"))).socket_path(), ControlReply)
+    begun = Begun("ab", "out", "dave", "bob", "x" * 100, None, 0, live=False)
+    with contextlib.closing(fleet.client("dave").events(follow=True)) as events:
+        first = next(events)
+        for _ in range(40):
+            daemon.call(AskReport([ended(begun, 1)] * 300))
+        daemon.call(AskReport([ended(begun, 2)]))
+        read, lost, last = 1, 0, first
+        while not (isinstance(last.what, Ended) and last.what.bytes == 2):
+            last = next(events)
+            lost += last.what.lost if isinstance(last.what, Lost) else 0
+            read += not isinstance(last.what, Lost)
+    assert first.seq == 1
+    assert lost > 0
+    assert read + lost == last.seq > 12_000
 
 
 def test_questions_presence_and_policy(fleet: Fleet) -> None:

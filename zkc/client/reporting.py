@@ -130,13 +130,13 @@ class _Line:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def stands(self) -> bool:
-        """Whether the daemon was told of the beginning."""
+        """Whether the daemon was told of the beginning, and lives."""
         self._known.wait(_WITHIN_SECONDS)
         return self._answer is not None
 
     def close(self) -> None:
-        if self._answer is not None:
-            self._answer.hang_up()
+        if (answer := self._answer) is not None:
+            answer.hang_up()
         self._thread.join(_WITHIN_SECONDS)
 
     def _run(self) -> None:
@@ -152,7 +152,7 @@ class _Line:
             finally:
                 answer.close()
         except ZkcError:
-            pass
+            self._answer = None
         finally:
             self._known.set()
 
