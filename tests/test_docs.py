@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from scripts.lib import fields
 from scripts.lib.readme import unknown_calls
 from zkc import constants
+from zkc.client import happenings
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 DECISIONS: Final = sorted((DOCS / "decisions").glob("*.md"))
@@ -36,6 +37,14 @@ def page(name: str) -> str:
 def test_the_tables_of_the_specification_are_current() -> None:
     text = page("protocol.md")
     assert fields.filled(text) == text, "docs/protocol.md is old: run scripts/docs"
+
+
+def test_every_event_is_on_its_page_with_its_keys() -> None:
+    text = page("events.md")
+    assert fields.filled(text) == text, "docs/events.md is old: run scripts/docs"
+    kinds = [happenings.tag_of(kind) for kind in typing.get_args(happenings.Happening)]
+    assert len(kinds) == len(set(kinds))
+    assert re.findall(r"^### (.+)$", text, re.MULTILINE) == kinds
 
 
 def test_the_specification_has_every_message_once() -> None:

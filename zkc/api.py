@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,14 +27,17 @@ from typing import Any, BinaryIO, Final, Self, TypeVar
 from zkc.client.access import Access, open_access
 from zkc.client.call import Call
 from zkc.client.events import Delivery, Event, Options, WouldAccept
+from zkc.client.following import Following
+from zkc.client.happenings import Happened
 from zkc.client.passphrase import passphrase
+from zkc.client.reporting import DaemonReports
 from zkc.client.sending import Sending
 from zkc.client.sources import Payload, source_of
 from zkc.client.taking import Wish, take
 from zkc.client.walking import Skipped
 from zkc.config import load
 from zkc.env import SystemClock, SystemEntropy
-from zkc.errors import InternalError, Interrupted, UsageError
+from zkc.errors import DaemonError, InternalError, Interrupted, UsageError
 from zkc.ids import KeySource
 from zkc.stores.home import Home
 from zkc.stores.inbox import Claim, Inbox
@@ -136,6 +139,17 @@ class SyncClient:
         """What is in the inbox, oldest first."""
         return self._inbox.items()
 
+    def events(self, *, follow: bool = False) -> Generator[Happened, None, None]:
+        """What the daemon of this home remembers of what has happened, oldest first, and with ``follow`` all that
+        happens from then on (`zkc.client.happenings`). Who reads too slowly is told with a `Lost`.
+
+        `DaemonError` where no daemon runs, or when it ends (``ended``); `Interrupted` when the client is closed.
+        """
+        call = Call()
+        with contextlib.closing(Following(self._home, follow=follow)) as following:
+            while (happened := self.next_in(call, following)) is not None:
+                yield happened
+
     def close(self) -> None:
         """End what is under way (`Interrupted`) and let go of the home, in bounded time. Again: nothing."""
         self.end_calls()
@@ -170,7 +184,7 @@ class SyncClient:
             done = Sending(
                 self._home, self._config, self._reach(), recipient, source, manifest,
                 Options(wait, timeout, key_source, cipher), clock=self._clock, entropy=self._entropy, bell=bell,
-                on_event=on_event,
+                on_event=on_event, reports=DaemonReports(self._home.socket_path(), self._clock),
             ).run()
         if isinstance(done, WouldAccept):
             raise InternalError("a delivery ended as a dry run")
@@ -184,9 +198,25 @@ class SyncClient:
         with self._under_way(call):
             return take(self._inbox, Wish(sender, name, app), wait, clock=self._clock, pause=call.pause)
 
+    def next_in(self, call: Call, following: Following) -> Happened | None:
+        """The next one of `events`, as long as ``call`` is not told to end."""
+        with self._under_way(call, goes_on=True), call.ended_by(following.hang_up):
+            try:
+                return following.next()
+            except DaemonError as error:
+                if error.detail == "ended" and call.ended:
+                    raise Interrupted("this client was closed", detail="signal") from None
+                raise
+
+    def follow_in(self, *, follow: bool) -> Following:
+        """The conversation behind `events`."""
+        return Following(self._home, follow=follow)
+
     @contextlib.contextmanager
-    def _under_way(self, call: Call) -> Iterator[None]:
+    def _under_way(self, call: Call, *, goes_on: bool = False) -> Iterator[None]:
         with self._changed:
+            if self._closed and goes_on:
+                raise Interrupted("this client was closed", detail="signal")
             if self._closed:
                 raise UsageError("this client is closed")
             self._calls.add(call)
@@ -249,6 +279,21 @@ class Client:
     async def items(self) -> list[Item]:
         """See `SyncClient.items`."""
         return await self._run(self._sync.items)
+
+    async def events(self, *, follow: bool = False) -> AsyncGenerator[Happened, None]:
+        """See `SyncClient.events`. Each event is asked for when it is wanted: who does not read keeps none here."""
+        following = await self._run(partial(self._sync.follow_in, follow=follow))
+        call = Call()
+        try:
+            while True:
+                reading = self._submit(partial(self._sync.next_in, call, following))
+                happened = await self._end_with(call, reading)
+                if happened is None:
+                    return
+                yield happened
+        finally:
+            following.hang_up()
+            following.close()
 
     async def close(self) -> None:
         """See `SyncClient.close`."""

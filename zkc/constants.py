@@ -182,6 +182,12 @@ TRANSFERS_PER_SECOND_MAX: Final = 1000
 """Requests a second from one sender, at a coordinator and at a recipient."""
 CONTROL_CONNECTIONS_MAX: Final = 256
 """Connections to the local control socket at once: as many sends may be under way through one daemon, twice over."""
+EVENTS_KEPT_MAX: Final = 1024
+"""Events that a daemon remembers; each has at most a name, a note and two lines."""
+FOLLOWERS_MAX: Final = 32
+"""Processes that follow them: each holds a control connection."""
+SENDERS_HEARD_MAX: Final = 64
+"""Commands of a home that send by themselves and say how far they are, at once: each holds a control connection."""
 LIVE_READERS_MAX: Final = 64
 """Processes of one home that wait for a live transfer or take one: each holds a control connection."""
 CONTROL_REQUEST_MAX: Final = 256 * 1024

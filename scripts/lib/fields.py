@@ -1,7 +1,8 @@
-"""The tables of docs/protocol.md, from the code: message fields, error codes, numbers.
+"""The tables of docs/protocol.md and docs/events.md, from the code: messages, error codes, numbers, events.
 
-A page keeps its prose; only what stands between ``<!-- messages: NAME ... -->``, ``<!-- codes -->`` or
-``<!-- numbers: PART -->`` and ``<!-- end -->`` is written here. What a field means is the line below it in the code.
+A page keeps its prose; only what stands between ``<!-- messages: NAME ... -->``, ``<!-- codes -->``,
+``<!-- numbers: PART -->`` or ``<!-- events -->`` and ``<!-- end -->`` is written here. What a field means is the line
+below it in the code.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from zkc import constants, errors
+from zkc.client import happenings
 from zkc.wire import messages
 
 TOP: Final = Path(__file__).parents[2]
-PAGE: Final = TOP / "docs" / "protocol.md"
-_FRAME: Final = re.compile(r"<!-- (messages|numbers|codes)(?:: ([^>]*?))? -->\n.*?<!-- end -->", re.DOTALL)
+PAGES: Final = (TOP / "docs" / "protocol.md", TOP / "docs" / "events.md")
+_FRAME: Final = re.compile(r"<!-- (messages|numbers|codes|events)(?:: ([^>]*?))? -->\n.*?<!-- end -->", re.DOTALL)
 _PARTS: Final = {"specification": "# --- specification", "tuning": "# --- tuning", "bounds": "# --- bounds"}
 
 
@@ -56,8 +58,8 @@ def _line(text: str) -> str:
     return " ".join(text.split()).replace("``", "`").replace("|", r"\|")
 
 
-def _docs() -> dict[str, dict[str, str]]:
-    return {node.name: _told(node.body) for node in _parsed(messages).body if isinstance(node, ast.ClassDef)}
+def _docs(module: types.ModuleType = messages) -> dict[str, dict[str, str]]:
+    return {node.name: _told(node.body) for node in _parsed(module).body if isinstance(node, ast.ClassDef)}
 
 
 def kind_of(kind: Any) -> str:
@@ -124,12 +126,36 @@ def code_table() -> str:
     return "\n".join(["| code | reason |", "|---|---|", *rows])
 
 
+def event_tables() -> str:
+    """What each event of a daemon says, key by key."""
+    docs, parts = _docs(happenings), []
+    for kind in typing.get_args(happenings.Happening):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        rows = [
+            f"| `{field.encode_name}` | {_event_kind(field.name, hints[field.name])} "
+            f"| {docs[kind.__name__].get(field.name, '')} |"
+            for field in msgspec.structs.fields(kind)
+        ]
+        head = [f"### {happenings.tag_of(kind)}", "", _line(kind.__doc__ or ""), ""]
+        parts.append("\n".join([*head, "| key | value | |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _event_kind(name: str, kind: Any) -> str:
+    if name in happenings.TIMES:
+        return "time or null"
+    names = {"str": "text", "int": "number", "float": "number", "bool": "true, false", "nil": "null"}
+    told = kind_of(kind)
+    return " or ".join(names.get(word, word.removeprefix("str: ")) for word in told.split(" or "))
+
+
 def filled(page: str) -> str:
     """``page`` with every frame written anew."""
     tables: dict[str, Callable[[str], str]] = {
         "messages": lambda words: message_tables(words.split()),
         "numbers": number_table,
         "codes": lambda _: code_table(),
+        "events": lambda _: event_tables(),
     }
 
     def write(frame: re.Match[str]) -> str:
@@ -146,17 +172,20 @@ def named(page: str) -> list[str]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Writes the page; with ``--check`` tells whether it is old and returns 1."""
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = filled(page)
-    if page == wanted:
-        return 0
-    if "--check" in words:
-        print(f"{os.path.relpath(PAGE)} is old: run scripts/docs")
-        return 1
-    PAGE.write_text(wanted, encoding="utf-8")
-    print(f"{os.path.relpath(PAGE)} written")
-    return 0
+    """Writes the pages; with ``--check`` tells which are old and returns 1."""
+    code = 0
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        wanted = filled(page)
+        if page == wanted:
+            continue
+        if "--check" in words:
+            print(f"{os.path.relpath(path)} is old: run scripts/docs")
+            code = 1
+        else:
+            path.write_text(wanted, encoding="utf-8")
+            print(f"{os.path.relpath(path)} written")
+    return code
 
 
 if __name__ == "__main__":

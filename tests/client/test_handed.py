@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import DEADLINE, until
+from zkc.client.bus import EventBus
 from zkc.client.events import Options, Requested
 from zkc.client.grants import Grant, Wanted
 from zkc.client.handed import Handed, _Talk
@@ -65,7 +66,7 @@ async def all_of(handed: Handed, wanted: Job) -> list[Told]:
 
 def test_a_failure_comes_after_what_was_told(home: Home) -> None:
     async def scene() -> None:
-        handed = Handed(home, offline, SystemClock(), SystemEntropy())
+        handed = Handed(home, offline, SystemClock(), SystemEntropy(), EventBus(SystemClock()))
         events: list[Told] = []
 
         async def hear() -> None:
@@ -93,7 +94,7 @@ def test_a_job_that_is_wrong_is_refused_and_nobody_is_asked(
 ) -> None:
     async def scene() -> None:
         never = Never()
-        handed = Handed(home, never, SystemClock(), SystemEntropy())
+        handed = Handed(home, never, SystemClock(), SystemEntropy(), EventBus(SystemClock()))
         with pytest.raises(error):
             await all_of(handed, job(home, **changes))
         assert never.asked == 0
@@ -108,7 +109,7 @@ def test_a_command_that_hangs_up_ends_its_delivery(home: Home) -> None:
 
     async def scene() -> None:
         never = Never()
-        handed = Handed(home, never, SystemClock(), SystemEntropy())
+        handed = Handed(home, never, SystemClock(), SystemEntropy(), EventBus(SystemClock()))
         events = handed.send(job(home, options=Options(wait=3600.0)))
         assert isinstance(await anext(events), Requested)
         waiting = asyncio.ensure_future(anext(events))
@@ -136,7 +137,7 @@ def test_a_thread_hears_at_once_that_its_command_hung_up(home: Home, monkeypatch
     monkeypatch.setattr(_Talk, "events", events_of)
 
     async def scene() -> None:
-        handed = Handed(home, Never(), SystemClock(), SystemEntropy())
+        handed = Handed(home, Never(), SystemClock(), SystemEntropy(), EventBus(SystemClock()))
         events = handed.send(job(home))
         assert isinstance(await anext(events), Requested)
         await events.aclose()
@@ -155,7 +156,7 @@ def test_one_that_waits_between_two_tries_is_ended_too(home: Home) -> None:
             tries.append(wanted)
             return await offline(wanted, within, None, None)
 
-        handed = Handed(home, nobody, SystemClock(), SystemEntropy())
+        handed = Handed(home, nobody, SystemClock(), SystemEntropy(), EventBus(SystemClock()))
         events = handed.send(job(home, options=Options(wait=3600.0)))
         assert isinstance(await anext(events), Requested)
         await events.aclose()
@@ -171,7 +172,7 @@ def test_a_daemon_that_waits_says_that_it_lives(home: Home, monkeypatch: pytest.
     assert local_frames.ALIVE_SECONDS < local_frames.ANSWER_SECONDS / 2
 
     async def scene() -> None:
-        handed = Handed(home, Never(), SystemClock(), SystemEntropy())
+        handed = Handed(home, Never(), SystemClock(), SystemEntropy(), EventBus(SystemClock()))
         async with asyncio.timeout(DEADLINE), contextlib.aclosing(handed.send(job(home))) as events:
             seen = [type(await anext(events)) for _ in range(3)]
         assert seen == [Requested, Waiting, Waiting]
@@ -190,7 +191,7 @@ def test_no_event_is_passed_over_and_the_thread_goes_on_once_it_was_told(home: H
             asked.set()
             return await offline(wanted, within, listen, on_pending)
 
-        handed = Handed(home, grant, SystemClock(), SystemEntropy())
+        handed = Handed(home, grant, SystemClock(), SystemEntropy(), EventBus(SystemClock()))
         events = handed.send(job(home))
         assert isinstance(await anext(events), Requested)
         # Told, and not yet asked for the next: whoever serves has not sent it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -19,12 +18,11 @@ from structlog.testing import capture_logs
 
 from tests.support.env import FixedClock
 from tests.support.waiting import DEADLINE, until, wait_until
-from zkc.client.control import PendingItem
+from zkc.client.happenings import Arrived, Asked
 from zkc.client.hooks import Hooks
 from zkc.config.keys import ClientConfig, HooksSection
 from zkc.logs import Repeats
 from zkc.net.desktop import Bus
-from zkc.stores.items import Item
 
 TELL = """
 import json, os, sys
@@ -42,18 +40,15 @@ class Desk:
         self.hooks = Hooks(lambda: self.config, Repeats(FixedClock().monotonic), Bus("session"))
 
 
-def item(name: str = "report.pdf", note: str = "") -> Item:
-    return Item(
-        "0123456789abcdef", "alice", bytes(32), "", name, note, 5, b"\x01" * 32, "sender", "file", 0.0, b"x" * 16,
-        b"t" * 16, 0o644, 0, Path("/nowhere"),
+def item(name: str = "report.pdf", note: str = "") -> Arrived:
+    return Arrived(
+        "0123456789abcdef", "alice", name, 5, f"blake3:{'01' * 32}", note, "sender", 0.0, "/nowhere", None, "file",
+        b"x".hex() * 16, None, None,
     )
 
 
-def pending() -> PendingItem:
-    return PendingItem(
-        id="ab" * 16, sender="alice", app="", require="online", verified=True, name=None, note="", size=None,
-        least_size=0, key_source="sender", since=0.0, until=60.0,
-    )
+def pending() -> Asked:
+    return Asked("ab" * 16, "alice", None, None, "", "sender", 0.0, None, True, "online", 60.0, None, None, None)
 
 
 def play(desk: Desk, scene: Coroutine[Any, Any, None]) -> list[Any]:
@@ -81,7 +76,7 @@ def test_the_words_are_the_command_and_what_arrived_is_in_the_environment(
     desk = Desk(arrived=(sys.executable, "-c", TELL, str(out), "$(id)"))
 
     async def scene() -> None:
-        desk.hooks.arrived(item("../../etc/passwd", "$(reboot)\0\x1b[2J"))
+        desk.hooks.hear(item("../../etc/passwd", "$(reboot)\0\x1b[2J"))
         await until(Path(f"{out}.done").exists)
 
     play(desk, scene())
@@ -107,10 +102,10 @@ def test_a_notification_says_who_asked_for_it_and_moves_nothing(monkeypatch: pyt
     desk.config = ClientConfig(hooks=HooksSection(notify="all"))
 
     async def scene() -> None:
-        desk.hooks.arrived(item())
-        desk.hooks.arrived(dataclasses.replace(item(), asked_by="carol"))
-        desk.hooks.arrived(dataclasses.replace(item(), asked_by="\x1b[2J"))  # of a damaged index
-        desk.hooks.asked(msgspec.structs.replace(pending(), asked_by="carol"))
+        desk.hooks.hear(item())
+        desk.hooks.hear(msgspec.structs.replace(item(), asked_by="carol"))
+        desk.hooks.hear(msgspec.structs.replace(item(), asked_by="\x1b[2J"))  # of a damaged index
+        desk.hooks.hear(msgspec.structs.replace(pending(), asked_by="carol"))
         await until(lambda: len(shown) == 4)
 
     play(desk, scene())
@@ -124,8 +119,8 @@ def test_a_person_that_is_asked_has_a_command_of_his_own(tmp_path: Path) -> None
     desk = Desk(asked=(sys.executable, "-c", TELL, str(tmp_path / "out")))
 
     async def scene() -> None:
-        desk.hooks.arrived(item())
-        desk.hooks.asked(pending())
+        desk.hooks.hear(item())
+        desk.hooks.hear(pending())
         await until((tmp_path / "out.done").exists)
 
     play(desk, scene())
@@ -141,7 +136,7 @@ def test_a_command_that_fails_or_is_none_is_in_the_log(tmp_path: Path) -> None:
         desk = Desk(arrived=words)
 
         async def scene(desk: Desk = desk) -> None:
-            desk.hooks.arrived(item())
+            desk.hooks.hear(item())
             await until(lambda: not desk.hooks._tasks)
 
         (told,) = play(desk, scene())
@@ -155,14 +150,14 @@ def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(tmp_path:
     desk = Desk(arrived=("/bin/sh", "-c", script))
 
     async def scene() -> None:
-        desk.hooks.arrived(item())
+        desk.hooks.hear(item())
         await until(started.exists)
 
     play(desk, scene())  # its end is the daemon's
     wait_until(lambda: _ends(int(started.read_text())))
 
     async def late() -> None:
-        desk.hooks.arrived(item())
+        desk.hooks.hear(item())
         await until(lambda: not desk.hooks._tasks)
 
     desk = Desk(arrived=("/bin/sleep", "1000"), timeout=0.01)
@@ -185,7 +180,7 @@ def test_a_thousand_arrivals_run_four_commands_and_are_dropped_beyond_what_may_w
 
     async def scene() -> None:
         for _ in range(1000):
-            desk.hooks.arrived(item())
+            desk.hooks.hear(item())
         await until(lambda: len(list(tmp_path.iterdir())) == 1 + 4)
         assert len(desk.hooks._tasks) == 256
 

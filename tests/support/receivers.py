@@ -15,8 +15,8 @@ from tests.support.env import FixedClock
 from tests.support.parties import World
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE
+from zkc.client.bus import EventBus
 from zkc.client.gossip import Gossip
-from zkc.client.hooks import Hooks
 from zkc.client.person import PersonHere
 from zkc.client.principal import pin_peer
 from zkc.client.receiving import Receiver
@@ -24,8 +24,6 @@ from zkc.client.transfers import Transfer
 from zkc.config import ClientConfig
 from zkc.env import SystemEntropy
 from zkc.errors import PolicyRefused
-from zkc.logs import Repeats
-from zkc.net.desktop import Bus
 from zkc.net.pipe import Bulk
 from zkc.protocol import transfer_sender
 from zkc.stores.home import Home
@@ -63,9 +61,9 @@ class Bob:
         """What was noted: event, sender, recipient."""
         notes: Any = SimpleNamespace(note=lambda *told, **_: self.notes.append(told))
         self.person = PersonHere(home.data, lambda: self.receiver.config, self.clock, SystemEntropy())
-        self.hooks = Hooks(lambda: self.receiver.config, Repeats(self.clock.monotonic), Bus("session"))
+        self.bus = EventBus(self.clock)
         self.receiver = Receiver(
-            self.bulk, self.store, self.inbox, ClientConfig(), self.person, self.hooks, self.clock, SystemEntropy(),
+            self.bulk, self.store, self.inbox, ClientConfig(), self.person, self.bus, self.clock, SystemEntropy(),
             notes, Gossip(self.store, lambda _name, _alarm: None),
         )
 

@@ -10,9 +10,11 @@ import math
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
+from zkc.client.bus import EventBus
 from zkc.client.control import PendingItem
+from zkc.client.happenings import Answered, Asked
 from zkc.client.judging import Consent
 from zkc.client.transfers import Transfer
 from zkc.constants import PENDING_MAX, PENDING_PER_SENDER_MAX
@@ -66,6 +68,8 @@ class Question:
         self.outcome: Final[asyncio.Future[None]] = loop.create_future()
         """Whether the answer reached the sender's coordinator; whoever gave it is told why not."""
         self.outcome.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self.over = False
+        """Whether it was told that it waits no more."""
 
     def close(self) -> None:
         """Nobody waits for an answer any more. After the outcome: nothing."""
@@ -79,10 +83,11 @@ class Question:
 class Asking:
     """All of them, by id. Belongs to the daemon's loop."""
 
-    def __init__(self, store: KeyStore, inbox: Inbox, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, inbox: Inbox, clock: Clock, bus: EventBus) -> None:
         self._store = store
         self._inbox = inbox
         self._clock = clock
+        self._bus = bus
         self._questions: dict[str, Question] = {}
         self._agreed: OrderedDict[tuple[bytes, bytes], Agreement] = OrderedDict()
         """By delivery."""
@@ -144,20 +149,34 @@ class Asking:
             asker_pinned=None if asker is None else req.asker in (asker.fingerprint, *self._store.former(req.asked_by)),
         )
         question = self._questions[item.id] = Question(transfer, item, preview)
+        self._bus.publish(Asked(
+            item.id, item.sender, item.name, item.size, item.note, item.key_source, item.since, item.app or None,
+            item.verified, item.require, item.until, item.asked_by or None, item.asker.hex() or None,
+            item.asker_pinned,
+        ))
         return question
 
     async def wait(self, question: Question) -> Answer | None:
         """His answer; None: the time for it is over."""
         try:
             async with asyncio.timeout(question.item.until - question.item.since):
-                return await asyncio.shield(question.answer)
+                answer = await asyncio.shield(question.answer)
         except TimeoutError:
+            self._over(question, "unanswered")
             return None
+        self._over(question, "accepted" if answer.accept else "refused")
+        return answer
 
     def remove(self, question: Question) -> None:
         """It is over, with or without an answer."""
         self._questions.pop(question.item.id, None)
+        self._over(question, "gone")
         question.close()
+
+    def _over(self, question: Question, how: Literal["accepted", "refused", "unanswered", "gone"]) -> None:
+        if not question.over:
+            question.over = True
+            self._bus.publish(Answered(question.item.id, question.item.sender, how))
 
     def find(self, prefix: str) -> Question:
         """The one that still waits whose id begins so. `UsageError`: ``unknown-id``, ``ambiguous-id``."""

@@ -27,6 +27,11 @@ class Call:
             for way in self._ways:
                 way()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was told to end."""
+        return self._told.is_set()
+
     @contextlib.contextmanager
     def ended_by(self, way: Callable[[], object]) -> Iterator[None]:
         """Inside the block `end` calls ``way``, at once where this was told to end already; never after the block."""

@@ -12,7 +12,9 @@ import structlog
 
 from zkc import __version__
 from zkc.client import control, inquiries
+from zkc.client.bus import EventBus
 from zkc.client.handed import Grants, Handed
+from zkc.client.happenings import Begun, ended
 from zkc.client.links import Links
 from zkc.client.person import PersonHere
 from zkc.client.person_news import PersonNews
@@ -21,9 +23,9 @@ from zkc.client.receiving import Receiver
 from zkc.client.renewal import RenewalDuty
 from zkc.client.small import as_told
 from zkc.client.successions import look_up
-from zkc.constants import ID_BYTES
+from zkc.constants import ID_BYTES, SENDERS_HEARD_MAX
 from zkc.env import Clock, Entropy
-from zkc.errors import InternalError, TimedOut
+from zkc.errors import DaemonError, InternalError, Interrupted, TimedOut
 from zkc.net.local_frames import ALIVE_SECONDS, Credentials
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
@@ -37,7 +39,7 @@ class Commands:
     def __init__(
         self, links: Links, store: KeyStore, receiver: Receiver, person: PersonHere, news: PersonNews, queue: Queue,
         handed: Handed, renewing: RenewalDuty, grant: Grants, reload: Callable[[], None], clock: Clock,
-        entropy: Entropy, notes: Notes,
+        entropy: Entropy, notes: Notes, bus: EventBus,
     ) -> None:
         self._links = links
         self._store = store
@@ -52,6 +54,9 @@ class Commands:
         self._clock = clock
         self._entropy = entropy
         self._audit = notes
+        self._bus = bus
+        self._senders = 0
+        """Commands that say how far they are."""
         self._log = structlog.get_logger("zkc.daemon")
         self._listening: dict[bytes, asyncio.Future[Endpoints]] = {}
         """What grants under way may wait for: where the command that asked for it listens."""
@@ -67,7 +72,8 @@ class Commands:
         self._log.debug("command", request=type(request).__name__, pid=peer.pid)
         streams: dict[type, Callable[[Any], AsyncGenerator[control.ControlReply, None]]] = {
             control.AskGrant: self._grant, control.AskSend: self._send, control.AskLive: self._live,
-            control.AskPeers: self._peers,
+            control.AskPeers: self._peers, control.AskEvents: self._events, control.AskSending: self._sending,
+            control.AskReport: self._report,
         }
         stream = streams.get(type(request))
         if stream is None:
@@ -121,7 +127,9 @@ class Commands:
                 await look_up(ask, self._store, link.principal, request.name, self._clock.wall(), self._audit)
             )
         if isinstance(request, control.AskSeen):
-            return control.SeenReply(await inquiries.seen(link.request, request.name))
+            peer = await inquiries.seen(link.request, request.name)
+            self._bus.saw([peer])
+            return control.SeenReply(peer)
         if isinstance(request, control.AskApplication):
             return control.InvitationReply(await inquiries.application_invitation(link.request, request.app))
         raise InternalError(f"nothing here answers {type(request).__name__}", detail="unexpected")
@@ -129,8 +137,41 @@ class Commands:
     async def _peers(self, _request: control.AskPeers) -> AsyncGenerator[control.ControlReply, None]:
         link = self._links.main
         await link.wait_linked(link.patience)
-        for reply in control.replies_of(await inquiries.all_peers(link.request)):
+        peers = await inquiries.all_peers(link.request)
+        self._bus.saw(peers)
+        for reply in control.replies_of(peers):
             yield reply
+
+    async def _events(self, request: control.AskEvents) -> AsyncGenerator[control.ControlReply, None]:
+        async with contextlib.aclosing(self._bus.events(follow=request.follow)) as events:
+            async for happened in events:
+                yield control.HappenedReply(happened)
+
+    async def _sending(self, request: control.AskSending) -> AsyncGenerator[control.ControlReply, None]:
+        """For as long as the command sends; one that is gone before it has said how it ended has broken off."""
+        if self._senders >= SENDERS_HEARD_MAX:
+            raise DaemonError("enough commands say how far they are", detail="too-many", hint="nothing is lost by it")
+        begun, wanted = request.begun, asyncio.Event()
+        self._senders += 1
+        self._bus.begin(begun, wanted.set)
+        try:
+            yield control.DoneReply()
+            while True:
+                await wanted.wait()
+                wanted.clear()
+                yield control.MeasureReply()
+        finally:
+            self._senders -= 1
+            if self._bus.is_under_way(begun.transfer):
+                self._bus.publish(ended(begun, None, Interrupted("the command has gone", detail="signal")))
+
+    async def _report(self, request: control.AskReport) -> AsyncGenerator[control.ControlReply, None]:
+        for each in request.what:
+            if isinstance(each, Begun):
+                self._bus.begin(each)
+            else:
+                self._bus.publish(each)
+        yield control.DoneReply()
 
     async def _grant(self, request: control.AskGrant) -> AsyncGenerator[control.ControlReply, None]:
         """The grant; before it, where the recipient comes to the command, the question where that is."""

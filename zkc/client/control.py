@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from zkc.client.events import Place, WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
+from zkc.client.happenings import Begun, Delivered, Ended, Happened, Progress
 from zkc.client.judging import Consent
 from zkc.client.small import Job
 from zkc.crypto.cards import verify_card
@@ -132,6 +133,26 @@ class AskRotate(Message, frozen=True, tag="rotate"):
     """New identities too."""
 
 
+class AskEvents(Message, frozen=True, tag="events"):
+    """What has happened, as far as it is remembered; a `HappenedReply` for each."""
+
+    follow: bool
+    """And then all that happens, without an end."""
+
+
+class AskSending(Message, frozen=True, tag="sending"):
+    """The command sends this by itself: `DoneReply`, then `MeasureReply` whenever somebody wants to know how far it is.
+    The connection stays open for as long as it sends."""
+
+    begun: Begun
+
+
+class AskReport(Message, frozen=True, tag="report"):
+    """What the command has to tell of what it sends."""
+
+    what: list[Begun | Progress | Delivered | Ended]
+
+
 class AskReload(Message, frozen=True, tag="reload"):
     """Registrations or configuration have changed: look again."""
 
@@ -192,7 +213,7 @@ class AskLiveReceipt(Message, frozen=True, tag="live-receipt"):
 ControlRequest = (
     AskStatus | AskGrant | AskListening | AskSend | AskPeers | AskCard | AskApplication | AskLeave | AskRotate
     | AskReload | AskLive | AskSeen | AskPerson | AskOutbox | AskExpect | AskLiveReady | AskLivePass | AskLiveReceipt
-    | AskPending | AskDecision
+    | AskPending | AskDecision | AskEvents | AskSending | AskReport
 )
 
 
@@ -257,6 +278,14 @@ class EventReply(Message, frozen=True, tag="event"):
 
     name: str
     fields: dict[str, Any]
+
+
+class HappenedReply(Message, frozen=True, tag="happened"):
+    happened: Happened
+
+
+class MeasureReply(Message, frozen=True, tag="measure"):
+    """How far is it? `AskReport`, with a `Progress`."""
 
 
 class PendingReply(Message, frozen=True, tag="pending"):
@@ -367,7 +396,7 @@ ControlReply = (
     StatusReply | GrantReply | PendingReply | MustListen | HaveReply | AcceptReply | EventReply | WaitReply
     | PeersReply | CardReply | InvitationReply | RotatedReply | OutboxReply | DoneReply | PendingListReply
     | DecidedReply | LiveReply | SeenReply | PersonReply
-    | LiveReadyReply | LiveReceiptReply
+    | LiveReadyReply | LiveReceiptReply | HappenedReply | MeasureReply
 )
 
 

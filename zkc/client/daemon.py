@@ -17,14 +17,16 @@ from typing import Any, Final
 
 import structlog
 
-from zkc import logs
+from zkc import __version__, logs
 from zkc.client import control
 from zkc.client.auditing import DaemonAudit
+from zkc.client.bus import EventBus
 from zkc.client.commands import Commands
 from zkc.client.gossip import Gossip
 from zkc.client.granting import grant_within
 from zkc.client.grants import Grant, OnPending, Wanted
 from zkc.client.handed import Handed
+from zkc.client.happenings import Started
 from zkc.client.hooks import Hooks
 from zkc.client.housekeeping import Housekeeping
 from zkc.client.inquiries import seen
@@ -33,9 +35,11 @@ from zkc.client.link import Link
 from zkc.client.links import Links
 from zkc.client.log_watch import LogWatch
 from zkc.client.metrics import METRICS, Parts, samples
+from zkc.client.noted import NotedEvents
 from zkc.client.passphrase import passphrase
 from zkc.client.person import PersonHere
 from zkc.client.person_news import PersonNews
+from zkc.client.principal import load_main
 from zkc.client.queue import Queue
 from zkc.client.receiving import Receiver
 from zkc.client.renewal import Renewal, RenewalDuty
@@ -64,13 +68,9 @@ from zkc.stores.audit_file import AuditFile
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.keystore import KeyStore
+from zkc.stores.noting import Notes
 from zkc.stores.outbox import Outbox
-from zkc.wire.messages import (
-    AnswerBody,
-    AskFrom,
-    Endpoints,
-    RequestBody,
-)
+from zkc.wire.messages import AnswerBody, AskFrom, Endpoints, Peer, RequestBody
 
 _PERSON_NEWS_SECONDS: Final = 20.0
 """A sign of life of the person is told again only when it is newer by this."""
@@ -190,29 +190,32 @@ class Daemon:
         self._defects = defects or Defects(clock)
         self._grant_seconds = Durations()
         self._metrics: Door | None = None
+        self._bus = EventBus(clock)
+        self._bus.hear(self._hooks.hear)
         self._audit = DaemonAudit(audit, lambda: self._config, clock, self._log)
-        self._watch = LogWatch(store, self._audit, clock)
+        notes = NotedEvents(self._audit, self._bus, load_main(store).name, logs.Repeats(clock.monotonic))
+        self._notes: Notes = notes
+        self._watch = LogWatch(store, notes, clock)
         self._gossip = Gossip(store, self._watch.alarm)
         self._receiver = Receiver(
-            self._bulk, store, inbox, config, self._person, self._hooks, clock, entropy, self._audit, self._gossip
+            self._bulk, store, inbox, config, self._person, self._bus, clock, entropy, notes, self._gossip
         )
-        self._handed = Handed(home, self._granted, clock, entropy)
-        self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, self._audit)
+        self._handed = Handed(home, self._granted, clock, entropy, self._bus)
+        self._sharing = Sharing(home, store, lambda: self._config, self._granted, clock, entropy, notes, self._bus)
         self._renewing = RenewalDuty(
-            Renewal(store, lambda: self._config.keys.lifetime, clock, entropy, self._audit), self._log, entropy
+            Renewal(store, lambda: self._config.keys.lifetime, clock, entropy, notes), self._log, entropy
         )
         self._links = Links(
-            self._context, store, lambda: self._config, clock, entropy, self._audit, self._repeats, self._asked,
-            self._on_linked,
+            self._context, store, lambda: self._config, clock, entropy, notes, self._repeats, self._asked,
+            self._on_linked, self._bus,
         )
-        self._news = PersonNews(self._links.all, self._person, lambda: self._config, clock)
+        self._news = PersonNews(self._links.all, self._person, lambda: self._config, clock, self._bus)
         self._queue = Queue(
-            home, lambda: self._config, self._granted, lambda name: seen(self.main.request, name), clock, entropy,
-            self._audit,
+            home, lambda: self._config, self._granted, self._seen, clock, entropy, notes, self._bus,
         )
         self._commands = Commands(
             self._links, store, self._receiver, self._person, self._news, self._queue, self._handed, self._renewing,
-            self._granted, self.reload, clock, entropy, self._audit,
+            self._granted, self.reload, clock, entropy, notes, self._bus,
         )
         self._server: LocalServer[control.ControlRequest, control.ControlReply] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -229,7 +232,9 @@ class Daemon:
             self._sessions.run(lambda: "session" in self._config.person.sources),
         )
         self._tasks = [asyncio.create_task(duty) for duty in duties]
-        self._audit.note("started", self._links.principal.name)
+        self._bus.start()
+        self._bus.publish(Started(self._links.principal.name, __version__))
+        self._notes.note("started", self._links.principal.name)
         # Before anything is linked: a port that is taken ends it.
         await self._open_metrics()
         self._links.open()
@@ -289,6 +294,7 @@ class Daemon:
             await self._server.close()
         if self._metrics is not None:
             self._metrics.close()
+        self._bus.close()
         self._handed.close()
         self._renewing.close()
         self._watch.close()
@@ -322,7 +328,7 @@ class Daemon:
             if notice := locked_out(config.policy):
                 self._log.warning("configuration-notice", notice=notice)
             self._log.info("configuration-read")
-            self._audit.note("policy-reloaded", self._links.principal.name)
+            self._notes.note("policy-reloaded", self._links.principal.name)
         self._links.open()
         self._renewing.wake()
 
@@ -347,9 +353,14 @@ class Daemon:
     ) -> Grant:
         began = self._clock.monotonic()
         granted = await grant_within(
-            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending, self._audit,
+            within, self.main, self._store, wanted, self._clock, self._entropy, listen, on_pending, self._notes,
             self._gossip,
         )
         if isinstance(granted, Session):
             self._grant_seconds.add(self._clock.monotonic() - began)
         return granted
+
+    async def _seen(self, name: str) -> Peer:
+        peer = await seen(self.main.request, name)
+        self._bus.saw([peer])
+        return peer

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from zkc.rules.names import safe_name
 
 if TYPE_CHECKING:
-    from zkc.client.control import PendingItem
     from zkc.stores.items import Item
 
 _OWN_SECRETS: Final = frozenset({"ZKC_PIN", "ZKC_INVITE", "ZKC_PASSPHRASE_FILE"})
@@ -22,19 +21,6 @@ def item_environment(item: Item) -> dict[str, str]:
         "ZKC_NOTE": item.note.replace("\0", ""),
         "ZKC_DIGEST": f"blake3:{item.digest.hex()}",
         "ZKC_TRANSFER": item.transfer,
-        "ZKC_KEY_SOURCE": item.key_source,
-        "ZKC_ASKED_BY": item.asked_by,
-    }
-
-
-def pending_environment(item: PendingItem) -> dict[str, str]:
-    """The same of what a person is asked about; what its sender has not shown is empty."""
-    return {
-        "ZKC_SENDER": item.sender,
-        "ZKC_NAME": "" if item.name is None else safe_name(item.name),
-        "ZKC_NOTE": item.note.replace("\0", ""),
-        "ZKC_DIGEST": "",
-        "ZKC_TRANSFER": item.id,
         "ZKC_KEY_SOURCE": item.key_source,
         "ZKC_ASKED_BY": item.asked_by,
     }

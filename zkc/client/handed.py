@@ -11,9 +11,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
+from zkc.client.bus import EventBus
 from zkc.client.call import Call
 from zkc.client.events import Delivery, WouldAccept
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
+from zkc.client.happenings import Begun, Delivered, Ended
+from zkc.client.reporting import HowFar, Reports
 from zkc.client.sending import Sending
 from zkc.client.small import Job, Notice, Told, Waiting
 from zkc.client.sources import small_source
@@ -34,9 +37,10 @@ Grants = Callable[
 class Handed:
     """Deliveries for commands, each in a thread of its own. Belongs to the running loop."""
 
-    def __init__(self, home: Home, grant: Grants, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, home: Home, grant: Grants, clock: Clock, entropy: Entropy, bus: EventBus) -> None:
         self._home = home
         self._grant = grant
+        self._bus = bus
         self._clock = clock
         self._entropy = entropy
         self.delivered: Final[Counter[str]] = Counter()
@@ -78,7 +82,23 @@ class Handed:
             return Sending(
                 self._home, loaded.config, granter, job.recipient, source, manifest, job.options, clock=self._clock,
                 entropy=self._entropy, bell=bell, on_event=talk.tell,
+                reports=BusReports(self._bus),
             ).run()
+
+
+class BusReports(Reports):
+    """Of a delivery in a thread of the daemon."""
+
+    def __init__(self, bus: EventBus) -> None:
+        super().__init__()
+        self._bus = bus
+
+    def _begin(self, begun: Begun, how_far: HowFar) -> None:
+        self._bus.begin(begun, how_far)
+
+    def _tell(self, *what: Begun | Delivered | Ended) -> None:
+        for each in what:
+            self._bus.publish(each)
 
 
 class ThreadGranter:

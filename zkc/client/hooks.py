@@ -10,19 +10,16 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import structlog
 
-from zkc.client.environment import item_environment, pending_environment, without_secrets
+from zkc.client.environment import without_secrets
+from zkc.client.happenings import Arrived, Asked, Happening
 from zkc.config import ClientConfig
 from zkc.logs import Repeats
 from zkc.net.desktop import Bus, NoBusError, notify
-from zkc.rules.names import escape
-
-if TYPE_CHECKING:
-    from zkc.client.control import PendingItem
-    from zkc.stores.items import Item
+from zkc.rules.names import escape, safe_name
 
 _AT_ONCE: Final = 4
 _WAITING_MAX: Final = 256
@@ -44,18 +41,14 @@ class Hooks:
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def arrived(self, item: Item) -> None:
-        """It is in the inbox."""
-        told = f"{escape(item.name)} from {item.sender}{_asked_by(item)}"
-        self._start("arrived", {**item_environment(item), "ZKC_ITEM": item.id}, told, item.note)
-
-    def asked(self, item: PendingItem) -> None:
-        """It waits for a person."""
-        name = "a transfer" if item.name is None else escape(item.name)
-        self._start(
-            "asked", {**pending_environment(item), "ZKC_ITEM": item.id},
-            f"{item.sender} asks to send {name}{_asked_by(item)}: zkc accept {item.id[:8]}", item.note,
-        )
+    def hear(self, what: Happening) -> None:
+        """Of what happens, what arrives and what waits for a person."""
+        if isinstance(what, Arrived):
+            self._start("arrived", what, f"{escape(what.name)} from {what.sender}{_asked_by(what)}")
+        elif isinstance(what, Asked):
+            name = "a transfer" if what.name is None else escape(what.name)
+            told = f"{what.sender} asks to send {name}{_asked_by(what)}: zkc accept {what.id[:8]}"
+            self._start("asked", what, told)
 
     async def close(self) -> None:
         """An end to every command."""
@@ -64,7 +57,7 @@ class Hooks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._bus.close()
 
-    def _start(self, event: Event, environment: dict[str, str], summary: str, note: str) -> None:
+    def _start(self, event: Event, what: Arrived | Asked, summary: str) -> None:
         hooks = self._config().hooks
         words = hooks.arrived if event == "arrived" else hooks.asked
         shown = hooks.notify in {"all", event}
@@ -73,7 +66,9 @@ class Hooks:
         if len(self._tasks) >= _WAITING_MAX:
             self._repeats.tell(self._log, "warning", "hook-dropped", (event,), hook=event, why="too many wait")
             return
-        task = asyncio.create_task(self._run(event, words, environment, (summary, note) if shown else None))
+        task = asyncio.create_task(
+            self._run(event, words, _environment(what), (summary, what.note) if shown else None)
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -118,8 +113,23 @@ class Hooks:
             self._log.debug("hook-done", **about)
 
 
-def _asked_by(item: Item | PendingItem) -> str:
-    return f", asked by {escape(item.asked_by)}" if item.asked_by else ""
+def _asked_by(what: Arrived | Asked) -> str:
+    return f", asked by {escape(what.asked_by)}" if what.asked_by else ""
+
+
+def _environment(what: Arrived | Asked) -> dict[str, str]:
+    """What a command learns; what the sender of what waits has not shown is empty."""
+    digest, transfer = (what.digest, what.transfer) if isinstance(what, Arrived) else ("", what.id)
+    return {
+        "ZKC_ITEM": what.id,
+        "ZKC_SENDER": what.sender,
+        "ZKC_NAME": "" if what.name is None else safe_name(what.name),
+        "ZKC_NOTE": what.note.replace("\0", ""),
+        "ZKC_DIGEST": digest,
+        "ZKC_TRANSFER": transfer,
+        "ZKC_KEY_SOURCE": what.key_source,
+        "ZKC_ASKED_BY": what.asked_by or "",
+    }
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

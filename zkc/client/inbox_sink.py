@@ -5,6 +5,7 @@ All of it happens in the transfer's thread, and nothing on the daemon's loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from blake3 import blake3
@@ -47,8 +48,9 @@ class InboxSink:
 
     def __init__(
         self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock, bell: Bell,
-        consent: Consent = _NOBODY_ASKED,
+        consent: Consent = _NOBODY_ASKED, on_announced: Callable[[Manifest, int], None] = lambda _manifest, _here: None,
     ) -> None:
+        """``on_announced``: hears, in the transfer's thread, what comes, and how many bytes of it are here already."""
         self._inbox = inbox
         self._session = session
         self._recipient = recipient
@@ -56,6 +58,7 @@ class InboxSink:
         self._clock = clock
         self._bell = bell
         self._consent = consent
+        self._on_announced = on_announced
         self._began = clock.wall()
         self._manifest: Manifest | None = None
         self._partial: Partial | None = None
@@ -98,6 +101,7 @@ class InboxSink:
         self._read_again(self._partial, here)
         self.size = here
         self.item_id = self._partial.id
+        self._on_announced(manifest, here)
 
     def _read_again(self, partial: Partial, end: int) -> None:
         """The digest is of the whole: it takes what earlier attempts have written."""

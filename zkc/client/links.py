@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import structlog
 
+from zkc.client.bus import EventBus
+from zkc.client.happenings import LinkNews
 from zkc.client.link import Link
 from zkc.client.principal import Keeper, Principal, load_main, load_principal
 from zkc.config import ClientConfig
@@ -36,7 +38,7 @@ class Links:
     def __init__(
         self, context: Context, store: KeyStore, config: Callable[[], ClientConfig], clock: Clock, entropy: Entropy,
         notes: Notes, repeats: Repeats, handle: Callable[[Link, RequestBody], Awaitable[AnswerBody]],
-        on_linked: Callable[[Link], None],
+        on_linked: Callable[[Link], None], bus: EventBus,
     ) -> None:
         self.principal: Final = load_main(store)
         """The home's own registration, as it was at the start."""
@@ -49,6 +51,7 @@ class Links:
         self._repeats = repeats
         self._handle = handle
         self._on_linked = on_linked
+        self._bus = bus
         self._log = structlog.get_logger("zkc.daemon")
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -153,8 +156,13 @@ class Links:
                     self._notes.note("request", "", principal.name, code=code, detail=error.detail)
                 raise
 
+        def tell(linked: bool, why: ZkcError | None) -> None:
+            code, reason, detail = (0, "", "") if why is None else (why.code, why.reason, why.detail)
+            self._bus.publish(LinkNews(principal.name, linked, link.endpoint, code, reason, detail))
+
         def state(linked: bool) -> None:
             why = link.problem
+            tell(linked, None if linked else why)
             if linked:
                 log.info("linked", coordinator=link.endpoint)
                 self._on_linked(link)
@@ -168,6 +176,7 @@ class Links:
                 )
 
         def problem(error: ZkcError) -> None:
+            tell(False, error)
             log.warning("no-link", reason=error.reason, detail=error.detail, error=str(error))
             self._look_into_all()
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from zkc.client.bus import EventBus
 from zkc.client.link import Link
 from zkc.client.person import PersonHere
 from zkc.config import ClientConfig
@@ -23,12 +24,14 @@ class PersonNews:
     """To every registration of the home: an application's person is its owner's. Belongs to the running loop."""
 
     def __init__(
-        self, links: Callable[[], Iterable[Link]], person: PersonHere, config: Callable[[], ClientConfig], clock: Clock
+        self, links: Callable[[], Iterable[Link]], person: PersonHere, config: Callable[[], ClientConfig], clock: Clock,
+        bus: EventBus,
     ) -> None:
         self._links = links
         self._person = person
         self._config = config
         self._clock = clock
+        self._bus = bus
         self._told: tuple[PersonState, float] | None = None
         """What the coordinator knows, and since when."""
 
@@ -44,7 +47,9 @@ class PersonNews:
         self._tell()
 
     def _tell(self) -> None:
-        person = self._person.person() if self._config().person.tell == "coordinator" else UNKNOWN
+        here = self._person.person()
+        self._bus.person(here.state)
+        person = here if self._config().person.tell == "coordinator" else UNKNOWN
         since, before = self._clock.monotonic() - person.age, self._told
         # What was told stays known there: only another state, or a sign of life that is newer by some seconds, is news.
         if before is not None and before[0] == person.state and abs(before[1] - since) < _NEWS_SECONDS:

@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from msgspec.structs import replace
 
+from zkc.client.bus import EventBus
 from zkc.client.call import Call
 from zkc.client.events import Delivery, Event, Options, Progress
-from zkc.client.handed import Grants, ThreadGranter
+from zkc.client.handed import BusReports, Grants, ThreadGranter
+from zkc.client.happenings import OutboxNews
 from zkc.client.sending import Sending
 from zkc.client.sources import AnySource, source_of
 from zkc.client.spool import SpoolSource
@@ -51,6 +53,7 @@ _PASSES: Final = (
     RecipientOffline, NobodyThere, CoordinatorUnreachable, DaemonError, NotAuthorised, TimedOut, Interrupted,
 )
 """What another time may be otherwise; of 25 only a limit, and of 33 only what the recipient's disk says."""
+State = Literal["waiting", "sending", "failed", "delivered", "cancelled"]
 Seen = Callable[[str], Awaitable[Peer]]
 
 
@@ -59,7 +62,7 @@ class Queue:
 
     def __init__(
         self, home: Home, config: Callable[[], ClientConfig], grant: Grants, seen: Seen, clock: Clock,
-        entropy: Entropy, notes: Notes,
+        entropy: Entropy, notes: Notes, bus: EventBus,
     ) -> None:
         self._home = home
         self._outbox = Outbox(home)
@@ -69,6 +72,10 @@ class Queue:
         self._clock = clock
         self._entropy = entropy
         self._notes = notes
+        self._bus = bus
+        self._known: dict[str, Job] | None = None
+        """As they were told last; None: before the first look, which finds nothing that is new. Of a job that is being
+        sent its thread tells."""
         self._log = structlog.get_logger("zkc.queue")
         self._running: dict[str, tuple[Call, asyncio.Future[int | None]]] = {}
         self._sent: dict[str, int] = {}
@@ -114,9 +121,11 @@ class Queue:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _look(self) -> None:
+        running = set(self._running)
         jobs = await asyncio.to_thread(self._outbox.jobs)
         self.states = Counter(job.state for job in jobs)
         there = {job.id for job in jobs}
+        self._compare(jobs, running | set(self._running))
         for id, (call, _) in self._running.items():
             if id not in there:
                 call.end()  # cancelled
@@ -131,6 +140,31 @@ class Queue:
             due = job.next <= now or (job in absent and has_come(job, seen[job.recipient]))
             if due and job.expires > now and len(self._running) < AT_ONCE:
                 self._begin(job)
+
+    def _compare(self, jobs: list[Job], running: set[str]) -> None:
+        """What commands have changed."""
+        found = {job.id: job for job in jobs}
+        if self._known is None:
+            self._known = found
+        for job in jobs:
+            if job.id not in running:
+                self._tell(job, job.state)
+        for id in [id for id in self._known if id not in found and id not in running]:
+            self._tell(self._known[id], "cancelled")
+
+    def _tell(self, job: Job, state: State) -> None:
+        """The job is now so, if that is news. Any thread."""
+        known = self._known
+        if known is None or (state == job.state and known.get(job.id) == job):
+            return
+        if state == job.state:
+            known[job.id] = job
+        elif known.pop(job.id, None) is None:
+            return
+        self._bus.publish(OutboxNews(
+            job.id, state, job.recipient, job.name, job.bytes, job.tries, job.next, job.expires, job.code, job.detail,
+            job.why,
+        ))
 
     async def _look_for(self, name: str) -> Peer | None:
         try:
@@ -160,8 +194,10 @@ class Queue:
 
     def _deliver(self, job: Job, call: Call, granter: ThreadGranter) -> int | None:
         """How many bytes were delivered; None: it was not."""
-        if self._outbox.change(job.id, lambda each: replace(each, state="sending", tries=each.tries + 1)) is None:
+        sending = self._outbox.change(job.id, lambda each: replace(each, state="sending", tries=each.tries + 1))
+        if sending is None:
             return None
+        self._tell(sending, sending.state)
         try:
             size = self._send(job, call, granter)
         except ZkcError as error:
@@ -171,6 +207,7 @@ class Queue:
             raise
         else:
             self._outbox.remove(job.id)
+            self._tell(sending, "delivered")
             self._notes.note("outbox", recipient=job.recipient, detail="delivered")
             self._log.info("delivered", job=job.id, recipient=job.recipient, tries=job.tries + 1)
             return size
@@ -191,7 +228,7 @@ class Queue:
             with call.bell() as bell:
                 done = Sending(
                     self._home, self._config(), granter, job.recipient, source, manifest, options, clock=self._clock,
-                    entropy=self._entropy, bell=bell, on_event=heard,
+                    entropy=self._entropy, bell=bell, on_event=heard, reports=BusReports(self._bus),
                 ).run()
         finally:
             source.close()
@@ -221,7 +258,9 @@ class Queue:
 
     def _set(self, job: Job, error: ZkcError, **what: object) -> None:
         told = {"code": error.code, "detail": error.detail, "why": error.message, **what}
-        self._outbox.change(job.id, lambda each: replace(each, **told))
+        changed = self._outbox.change(job.id, lambda each: replace(each, **told))
+        if changed is not None:
+            self._tell(changed, changed.state)
 
     async def _fail(self, job: Job, error: ZkcError) -> None:
         await asyncio.to_thread(self._set, job, error, state="failed", next=0.0)

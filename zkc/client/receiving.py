@@ -12,10 +12,10 @@ from typing import Any, Final
 import structlog
 
 from zkc.client.asking import Answer, Asking, Question
+from zkc.client.bus import EventBus
 from zkc.client.control import AskDecision, PendingItem
 from zkc.client.deliveries import JOIN_SECONDS, Deliveries
 from zkc.client.gossip import Gossip
-from zkc.client.hooks import Hooks
 from zkc.client.keylog import check_logged
 from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
@@ -75,7 +75,7 @@ class Receiver:
     """All transfers to one home. Belongs to the daemon's loop."""
 
     def __init__(
-        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, hooks: Hooks,
+        self, bulk: Bulk, store: KeyStore, inbox: Inbox, config: ClientConfig, person: PersonHere, bus: EventBus,
         clock: Clock, entropy: Entropy, notes: Notes,
         gossip: Gossip,
     ) -> None:
@@ -85,7 +85,6 @@ class Receiver:
         self.config = config
         """Replaced as a whole when the configuration is read again."""
         self._person = person
-        self._hooks = hooks
         self._gossip = gossip
         self._clock = clock
         self.readers: Final = Readers(inbox, clock)
@@ -95,14 +94,14 @@ class Receiver:
         """Answers that ended their handshake, by the digest of what was asked."""
         self._log = structlog.get_logger("zkc.receiving")
         self._repeats = Repeats(clock.monotonic)
-        self.asking: Final = Asking(store, inbox, clock)
+        self.asking: Final = Asking(store, inbox, clock, bus)
         places = Places(bulk, self._transfers, lambda: self.config, clock, entropy, self._tell)
         self._judge = Judge(
             lambda: self.config, inbox, person, self.asking, self._transfers, self.readers, places, clock
         )
         self._deliveries = Deliveries(
             inbox, self._transfers, self.readers, lambda: self.config, clock, self._log, self._repeats, self._forget,
-            hooks.arrived, notes,
+            bus, notes,
         )
         self.received: Final = self._deliveries.received
         self.refused: Final[Counter[str]] = Counter()
@@ -207,7 +206,6 @@ class Receiver:
         """X3 comes when the person has decided, or when the time for it is over."""
         question = self.asking.ask(transfer, self.config.inbox.ask_timeout)
         self._tell("info", "pending", (transfer.req.sender,), **transfer.ids)
-        self._hooks.asked(question.item)
         transfer.asking = asyncio.create_task(self._await_person(question, endpoint, ask))
         transfer.asking.add_done_callback(lambda _: self.asking.remove(question))
 

@@ -14,6 +14,8 @@ from typing import Final, Protocol
 
 from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress, Requested, WouldAccept
 from zkc.client.grants import Grant, Have, Listen, OnPending, OnRequest, Wanted
+from zkc.client.happenings import Begun
+from zkc.client.reporting import Reports
 from zkc.client.sources import AnySource
 from zkc.config import ClientConfig
 from zkc.constants import ID_BYTES, STEP_SECONDS
@@ -81,8 +83,10 @@ class Sending:
         self, home: Home, config: ClientConfig, granter: Granter, recipient: str, source: AnySource,
         manifest: Manifest, options: Options, *, clock: Clock, entropy: Entropy, bell: Bell,
         on_event: Callable[[Event], None] = lambda _: None, pace: Pace | None = None, asked: OnRequest | None = None,
+        reports: Reports | None = None,
     ) -> None:
-        """``pace``: shared with others, in place of one of its own. ``asked``: by whom, of a third-party request."""
+        """``pace``: shared with others, in place of one of its own. ``asked``: by whom, of a third-party request.
+        ``reports``: where the events of this home's daemon hear of it."""
         self._home = home
         self._config = config
         self._granter = granter
@@ -94,6 +98,7 @@ class Sending:
         self._clock = clock
         self._bell = bell
         self._on_event = on_event
+        self._reports = reports or Reports()
         self._pace = pace or Pace(options.bwlimit or math.inf)
         transfer = config.transfer
         self._wanted = Wanted(
@@ -174,7 +179,12 @@ class Sending:
             done = known or self._until_done()
             # A key is remembered: that is what it is for.
             forget = self._options.key is None
+            if known is None and isinstance(done, Delivery):
+                self._reports.delivered(done)
             return done
+        except BaseException as error:
+            self._reports.failed(error)
+            raise
         finally:
             self._drop_session()
             self._close_doors()
@@ -361,6 +371,11 @@ class Sending:
             self._resumed = self._resumed or (position > 0 and not req.fresh)
             self._on_event(Granted(self._recipient, req.key_source, resp.presence, self._path, position))
             self._announced = True
+            name, size = self._manifest.name, self._manifest.size
+            self._reports.begin(
+                Begun(req.xid.hex(), "out", req.sender, self._recipient, name, size, position, live=False),
+                lambda: max(self._farthest, position),
+            )
 
     def _on_flowing(self) -> None:
         self._flowed = True
@@ -369,6 +384,7 @@ class Sending:
         if position > self._farthest:
             self._farthest, self._patience, self._next_pause = position, None, _PAUSE_FIRST
         self._on_event(Progress(position, self._manifest.size, self._source.entry_at(position)))
+        self._reports.moved()
 
     def _on_receipt(self, done: Delivered) -> None:
         self._keep(done.body, done.receipt)

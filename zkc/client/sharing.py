@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import structlog
 
+from zkc.client.bus import EventBus
 from zkc.client.call import Call
 from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress
 from zkc.client.grants import OnRequest
-from zkc.client.handed import Grants, ThreadGranter
+from zkc.client.handed import BusReports, Grants, ThreadGranter
 from zkc.client.principal import Principal, known_about
 from zkc.client.sending import Sending
 from zkc.client.sources import shared_source
@@ -82,10 +83,11 @@ class Sharing:
 
     def __init__(
         self, home: Home, store: KeyStore, config: Callable[[], ClientConfig], grant: Grants, clock: Clock,
-        entropy: Entropy, notes: Notes,
+        entropy: Entropy, notes: Notes, bus: EventBus,
     ) -> None:
         self._home = home
         self._notes = notes
+        self._bus = bus
         self._store = store
         self._config = config
         self._grant = grant
@@ -246,7 +248,7 @@ class Sharing:
             done = Sending(
                 self._home, self._config(), ThreadGranter(self._grant, loop, job.call), ask.recipient, source,
                 manifest, Options(), clock=self._clock, entropy=self._entropy, bell=bell, on_event=told,
-                asked=request,
+                asked=request, reports=BusReports(self._bus),
             ).run()
         if not isinstance(done, Delivery):
             raise InternalError("a delivery ended as a dry run")

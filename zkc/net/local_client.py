@@ -88,6 +88,10 @@ class Answer(Generic[Rep]):
         except PeerViolation as violation:
             raise bad_answer(self._path, violation) from None
 
+    def wait_for_ever(self) -> None:
+        """For whatever comes from now on, however long that takes."""
+        self._sock.settimeout(None)
+
     def hang_up(self) -> None:
         """Tell the other side to stop; a thread that waits in `next` learns that nothing comes."""
         with contextlib.suppress(OSError):

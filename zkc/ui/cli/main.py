@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "rotate": "zkc.ui.cli.rotate",
     "receipt": "zkc.ui.cli.receipt",
     "audit": "zkc.ui.cli.audit",
+    "events": "zkc.ui.cli.events",
     "relay": "zkc.ui.cli.relay",
     "config": "zkc.ui.cli.config",
     "policy": "zkc.ui.cli.policy",

@@ -199,6 +199,7 @@ def _send_from_here(
     source, manifest = open_source(call.out, what, head)
 
     from zkc.client.access import open_access
+    from zkc.client.reporting import DaemonReports
     from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
     from zkc.net.pipe import Bell
@@ -218,7 +219,7 @@ def _send_from_here(
         access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
         under_way.append(Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,
-            on_event=shown.event,
+            on_event=shown.event, reports=DaemonReports(home.socket_path(), clock),
         ))
         return under_way[0].run()
 

@@ -59,6 +59,7 @@ def send_to_each(
     from zkc.client.access import open_access
     from zkc.client.events import Delivery
     from zkc.client.fanout import Fan, SharedPace, Team
+    from zkc.client.reporting import DaemonReports
     from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
     from zkc.ui.cli.homes import client_config, client_home, open_store
@@ -93,7 +94,7 @@ def send_to_each(
                 try:
                     done = Sending(
                         home, config, access, name, source, manifest, options, clock=clock, entropy=entropy,
-                        bell=bell, on_event=shown.event, pace=pace,
+                        bell=bell, on_event=shown.event, pace=pace, reports=DaemonReports(home.socket_path(), clock),
                     ).run()
                     shown.done(done)
                     if isinstance(done, Delivery):
