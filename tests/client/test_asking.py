@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.support.parties import world
 from tests.support.receivers import COORDINATOR, Bob, play, verdict
@@ -15,6 +16,8 @@ from zkc.client.control import AskDecision
 from zkc.client.principal import pin_peer
 from zkc.constants import PENDING_MAX, PENDING_PER_SENDER_MAX
 from zkc.errors import Interrupted, LocalIOError, NotAuthorised, UsageError
+from zkc.rules.policy import Rule
+from zkc.rules.rates import Rate
 from zkc.stores.home import Home
 from zkc.wire.codec import decode
 from zkc.wire.messages import (
@@ -184,6 +187,33 @@ def test_it_waits_no_longer_than_either_end_and_then_says_so(bob: Asked) -> None
         assert task is not None
         await task
         assert bob.late == [("refuse", "unanswered")]
+
+    play(bob, scene())
+
+
+def test_a_yes_that_comes_after_its_time_is_told_as_that(bob: Asked) -> None:
+    """Though the coordinator has not heard yet that nobody answered."""
+
+    async def scene() -> None:
+        bob.configure(ask_timeout=0.01)
+        id = await bob.waits(1)
+        question = bob.receiver.asking.find(id)
+        await asyncio.wait([question.answer])
+        with pytest.raises(UsageError) as late:
+            await bob.receiver.decide(AskDecision(id, True, "", ""))
+        assert late.value.detail == "unknown-id"
+
+    play(bob, scene())
+
+
+def test_a_rate_bounds_the_questions_and_not_the_answers(bob: Asked) -> None:
+    async def scene() -> None:
+        rule = Rule("few", "ask", rate=Rate(1, 1 / 3600))
+        bob.receiver.config = structs.replace(bob.receiver.config, policy=(rule,))
+        id = await bob.waits(1)
+        assert await bob.answer(2) == ("refuse", "rate")
+        await bob.receiver.decide(AskDecision(id, True, "", ""))
+        assert bob.late == [("accept", "")]
 
     play(bob, scene())
 

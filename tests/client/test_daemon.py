@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from tests.support.env import FixedClock
@@ -17,6 +18,7 @@ from tests.support.waiting import wait_until
 from zkc.client import daemon
 from zkc.env import SystemEntropy
 from zkc.errors import LocalIOError
+from zkc.logs import Repeats
 from zkc.stores.home import Home
 from zkc.testing import Fleet
 
@@ -128,3 +130,20 @@ def test_a_defect_on_the_daemons_loop_is_one_event_of_its_log(home: Home, monkey
         ("defect", "a task"), ("failed", "a task"), ("defect", "only words"),
     ]
     assert str(events[0]["exc_info"]) == "a defect"
+
+
+def test_a_duty_that_fails_is_told_and_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "_DUTY_SECONDS", 0.0)
+    done: list[str] = []
+
+    async def duty() -> None:
+        done.append("begun")
+        if len(done) < 3:
+            raise LocalIOError("no room", detail="no-space") if len(done) == 1 else RuntimeError("a defect")
+
+    with capture_logs() as told:
+        asyncio.run(daemon.keep_up(duty, structlog.get_logger(), Repeats(FixedClock().monotonic)))
+    assert done == ["begun"] * 3
+    assert [(each["event"], each["log_level"]) for each in told] == [("duty-failed", "error")] * 2
+    assert told[0]["error"] == "no room"
+    assert isinstance(told[1]["exc_info"], RuntimeError)

@@ -6,15 +6,18 @@ import asyncio
 import os
 import pty
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.env import FixedClock
+from zkc.client import person
 from zkc.client.lifesigns import terminal_activity
 from zkc.client.person import PersonHere
 from zkc.config.keys import ClientConfig, PersonSection
+from zkc.crypto.pins import is_pin
 from zkc.crypto.totp import code_at
 from zkc.env import SystemEntropy
 from zkc.errors import LocalIOError, NotAuthorised, UsageError
@@ -172,5 +175,69 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     here.person.say("here")
     (tmp_path / "person.json").write_bytes(b"{")
     with pytest.raises(LocalIOError) as damaged:
-        here.person.person()
+        here.person.say("here")
     assert damaged.value.detail == "damaged"
+
+
+def test_what_the_person_says_while_a_pin_is_looked_at_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, real = Here(tmp_path), is_pin
+    here.person.enrol("2580", old=None)
+    here.person.say("here")
+
+    def slow(*words: Any) -> bool:
+        here.person.say("away")
+        return real(*words)
+
+    monkeypatch.setattr("zkc.client.person.is_pin", slow)
+    here.person.check("2580")
+    assert (here.person.mode, here.person.person().state) == ("away", "absent")
+    monkeypatch.setattr("zkc.client.person.is_pin", lambda *words: here.person._enrol() or real(*words))
+    with pytest.raises(NotAuthorised):
+        here.person.check("2580")
+    assert here.person.enrolled == "", "what was removed meanwhile is not there again"
+
+
+def test_a_code_counts_once_for_two_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, secret = Here(tmp_path), b"s" * 20
+    here.person.enrol_totp(secret, code=None, old=None)
+    code, real = code_at(secret, here.clock.wall()), person._step
+
+    def at_once(*words: Any) -> int:
+        step = real(*words)
+        monkeypatch.setattr(person, "_step", real)
+        here.person.check(code)
+        return step
+
+    monkeypatch.setattr(person, "_step", at_once)
+    with pytest.raises(NotAuthorised):
+        here.person.check(code)
+
+
+def test_tries_of_several_processes_are_counted_together(tmp_path: Path) -> None:
+    here = Here(tmp_path)
+    here.person.enrol("2580", old=None)
+    others = [PersonHere(tmp_path, lambda: here.config, here.clock, SystemEntropy()) for _ in range(12)]
+
+    def guess(one: PersonHere) -> str:
+        try:
+            one.check("1111")
+        except NotAuthorised as error:
+            return error.detail
+        return ""
+
+    with ThreadPoolExecutor(12) as threads:
+        told = sorted(threads.map(guess, others))
+    assert told == ["too-many"] * 7 + ["wrong-pin"] * 5
+
+
+def test_a_file_that_cannot_be_read_vouches_for_nobody_and_holds_up_nothing(tmp_path: Path) -> None:
+    here = Here(tmp_path)
+    here.person.enrol("2580", old=None)
+    here.person.say("here")
+    (tmp_path / "person.json").write_text("{")
+    assert here.person.level() == ("online", 0)
+    assert here.person.enrolled == ""
+    with pytest.raises(LocalIOError):
+        here.person.say("here")
+    with pytest.raises(LocalIOError):
+        here.person.enrol("1111", old=None)

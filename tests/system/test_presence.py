@@ -20,7 +20,7 @@ def fleet() -> Iterator[Fleet]:
     sources = {"transfer.key_sources": ["sender", "coordinator"]}
     with Fleet("alice", "bob", coordinator=sources, client=sources | {"log.level": "debug"}) as running:
         (running.home("alice") / "payload").write_bytes(b"hello")
-        for name, pin in (("pin", "4711"), ("wrong", "0815")):
+        for name, pin in (("pin", "right horse"), ("wrong", "wrong horse")):
             (running.home("bob") / name).write_text(f"{pin}\n")
         yield running
 
@@ -84,8 +84,8 @@ def test_a_transfer_goes_only_if_the_right_person_is_there(fleet: Fleet, tmp_pat
     assert fleet.zkc("alice", "wait", "bob", "--timeout", "1s").code == 0
     log = fleet.program("bob").log.read_text()
     assert "wrong-pin" in log
-    assert "4711" not in log
-    assert "0815" not in log
+    assert "right horse" not in log
+    assert "wrong horse" not in log
 
 
 def pending(fleet: Fleet) -> list[dict[str, Any]]:

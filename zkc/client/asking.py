@@ -162,8 +162,11 @@ class Asking:
             async with asyncio.timeout(question.item.until - question.item.since):
                 answer = await asyncio.shield(question.answer)
         except TimeoutError:
-            self._over(question, "unanswered")
-            return None
+            if not question.answer.done():
+                question.answer.cancel()  # nobody finds it any more
+                self._over(question, "unanswered")
+                return None
+            answer = question.answer.result()  # at the same moment
         self._over(question, "accepted" if answer.accept else "refused")
         return answer
 

@@ -181,12 +181,18 @@ class Commands:
         told: asyncio.Future[Endpoints] = loop.create_future()
 
         def listen(coordinator: str) -> asyncio.Future[Endpoints]:
-            wanted.set_result(coordinator)
+            if not wanted.done():  # a handshake that begins anew asks again
+                wanted.set_result(coordinator)
             return told
 
         pending: asyncio.Future[None] = loop.create_future()
+
+        def ask() -> None:
+            if not pending.done():  # the same
+                pending.set_result(None)
+
         granting = asyncio.create_task(
-            self._granted(control.wanted_of(request), request.within, listen, lambda: pending.set_result(None))
+            self._granted(control.wanted_of(request), request.within, listen, ask)
         )
         granting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self._listening[ticket] = told

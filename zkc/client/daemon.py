@@ -10,8 +10,9 @@ import contextlib
 import gc
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,8 +73,8 @@ from zkc.stores.noting import Notes
 from zkc.stores.outbox import Outbox
 from zkc.wire.messages import AnswerBody, AskFrom, Endpoints, Peer, RequestBody
 
-_PERSON_NEWS_SECONDS: Final = 20.0
-"""A sign of life of the person is told again only when it is newer by this."""
+_DUTY_SECONDS: Final = 5.0
+"""Before a duty that has failed is taken up again."""
 GRACE_SECONDS: Final = 5.0
 """Bound on the whole of a graceful end."""
 DESCRIPTORS: Final = 32 * TRANSFERS_MAX
@@ -163,6 +164,18 @@ class Defects:
             self._log.error("defect", what=what, withheld=withheld)
 
 
+async def keep_up(duty: Callable[[], Coroutine[Any, Any, None]], log: Any, repeats: logs.Repeats) -> None:
+    """``duty`` for as long as the daemon lives: what ends it is logged, and it begins again."""
+    name = getattr(duty, "__qualname__", "a duty")
+    while True:
+        try:
+            return await duty()
+        except Exception as error:  # noqa: BLE001 - nobody waits for it who would be told
+            told: dict[str, Any] = {"error": str(error)} if isinstance(error, ZkcError) else {"exc_info": error}
+            repeats.tell(log, "error", "duty-failed", (name, type(error)), duty=name, **told)
+        await asyncio.sleep(_DUTY_SECONDS)
+
+
 class Daemon:
     """The parts of one running daemon, connected."""
 
@@ -228,10 +241,10 @@ class Daemon:
     async def start(self, socket_path: Path) -> Ready:
         """Begin to link and to serve commands at ``socket_path``."""
         duties = (
-            self._sweep(), self._news.run(), self._audit.run(), self._queue.run(),
-            self._sessions.run(lambda: "session" in self._config.person.sources),
+            self._sweep, self._news.run, self._audit.run, self._queue.run,
+            partial(self._sessions.run, lambda: "session" in self._config.person.sources),
         )
-        self._tasks = [asyncio.create_task(duty) for duty in duties]
+        self._tasks = [asyncio.create_task(keep_up(duty, self._log, self._repeats)) for duty in duties]
         self._bus.start()
         self._bus.publish(Started(self._links.principal.name, __version__))
         self._notes.note("started", self._links.principal.name)

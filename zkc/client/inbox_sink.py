@@ -30,6 +30,7 @@ from zkc.wire.messages import Manifest
 
 _READ: Final = 4 * 1024 * 1024
 """Bytes of a partial item that are hashed between two looks at the bell."""
+_NOBODY_ASKED: Final = Consent()
 
 
 def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, patience: float) -> None:
@@ -40,7 +41,6 @@ def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, p
     except BaseException as error:
         sink.abandon(keep=sink.can_go_on(error))
         raise
-_NOBODY_ASKED: Final = Consent()
 
 
 class InboxSink:

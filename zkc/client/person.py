@@ -8,12 +8,13 @@ Belongs to the daemon's loop; commands read and write the same file where no dae
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -22,7 +23,7 @@ from zkc.config import ClientConfig
 from zkc.crypto import totp
 from zkc.crypto.pins import is_pin, pin_digest
 from zkc.env import Clock, Entropy
-from zkc.errors import NotAuthorised, UsageError
+from zkc.errors import LocalIOError, NotAuthorised, UsageError
 from zkc.ids import PersonState, Presence
 from zkc.rules.presence import EXPLICIT, Evidence, Person, judge_person, stated_level
 from zkc.stores import files
@@ -40,6 +41,7 @@ _TURN: Final = threading.Lock()
 """One guess at a time: many at once take no more memory than one."""
 
 
+_WRONG_CODE: Final = "this is not a code of now, or it was used"
 _VERSION: Final = 1
 
 
@@ -62,6 +64,10 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"_Kept(mode={self.mode!r}, wrong={self.wrong}, ...)"
+
+    @property
+    def enrolled(self) -> Literal["pin", "totp", ""]:
+        return "pin" if self.digest else "totp" if self.totp else ""
 
     @property
     def proof(self) -> bytes:
@@ -92,14 +98,14 @@ class PersonHere:
     @property
     def mode(self) -> Mode:
         """What the person said; ``here`` for as long as `person.here_for`."""
-        kept = self._read()
+        kept = self._known()
         age = self._clock.wall() - kept.said_at
         if kept.mode == "here" and not 0 <= age <= self._config().person.here_for:
             return "auto"
         return kept.mode
 
     def person(self) -> Person:
-        kept, now, config = self._read(), self._clock.wall(), self._config().person
+        kept, now, config = self._known(), self._clock.wall(), self._config().person
         evidence = []
         if (mode := self.mode) != "auto":
             state: PersonState = "present" if mode == "here" else "absent"
@@ -110,22 +116,21 @@ class PersonHere:
     def level(self) -> tuple[Presence, int]:
         """What this client vouches for, and the age of what it rests on."""
         ago = None
-        if self._proved is not None and self._proved[1] == self._read().proof:
+        if self._proved is not None and self._proved[1] == self._known().proof:
             ago = self._clock.monotonic() - self._proved[0]
         return stated_level(self.person(), ago, self._config().person.window)
 
     def say(self, mode: Mode) -> None:
         """The person said so himself. Durable when this returns."""
         self._proved = None if mode == "away" else self._proved
-        self._write(msgspec.structs.replace(self._read(), mode=mode, said_at=self._clock.wall()))
+        self._change(mode=mode, said_at=self._clock.wall())
 
     # --- the proof --------------------------------------------------------------------------------------------------
 
     @property
     def enrolled(self) -> Literal["pin", "totp", ""]:
         """What he proves himself with."""
-        kept = self._read()
-        return "pin" if kept.digest else "totp" if kept.totp else ""
+        return self._known().enrolled
 
     def enrol(self, pin: str, *, old: str | None) -> None:
         """``pin`` from now on; whoever has one, or codes, gives it first (``old``). `UsageError`, `NotAuthorised`."""
@@ -162,7 +167,7 @@ class PersonHere:
 
     def _enrol(self, **what: object) -> None:
         nothing = {"salt": b"", "digest": b"", "totp": b"", "used": 0, "wrong": 0}
-        self._write(msgspec.structs.replace(self._read(), **{**nothing, **what}))
+        self._change(**{**nothing, **what})
 
     def check(self, pin: str) -> bytes:
         """One try with a PIN or a code, and what was enrolled; blocks for a tenth of a second.
@@ -172,7 +177,7 @@ class PersonHere:
 
         `NotAuthorised`: ``not-enrolled``, ``wrong-pin``, ``too-many``.
         """
-        with _TURN:
+        with self._alone():
             kept, now = self._read(), self._clock.wall()
             if not kept.proof:
                 raise NotAuthorised(
@@ -185,20 +190,15 @@ class PersonHere:
                 raise NotAuthorised(
                     "too many wrong tries", detail="too-many", hint=f"try again in {int(wait - since) + 1} s"
                 )
-            counted = msgspec.structs.replace(kept, wrong=kept.wrong + 1, tried_at=now)
-            self._write(counted)
-            used = kept.used
-            if kept.totp:
-                step = totp.step_of(kept.totp, pin, now, kept.used)
-                if step is None:
-                    raise NotAuthorised(
-                        "this is not a code of now, or it was used", detail="wrong-pin", hint="wait for the next one"
-                    )
-                used = step
-            elif not is_pin(pin, kept.salt, kept.digest):
-                raise NotAuthorised("this is not the PIN", detail="wrong-pin", hint="try again")
-            self._write(msgspec.structs.replace(counted, wrong=0, used=used))
-            return kept.proof
+            self._write(msgspec.structs.replace(kept, wrong=kept.wrong + 1, tried_at=now))
+        step = _step(kept, pin, now)
+        # Meanwhile the person may have said something, or somebody may have enrolled anew, or used the same code.
+        with self._alone():
+            present = self._read()
+            if present.proof != kept.proof or (kept.totp and present.used >= step):
+                raise NotAuthorised(_WRONG_CODE, detail="wrong-pin", hint="try again")
+            self._write(msgspec.structs.replace(present, wrong=0, used=max(present.used, step)))
+        return kept.proof
 
     async def prove(self, pin: str) -> None:
         """`check`, off the loop; a right one opens the window of `person.window`."""
@@ -206,7 +206,7 @@ class PersonHere:
         self._proved = self._clock.monotonic(), digest
 
     def _check_old(self, old: str | None) -> None:
-        enrolled = self.enrolled
+        enrolled = self._read().enrolled
         if not enrolled:
             return
         if old is None:
@@ -222,8 +222,39 @@ class PersonHere:
         what = "what is known of the person"
         return read_document(self._path, _Kept, _VERSION, what, hint="remove it, and enrol anew")
 
+    def _known(self) -> _Kept:
+        """The same for whoever asks what is known: a file that cannot be read says nothing, and nobody is present."""
+        try:
+            return self._read()
+        except LocalIOError:
+            return _Kept()
+
+    def _change(self, **what: Any) -> None:
+        with self._alone():
+            self._write(msgspec.structs.replace(self._read(), **what))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process or thread changes the file meanwhile. Short: the daemon's loop waits for it too."""
+        with files.locked(self._path.with_suffix(".lock"), "what is known of the person"):
+            yield
+
     def _write(self, kept: _Kept) -> None:
         files.write_private(self._path, msgspec.json.encode(kept), replace=True)
+
+
+def _step(kept: _Kept, pin: str, now: float) -> int:
+    """The half minute of a right code, or that of the last one after a right PIN; takes a tenth of a second.
+    `NotAuthorised` (``wrong-pin``)."""
+    if kept.totp:
+        step = totp.step_of(kept.totp, pin, now, kept.used)
+        if step is None:
+            raise NotAuthorised(_WRONG_CODE, detail="wrong-pin", hint="wait for the next one")
+        return step
+    with _TURN:
+        if not is_pin(pin, kept.salt, kept.digest):
+            raise NotAuthorised("this is not the PIN", detail="wrong-pin", hint="try again")
+    return kept.used
 
 
 def _wait_after(wrong: int) -> float:

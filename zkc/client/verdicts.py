@@ -96,7 +96,7 @@ class Judge:
             transfer.reader = self._readers.take(req, sender.fingerprint)
         # A reader stores nothing, and is not kept waiting for a person.
         refusal = decide_size(asked, rules, standing) if transfer.reader is None else None
-        if refusal is None and not must_ask:
+        if refusal is None and not self._is_counted(transfer):
             refusal = self._rates.refuse(verdict, req.sender, self._clock.monotonic())
         if refusal is not None:
             return machine.Decline(refusal.code, refusal.detail)
@@ -107,6 +107,11 @@ class Judge:
         if self._readers.broke_off(sender.fingerprint, req.tid):
             return machine.Decline(Interrupted.code, "broken-stream")
         return await self._to_inbox(transfer, endpoint, ask, rules.max_bytes, level)
+
+    def _is_counted(self, transfer: Transfer) -> bool:
+        """It was, when a person was asked about this delivery: his yes is not refused for its number."""
+        agreed = self._asking.agreement(transfer)
+        return agreed is not None and not agreed.own_wish
 
     def _question(self, transfer: Transfer, required: Presence) -> Verdict:
         if self._asking.is_full(transfer.req.sender):

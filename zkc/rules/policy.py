@@ -216,6 +216,11 @@ def judge_again(asked: Asked, rules: Rules, standing: Standing, *, agreed: bool)
     return verdict.refusal or (_nobody_asked() if verdict.mode == "ask" and not agreed else None)
 
 
+def decide_size(asked: Asked, rules: Rules, standing: Standing) -> Refusal | None:
+    """`judge` by size alone, for a transfer that was let in: with its manifest's size, or what has come so far."""
+    return _first(_HOW_MUCH, _Case(asked, rules, standing))
+
+
 def _by_rules(asked: Asked, rules: Rules, standing: Standing) -> Verdict:
     for rule in rules.policy:
         held, _why = match(rule, asked, rules.side, standing)
@@ -302,7 +307,7 @@ class RuleRates:
         bucket, _ = self._buckets.setdefault((verdict.rule, sender), (Bucket(), rate))
         if bucket.take(rate, now):
             return None
-        return Refusal(PolicyRefused.code, "limit", f"the rate of the rule {verdict.rule!r} was reached", "")
+        return Refusal(PolicyRefused.code, "rate", f"the rate of the rule {verdict.rule!r} was reached", "")
 
 
 def locked_out(policy: tuple[Rule, ...]) -> str:
@@ -342,11 +347,6 @@ def _is_at_most(asked: Asked, size: int) -> bool | None:
 
 def _is_named(asked: Asked, names: Patterns) -> bool | None:
     return None if asked.name is None else names.match(asked.name.casefold())
-
-
-def decide_size(asked: Asked, rules: Rules, standing: Standing) -> Refusal | None:
-    """The same by size alone, for a transfer that was let in: with its manifest's size, or what has come so far."""
-    return _first(_HOW_MUCH, _Case(asked, rules, standing))
 
 
 def _first(rows: tuple[_Row, ...], case: _Case) -> Refusal | None:

@@ -60,6 +60,7 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "a limit of {either} was reached: too large, too many at once, or too many in a second",
         "run it again later, or ask {0} to raise inbox.max_bytes, inbox.per_sender or transfer.listen",
     ),
+    (25, "rate"): ("a rule of {either} lets in no more of this client's at the moment", "run it again later"),
     (25, "unreachable"): (
         "neither this client nor {0} lets the other connect (transfer.listen is off at both)",
         "set transfer.listen at one of them to an address and ports that the other reaches, or use a relay (zkc relay)",

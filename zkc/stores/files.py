@@ -6,6 +6,7 @@ No function here follows a symbolic link in the last component of a path, and no
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -265,6 +266,18 @@ def kept_mode(sent: int) -> int:
     owner has not; never set-user-id, set-group-id or sticky (attack F05)."""
     owner = sent & stat.S_IRWXU
     return sent & (owner | owner >> 3 | owner >> 6)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Nobody else who asks for the lock file ``path`` has it inside the block. `LocalIOError`."""
+    with translated(what):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_private(path: Path, data: bytes, *, replace: bool) -> bool:

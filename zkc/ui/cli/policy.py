@@ -68,8 +68,9 @@ def _check(
         for rule in rules.policy:
             if rule.name == verdict.rule:
                 break
-            _, why = match(rule, asked, rules.side, standing)
-            call.out.text(f"no   {rule.name}: {why}")
+            held, why = match(rule, asked, rules.side, standing)
+            if not held:  # else a limit spoke first
+                call.out.text(f"no   {rule.name}: {why}")
         level = f"; requires {verdict.require}" if verdict.require != "online" else ""
         call.out.text(f"{verdict.mode}  {verdict.rule or '(no rule)'}: {verdict.why}{level}")
     if verdict.refusal is not None:
