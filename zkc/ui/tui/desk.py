@@ -31,6 +31,7 @@ from zkc.rules.names import escape, safe_name
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
+from zkc.stores.key_rows import Pins
 from zkc.stores.keystore import KeyStore
 from zkc.stores.outbox import Outbox
 from zkc.stores.receipts import sent
@@ -79,16 +80,8 @@ class Desk:
 
     def inbox(self) -> list[Row]:
         """Newest first."""
-        pins, now = self._store.pinned(), self._clock.wall()
-
-        def verified(item: Item) -> bool:
-            pin = pins.get(item.sender)
-            return pin is not None and pin.fingerprint == item.sender_fp and pin.verified is not None
-
-        return [
-            inbox_row(item, self._presence(item), verified=verified(item), now=now)
-            for item in reversed(self._inbox.items())
-        ]
+        pins = self._store.pinned()
+        return [self._row_of(item, pins) for item in reversed(self._inbox.items())]
 
     def _presence(self, item: Item) -> str:
         """What this client stated of its person when the item came: it is in the receipt, and never changes."""
@@ -144,9 +137,12 @@ class Desk:
     def read(self, id: str) -> str:
         """The reading pane for an item: what is known of it, its text or what is in its folder."""
         item = self._inbox.find(id)
-        pin = self._store.pin(item.sender)
-        row = inbox_row(item, self._presence(item), verified=pin is not None and pin.verified is not None, now=self._clock.wall())
-        return pane(row.detail, self._body(item))
+        return pane(self._row_of(item, self._store.pinned()).detail, self._body(item))
+
+    def _row_of(self, item: Item, pins: Pins) -> Row:
+        pin = pins.get(item.sender)
+        verified = pin is not None and pin.fingerprint == item.sender_fp and pin.verified is not None
+        return inbox_row(item, self._presence(item), verified=verified, now=self._clock.wall())
 
     def _body(self, item: Item) -> list[str]:
         if item.kind == "message":
