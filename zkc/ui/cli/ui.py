@@ -14,8 +14,8 @@ from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 @click.command(
     "ui", cls=Command, example="zkc ui",
-    help="Inbox, what waits for a person, what was sent and is to be sent, peers: in the terminal, by keyboard or mouse. "
-    "'?' says which keys there are. Needs the extra 'ui' of the package.",
+    help="Inbox, what waits for a person, what was sent and is to be sent, peers: in the terminal, by keyboard or "
+    "mouse. '?' says which keys there are. Needs the extra 'ui' of the package.",
     short_help="The inbox, in the terminal.",
 )
 @pass_invocation

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
@@ -20,7 +20,9 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane
 
 from zkc.client.call import Call
-from zkc.client.events import Delivery, Granted, Pending, Progress
+from zkc.client.events import Delivery, Granted, Pending
+from zkc.client.events import Progress as Sent
+from zkc.client.happenings import Begun, Ended, Progress
 from zkc.errors import ZkcError
 from zkc.rules.names import escape
 from zkc.rules.units import show_size
@@ -29,6 +31,7 @@ from zkc.ui.tui.dialogs import Compose, Letter, Line, Reading, Sure
 from zkc.ui.tui.rows import INBOX, PEERS, PENDING, QUEUE, SENT, TRANSFERS, Row, cut, pane
 
 T = TypeVar("T")
+_TRANSFERS_SHOWN: Final = 200
 
 _HELP: Final = """\
 1 to 6        the list: inbox, pending, sent, queue, peers, transfers
@@ -56,16 +59,26 @@ A tick (✓) stands for a peer whose safety number was compared, a dot for one t
 
 @dataclass
 class Transfer:
-    """One delivery that this face has begun."""
+    """One delivery: begun here, or told of by the daemon."""
 
-    recipient: str
+    peer: str
     name: str
-    call: Call
+    call: Call | None = None
+    """Of one that was begun here: how to end it."""
+    sign: str = "→"
     done: int = 0
     total: int | None = None
     state: str = "begins"
     began: float = 0.0
     over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something of the home is not what it was: which lists are to be read anew, and what flows."""
+
+    lists: frozenset[str] = frozenset()
+    flow: Begun | Progress | Ended | None = None
 
 
 class Face(App[None]):
@@ -116,13 +129,13 @@ class Face(App[None]):
     }
     """On which lists an action means something."""
 
-    def __init__(self, desk: Desk, events: Callable[[], Iterable[set[str]]], clock: Callable[[], float]) -> None:
-        """``events`` blocks and says which lists have changed, until the face ends; ``clock``: monotonic seconds."""
+    def __init__(self, desk: Desk, events: Callable[[], Iterable[Change]], clock: Callable[[], float]) -> None:
+        """``events`` blocks and says what has changed, until the desk hangs up; ``clock``: monotonic seconds."""
         super().__init__(ansi_color=True)
         self._desk = desk
         self._events = events
         self._clock = clock
-        self._rows: dict[str, dict[str, Row]] = {name: {} for name in _LISTS}
+        self._rows: dict[str, dict[str, Row]] = {name: {} for name in LISTS}
         self._transfers: dict[str, Transfer] = {}
         self._numbers = itertools.count(1)
 
@@ -131,7 +144,7 @@ class Face(App[None]):
     def compose(self) -> ComposeResult:
         yield Static("", id="where", markup=False)
         with TabbedContent(initial="inbox"):
-            for name, (columns, _) in _LISTS.items():
+            for name, (columns, _) in LISTS.items():
                 with TabPane(name.title(), id=name):
                     table: DataTable[Text] = DataTable(cursor_type="row", id=f"{name}-table", zebra_stripes=False)
                     table.add_columns(*(Text(column) for column in columns))
@@ -147,21 +160,31 @@ class Face(App[None]):
         self.run_worker(self._follow, thread=True, exit_on_error=False)
 
     def _follow(self) -> None:
-        for changed in self._events():
-            self.call_from_thread(self._look, changed)
+        for change in self._events():
+            if self._desk.closed:
+                break
+            self.call_from_thread(self._changed, change)
+
+    def _changed(self, change: Change) -> None:
+        self._look(change.lists)
+        if change.flow is not None:
+            self._flows(change.flow)
+
+    def on_unmount(self) -> None:
+        self._desk.hang_up()
 
     def action_refresh(self) -> None:
-        self._look(set(_LISTS) | {"status"})
+        self._look(LISTS.keys() | {"status"})
 
-    def _look(self, changed: set[str]) -> None:
+    def _look(self, changed: Collection[str]) -> None:
         """Read the lists ``changed`` anew, each once however often it has changed meanwhile."""
-        for name in changed & (_LISTS.keys() - {"transfers"}):
+        for name in (LISTS.keys() - {"transfers"}).intersection(changed):
             self._spawn(partial(self._load, name), group=f"load-{name}", exclusive=True)
         if "status" in changed:
             self._spawn(self._say_where, group="where", exclusive=True)
 
     async def _load(self, name: str) -> None:
-        rows = await self._try(_LISTS[name][1], self._desk)
+        rows = await self._try(LISTS[name][1], self._desk)
         if rows is not None:
             self._show(name, rows)
 
@@ -280,7 +303,11 @@ class Face(App[None]):
         if row is None:
             return
         if name == "transfers":
-            self._transfers[row.key].call.end()
+            call = self._transfers[row.key].call
+            if call is None:
+                self.notify("Only what was begun here can be ended here.")
+            else:
+                call.end()
             return
         key, what = row.key, row.cells[2] if name == "inbox" else row.cells[1]
         doing, told = (Desk.remove, "removed") if name == "inbox" else (Desk.cancel, "forgotten")
@@ -351,29 +378,30 @@ class Face(App[None]):
 
     def _begin(self, recipient: str, name: str, send: Callable[..., Delivery]) -> None:
         key = f"t{next(self._numbers)}"
-        transfer = self._transfers[key] = Transfer(recipient, escape(name), Call(), began=self._clock())
-        self._spawn(partial(self._run, key, transfer, send), group="send")
+        call = Call()
+        transfer = self._transfers[key] = Transfer(recipient, escape(name), call, began=self._clock())
+        self._spawn(partial(self._run, transfer, call, send), group="send")
         self._show_transfers()
 
-    async def _run(self, key: str, transfer: Transfer, send: Callable[..., Delivery]) -> None:
+    async def _run(self, transfer: Transfer, call: Call, send: Callable[..., Delivery]) -> None:
         def heard(event: Any) -> None:
             self.call_from_thread(self._heard, transfer, event)
 
         try:
-            done = await asyncio.to_thread(send, call=transfer.call, on_event=heard)
+            done = await asyncio.to_thread(send, call=call, on_event=heard)
         except ZkcError as error:
             transfer.state = error.message
             self._tell(error)
         else:
             transfer.done, transfer.state = done.bytes, "delivered"
-            self.notify(f"{transfer.name} delivered to {transfer.recipient}", markup=False)
+            self.notify(f"{transfer.name} delivered to {transfer.peer}", markup=False)
             self._look({"sent", "peers"})
         transfer.over = True
         self._show_transfers()
 
     def _heard(self, transfer: Transfer, event: Any) -> None:
         match event:
-            case Progress(bytes=done, total=total):
+            case Sent(bytes=done, total=total):
                 transfer.done, transfer.total, transfer.state = done, total, "sends"
             case Pending():
                 transfer.state = "a person is asked"
@@ -383,6 +411,36 @@ class Face(App[None]):
                 return
         self._show_transfers()
 
+    def _flows(self, what: Begun | Progress | Ended) -> None:
+        """The daemon tells of a transfer; of one that was begun here this face knows more."""
+        known = self._transfers.get(what.transfer)
+        match what:
+            case Begun():
+                inward = what.direction == "in"
+                peer, name = escape(what.sender if inward else what.recipient), escape(what.name or "(a stream)")
+                if not inward and any((own.peer, own.name, own.over) == (peer, name, False) for own in self._own()):
+                    return
+                self._transfers[what.transfer] = Transfer(
+                    peer, name, None, "←" if inward else "→", what.resumed_from, what.total, "flows", self._clock()
+                )
+                self._forget_old()
+            case Progress() if known is not None:
+                known.done, known.total = what.bytes, what.total
+            case Ended() if known is not None:
+                known.over, known.done = True, known.done if what.bytes is None else what.bytes
+                known.state = "delivered" if what.code == 0 else what.detail or what.reason
+            case _:
+                return
+        self._show_transfers()
+
+    def _own(self) -> Iterable[Transfer]:
+        return (each for each in self._transfers.values() if each.call is not None)
+
+    def _forget_old(self) -> None:
+        over = [key for key, each in self._transfers.items() if each.over]
+        for key in over[: max(len(self._transfers) - _TRANSFERS_SHOWN, 0)]:
+            del self._transfers[key]
+
     def _show_transfers(self) -> None:
         rows = []
         for key, each in reversed(self._transfers.items()):
@@ -390,8 +448,9 @@ class Face(App[None]):
             passed = self._clock() - each.began
             rate = f"{show_size(each.done / passed)}/s" if each.done and passed > 0 and not each.over else ""
             state = escape(each.state)
-            cells = ("→", each.recipient, cut(each.name), far, rate, cut(state, 40))
-            detail = (("to", each.recipient), ("name", each.name), ("done", far), ("state", state))
+            cells = (each.sign, each.peer, cut(each.name), far, rate, cut(state, 40))
+            whose = "from" if each.sign == "←" else "to"
+            detail = ((whose, each.peer), ("name", each.name), ("done", far), ("state", state))
             rows.append(Row(key, cells, detail))
         self._show("transfers", rows)
 
@@ -453,7 +512,7 @@ class Face(App[None]):
         return self._rows[name].get(self._key(name))
 
 
-_LISTS: Final[dict[str, tuple[tuple[str, ...], Callable[[Desk], list[Row]]]]] = {
+LISTS: Final[dict[str, tuple[tuple[str, ...], Callable[[Desk], list[Row]]]]] = {
     "inbox": (INBOX, Desk.inbox), "pending": (PENDING, Desk.pending), "sent": (SENT, Desk.sent),
     "queue": (QUEUE, Desk.queue), "peers": (PEERS, Desk.peers), "transfers": (TRANSFERS, lambda _: []),
 }

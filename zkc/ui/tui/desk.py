@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,6 +18,7 @@ from zkc.client import control
 from zkc.client.call import Call
 from zkc.client.command_audit import CommandAudit
 from zkc.client.events import Delivery, Event
+from zkc.client.happenings import Happened
 from zkc.client.principal import load_main
 from zkc.client.queueing import poke
 from zkc.client.walking import Skipped
@@ -26,7 +28,7 @@ from zkc.crypto.receipts import open_receipt
 from zkc.crypto.signing import safety_number
 from zkc.env import Clock
 from zkc.errors import DaemonError, LocalIOError, PeerViolation, UnknownRecipient, UsageError, ZkcError
-from zkc.net.local_client import LocalClient
+from zkc.net.local_client import Answer, LocalClient
 from zkc.rules.names import escape, safe_name
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
@@ -63,8 +65,12 @@ class Desk:
         self._outbox = Outbox(home)
         self._presences: dict[str, str] = {}
         self.name: Final = load_main(self._store).name
+        self._over = threading.Event()
+        self._answer: Answer[Any] | None = None
+        """The daemon's events, while they are followed."""
 
     def close(self) -> None:
+        self.hang_up()
         self._client.close()
         self._inbox.close()
         self._store.close()
@@ -238,6 +244,31 @@ class Desk:
             if path is None:
                 raise UsageError("it could not be taken out of the inbox")
             return self.send(call, recipient, [path], item.note, on_event)
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        return self._over.is_set()
+
+    def events(self) -> Iterator[Happened]:
+        """What the daemon remembers, and then all that happens, until `hang_up`. `DaemonError`: it is not there, or has
+        gone."""
+        client: LocalClient[Any] = LocalClient(self._home.socket_path(), control.ControlReply)
+        with contextlib.closing(client.ask(control.AskEvents(follow=True), within=None)) as answer:
+            self._answer = answer
+            while not self.closed and (reply := answer.next()) is not None:
+                yield reply.happened
+
+    def hang_up(self) -> None:
+        """Follow no more; from another thread. Harmless when repeated."""
+        self._over.set()
+        if self._answer is not None:
+            self._answer.hang_up()
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until `hang_up`."""
+        self._over.wait(seconds)
 
     # --- the daemon -------------------------------------------------------------------------------------------------
 

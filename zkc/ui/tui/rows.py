@@ -50,7 +50,8 @@ def inbox_row(item: Item, presence: str, *, verified: bool, now: float) -> Row:
     )
     detail = (
         ("from", f"{sender} ({'verified' if verified else 'not verified'})"), ("name", name),
-        ("note", escape(item.note)), ("size", f"{show_size(item.size)} ({item.size} bytes)"),
+        ("note", escape(item.note)), ("asked by", escape(item.asked_by)),
+        ("size", f"{show_size(item.size)} ({item.size} bytes)"),
         ("received", ago(now - item.received)),
         ("key made by", item.key_source), ("presence", presence), ("for", escape(item.app)),
         ("digest", f"blake3:{item.digest.hex()}"),
@@ -67,7 +68,8 @@ def pending_row(item: PendingItem, now: float) -> Row:
     cells = (sender, _VERIFIED[item.verified], cut(name), size, asks, age(item.until - now))
     detail = (
         ("from", f"{sender} ({'verified' if item.verified else 'not verified'})"), ("name", name),
-        ("note", escape(item.note)), ("size", size), ("key made by", item.key_source), ("for", escape(item.app)),
+        ("note", escape(item.note)), ("asked by", escape(item.asked_by)), ("size", size),
+        ("key made by", item.key_source), ("for", escape(item.app)),
         ("asks for", asks), ("ends in", age(item.until - now)), ("id", item.id),
     )
     return Row(item.id, cells, _said(detail))
