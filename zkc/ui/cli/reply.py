@@ -42,7 +42,7 @@ command = Command(
         *(each for each in send.command.params if each.name not in _NOT_HERE and each.expose_value),
     ],
     example="zkc reply 3f9a -m 'thank you'\nzkc reply 3f9a answer.pdf",
-    help="Send a message, files or standard input to whom the item ID of the inbox came from: to the very key that sent "
-    "it. Takes what zkc send takes.",
+    help="Send a message, files or standard input to whom the item ID of the inbox came from: to the very key that "
+    "sent it. Takes what zkc send takes.",
     short_help="Answer whoever sent an item.",
 )
