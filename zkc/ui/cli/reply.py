@@ -15,7 +15,7 @@ _NOT_HERE: Final = {"recipient", "sender"}
 
 
 @pass_invocation
-def _reply(call: Invocation, *, id: str, **words: Any) -> Any:
+def _reply(call: Invocation, /, *, id: str, **words: Any) -> Any:
     """The events of ``send``."""
     from zkc.ui.cli.homes import client_config, client_home, open_inbox, open_store
 

@@ -28,7 +28,7 @@ def command(call: Invocation) -> None:
     config = client_config(call, home)
     open_store(home).close()
     if importlib.util.find_spec("textual") is None:
-        raise UsageError("ui: Textual is not installed", detail="no-extra", hint="pipx install 'zkc[ui]'")
+        raise UsageError("ui: Textual is not installed", detail="extra", hint="pipx install 'zkc[ui]'")
     from zkc.env import SystemClock
     from zkc.ui.tui.run import run
 

@@ -199,6 +199,7 @@ class Face(App[None]):
         keys = [row.key for row in rows]
         if rows:
             table.move_cursor(row=keys.index(here) if here in keys else min(at, len(rows) - 1))
+        table.check_idle()  # it measures its columns when it has nothing else to do, and may not hear of that
         tabs = self._base.query_one(TabbedContent)
         count = f" ({len(rows)})" if rows and name in {"inbox", "pending", "queue"} else ""
         tabs.get_tab(name).label = f"{name.title()}{count}"
@@ -428,7 +429,7 @@ class Face(App[None]):
                 known.done, known.total = what.bytes, what.total
             case Ended() if known is not None:
                 known.over, known.done = True, known.done if what.bytes is None else what.bytes
-                known.state = "delivered" if what.code == 0 else what.detail or what.reason
+                known.state = "delivered" if what.code == 0 else ": ".join(filter(None, (what.reason, what.detail)))
             case _:
                 return
         self._show_transfers()
