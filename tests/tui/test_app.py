@@ -274,7 +274,7 @@ def test_ten_thousand_items_are_no_trouble(fleet: Fleet) -> None:
         async with face(fleet, "bob") as pilot:
             shown: Any = pilot.app
             await until(pilot, lambda text: "bob at tcp://" in text)
-            shown._show("inbox", many)
+            shown.call_later(shown._show, "inbox", many)
             await until(pilot, lambda text: "Inbox (10000)" in text and "0.txt" in text)
             await pilot.press("ctrl+end")
             await until(pilot, lambda text: "9999.txt" in text)

@@ -199,7 +199,6 @@ class Face(App[None]):
         keys = [row.key for row in rows]
         if rows:
             table.move_cursor(row=keys.index(here) if here in keys else min(at, len(rows) - 1))
-        table.check_idle()  # it measures its columns when it has nothing else to do, and may not hear of that
         tabs = self._base.query_one(TabbedContent)
         count = f" ({len(rows)})" if rows and name in {"inbox", "pending", "queue"} else ""
         tabs.get_tab(name).label = f"{name.title()}{count}"
