@@ -50,11 +50,11 @@ class Terminal:
         os.write(self._master, keys.encode())
         return self
 
-    def sees(self, text: str) -> str:
-        """The screen, once ``text`` stands on it."""
+    def sees(self, text: str, *, gone: bool = False) -> str:
+        """The screen, once ``text`` stands on it, or no more."""
         end = time.monotonic() + DEADLINE
-        while text not in (shown := "\n".join(self._screen.display)):
-            assert time.monotonic() < end, f"no {text!r} in:\n{shown}"
+        while (text in (shown := "\n".join(self._screen.display))) is gone:
+            assert time.monotonic() < end, f"{text!r} in:\n{shown}"
             self._read()
         return shown
 
@@ -82,8 +82,8 @@ def test_in_a_terminal_of_sixteen_colours_by_keyboard_alone(fleet: Fleet) -> Non
     with contextlib.closing(Terminal(fleet, "bob")) as terminal:
         shown = terminal.sees("│ Hello")
         assert "Inbox (1)" in shown
-        terminal.press("?").sees("Keys")
-        terminal.press("\x1b").sees("│ Hello")
+        terminal.press("?").sees("Esc: back")
+        terminal.press("\x1b").sees("Esc: back", gone=True)
         terminal.press("r").sees("New message or files")
         terminal.press("and to you").sees("and to you")
         terminal.press("\x13")
