@@ -178,6 +178,8 @@ class Face(App[None]):
 
     def _look(self, changed: Collection[str]) -> None:
         """Read the lists ``changed`` anew, each once however often it has changed meanwhile."""
+        if self._is_over:
+            return
         for name in (LISTS.keys() - {"transfers"}).intersection(changed):
             self._spawn(partial(self._load, name), group=f"load-{name}", exclusive=True)
         if "status" in changed:
@@ -190,6 +192,8 @@ class Face(App[None]):
 
     def _show(self, name: str, rows: list[Row]) -> None:
         """The lines of a list; the one under the cursor stays there, wherever it has moved to."""
+        if self._is_over:
+            return
         table = self._table(name)
         here, at = self._key(name), table.cursor_row
         self._rows[name] = {row.key: row for row in rows}
@@ -207,6 +211,8 @@ class Face(App[None]):
 
     async def _say_where(self) -> None:
         status = await self._try(Desk.status, self._desk)
+        if self._is_over:
+            return
         if status is None:
             told = f"{self._desk.name}: no daemon runs here (zkc daemon); what arrives waits at its sender"
         elif not status.linked:
@@ -231,6 +237,8 @@ class Face(App[None]):
             self._say_below(text)
 
     def _say_below(self, text: str) -> None:
+        if self._is_over:
+            return
         self._base.query_one("#reading", Static).update(text)
         self._base.query_one("#pane").scroll_home(animate=False)
 
@@ -488,6 +496,11 @@ class Face(App[None]):
         """``exclusive``: in place of what still runs in its group."""
         work: Any = doing
         self.run_worker(work, group=group, exclusive=exclusive)
+
+    @property
+    def _is_over(self) -> bool:
+        """The person has quit, and what still came in from a thread has nowhere to go."""
+        return not self.screen_stack
 
     @property
     def _base(self) -> Screen[None]:
