@@ -8,7 +8,7 @@ import pytest
 
 from scripts.lib import tables
 from scripts.lib.asked import ASKED, FAMILIES
-from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS, WAITING
+from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +43,19 @@ def test_every_row_and_every_claim_has_a_test_or_says_why_it_waits(marked: list[
     assert tables.gaps(marked) == []
 
 
-def test_a_row_or_claim_without_a_test_is_told_and_one_that_waits_only_once_it_has_one(
-    monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_or_claim_without_a_test_is_told() -> None:
     """Also a claim in a marker beside no row that asks for it."""
-    monkeypatch.setattr(tables, "WAITING", {"F4": "its turn comes"})
-    everything = (*(row.id for row in ROWS if row.id != "F4"), *CLAIMS)
+    everything = (*(row.id for row in ROWS), *CLAIMS)
     assert tables.gaps([tables.Marked("f", "t", "", everything, ())]) == []
     for missing in ("B3", 110):
         told = tables.gaps([tables.Marked("f", "t", "", tuple(word for word in everything if word != missing), ())])
         assert f" {missing} has no test" in told[0]
-    (told,) = tables.gaps([tables.Marked("f", "t", "", (*everything, "F4"), ())])
-    assert "has a test now" in told
     (told,) = tables.gaps([tables.Marked("f", "t", "", everything, ()), tables.Marked("f", "u", "", ("B5", 81), ())])
     assert told == "f::u: no row beside it in the marker asks for claim 81"
 
 
 def test_what_each_claim_asks_is_said_in_the_order_of_the_document() -> None:
     assert list(ASKED) == list(CLAIMS) == [claim for family in FAMILIES for claim in family]
-    assert set(WAITING) <= set(BY_ID)
 
 
 def test_the_pages_made_from_the_markers_are_current(marked: list[tables.Marked]) -> None:

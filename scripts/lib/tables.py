@@ -24,7 +24,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from scripts.lib.asked import ASKED, FAMILIES
-from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS, WAITING
+from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS
 
 TOP: Final = Path(__file__).parents[2]
 ATTACK: Final = re.compile(r"[RCHDFLKOXPZ]\d\d[a-z]?")
@@ -152,21 +152,19 @@ def claims_table(tests: Sequence[Marked]) -> str:
     for part, title in PARTS.items():
         lines = [f"### {part}. {title}", "", "| row | what | claims | tests | done by |", "|---|---|---|---|---|"]
         for row in (row for row in ROWS if row.id[0] == part):
-            shown = _links(test for test in tests if row.id in test.claims) or f"waits: {WAITING.get(row.id, '')}"
+            shown = _links(test for test in tests if row.id in test.claims)
             lines.append(f"| {row.id} | {row.what} | {_ranges(row.claims)} | {shown} | {_code(row.by)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
 def gaps(tests: Sequence[Marked]) -> list[str]:
-    """What is not proved and does not say why it waits, and what is marked as something that it cannot prove."""
+    """What is not proved, and what is marked as something that it cannot prove."""
     proved = {word for test in tests for word in test.claims}
     found = [f"claim {claim} has no test" for claim in CLAIMS if claim not in proved]
     for row in ROWS:
-        if row.id not in proved and row.id not in WAITING:
-            found.append(f"row {row.id} has no test, and scripts/lib/rows.py does not say why it waits")
-        if row.id in proved and row.id in WAITING:
-            found.append(f"row {row.id} has a test now: take it off the list of what waits in scripts/lib/rows.py")
+        if row.id not in proved:
+            found.append(f"row {row.id} has no test")
     for test in tests:
         asked_by_its_rows = {claim for word in test.claims if word in BY_ID for claim in BY_ID[str(word)].claims}
         lone = [str(word) for word in test.claims if isinstance(word, int) and word not in asked_by_its_rows]

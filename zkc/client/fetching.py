@@ -124,7 +124,7 @@ class Asker:
                 f"{self._sender} returned no receipt of {recipient} for this ({violation})", detail="receipt",
                 hint=f"ask {recipient} whether it has arrived",
             ) from None
-        kept = save_receipt(self._home, body.tid, news.receipt)
+        kept = save_receipt(self._home, body.tid, news.receipt, news.name)
         return Delivery(
             transfer=body.xid.hex(), recipient=recipient, name=news.name, bytes=body.size,
             digest=f"blake3:{body.digest.hex()}", seconds=self._clock.monotonic() - began, receipt=kept,

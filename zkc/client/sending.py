@@ -488,7 +488,7 @@ class Sending:
 
     def _keep(self, body: ReceiptBody, receipt: bytes) -> None:
         try:
-            self._receipt = save_receipt(self._home, body.tid, receipt)
+            self._receipt = save_receipt(self._home, body.tid, receipt, self._manifest.name)
         except LocalIOError as error:
             raise LocalIOError(
                 f"{self._manifest.name} was delivered to {self._recipient}, but its receipt could not be kept in "

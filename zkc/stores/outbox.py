@@ -152,6 +152,18 @@ class Outbox:
                 files.write_private(self._folder / id / "job.json", msgspec.json.encode(changed), replace=True)
             return changed
 
+    def retry(self, id: str, now: float) -> Job | None:
+        """Try it now, also one that has failed; one that has expired gets as long again. None: there is none."""
+        def again(job: Job) -> Job:
+            if job.state == "sending":
+                return job
+            expires = job.expires if job.expires > now else now + (job.expires - job.made)
+            return msgspec.structs.replace(
+                job, state="waiting", next=0.0, code=0, detail="", why="", expires=expires
+            )
+
+        return self.change(id, again)
+
     def remove(self, id: str) -> bool:
         """Erase it. False: there is none."""
         with self._lock(), files.translated("removing from the outbox"):

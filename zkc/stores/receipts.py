@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from zkc.errors import LocalIOError
 from zkc.stores import files
 from zkc.stores.home import Home
+
+_RECEIPT: Final = ".receipt"
+_NAME: Final = ".name"
 
 
 def check_receipts(home: Home) -> None:
@@ -20,12 +25,44 @@ def check_receipts(home: Home) -> None:
         )
 
 
-def save_receipt(home: Home, tid: bytes, receipt: bytes) -> Path:
-    """Keep the receipt of a delivery that this client sent; its path. Durable when this returns."""
+def save_receipt(home: Home, tid: bytes, receipt: bytes, name: str = "") -> Path:
+    """Keep the receipt of a delivery that this client sent; its path. Durable when this returns.
+
+    A receipt has the digest of ``name`` alone: for a person's list of what was sent it is kept beside it, as it comes.
+    """
     files.make_folder(home.receipts)
     path = receipt_path(home, tid)
+    if name:
+        _keep_name(path.with_suffix(_NAME), name)
     files.write_private(path, receipt, replace=True)
     return path
+
+
+def _keep_name(path: Path, name: str) -> None:
+    """Not synced, and no failure: it is there for convenience."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, flags, files.PRIVATE_FILE)
+        try:
+            os.write(descriptor, name.encode("utf-8", "surrogateescape"))
+        finally:
+            os.close(descriptor)
+
+
+def sent(home: Home, at_most: int) -> list[tuple[Path, str]]:
+    """The newest receipts and the names of what they are of, as far as they are known; the newest first."""
+    found: list[tuple[float, Path]] = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(home.receipts) as entries:
+        found = [(entry.stat().st_mtime, Path(entry.path)) for entry in entries if entry.name.endswith(_RECEIPT)]
+    newest = [path for _, path in sorted(found, reverse=True)[:at_most]]
+    return [(path, _name_beside(path)) for path in newest]
+
+
+def _name_beside(receipt: Path) -> str:
+    try:
+        return receipt.with_suffix(_NAME).read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""
 
 
 def find_receipt(home: Home, tid: bytes) -> bytes | None:
@@ -41,7 +78,7 @@ def has_receipt(home: Home, tid: bytes) -> bool:
 
 def receipt_path(home: Home, tid: bytes) -> Path:
     """Where the receipt of a delivery is kept."""
-    return home.receipts / f"{tid.hex()}.receipt"
+    return home.receipts / f"{tid.hex()}{_RECEIPT}"
 
 
 def write_copy(receipt: Path, file: Path) -> None:

@@ -34,6 +34,8 @@ COMMANDS: Final = {
     "wait": "zkc.ui.cli.wait",
     "check": "zkc.ui.cli.check",
     "outbox": "zkc.ui.cli.outbox",
+    "reply": "zkc.ui.cli.reply",
+    "ui": "zkc.ui.cli.ui",
     "doctor": "zkc.ui.cli.doctor",
     "completion": "zkc.ui.cli.completion",
     "peers": "zkc.ui.cli.peers",

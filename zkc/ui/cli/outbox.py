@@ -96,19 +96,10 @@ def _cancel(call: Invocation, *, id: str) -> None:
 @pass_invocation
 def _retry(call: Invocation, *, id: str) -> None:
     """``retried`` with the keys of ``outbox``."""
-    from msgspec.structs import replace
-
     from zkc.env import SystemClock
 
-    outbox, now = _outbox(call), SystemClock().wall()
-
-    def again(job: Job) -> Job:
-        if job.state == "sending":
-            return job
-        expires = job.expires if job.expires > now else now + (job.expires - job.made)
-        return replace(job, state="waiting", next=0.0, code=0, detail="", why="", expires=expires)
-
-    job = outbox.change(outbox.find(id).id, again)
+    outbox = _outbox(call)
+    job = outbox.retry(outbox.find(id).id, SystemClock().wall())
     if job is None:
         raise UsageError(f"no job {id!r} is in the outbox", detail="unknown-id", hint="it was delivered meanwhile")
     _told(call, "retried", job)

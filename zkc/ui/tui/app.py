@@ -1,0 +1,535 @@
+"""The terminal's face: lists above, a reading pane below, a key for each thing that can be done.
+
+The face holds no state of the home: a list is read anew when the daemon says that something of it has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Final, TypeVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import Screen
+from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane
+
+from zkc.client.call import Call
+from zkc.client.events import Delivery, Granted, Pending
+from zkc.client.events import Progress as Sent
+from zkc.client.happenings import Begun, Ended, Progress
+from zkc.errors import ZkcError
+from zkc.rules.names import escape
+from zkc.rules.units import show_size
+from zkc.ui.tui.desk import Desk
+from zkc.ui.tui.dialogs import Compose, Letter, Line, Reading, Sure
+from zkc.ui.tui.rows import INBOX, PEERS, PENDING, QUEUE, SENT, TRANSFERS, Row, cut, pane
+
+T = TypeVar("T")
+_TRANSFERS_SHOWN: Final = 200
+
+_HELP: Final = """\
+1 to 6        the list: inbox, pending, sent, queue, peers, transfers
+up, down      another line; what is known of it stands below
+tab           to the reading pane and back, to scroll in it
+
+c             write, or send files
+r             reply to who sent this
+f             forward this to somebody else
+s             save this to a file or folder (it stays in the inbox)
+d             remove this: an item, a job of the queue, a transfer under way
+
+a             accept what waits (with a PIN, where its sender asks for that)
+x             refuse what waits, with a reason if you like
+
+t             try a job of the queue now
+p             the receipt of what was sent, whole
+v             the safety number of a peer, to compare with it
+F5            read everything anew
+q             quit
+
+A tick (✓) stands for a peer whose safety number was compared, a dot for one that is known and was not compared;
+"! key" for one whose key has changed."""
+
+
+@dataclass
+class Transfer:
+    """One delivery: begun here, or told of by the daemon."""
+
+    peer: str
+    name: str
+    call: Call | None = None
+    """Of one that was begun here: how to end it."""
+    sign: str = "→"
+    done: int = 0
+    total: int | None = None
+    state: str = "begins"
+    began: float = 0.0
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something of the home is not what it was: which lists are to be read anew, and what flows."""
+
+    lists: frozenset[str] = frozenset()
+    flow: Begun | Progress | Ended | None = None
+
+
+class Face(App[None]):
+    """``zkc ui``."""
+
+    TITLE = "zkc"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #where { height: 1; text-style: reverse; }
+    TabbedContent { height: 1fr; }
+    TabPane { padding: 0; }
+    DataTable { height: 1fr; }
+    #pane { height: 45%; border-top: solid ansi_bright_black; padding: 0 1; }
+    #pane:focus { border-top: heavy ansi_blue; }
+    .dialog { width: 76; max-width: 100%; height: auto; max-height: 100%; border: round ansi_blue; padding: 0 1; }
+    .wide { height: 90%; }
+    .title { text-style: bold; }
+    .hint { text-style: italic; }
+    .buttons { height: auto; }
+    #text { height: 1fr; min-height: 3; }
+    #wrong { text-style: bold; color: ansi_red; }
+    ModalScreen { align: center middle; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(number), f"list('{name}')", name.title(), show=False)
+            for number, name in enumerate(("inbox", "pending", "sent", "queue", "peers", "transfers"), 1)
+        ),
+        Binding("c", "write", "Write"),
+        Binding("r", "reply", "Reply"),
+        Binding("f", "forward", "Forward"),
+        Binding("s", "save", "Save"),
+        Binding("d", "remove", "Remove"),
+        Binding("a", "accept", "Accept"),
+        Binding("x", "refuse", "Refuse"),
+        Binding("t", "retry", "Try now"),
+        Binding("p", "receipt", "Receipt"),
+        Binding("v", "verify", "Verify"),
+        Binding("f5", "refresh", "Refresh", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+    ]
+    _WHERE: Final[dict[str, frozenset[str]]] = {
+        "reply": frozenset({"inbox", "pending", "peers"}), "forward": frozenset({"inbox"}),
+        "save": frozenset({"inbox"}), "remove": frozenset({"inbox", "queue", "transfers"}),
+        "accept": frozenset({"pending"}), "refuse": frozenset({"pending"}), "retry": frozenset({"queue"}),
+        "receipt": frozenset({"sent"}), "verify": frozenset({"peers"}),
+    }
+    """On which lists an action means something."""
+
+    def __init__(self, desk: Desk, events: Callable[[], Iterable[Change]], clock: Callable[[], float]) -> None:
+        """``events`` blocks and says what has changed, until the desk hangs up; ``clock``: monotonic seconds."""
+        super().__init__(ansi_color=True)
+        self._desk = desk
+        self._events = events
+        self._clock = clock
+        self._rows: dict[str, dict[str, Row]] = {name: {} for name in LISTS}
+        self._transfers: dict[str, Transfer] = {}
+        self._numbers = itertools.count(1)
+
+    # --- what is seen -----------------------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="where", markup=False)
+        with TabbedContent(initial="inbox"):
+            for name, (columns, _) in LISTS.items():
+                with TabPane(name.title(), id=name):
+                    table: DataTable[Text] = DataTable(cursor_type="row", id=f"{name}-table", zebra_stripes=False)
+                    table.add_columns(*(Text(column) for column in columns))
+                    yield table
+        with VerticalScroll(id="pane"):
+            yield Static("", id="reading", markup=False)
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.theme = "ansi-dark"
+        self._table().focus()
+        self.action_refresh()
+        self.run_worker(self._follow, thread=True, exit_on_error=False)
+
+    def _follow(self) -> None:
+        for change in self._events():
+            if self._desk.closed:
+                break
+            self.call_from_thread(self._changed, change)
+
+    def _changed(self, change: Change) -> None:
+        self._look(change.lists)
+        if change.flow is not None:
+            self._flows(change.flow)
+
+    def on_unmount(self) -> None:
+        self._desk.hang_up()
+
+    def action_refresh(self) -> None:
+        self._look(LISTS.keys() | {"status"})
+
+    def _look(self, changed: Collection[str]) -> None:
+        """Read the lists ``changed`` anew, each once however often it has changed meanwhile."""
+        if self._is_over:
+            return
+        for name in (LISTS.keys() - {"transfers"}).intersection(changed):
+            self._spawn(partial(self._load, name), group=f"load-{name}", exclusive=True)
+        if "status" in changed:
+            self._spawn(self._say_where, group="where", exclusive=True)
+
+    async def _load(self, name: str) -> None:
+        rows = await self._try(LISTS[name][1], self._desk)
+        if rows is not None:
+            self._show(name, rows)
+
+    def _show(self, name: str, rows: list[Row]) -> None:
+        """The lines of a list; the one under the cursor stays there, wherever it has moved to."""
+        if self._is_over:
+            return
+        table = self._table(name)
+        here, at = self._key(name), table.cursor_row
+        self._rows[name] = {row.key: row for row in rows}
+        table.clear()
+        for row in rows:
+            table.add_row(*(Text(cell, no_wrap=True) for cell in row.cells), key=row.key)
+        keys = [row.key for row in rows]
+        if rows:
+            table.move_cursor(row=keys.index(here) if here in keys else min(at, len(rows) - 1))
+        tabs = self._base.query_one(TabbedContent)
+        count = f" ({len(rows)})" if rows and name in {"inbox", "pending", "queue"} else ""
+        tabs.get_tab(name).label = f"{name.title()}{count}"
+        if tabs.active == name:
+            self._read()
+
+    async def _say_where(self) -> None:
+        status = await self._try(Desk.status, self._desk)
+        if self._is_over:
+            return
+        if status is None:
+            told = f"{self._desk.name}: no daemon runs here (zkc daemon); what arrives waits at its sender"
+        elif not status.linked:
+            told = f"{status.client}: not linked to {status.coordinator}: {escape(status.problem)}"
+        else:
+            told = f"{status.client} at {status.coordinator}, {status.presence}"
+        self._base.query_one("#where", Static).update(told)
+
+    def _read(self) -> None:
+        """Say below what is known of the line under the cursor."""
+        row, name = self._row(), self._base.query_one(TabbedContent).active
+        if row is None:
+            self._say_below("" if self._rows[name] else _EMPTY[name])
+        elif name == "inbox":
+            self._spawn(partial(self._read_item, row.key), group="read", exclusive=True)
+        else:
+            self._say_below(pane(row.detail))
+
+    async def _read_item(self, id: str) -> None:
+        text = await self._try(Desk.read, self._desk, id)
+        if text is not None:
+            self._say_below(text)
+
+    def _say_below(self, text: str) -> None:
+        if self._is_over:
+            return
+        self._base.query_one("#reading", Static).update(text)
+        self._base.query_one("#pane").scroll_home(animate=False)
+
+    def on_data_table_row_highlighted(self, _moved: DataTable.RowHighlighted) -> None:
+        self._read()
+
+    def on_tabbed_content_tab_activated(self, _to: TabbedContent.TabActivated) -> None:
+        self._table().focus()
+        self.refresh_bindings()
+        self._read()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what means something on this list stands in the footer, and is done."""
+        where = self._WHERE.get(action)
+        return where is None or (bool(self.screen_stack) and self._active() in where)
+
+    # --- what is done -----------------------------------------------------------------------------------------------
+
+    def action_list(self, name: str) -> None:
+        self._base.query_one(TabbedContent).active = name
+
+    def action_help(self) -> None:
+        self.push_screen(Reading("Keys", _HELP))
+
+    def action_write(self) -> None:
+        self._compose("", "")
+
+    def action_reply(self) -> None:
+        row = self._row()
+        if row is not None:
+            self._compose(row.cells[0], "")
+
+    def _compose(self, to: str, text: str) -> None:
+        def written(letter: Letter | None) -> None:
+            if letter is not None:
+                payload = letter.text or list(letter.paths)
+                name = "message" if letter.text else ", ".join(path.name for path in letter.paths)
+                self._begin(letter.recipient, name, partial(
+                    Desk.send, self._desk, recipient=letter.recipient, payload=payload, note=letter.note
+                ))
+
+        self.push_screen(Compose(self._desk.names(), to=to, text=text), written)
+
+    def action_forward(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        key, name = row.key, row.cells[2]
+
+        def chosen(to: str | None) -> None:
+            if to:
+                self._begin(to, name, partial(Desk.forward, self._desk, id=key, recipient=to))
+
+        self.push_screen(Line(f"Forward {name} to", "A peer's name.", known=self._desk.names()), chosen)
+
+    def action_save(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        key = row.key
+
+        def chosen(path: str | None) -> None:
+            if path:
+                self._do(Desk.save, key, path, told="saved: {}")
+
+        self.push_screen(Line(f"Save {row.cells[2]} to", "A folder, or a file.", value="./"), chosen)
+
+    def action_remove(self) -> None:
+        row, name = self._row(), self._active()
+        if row is None:
+            return
+        if name == "transfers":
+            call = self._transfers[row.key].call
+            if call is None:
+                self.notify("Only what was begun here can be ended here.")
+            else:
+                call.end()
+            return
+        key, what = row.key, row.cells[2] if name == "inbox" else row.cells[1]
+        doing, told = (Desk.remove, "removed") if name == "inbox" else (Desk.cancel, "forgotten")
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._do(doing, key, told=told, then={name})
+
+        self.push_screen(Sure(f"Remove {what}? It cannot be brought back.", "Remove"), answered)
+
+    def action_accept(self) -> None:
+        row = self._row()
+        if row is not None:
+            self._spawn(partial(self._accept, row))
+
+    async def _accept(self, row: Row) -> None:
+        pin = ""
+        if await self._try(Desk.require_of, self._desk, row.key) == "authorised":
+            given = await self.push_screen_wait(
+                Line(f"{row.cells[0]} asks that you prove yourself", "Your PIN or one-time code.", secret=True)
+            )
+            if not given:
+                return
+            pin = given
+        self._do(Desk.accept, row.key, pin, told="accepted", then={"pending"})
+
+    def action_refuse(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        key = row.key
+
+        def answered(reason: str | None) -> None:
+            if reason is not None:
+                self._do(Desk.refuse, key, reason, told="refused", then={"pending"})
+
+        self.push_screen(Line(f"Refuse {row.cells[2]} from {row.cells[0]}", "Why? May be empty."), answered)
+
+    def action_retry(self) -> None:
+        row = self._row()
+        if row is not None:
+            self._do(Desk.retry, row.key, told="it is tried now", then={"queue"})
+
+    def action_receipt(self) -> None:
+        row = self._row()
+        if row is not None:
+            self._spawn(partial(self._show_text, "Receipt", Desk.receipt, row.key))
+
+    def action_verify(self) -> None:
+        row = self._row()
+        if row is not None:
+            self._spawn(partial(self._verify, row.key))
+
+    async def _verify(self, name: str) -> None:
+        number = await self._try(Desk.safety, self._desk, name)
+        if number is None:
+            return
+        question = f"{number}\n\nCompare this with {name}, over another channel. Does {name} read out the same?"
+        if await self.push_screen_wait(Sure(question, "The same")):
+            self._do(Desk.confirm, name, told=f"{name} is verified", then={"peers", "inbox"})
+
+    async def _show_text(self, title: str, ask: Callable[..., str], key: str) -> None:
+        text = await self._try(ask, self._desk, key)
+        if text is not None:
+            self.push_screen(Reading(title, text))
+
+    # --- transfers that began here ----------------------------------------------------------------------------------
+
+    def _begin(self, recipient: str, name: str, send: Callable[..., Delivery]) -> None:
+        key = f"t{next(self._numbers)}"
+        call = Call()
+        transfer = self._transfers[key] = Transfer(recipient, escape(name), call, began=self._clock())
+        self._spawn(partial(self._run, transfer, call, send), group="send")
+        self._show_transfers()
+
+    async def _run(self, transfer: Transfer, call: Call, send: Callable[..., Delivery]) -> None:
+        def heard(event: Any) -> None:
+            self.call_from_thread(self._heard, transfer, event)
+
+        try:
+            done = await asyncio.to_thread(send, call=call, on_event=heard)
+        except ZkcError as error:
+            transfer.state = error.message
+            self._tell(error)
+        else:
+            transfer.done, transfer.state = done.bytes, "delivered"
+            self.notify(f"{transfer.name} delivered to {transfer.peer}", markup=False)
+            self._look({"sent", "peers"})
+        transfer.over = True
+        self._show_transfers()
+
+    def _heard(self, transfer: Transfer, event: Any) -> None:
+        match event:
+            case Sent(bytes=done, total=total):
+                transfer.done, transfer.total, transfer.state = done, total, "sends"
+            case Pending():
+                transfer.state = "a person is asked"
+            case Granted():
+                transfer.state = "sends"
+            case _:
+                return
+        self._show_transfers()
+
+    def _flows(self, what: Begun | Progress | Ended) -> None:
+        """The daemon tells of a transfer; of one that was begun here this face knows more."""
+        known = self._transfers.get(what.transfer)
+        match what:
+            case Begun():
+                inward = what.direction == "in"
+                peer, name = escape(what.sender if inward else what.recipient), escape(what.name or "(a stream)")
+                if not inward and any((own.peer, own.name, own.over) == (peer, name, False) for own in self._own()):
+                    return
+                self._transfers[what.transfer] = Transfer(
+                    peer, name, None, "←" if inward else "→", what.resumed_from, what.total, "flows", self._clock()
+                )
+                self._forget_old()
+            case Progress() if known is not None:
+                known.done, known.total = what.bytes, what.total
+            case Ended() if known is not None:
+                known.over, known.done = True, known.done if what.bytes is None else what.bytes
+                known.state = "delivered" if what.code == 0 else ": ".join(filter(None, (what.reason, what.detail)))
+            case _:
+                return
+        self._show_transfers()
+
+    def _own(self) -> Iterable[Transfer]:
+        return (each for each in self._transfers.values() if each.call is not None)
+
+    def _forget_old(self) -> None:
+        over = [key for key, each in self._transfers.items() if each.over]
+        for key in over[: max(len(self._transfers) - _TRANSFERS_SHOWN, 0)]:
+            del self._transfers[key]
+
+    def _show_transfers(self) -> None:
+        rows = []
+        for key, each in reversed(self._transfers.items()):
+            far = show_size(each.done) if not each.total else f"{each.done * 100 // each.total} %"
+            passed = self._clock() - each.began
+            rate = f"{show_size(each.done / passed)}/s" if each.done and passed > 0 and not each.over else ""
+            state = escape(each.state)
+            cells = (each.sign, each.peer, cut(each.name), far, rate, cut(state, 40))
+            whose = "from" if each.sign == "←" else "to"
+            detail = ((whose, each.peer), ("name", each.name), ("done", far), ("state", state))
+            rows.append(Row(key, cells, detail))
+        self._show("transfers", rows)
+
+    # --- small things -----------------------------------------------------------------------------------------------
+
+    def _do(self, what: Callable[..., object], *words: object, told: str, then: Iterable[str] = ()) -> None:
+        """In a thread; then say what came of it."""
+
+        async def run() -> None:
+            try:
+                done = await asyncio.to_thread(what, self._desk, *words)
+            except ZkcError as error:
+                self._tell(error)
+            else:
+                self.notify(told.format(escape(str(done))), markup=False)
+            self._look(set(then))
+
+        self._spawn(run)
+
+    async def _try(self, ask: Callable[..., T], *words: object) -> T | None:
+        """What ``ask`` says, in a thread; None, and a line to the person, where it fails."""
+        try:
+            return await asyncio.to_thread(ask, *words)
+        except ZkcError as error:
+            self._tell(error)
+            return None
+
+    def _tell(self, error: ZkcError) -> None:
+        hint = f"\n{error.hint}" if error.hint else ""
+        self.notify(f"{error.message}{hint}", severity="error", timeout=10, markup=False)
+
+    def _spawn(
+        self, doing: Callable[[], Coroutine[Any, Any, None]], *, group: str = "do", exclusive: bool = False
+    ) -> None:
+        """``exclusive``: in place of what still runs in its group."""
+        work: Any = doing
+        self.run_worker(work, group=group, exclusive=exclusive)
+
+    @property
+    def _is_over(self) -> bool:
+        """The person has quit, and what still came in from a thread has nowhere to go."""
+        return not self.screen_stack
+
+    @property
+    def _base(self) -> Screen[None]:
+        """The lists, also while a question lies over them."""
+        return self.screen_stack[0]
+
+    def _active(self) -> str:
+        return self._base.query_one(TabbedContent).active or "inbox"
+
+    def _table(self, name: str = "") -> DataTable[Text]:
+        return self._base.query_one(f"#{name or self._active()}-table", DataTable)
+
+    def _key(self, name: str) -> str:
+        """Of the line under the cursor; empty: there is none."""
+        table = self._table(name)
+        if not table.is_valid_row_index(table.cursor_row):
+            return ""
+        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
+
+    def _row(self) -> Row | None:
+        name = self._active()
+        return self._rows[name].get(self._key(name))
+
+
+LISTS: Final[dict[str, tuple[tuple[str, ...], Callable[[Desk], list[Row]]]]] = {
+    "inbox": (INBOX, Desk.inbox), "pending": (PENDING, Desk.pending), "sent": (SENT, Desk.sent),
+    "queue": (QUEUE, Desk.queue), "peers": (PEERS, Desk.peers), "transfers": (TRANSFERS, lambda _: []),
+}
+_EMPTY: Final = {
+    "inbox": "Nothing has arrived.", "pending": "Nothing waits for a person.", "sent": "Nothing was sent yet.",
+    "queue": "Nothing waits to be sent.", "peers": "Nobody is known here.", "transfers": "Nothing was sent from here.",
+}
