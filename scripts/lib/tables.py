@@ -162,9 +162,7 @@ def gaps(tests: Sequence[Marked]) -> list[str]:
     """What is not proved, and what is marked as something that it cannot prove."""
     proved = {word for test in tests for word in test.claims}
     found = [f"claim {claim} has no test" for claim in CLAIMS if claim not in proved]
-    for row in ROWS:
-        if row.id not in proved:
-            found.append(f"row {row.id} has no test")
+    found += [f"row {row.id} has no test" for row in ROWS if row.id not in proved]
     for test in tests:
         asked_by_its_rows = {claim for word in test.claims if word in BY_ID for claim in BY_ID[str(word)].claims}
         lone = [str(word) for word in test.claims if isinstance(word, int) and word not in asked_by_its_rows]
