@@ -19,7 +19,7 @@ def add(outbox: Outbox, *jobs: Job) -> None:
     for each in jobs:
         with outbox.making(each.id) as folder:
             (folder / "data").write_bytes(b"12345")
-            outbox.add(each, 3)
+            outbox.add([each], 3)
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def later_keydb(path: Path) -> None:
 def add_job(home: Home) -> None:
     outbox = Outbox(home)
     with outbox.making(JOB.id):
-        outbox.add(JOB, 3)
+        outbox.add([JOB], 3)
 
 
 def make_coordinator(home: Home) -> None:

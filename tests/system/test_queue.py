@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.waiting import DEADLINE, wait_until
+from zkc.env import SystemClock
 from zkc.testing import Fleet
 
 
@@ -170,6 +172,58 @@ def test_a_disk_that_is_full_takes_no_job_and_keeps_nothing_of_it(fleet: Fleet) 
     assert [path.name for path in (fleet.home("alice") / "outbox" / "jobs").iterdir()] == [".lock"]
 
 
+def test_who_answers_slowly_keeps_nobody_else_waiting_and_is_not_asked_again_at_once(fleet: Fleet) -> None:
+    set_inbox(fleet, {"inbox.accept": "ask", "inbox.ask_timeout": "1h"})
+    for number in range(6):
+        queue(fleet, "-m", f"number {number}")
+    wait_until(lambda: len(waiting(fleet)) == 4)
+    assert fleet.zkc("alice", "send", "alice", "-m", "to myself", "--queue").code == 0
+    wait_until(lambda: fleet.zkc("alice", "inbox", "--json").events)
+    assert len(waiting(fleet)) == 4
+    for job in jobs(fleet):
+        assert fleet.zkc("alice", "outbox", "cancel", job["id"]).code == 0
+    wait_until(lambda: not waiting(fleet))
+    # A question ends with its job's time; one that nobody has answered is not put again soon.
+    queue(fleet, "-m", "soon over", "--expires", "3s")
+    wait_until(lambda: waiting(fleet))
+    wait_until(lambda: jobs(fleet)[0]["state"] == "failed")
+    (expired,) = jobs(fleet)
+    assert (expired["code"], expired["detail"]) == (30, "expired")
+    wait_until(lambda: not waiting(fleet))
+    assert fleet.zkc("alice", "outbox", "cancel", expired["id"]).code == 0
+    set_inbox(fleet, {"inbox.accept": "ask", "inbox.ask_timeout": "1s"})
+    queue(fleet, "-m", "nobody says a word")
+    wait_until(lambda: jobs(fleet)[0]["detail"] == "unanswered")
+    (asked,) = jobs(fleet)
+    assert datetime.fromisoformat(asked["next"]).timestamp() - SystemClock().wall() > 25 * 60
+    assert fleet.zkc("alice", "outbox", "cancel", asked["id"]).code == 0
+    set_inbox(fleet, {"inbox.accept": "all", "inbox.ask_timeout": "60s"})
+
+
+def set_inbox(fleet: Fleet, values: dict[str, str]) -> None:
+    fleet.configure("bob", values)
+    before = fleet.program("bob").log.read_text().count("configuration-read")
+    fleet.program("bob").process.send_signal(signal.SIGHUP)
+    wait_until(lambda: fleet.program("bob").log.read_text().count("configuration-read") > before)
+
+
+def test_what_a_killed_command_has_begun_takes_no_room_for_long(fleet: Fleet) -> None:
+    folder = fleet.home("alice") / "outbox" / "jobs"
+    with fleet.popen("alice", "send", "bob", "--queue", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(bytes(4 << 20))
+        process.stdin.flush()
+        wait_until(lambda: any((each / "data").exists() for each in folder.glob(".new-*")))
+        fleet.program("alice").terminate()
+        fleet.start_daemon("alice")
+        assert list(folder.glob(".new-*")), "it is being made"
+        process.kill()
+    assert list(folder.glob(".new-*"))
+    fleet.program("alice").terminate()
+    fleet.start_daemon("alice")
+    wait_until(lambda: not list(folder.glob(".new-*")))
+
+
 def test_bounds_and_words_that_do_not_go_together(fleet: Fleet, tmp_path: Path) -> None:
     fleet.program("alice").terminate()
     fleet.configure("alice", {"outbox.max_jobs": 1, "outbox.max_bytes": "1M"})
@@ -188,3 +242,5 @@ def test_bounds_and_words_that_do_not_go_together(fleet: Fleet, tmp_path: Path) 
     fleet.start_daemon("alice")
     wait_until(lambda: jobs(fleet) == [])
     assert fleet.zkc("bob", "recv", "-o", "-").out == b"one"
+    assert fleet.zkc("alice", "send", "bob,alice", "-m", "to both", "--queue").code == 25
+    assert jobs(fleet) == [], "all or none"

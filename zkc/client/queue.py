@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 
 from zkc.client.bus import EventBus
 from zkc.client.call import Call
-from zkc.client.events import Delivery, Event, Options, Progress
+from zkc.client.events import Delivery, Event, Options, Pending, Progress
 from zkc.client.handed import BusReports, Grants, ThreadGranter
 from zkc.client.happenings import OutboxNews
 from zkc.client.sending import Sending
@@ -45,9 +46,15 @@ from zkc.stores.outbox import Job, JobState, Outbox
 from zkc.wire.messages import Manifest, Peer
 
 AT_ONCE: Final = 8
+"""Deliveries whose bytes may flow; those that wait for a person's answer are not among them."""
+PER_RECIPIENT: Final = 4
+"""Of them all, so many to one recipient: who answers slowly keeps nobody else waiting."""
+_UNDER_WAY_MAX: Final = 64
 _LOOK_SECONDS: Final = 3.0
 _AGAIN_FIRST: Final = 5.0
 _AGAIN_MAX: Final = 600.0
+_UNANSWERED_SECONDS: Final = 3600.0
+"""A person who has let a question pass is not asked the same again before that."""
 _ABSENT: Final = frozenset({RecipientOffline.code, NobodyThere.code})
 _PASSES: Final = (
     RecipientOffline, NobodyThere, CoordinatorUnreachable, DaemonError, NotAuthorised, TimedOut, Interrupted,
@@ -55,6 +62,17 @@ _PASSES: Final = (
 """What another time may be otherwise; of 25 only a limit, and of 33 only what the recipient's disk says."""
 State = Literal["waiting", "sending", "failed", "delivered", "cancelled"]
 Seen = Callable[[str], Awaitable[Peer]]
+
+
+@dataclass
+class _Running:
+    """A job that is tried now."""
+
+    recipient: str
+    call: Call
+    ended: asyncio.Future[int | None]
+    pending: bool = False
+    """A person is asked; written by its thread."""
 
 
 class Queue:
@@ -77,10 +95,10 @@ class Queue:
         """As they were told last; None: before the first look, which finds nothing that is new. Of a job that is being
         sent its thread tells."""
         self._log = structlog.get_logger("zkc.queue")
-        self._running: dict[str, tuple[Call, asyncio.Future[int | None]]] = {}
+        self._running: dict[str, _Running] = {}
         self._sent: dict[str, int] = {}
         """Bytes of what is under way, by job; each written by its thread."""
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="zkc-queue")
+        self._threads = ThreadPoolExecutor(_UNDER_WAY_MAX, thread_name_prefix="zkc-queue")
         self._poked = asyncio.Event()
         self.states: Counter[JobState] = Counter()
         """How many jobs there were of each at the last look."""
@@ -114,10 +132,10 @@ class Queue:
 
     async def close(self) -> None:
         """What is under way is told to end; it goes on at the next start."""
-        for call, _ in self._running.values():
-            call.end()
+        for running in self._running.values():
+            running.call.end()
         if self._running:
-            await asyncio.wait([ended for _, ended in self._running.values()])
+            await asyncio.wait([running.ended for running in self._running.values()])
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _look(self) -> None:
@@ -126,20 +144,29 @@ class Queue:
         self.states = Counter(job.state for job in jobs)
         there = {job.id for job in jobs}
         self._compare(jobs, running | set(self._running))
-        for id, (call, _) in self._running.items():
-            if id not in there:
-                call.end()  # cancelled
         now = self._clock.wall()
+        expired = {job.id for job in jobs if job.expires <= now}
+        for id, each in self._running.items():
+            if id not in there or (each.pending and id in expired):
+                each.call.end()  # cancelled, or nobody has answered in time; what flows may arrive
         waiting = [job for job in jobs if job.state == "waiting" and job.id not in self._running]
         for job in waiting:
             if job.expires <= now:
                 await self._fail(job, TimedOut("it was not delivered before it expired", detail="expired"))
         absent = [job for job in waiting if job.code in _ABSENT and job.next > now]
-        seen = {name: await self._look_for(name) for name in sorted({job.recipient for job in absent})}
+        names = sorted({job.recipient for job in absent})
+        seen = dict(zip(names, await asyncio.gather(*map(self._look_for, names)), strict=True))
         for job in waiting:
             due = job.next <= now or (job in absent and has_come(job, seen[job.recipient]))
-            if due and job.expires > now and len(self._running) < AT_ONCE:
+            if due and job.expires > now and self._has_place(job.recipient):
                 self._begin(job)
+
+    def _has_place(self, recipient: str) -> bool:
+        running = self._running.values()
+        return (
+            len(running) < _UNDER_WAY_MAX and sum(not each.pending for each in running) < AT_ONCE
+            and sum(each.recipient == recipient for each in running) < PER_RECIPIENT
+        )
 
     def _compare(self, jobs: list[Job], running: set[str]) -> None:
         """What commands have changed."""
@@ -168,16 +195,17 @@ class Queue:
 
     async def _look_for(self, name: str) -> Peer | None:
         try:
-            return await self._seen(name)
-        except ZkcError:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await self._seen(name)
+        except (ZkcError, TimeoutError):
             return None
 
     def _begin(self, job: Job) -> None:
         loop, call = asyncio.get_running_loop(), Call()
         granter = ThreadGranter(self._grant, loop, call)
-        running = loop.run_in_executor(self._threads, self._deliver, job, call, granter)
-        self._running[job.id] = call, running
-        running.add_done_callback(lambda ended: self._ended(job.id, ended))
+        ended = loop.run_in_executor(self._threads, self._deliver, job, call, granter)
+        self._running[job.id] = _Running(job.recipient, call, ended)
+        ended.add_done_callback(lambda ended: self._ended(job.id, ended))
 
     def _ended(self, id: str, ended: asyncio.Future[int | None]) -> None:
         self._running.pop(id, None)
@@ -223,6 +251,8 @@ class Queue:
         def heard(event: Event) -> None:
             if isinstance(event, Progress):
                 self._sent[job.id] = event.bytes
+            elif (running := self._running.get(job.id)) is not None:
+                running.pending = isinstance(event, Pending)
 
         try:
             with call.bell() as bell:
@@ -253,6 +283,8 @@ class Queue:
             )
             return
         pause = min(_AGAIN_FIRST * 2 ** min(job.tries, 16), _AGAIN_MAX)
+        if error.detail == "unanswered":
+            pause = _UNANSWERED_SECONDS
         self._set(job, error, state="waiting", next=self._clock.wall() + self._entropy.jitter(pause / 2, pause))
         self._log.info("later", job=job.id, recipient=job.recipient, code=error.code, detail=error.detail)
 
@@ -271,7 +303,7 @@ class Queue:
 def may_pass(error: ZkcError) -> bool:
     """Whether another try may end otherwise, without anybody doing something about the job."""
     if isinstance(error, PolicyRefused):
-        return error.detail in ("limit", "no-relay")
+        return error.detail in ("limit", "rate", "no-relay")
     return isinstance(error, _PASSES) or error.detail == "no-space"
 
 

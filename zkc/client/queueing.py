@@ -26,9 +26,10 @@ def enqueue(
     name: str | None, note: str, exclude: Sequence[str], options: Options, clock: Clock, entropy: Entropy, *,
     copy: bool, expires: float | None,
 ) -> list[Job]:
-    """A job for each of ``recipients``, durable. Paths are looked at, and read when they are sent, unless ``copy``.
+    """A job for each of ``recipients``, all or none, durable. Paths are looked at, and read when they are sent, unless
+    ``copy``.
 
-    Errors: those of `source_of`; `PolicyRefused` (``limit``), `LocalIOError`. Jobs that were made before one stay.
+    Errors: those of `source_of`; `PolicyRefused` (``limit``), `LocalIOError`.
     """
     outbox, now = Outbox(home), clock.wall()
     paths = [Path(os.path.abspath(path)) for path in payload] if isinstance(payload, list) else []
@@ -54,8 +55,7 @@ def enqueue(
             )
             for id, recipient in zip(ids, recipients, strict=True)
         ]
-        for job in jobs:
-            outbox.add(job, config.outbox.max_jobs)
+        outbox.add(jobs, config.outbox.max_jobs)
     return jobs
 
 

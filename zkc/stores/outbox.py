@@ -7,10 +7,11 @@ Commands make, list, cancel and retry jobs; the daemon alone delivers them. Ever
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,6 +25,7 @@ from zkc.stores.home import Home
 from zkc.stores.items import the_one
 
 _ID: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_NEW: Final = ".new-"
 JobState = Literal["waiting", "sending", "failed"]
 
 
@@ -109,36 +111,42 @@ class Outbox:
         return self._folder / job.id / "data"
 
     def spooled_bytes(self) -> int:
-        """What all spools take."""
+        """What all spools take, those that are being made too."""
         total = 0
-        for id in self._ids():
+        for folder in (*self._ids(), *self._begun()):
             with contextlib.suppress(OSError):
-                total += (self._folder / id / "data").stat().st_size
+                total += (self._folder / folder / "data").stat().st_size
         return total
 
     @contextlib.contextmanager
     def making(self, id: str) -> Iterator[Path]:
         """A folder for a new job's ``data``, before `add`; gone with whatever was not added."""
         self._make_folder()
-        folder = self._folder / f".new-{id}"
+        folder = self._folder / f"{_NEW}{id}"
         files.make_folder(folder)
+        descriptor = files.open_folder(folder)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # who is killed here leaves it without a lock: see `tidy`
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
 
-    def add(self, job: Job, at_most: int) -> None:
-        """``job``, whose folder `making` gave: durable when this returns. `PolicyRefused`: there are ``at_most``."""
+    def add(self, jobs: Sequence[Job], at_most: int) -> None:
+        """``jobs``, whose folders `making` gave, all or none: durable when this returns. `PolicyRefused`: there would
+        be more than ``at_most``."""
         with self._lock():
-            if len(self._ids()) >= at_most:
+            if len(self._ids()) + len(jobs) > at_most:
                 raise PolicyRefused(
-                    f"{at_most} jobs are in the outbox already", detail="limit",
+                    f"more than {at_most} jobs would be in the outbox", detail="limit",
                     hint="zkc outbox lists them; outbox.max_jobs bounds them",
                 )
-            folder = self._folder / f".new-{job.id}"
             with files.translated("adding to the outbox"):
-                files.write_private(folder / "job.json", msgspec.json.encode(job), replace=False)
-                folder.rename(self._folder / job.id)
+                for job in jobs:
+                    path = self._folder / f"{_NEW}{job.id}" / "job.json"
+                    files.write_private(path, msgspec.json.encode(job), replace=False)
+                for job in jobs:
+                    (self._folder / f"{_NEW}{job.id}").rename(self._folder / job.id)
                 _sync(self._folder)
 
     def change(self, id: str, change: Callable[[Job], Job]) -> Job | None:
@@ -182,7 +190,7 @@ class Outbox:
             self.change(id, _not_sending)
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
-                if path.name.startswith(".gone-"):
+                if path.name.startswith(".gone-") or (path.name.startswith(_NEW) and _is_left(path)):
                     shutil.rmtree(path, ignore_errors=True)
 
     def _make_folder(self) -> None:
@@ -197,6 +205,12 @@ class Outbox:
         except OSError as error:
             raise files.local_error(error, "reading the outbox") from None
 
+    def _begun(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._folder) if name.startswith(_NEW)]
+        except OSError:
+            return []
+
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         self._make_folder()
@@ -206,6 +220,18 @@ class Outbox:
 
 def _not_sending(job: Job) -> Job:
     return msgspec.structs.replace(job, state="waiting") if job.state == "sending" else job
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether nobody makes a job there any more."""
+    descriptor = files.open_folder(folder)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _sync(folder: Path) -> None:
