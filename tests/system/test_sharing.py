@@ -20,6 +20,7 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
+from zkc.stores.shares import SHARES_MAX, Share, change_shares
 from zkc.testing import Fleet
 
 TOLD = "import json, os, sys; open(sys.argv[1], 'a').write(json.dumps(dict(os.environ)) + '\\n')"
@@ -176,6 +177,40 @@ def test_shares_say_what_each_is(shared: Shared) -> None:
     one.write_bytes(b"1")
     assert b"one     file" in fleet.zkc("carol", "shares", "alice").out
     assert fleet.zkc("alice", "share", "--remove", "one").code == 0
+
+
+def test_shares_of_several_commands_at_once_are_all_there_and_what_is_removed_is_gone(shared: Shared) -> None:
+    fleet, path = shared.fleet, str(shared.folder)
+    assert fleet.zkc("alice", "share", "secret", path, "--to", "carol").code == 0
+    names = [f"s{number}" for number in range(4)]
+    commands = [("secret", "--remove"), *((name, path, "--to", "carol") for name in names)]
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(fleet.popen("alice", "share", *words)) for words in commands]
+        assert [process.wait(DEADLINE) for process in running] == [0] * len(running)
+    assert [each["name"] for each in fleet.zkc("alice", "--json", "share").events] == ["builds", *names]
+    for name in names:
+        assert fleet.zkc("alice", "share", "--remove", name).code == 0
+
+
+def test_each_thing_that_cannot_be_shared_has_a_line_of_its_own(shared: Shared) -> None:
+    fleet, home = shared.fleet, Home.resolve("client", str(shared.fleet.home("alice")))
+    path = str(shared.folder)
+    assert b"there is no" in fleet.zkc("alice", "share", "x", f"{path}/none", "--to", "carol").err
+    assert b"the note is too long" in fleet.zkc("alice", "share", "x", path, "--to", "carol", "--note", "n" * 257).err
+    assert b"takes NAME alone" in fleet.zkc("alice", "share", "--remove", "builds", path).err
+    many = [Share(f"many{number}", path, []) for number in range(SHARES_MAX - 1)]
+    before, _ = change_shares(home, lambda shares: [*shares, *many])
+    try:
+        refused = fleet.zkc("alice", "share", "x", path, "--to", "carol")
+        assert (refused.code, b"there are 128 shares" in refused.err) == (2, True), refused.err
+        shared.share()  # in place of itself
+    finally:
+        change_shares(home, lambda _: before)
+
+
+def test_a_path_below_a_share_may_have_slashes_and_dots_too_many(shared: Shared) -> None:
+    for path in ("builds//sub/./file", "builds/./sub//file/"):
+        assert shared.fleet.zkc("carol", "get", f"alice:{path}", "-o", "-").out == b"content"
 
 
 @pytest.mark.claims("B8", 1, 2)

@@ -6,6 +6,7 @@ No function here follows a symbolic link in the last component of a path, and no
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -62,6 +63,19 @@ def local_error(error: OSError, doing: str) -> LocalIOError:
 def refused(path: Path, why: str, mend: str) -> LocalIOError:
     """A file or folder that zkc will not use as it is; ``mend`` is the command that puts it right."""
     return LocalIOError(f"{path}: {why}", detail="permission", hint=f"to mend it: {mend}")
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """One process at a time, by a lock on the file ``path``, which is made where there is none."""
+    with translated(doing):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        with translated(doing):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # --- who may read and write (attacks K01, L02) ---------------------------------------------------------------------

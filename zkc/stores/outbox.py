@@ -7,7 +7,6 @@ Commands make, list, cancel and retry jobs; the daemon alone delivers them. Ever
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -189,13 +188,8 @@ class Outbox:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         self._make_folder()
-        with files.translated("the outbox"):
-            descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.PRIVATE_FILE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with files.locked(self._folder / ".lock", "the outbox"):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _not_sending(job: Job) -> Job:
