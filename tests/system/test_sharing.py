@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
+from zkc.stores.keystore import KeyStore
 from zkc.stores.shares import SHARES_MAX, Share, change_shares
 from zkc.testing import Fleet
 
@@ -375,7 +377,7 @@ def test_policy_judges_alice_to_bob_whoever_asks(shared: Shared, judge: str) -> 
 
 
 def test_an_asker_that_is_revoked_in_the_middle_asks_for_nothing_more(shared: Shared) -> None:
-    """Last in this file: carol is gone after it. What alice has agreed to is alice's, and arrives."""
+    """Last but one in this file: carol is gone after it. What alice has agreed to is alice's, and arrives."""
     fleet, large = shared.fleet, shared.folder / "large"
     large.write_bytes(LARGE)
     with shared.sending("builds/large", held=True) as process:
@@ -386,3 +388,25 @@ def test_an_asker_that_is_revoked_in_the_middle_asks_for_nothing_more(shared: Sh
         wait_until(shared.items)
     assert fleet.zkc("carol", "send", "--from", "alice", "bob", "builds/large").code == 11
     large.unlink()
+
+
+@pytest.mark.attack("P09")
+def test_another_key_of_who_asks_is_an_alarm(shared: Shared) -> None:
+    """Last in this file: carol is another after it."""
+    fleet = shared.fleet
+    fleet.program("carol").terminate()
+    fleet.zkc("coordinator", "coordinator", "revoke", "carol")  # if she is not yet
+    shutil.rmtree(fleet.home("carol"))
+    fleet.join("carol")
+    for words in (("shares", "alice"), ("send", "--from", "alice", "bob", "builds/top.o")):
+        assert fleet.zkc("carol", *words).code == 12
+    wait_until(lambda: ("key-changed", "carol", "alice", 12) in [
+        (each["kind"], each["from"], each["to"], each["code"]) for each in audit(fleet, "alice")
+    ])  # fmt: skip
+    seen = fleet.zkc("carol", "status", "--json").events[0]["fingerprint"]
+    (logged,) = (each for each in log_of(fleet, "alice") if each.get("event") == "key-changed")
+    assert (logged["peer"], logged["seen"]) == ("carol", seen)
+    with KeyStore.open(Home.resolve("client", str(fleet.home("alice")))) as store:
+        pin = store.pin("carol")
+    assert pin is not None
+    assert pin.alarm.hex() == seen
