@@ -215,6 +215,30 @@ def test_a_path_below_a_share_may_have_slashes_and_dots_too_many(shared: Shared)
         assert shared.fleet.zkc("carol", "get", f"alice:{path}", "-o", "-").out == b"content"
 
 
+@pytest.mark.parametrize("options", [(), ("--live",)], ids=["inbox", "live"])
+def test_what_one_command_has_asked_for_no_other_takes(
+    shared: Shared, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    fleet, words = shared.fleet, ("recv", "--loop", *(options or ("-o", f"{tmp_path}/")))
+    with fleet.popen("carol", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as loop:
+        try:
+            assert loop.stdout is not None
+            assert loop.stderr is not None
+            if options:
+                assert loop.stderr.readline() == b"waiting\n"
+            else:
+                assert fleet.zkc("alice", "send", "carol", "-m", "first").code == 0
+                assert loop.stdout.readline()
+            for _ in range(3):
+                got = fleet.zkc("carol", "get", "alice:builds/top.o", "-o", "-")
+                assert (got.code, got.out) == (0, b"object"), got.err
+            # All else is its, as before.
+            assert fleet.zkc("alice", "send", "carol", "-m", "hello").code == 0
+            assert loop.stdout.read(5) == b"hello" if options else b"message" in loop.stdout.readline()
+        finally:
+            loop.kill()
+
+
 @pytest.mark.claims("B8", 1, 2)
 def test_the_recipient_hears_who_asked_before_and_after(shared: Shared) -> None:
     fleet = shared.fleet
