@@ -199,6 +199,7 @@ def test_each_thing_that_cannot_be_shared_has_a_line_of_its_own(shared: Shared) 
     path = str(shared.folder)
     assert b"there is no" in fleet.zkc("alice", "share", "x", f"{path}/none", "--to", "carol").err
     assert b"the note is too long" in fleet.zkc("alice", "share", "x", path, "--to", "carol", "--note", "n" * 257).err
+    assert b"the note is no UTF-8" in fleet.zkc("alice", "share", "x", path, "--to", "carol", "--note", "\udcff").err
     assert b"takes NAME alone" in fleet.zkc("alice", "share", "--remove", "builds", path).err
     many = [Share(f"many{number}", path, []) for number in range(SHARES_MAX - 1)]
     before, _ = change_shares(home, lambda shares: [*shares, *many])

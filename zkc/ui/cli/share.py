@@ -49,7 +49,7 @@ def command(
     from zkc.env import SystemClock
     from zkc.ids import check_name
     from zkc.rules.names import escape
-    from zkc.stores.shares import NOTE_BYTES_MAX, RECIPIENTS_MAX, Share, change_shares, load_shares
+    from zkc.stores.shares import RECIPIENTS_MAX, Share, change_shares, load_shares
     from zkc.ui.cli.homes import client_home, client_loaded, open_store
 
     home = client_home(call)
@@ -66,16 +66,13 @@ def command(
         else:
             if path is None or to is None:
                 raise UsageError("share: it takes NAME, PATH and --to", hint="see zkc share --help")
-            if not os.path.exists(path):
-                raise UsageError(f"share: there is no {escape(path)}", hint="name a file or a folder that is there")
-            if len(os.fsencode(note)) > NOTE_BYTES_MAX:
-                raise UsageError("share: the note is too long", hint=f"at most {NOTE_BYTES_MAX} bytes")
+            real = _checked(path, note)
             with open_store(home) as store:
                 granted = [_grantee(store, each) for each in _names(to, loaded.tables.groups, "--to")]
             whom = _names(recipients, loaded.tables.groups, "--for") if recipients else []
             if len(whom) > RECIPIENTS_MAX:
                 raise UsageError("share: too many recipients", hint=f"at most {RECIPIENTS_MAX} of one share")
-            change = _with(Share(name, os.path.realpath(path), granted, whom, note))
+            change = _with(Share(name, real, granted, whom, note))
         if not home.exists():
             open_store(home).close()  # which says so
         before, shares = change_shares(home, change)
@@ -95,6 +92,22 @@ def command(
         shown = {"to": ",".join, "for": ",".join, "path": escape, "note": escape}
         columns = {"name": "name", "path": "path", "to": "to", "for": "for", "note": "note"}
         call.out.table("share", rows, columns, shown)
+
+
+def _checked(path: str, note: str) -> str:
+    """Where ``path`` leads."""
+    from zkc.rules.names import escape
+    from zkc.stores.shares import NOTE_BYTES_MAX
+
+    if not os.path.exists(path):
+        raise UsageError(f"share: there is no {escape(path)}", hint="name a file or a folder that is there")
+    real = os.path.realpath(path)
+    for what, text in (("path", real), ("note", note)):
+        if text.encode(errors="replace").decode() != text:
+            raise UsageError(f"share: the {what} is no UTF-8", hint="give it another name, or other words")
+    if len(note.encode()) > NOTE_BYTES_MAX:
+        raise UsageError("share: the note is too long", hint=f"at most {NOTE_BYTES_MAX} bytes")
+    return real
 
 
 def _without(name: str) -> Callable[[list[Share]], list[Share]]:
