@@ -242,7 +242,9 @@ ASKS_AT_ONCE_MAX: Final = 64
 ASKS_PER_SECOND_MAX: Final = 8
 """The same in the long run: an asker asks once a second how far it is, for each delivery."""
 ASKED_JOBS_MAX: Final = 8
-"""Deliveries on request under way at one client."""
+"""Deliveries on request under way at one client; half as many for one asker, with those that are pending."""
+ASKED_PENDING_MAX: Final = 24
+"""Deliveries on request that wait for a person besides; of one recipient half of ASKED_JOBS_MAX."""
 ASK_WHAT_MAX: Final = 6000
 """Bytes of what is asked for in a third-party request, before they are sealed: the whole fits into one message."""
 EXCLUDES_MAX: Final = 32

@@ -10,11 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from tests.support.env import FixedClock
 from tests.support.key_log import LogRows, key_log
 from tests.support.parties import coordinator_of, identity_of
 from tests.support.program import zkc
-from zkc.client.gossip import Gossip
+from zkc.client.gossip import EVIDENCE_MAX, Gossip
+from zkc.client.log_watch import LogWatch
 from zkc.client.principal import Principal
 from zkc.constants import SUCCESSIONS_MAX
 from zkc.crypto.cards import make_coordinator_card, read_coordinator_card, sign_coordinator_card
@@ -94,16 +97,20 @@ class Face(LogRows):
 class Me:
     """alice, by her face of the log."""
 
-    def __init__(self, home: Home, store: KeyStore, face: Face) -> None:
-        self.home, self.store, self.face = home, store, face
+    def __init__(self, home: Home, store: KeyStore, face: Face, uid: bytes = bytes(16)) -> None:
+        self.home, self.store, self.face, self.uid = home, store, face, uid
         self.alarms: list[tuple[str, LogAlarm]] = []
-        self.gossip = Gossip(store, lambda name, alarm: self.alarms.append((name, alarm)))
+        self.start()
         self.rule(0)
+
+    def start(self) -> None:
+        """Her process, which remembers nothing of an earlier one."""
+        self.gossip = Gossip(self.store, lambda name, alarm: self.alarms.append((name, alarm)))
 
     def rule(self, number: int) -> None:
         """The coordinator that she knows is of that `reign`."""
         card = card_of(number)
-        registration: Any = SimpleNamespace(name="alice", uid=bytes(16), coordinator_card=card)
+        registration: Any = SimpleNamespace(name="alice", uid=self.uid, coordinator_card=card)
         own: Any = SimpleNamespace(hash=OWN)
         self.principal = Principal(registration, own, read_coordinator_card(card), None)
 
@@ -188,6 +195,28 @@ def test_a_coordinator_with_two_faces_is_caught_and_named_with_evidence_that_any
     assert me.alarms == [], "once"
     me.alarm(Face("alice", "bob", "eve", *more).head(size))
     assert len(list((home.data / "evidence").iterdir())) == 2, "no evidence takes the place of another"
+
+
+@pytest.mark.attack("H12", "P10")
+def test_a_coordinator_that_makes_up_one_log_after_the_other_fills_neither_disk_nor_log(
+    home: Home, store: KeyStore
+) -> None:
+    me = Me(home, store, Face("alice", "bob"))
+    notes: Any = SimpleNamespace(note=lambda *_, **__: None)
+    watch = LogWatch(store, notes, FixedClock())
+    with capture_logs() as logs:
+        for number in range(EVIDENCE_MAX + 4):
+            watch.alarm("alice", me.alarm(Face("alice", f"mallory{number}").head(2)))
+        watch.alarm("alice", LogAlarm("log-shrunk", "that is something else"))
+    assert len(list((home.data / "evidence").iterdir())) == EVIDENCE_MAX
+    assert f"{EVIDENCE_MAX} pieces of evidence" in str(me.alarms[0][1])
+    errors = [each["detail"] for each in logs if each["log_level"] == "error"]
+    assert errors == ["log-fork", "log-shrunk"]
+    me.start()
+    # What was written is written again, and another registration has room of its own.
+    assert "audit --verify" in str(me.alarm(Face("alice", "mallory0").head(2)))
+    other = Me(home, store, Face("alice", "bob"), uid=b"o" * 16)
+    assert "audit --verify" in str(other.alarm(Face("alice", "mallory99").head(2)))
 
 
 @pytest.mark.attack("H12")

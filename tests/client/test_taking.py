@@ -56,6 +56,17 @@ def test_who_waits_reads_the_inbox_when_it_has_changed_and_now_and_then(
         assert len(looked) == 2
 
 
+def test_what_somebody_waits_for_himself_is_left_to_him(home: Home) -> None:
+    with Inbox.open(home) as inbox:
+        item = receive(inbox)
+        clock = FixedClock()
+        with inbox.wanted.waiting(item.sender_fp, item.tid):
+            with pytest.raises(NobodyThere):
+                take(inbox, Wish("alice"), 0.0, clock=clock, pause=clock.advance)
+            take(inbox, Wish("alice", transfer=item.transfer), 0.0, clock=clock, pause=clock.advance).close()
+        take(inbox, Wish("alice"), 0.0, clock=clock, pause=clock.advance).close()
+
+
 def test_what_was_taken_before_is_not_taken_again(home: Home) -> None:
     with Inbox.open(home) as inbox:
         first, second = (receive(inbox, tid=bytes([number]) * 16) for number in range(2))

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import DEADLINE
 from zkc.errors import PolicyRefused
-from zkc.stores.shares import Grantee, Share, kind_of, open_shared
+from zkc.stores.home import Home
+from zkc.stores.shares import Grantee, Share, change_shares, kind_of, load_shares, open_shared
 
 
 @pytest.fixture
@@ -83,6 +85,48 @@ def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(share: Share, tmp_
         over.set()
         swapping.join()
     assert seen <= {b"shared", b""}
+
+
+@pytest.mark.attack("F03")
+@pytest.mark.parametrize("path", ["", ".", "sub/file", "{}", "{}/sub/file"])
+def test_a_share_in_whose_place_there_is_a_link_now_is_none(share: Share, tmp_path: Path, path: str) -> None:
+    root, aside = Path(share.path), tmp_path / "aside"
+    root.rename(aside)
+    root.symlink_to(aside)
+    with pytest.raises(PolicyRefused):
+        open_shared(share, path.format(share.path))
+    assert kind_of(share) == "gone"
+
+
+def test_a_link_on_the_way_to_a_share_is_the_owners(share: Share, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(tmp_path)
+    by_way = Share("s", str(tmp_path / "way" / "root"), [])
+    assert content(open_shared(by_way, "sub/file")) == b"shared"
+    os.close(open_shared(by_way, "")[0])
+
+
+def test_no_change_of_the_shares_is_lost_to_another(home: Home) -> None:
+    """What one process has read, no other changes before it has written."""
+    change_shares(home, lambda _: [Share("secret", "/", [])])
+    begun, second = threading.Event(), threading.Event()
+
+    def slow(shares: list[Share]) -> list[Share]:
+        begun.set()
+        second.wait(0.2)  # without the lock the other is done by then
+        return [*shares, Share("slow", "/", [])]
+
+    def remove() -> None:
+        change_shares(home, lambda shares: [each for each in shares if each.name != "secret"])
+        second.set()
+
+    adding = threading.Thread(target=change_shares, args=(home, slow))
+    adding.start()
+    assert begun.wait(DEADLINE)
+    removing = threading.Thread(target=remove)
+    removing.start()
+    for thread in (adding, removing):
+        thread.join(DEADLINE)
+    assert [each.name for each in load_shares(home)] == ["slow"]
 
 
 def test_a_grant_is_to_an_identity() -> None:

@@ -33,7 +33,7 @@ from zkc.stores.keydb import InvitationRow, KeyDb
 from zkc.stores.keystore import KeyStore
 from zkc.stores.outbox import Job, Outbox
 from zkc.stores.rowmac import mac
-from zkc.stores.shares import Grantee, Share, load_shares, save_shares
+from zkc.stores.shares import Grantee, Share, change_shares, load_shares
 
 EARLIER = Path(__file__).parent / "earlier"
 JOB = Job("00000000000000aa", "bob", "a.txt", "", 1.0, 9e9, 5, paths=["/a.txt"])
@@ -116,7 +116,9 @@ STORES = {
     "outbox": Store(
         f"outbox/jobs/{JOB.id}/job.json", add_job, later_json, lambda home: Outbox(home).jobs(), ("outbox",)
     ),
-    "shares": Store("shares.json", lambda home: save_shares(home, SHARES), later_json, load_shares, ("share",)),
+    "shares": Store(
+        "shares.json", lambda home: change_shares(home, lambda _: SHARES), later_json, load_shares, ("share",)
+    ),
     "person": Store(
         "person.json", lambda home: person_in(home).say("here"), later_json, lambda home: person_in(home).enrolled,
         ("person",),
@@ -248,7 +250,7 @@ def test_shares_of_the_first_version_were_a_list(tmp_path: Path) -> None:
         "recipients": ["carol"], "note": "note",
     }])
     assert load_shares(home) == SHARES
-    save_shares(home, load_shares(home))
+    assert change_shares(home, lambda shares: shares) == (SHARES, SHARES)
     assert load_shares(home) == SHARES
     assert json.loads((home.data / "shares.json").read_bytes())["version"] == 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
+from zkc.stores.keystore import KeyStore
+from zkc.stores.shares import SHARES_MAX, Share, change_shares
 from zkc.testing import Fleet
 
 TOLD = "import json, os, sys; open(sys.argv[1], 'a').write(json.dumps(dict(os.environ)) + '\\n')"
@@ -176,6 +179,65 @@ def test_shares_say_what_each_is(shared: Shared) -> None:
     one.write_bytes(b"1")
     assert b"one     file" in fleet.zkc("carol", "shares", "alice").out
     assert fleet.zkc("alice", "share", "--remove", "one").code == 0
+
+
+def test_shares_of_several_commands_at_once_are_all_there_and_what_is_removed_is_gone(shared: Shared) -> None:
+    fleet, path = shared.fleet, str(shared.folder)
+    assert fleet.zkc("alice", "share", "secret", path, "--to", "carol").code == 0
+    names = [f"s{number}" for number in range(4)]
+    commands = [("secret", "--remove"), *((name, path, "--to", "carol") for name in names)]
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(fleet.popen("alice", "share", *words)) for words in commands]
+        assert [process.wait(DEADLINE) for process in running] == [0] * len(running)
+    assert [each["name"] for each in fleet.zkc("alice", "--json", "share").events] == ["builds", *names]
+    for name in names:
+        assert fleet.zkc("alice", "share", "--remove", name).code == 0
+
+
+def test_each_thing_that_cannot_be_shared_has_a_line_of_its_own(shared: Shared) -> None:
+    fleet, home = shared.fleet, Home.resolve("client", str(shared.fleet.home("alice")))
+    path = str(shared.folder)
+    assert b"there is no" in fleet.zkc("alice", "share", "x", f"{path}/none", "--to", "carol").err
+    assert b"the note is too long" in fleet.zkc("alice", "share", "x", path, "--to", "carol", "--note", "n" * 257).err
+    assert b"the note is no UTF-8" in fleet.zkc("alice", "share", "x", path, "--to", "carol", "--note", "\udcff").err
+    assert b"takes NAME alone" in fleet.zkc("alice", "share", "--remove", "builds", path).err
+    many = [Share(f"many{number}", path, []) for number in range(SHARES_MAX - 1)]
+    before, _ = change_shares(home, lambda shares: [*shares, *many])
+    try:
+        refused = fleet.zkc("alice", "share", "x", path, "--to", "carol")
+        assert (refused.code, b"there are 128 shares" in refused.err) == (2, True), refused.err
+        shared.share()  # in place of itself
+    finally:
+        change_shares(home, lambda _: before)
+
+
+def test_a_path_below_a_share_may_have_slashes_and_dots_too_many(shared: Shared) -> None:
+    for path in ("builds//sub/./file", "builds/./sub//file/"):
+        assert shared.fleet.zkc("carol", "get", f"alice:{path}", "-o", "-").out == b"content"
+
+
+@pytest.mark.parametrize("options", [(), ("--live",)], ids=["inbox", "live"])
+def test_what_one_command_has_asked_for_no_other_takes(
+    shared: Shared, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    fleet, words = shared.fleet, ("recv", "--loop", *(options or ("-o", f"{tmp_path}/")))
+    with fleet.popen("carol", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as loop:
+        try:
+            assert loop.stdout is not None
+            assert loop.stderr is not None
+            if options:
+                assert loop.stderr.readline() == b"waiting\n"
+            else:
+                assert fleet.zkc("alice", "send", "carol", "-m", "first").code == 0
+                assert loop.stdout.readline()
+            for _ in range(3):
+                got = fleet.zkc("carol", "get", "alice:builds/top.o", "-o", "-")
+                assert (got.code, got.out) == (0, b"object"), got.err
+            # All else is its, as before.
+            assert fleet.zkc("alice", "send", "carol", "-m", "hello").code == 0
+            assert loop.stdout.read(5) == b"hello" if options else b"message" in loop.stdout.readline()
+        finally:
+            loop.kill()
 
 
 @pytest.mark.claims("B8", 1, 2)
@@ -340,7 +402,7 @@ def test_policy_judges_alice_to_bob_whoever_asks(shared: Shared, judge: str) -> 
 
 
 def test_an_asker_that_is_revoked_in_the_middle_asks_for_nothing_more(shared: Shared) -> None:
-    """Last in this file: carol is gone after it. What alice has agreed to is alice's, and arrives."""
+    """Last but one in this file: carol is gone after it. What alice has agreed to is alice's, and arrives."""
     fleet, large = shared.fleet, shared.folder / "large"
     large.write_bytes(LARGE)
     with shared.sending("builds/large", held=True) as process:
@@ -351,3 +413,25 @@ def test_an_asker_that_is_revoked_in_the_middle_asks_for_nothing_more(shared: Sh
         wait_until(shared.items)
     assert fleet.zkc("carol", "send", "--from", "alice", "bob", "builds/large").code == 11
     large.unlink()
+
+
+@pytest.mark.attack("P09")
+def test_another_key_of_who_asks_is_an_alarm(shared: Shared) -> None:
+    """Last in this file: carol is another after it."""
+    fleet = shared.fleet
+    fleet.program("carol").terminate()
+    fleet.zkc("coordinator", "coordinator", "revoke", "carol")  # if she is not yet
+    shutil.rmtree(fleet.home("carol"))
+    fleet.join("carol")
+    for words in (("shares", "alice"), ("send", "--from", "alice", "bob", "builds/top.o")):
+        assert fleet.zkc("carol", *words).code == 12
+    wait_until(lambda: ("key-changed", "carol", "alice", 12) in [
+        (each["kind"], each["from"], each["to"], each["code"]) for each in audit(fleet, "alice")
+    ])  # fmt: skip
+    seen = fleet.zkc("carol", "status", "--json").events[0]["fingerprint"]
+    (logged,) = (each for each in log_of(fleet, "alice") if each.get("event") == "key-changed")
+    assert (logged["peer"], logged["seen"]) == ("carol", seen)
+    with KeyStore.open(Home.resolve("client", str(fleet.home("alice")))) as store:
+        pin = store.pin("carol")
+    assert pin is not None
+    assert pin.alarm.hex() == seen

@@ -28,6 +28,11 @@ class Call:
                 way()
 
     @property
+    def reason(self) -> ZkcError | None:
+        """What it was told to end with; None: it was not, or nobody said why."""
+        return self._reason
+
+    @property
     def ended(self) -> bool:
         """Whether it was told to end."""
         return self._told.is_set()

@@ -27,6 +27,9 @@ from zkc.wire.messages import LogHead, LogHeadAsk
 
 K = TypeVar("K")
 _KEPT: Final = 4096
+EVIDENCE_MAX: Final = 16
+"""Files of evidence for each registration: a coordinator and one peer may make up as many logs as they like, in the
+name of as many identities."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Gossip:
             raise LogAlarm(
                 "log-shrunk", f"{told.peer} was shown {head.size} entries{by}, and this client {state.frontier.size}"
             )
-        evidence = await self._evidence(ask, told, state, lineage)
+        evidence = await self._evidence(ask, told, state, lineage, principal.registration.uid)
         raise LogAlarm("log-fork", f"it has shown {told.peer} another log than this client{by}{evidence}")
 
     def _doubt(self, principal: Principal, told: _Told) -> None:
@@ -149,7 +152,7 @@ class Gossip:
             f" coordinator here does not vouch: it shows two, or {told.peer} made this up",
         )
 
-    async def _evidence(self, ask: Ask, told: _Told, state: LogState, lineage: Lineage) -> str:
+    async def _evidence(self, ask: Ask, told: _Told, state: LogState, lineage: Lineage, uid: bytes) -> str:
         """Writes it, where the coordinator has signed both logs; in words where it is."""
         ours = state.head
         if state.frontier.size != told.head.size:
@@ -168,7 +171,11 @@ class Gossip:
             return ""
         # Of each coordinator and each false root its own: no evidence takes the place of another.
         root = digest(lineage.identities[-1].fingerprint + told.head.root).hex()[:12]
-        path = self._folder / f"log-fork-{told.head.size}-{root}.json"
+        whose = uid.hex()[:8]
+        path = self._folder / f"log-fork-{told.head.size}-{whose}-{root}.json"
+        kept = set(self._folder.glob(f"log-fork-*-{whose}-*.json"))
+        if path not in kept and len(kept) >= EVIDENCE_MAX:
+            return f"; {len(kept)} pieces of evidence are in {self._folder} already, and this is not written"
         evidence = encode_evidence(lineage.card, told.note, ours, lineage.since(told.signer, signed_as))
         try:
             files.make_folder(self._folder)

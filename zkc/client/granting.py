@@ -39,19 +39,18 @@ async def grant(
     Where successions lead from the pinned key to the one that was seen, that is pinned, and it is asked once more.
     Every error of the contract that a recipient or coordinator may give; `IdentityError` (12) before any key is made.
     """
-    principal = link.principal
-    try:
+
+    async def attempt() -> Grant:
         return await _grant(link, store, wanted, clock, entropy, listen, on_pending, gossip)
+
+    try:
+        return await link.learning(attempt)
     except (KeyChanged, OwnerChanged) as changed:
         if not await follow(link.request, store, link.principal, changed, clock.wall(), notes):
             if isinstance(changed, KeyChanged):
                 note_alarm(store, changed.name, changed.seen)
             raise
-    except IdentityError as error:
-        # Signed by an identity that the coordinator has since a moment ago, or since this began?
-        if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn(principal):
-            raise
-    return await _grant(link, store, wanted, clock, entropy, listen, on_pending, gossip)
+    return await attempt()
 
 
 async def _grant(

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from zkc.client.coordinators import ask_coordinator
 from zkc.client.dial import DIAL_SECONDS, STAGGER_SECONDS, nearness
@@ -29,6 +29,7 @@ from zkc.constants import (
 from zkc.env import Clock, Entropy
 from zkc.errors import (
     CoordinatorUnreachable,
+    IdentityError,
     InternalError,
     NotRegistered,
     PeerViolation,
@@ -53,6 +54,7 @@ from zkc.wire.messages import (
     Revoked,
 )
 
+T = TypeVar("T")
 Handler = Callable[[Any], Awaitable[AnswerBody]]
 """Answers a request of the coordinator; a `ZkcError` becomes a failure with its code."""
 _TICK_SECONDS: Final = 0.25
@@ -192,6 +194,17 @@ class Link:
         if found is not None and self.principal.coordinator.identity != found.coordinator.identity:
             self.principal = self._keeper.learned(self.principal, found.card, found.chain)
         return self.principal.coordinator.identity != since.coordinator.identity
+
+    async def learning(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """``attempt``, and once more where it failed by what is signed by an identity that the coordinator has since a
+        moment ago, or since it began."""
+        principal = self.principal
+        try:
+            return await attempt()
+        except IdentityError as error:
+            if error.detail not in {"bad-certificate", "log-proof"} or not await self.learn(principal):
+                raise
+        return await attempt()
 
     async def adopt(self, principal: Principal) -> None:
         """The registration has new keys, ``principal``: once this returns, the coordinator has a channel under them, or

@@ -11,7 +11,7 @@ import structlog
 from zkc.client.bus import EventBus
 from zkc.client.happenings import LinkNews
 from zkc.client.link import Link
-from zkc.client.principal import Keeper, Principal, load_main, load_principal
+from zkc.client.principal import Keeper, Principal, load_main, load_principal, note_alarm
 from zkc.config import ClientConfig
 from zkc.crypto.cards import uid_of
 from zkc.env import Clock, Entropy
@@ -140,18 +140,14 @@ class Links:
             log.debug("step", step=type(body).__name__)
             principal = link.principal
             try:
-                try:
-                    return await self._handle(link, body)
-                except IdentityError as error:
-                    # Signed by an identity that the coordinator has since a moment ago, or since this began?
-                    if error.detail not in {"bad-certificate", "log-proof"} or not await link.learn(principal):
-                        raise
-                return await self._handle(link, body)
+                return await link.learning(lambda: self._handle(link, body))
             except (ZkcError, PeerViolation) as error:
                 name = type(body).__name__
                 about = principal.name, name, type(error), error.detail
                 self._repeats.tell(log, "warning", "handshake-refused", about, step=name, error=str(error))
-                if not isinstance(error, KeyChanged):  # which has a note of its own
+                if isinstance(error, KeyChanged):
+                    self._key_changed(principal, error, log)
+                else:
                     code = error.code if isinstance(error, ZkcError) else IdentityError.code
                     self._notes.note("request", "", principal.name, code=code, detail=error.detail)
                 raise
@@ -204,6 +200,13 @@ class Links:
         link.ended.add_done_callback(over)
         link.start()
         return link
+
+    def _key_changed(self, principal: Principal, changed: KeyChanged, log: Any) -> None:
+        """Whoever asks ``principal`` for something with another key than the pinned one, whatever it is: an alarm."""
+        about = changed.name, principal.name
+        self._repeats.tell(log, "warning", "key-changed", about, peer=changed.name, seen=changed.seen.hex())
+        self._notes.note("key-changed", *about, code=changed.code, detail=changed.detail)
+        note_alarm(self._store, changed.name, changed.seen)
 
     # --- applications that the coordinator no longer knows ----------------------------------------------------------
 

@@ -12,6 +12,7 @@ from zkc.client.keylog import follow
 from zkc.client.link import Link
 from zkc.env import Clock
 from zkc.errors import ZkcError
+from zkc.logs import Repeats
 from zkc.protocol.keylog import LogAlarm, LogState
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
@@ -29,6 +30,7 @@ class LogWatch:
         self._notes = notes
         self._clock = clock
         self._log = structlog.get_logger("zkc.daemon")
+        self._repeats = Repeats(clock.monotonic)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._followed: dict[str, float] = {}
         """Monotonic seconds: when the log was last followed to its end, or first asked for."""
@@ -87,5 +89,5 @@ class LogWatch:
         self._alarm(name, alarm.detail, str(alarm))
 
     def _alarm(self, name: str, detail: str, what: str) -> None:
-        self._log.error("key-log-alarm", client=name, detail=detail, error=what)
+        self._repeats.tell(self._log, "error", "key-log-alarm", (name, detail), client=name, detail=detail, error=what)
         self._notes.note("key-log-alarm", name, code=LogAlarm.code, detail=detail)

@@ -19,7 +19,7 @@ from zkc.client.gossip import Gossip
 from zkc.client.keylog import check_logged
 from zkc.client.person import PersonHere
 from zkc.client.places import Ask, Places
-from zkc.client.principal import Principal, known_about, note_alarm, pin_peer
+from zkc.client.principal import Principal, known_about, pin_peer
 from zkc.client.readers import Readers
 from zkc.client.successions import follow
 from zkc.client.transfers import Transfer, Transfers
@@ -164,12 +164,6 @@ class Receiver:
             context, notified = self._read(principal, message)
         except (KeyChanged, OwnerChanged) as changed:
             if not await follow(ask, self._store, principal, changed, self._clock.wall(), self._notes):
-                if isinstance(changed, KeyChanged):
-                    note_alarm(self._store, req.sender, changed.seen)
-                    self._tell("warning", "key-changed", (req.sender,), peer=req.sender, seen=changed.seen.hex())
-                    self._notes.note(
-                        "key-changed", req.sender, req.recipient, code=changed.code, detail=changed.detail
-                    )
                 raise
             if req.xid in self._finished or req.xid in self._transfers:  # meanwhile
                 raise PeerViolation("replay", "this transfer's request has been answered") from None

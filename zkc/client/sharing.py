@@ -27,7 +27,7 @@ from zkc.client.sources import shared_source
 from zkc.client.successions import Request, follow, look_up
 from zkc.client.walking import Skipped
 from zkc.config import ClientConfig
-from zkc.constants import ASKED_JOBS_MAX, ASKED_OPEN_MAX, NONCE_SECONDS
+from zkc.constants import ASKED_JOBS_MAX, ASKED_OPEN_MAX, ASKED_PENDING_MAX, NONCE_SECONDS
 from zkc.crypto.cards import VerifiedCard
 from zkc.env import Clock, Entropy
 from zkc.errors import InternalError, Interrupted, PeerViolation, PolicyRefused, TimedOut, ZkcError
@@ -39,11 +39,13 @@ from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
 from zkc.stores.shares import Share, kind_of, load_shares, open_shared
 from zkc.wire.codec import decode
-from zkc.wire.messages import AskBody, AskFrom, AskMore, AskReply, AskState, ShareLine, ShareList
+from zkc.wire.messages import Ask0, AskBody, AskFrom, AskMore, AskReply, AskState, ShareLine, ShareList
 
 _NONCE_BYTES: Final = 32
 _NEWS_SECONDS: Final = 1.0
 """How long the answer to a question waits for the end; and how often a right is looked at again."""
+_UNHEARD_SECONDS: Final = 60.0
+"""How long a person is asked on behalf of one who no longer asks how far it is."""
 
 
 @dataclass
@@ -58,9 +60,11 @@ class _Job:
     watch: asyncio.Task[None] | None = None
     call: Call = field(default_factory=Call)
     sent: int = 0
-    pending: bool = False
+    is_asked: bool = False
+    """Whether a person at the recipient is, or was."""
     granted: Granted | None = None
-    withdrawn: bool = False
+    heard: float = 0.0
+    """When the asker has asked for it, or how far it is; monotonic seconds."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     code: int = 0
     detail: str = ""
@@ -74,8 +78,23 @@ class _Job:
             self.name, self.size, self.sent, granted.path[:512] if granted else "",
             granted.resumed_from if granted else 0, granted.key_source if granted else self.key_source, self.cipher,
             over, self.code, self.detail[:64], self.receipt,
-            self.pending and granted is None,
+            self.pending,
         )
+
+    @property
+    def pending(self) -> bool:
+        """Whether it waits for a person's answer."""
+        return self.is_asked and self.granted is None
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A nonce that waits for its signature, for one use."""
+
+    until: float
+    asked: bytes
+    awaiting: machine.Awaiting
+    reply: AskReply
 
 
 class Sharing:
@@ -94,10 +113,10 @@ class Sharing:
         self._clock = clock
         self._entropy = entropy
         self._log = structlog.get_logger("zkc.sharing")
-        self._open: OrderedDict[tuple[str, bytes], tuple[float, machine.Awaiting]] = OrderedDict()
-        """Nonces that wait for their signature, by asker and qid, each for one use."""
+        self._open: OrderedDict[tuple[str, bytes], _Open] = OrderedDict()
+        """By asker and qid."""
         self._jobs: OrderedDict[tuple[str, bytes], _Job] = OrderedDict()
-        self._threads = ThreadPoolExecutor(ASKED_JOBS_MAX, thread_name_prefix="zkc-asked")
+        self._threads = ThreadPoolExecutor(ASKED_JOBS_MAX + ASKED_PENDING_MAX, thread_name_prefix="zkc-asked")
         self.delivered: Final[Counter[str]] = Counter()
         """Deliveries and bytes since the start."""
 
@@ -119,20 +138,21 @@ class Sharing:
         )
         if isinstance(body, AskMore):
             return await self._more(party, key)
+        if isinstance(body, Ask0):
+            return self._challenge(party, key, message)
         waiting = self._open.pop(key, None)  # one use, whatever comes of it
-        if waiting is not None:
-            until, awaiting = waiting
-            if self._clock.monotonic() > until:
-                raise TimedOut("the nonce is too old", detail="expired")
-            asked: machine.Judging = step(machine.SENDER, party, awaiting, message).state
-            recipient = asked.ask.recipient
-            if known_about(self._store, recipient).fingerprint not in (b"", asked.ask.fingerprint):
-                with contextlib.suppress(ZkcError):  # it may have a new identity, for which the pinned one vouches
-                    await look_up(ask, self._store, principal, recipient, self._clock.wall(), self._notes)
-            return self._judge(party, key, asked)
-        if key in self._jobs:
-            raise PeerViolation("replay", "this was asked before")
-        return self._challenge(party, key, message)
+        if waiting is None:
+            if key in self._jobs:
+                raise PeerViolation("replay", "this was asked before")
+            raise Interrupted("no nonce of that waits", detail="unknown-request")
+        if self._clock.monotonic() > waiting.until:
+            raise TimedOut("the nonce is too old", detail="expired")
+        asked: machine.Judging = step(machine.SENDER, party, waiting.awaiting, message).state
+        recipient = asked.ask.recipient
+        if known_about(self._store, recipient).fingerprint not in (b"", asked.ask.fingerprint):
+            with contextlib.suppress(ZkcError):  # it may have a new identity, for which the pinned one vouches
+                await look_up(ask, self._store, principal, recipient, self._clock.wall(), self._notes)
+        return self._judge(party, key, asked)
 
     def close(self) -> None:
         """Every delivery is told to end, and does so in bounded time."""
@@ -151,14 +171,21 @@ class Sharing:
                 if any(each.may_ask(asker.name, known) for known in self._known_as(asker))
             ]
             return machine.answer_shares(party, message, _fitting(lines))
+        waiting = self._open.get(key)
+        if waiting is not None and self._clock.monotonic() <= waiting.until:
+            if waiting.asked == message.body:
+                return waiting.reply  # which was lost
+            raise PeerViolation("replay", "something else was asked under this id")
+        if key in self._jobs:
+            raise PeerViolation("replay", "this was asked before")
         taken = step(machine.SENDER, party, machine.Idle(self._entropy.bytes(_NONCE_BYTES)), message)
         own = [each for each in self._open if each[0] == key[0]]
         if len(own) >= ASKED_OPEN_MAX // 4:
             del self._open[own[0]]  # no asker takes the room of others
         if len(self._open) >= ASKED_OPEN_MAX:
             self._open.popitem(last=False)
-        self._open[key] = self._clock.monotonic() + NONCE_SECONDS, taken.state
         reply: AskReply = taken.effects[0].message
+        self._open[key] = _Open(self._clock.monotonic() + NONCE_SECONDS, message.body, taken.state, reply)
         return reply
 
     def _judge(self, party: machine.Party, key: tuple[str, bytes], asked: machine.Judging) -> AskReply:
@@ -185,15 +212,26 @@ class Sharing:
     def _allowed(self, asked: machine.Judging) -> tuple[_Job, int]:
         """What is to be sent, and its descriptor: what is below it is looked at in the delivery's own thread."""
         ask, what = asked.ask, asked.what
-        running = [asker for (asker, _), job in self._jobs.items() if not job.over.is_set()]
-        if len(running) >= ASKED_JOBS_MAX or running.count(ask.asker) >= ASKED_JOBS_MAX // 2:
-            raise PolicyRefused("too many deliveries on request", detail="limit")
+        self._find_place(ask.asker, ask.recipient)
         share = self._share(what.share, asked, ask.recipient)
         known = known_about(self._store, ask.recipient)
         if known.fingerprint not in (b"", ask.fingerprint):
             raise PolicyRefused("another recipient is pinned here", detail="recipient")
         descriptor, name = open_shared(share, what.path)
-        return _Job(machine.Sending(asked.th, ask.qid, asked.asker), share, ask.recipient, name), descriptor
+        sending = machine.Sending(asked.th, ask.qid, asked.asker)
+        return _Job(sending, share, ask.recipient, name, heard=self._clock.monotonic()), descriptor
+
+    def _find_place(self, asker: str, recipient: str) -> None:
+        """`PolicyRefused` (``too-many``). What waits for a person takes the place of no other delivery: it may do so
+        for long."""
+        running = [(each, job) for (each, _), job in self._jobs.items() if not job.over.is_set()]
+        pending = [job.recipient for _, job in running if job.pending]
+        if (
+            len(running) - len(pending) >= ASKED_JOBS_MAX or len(pending) >= ASKED_PENDING_MAX
+            or pending.count(recipient) >= ASKED_JOBS_MAX // 2
+            or sum(each == asker for each, _ in running) >= ASKED_JOBS_MAX // 2
+        ):
+            raise PolicyRefused("too many deliveries on request", detail="too-many")
 
     def _share(self, name: str, asked: machine.Judging, recipient: str) -> Share:
         """Missing and not for this asker: the same."""
@@ -229,7 +267,7 @@ class Sharing:
 
         def told(event: Event) -> None:
             if isinstance(event, Pending):
-                job.pending = True
+                job.is_asked = True
             if isinstance(event, Granted):
                 job.granted = event
                 self._look_again(job, asked)
@@ -255,10 +293,13 @@ class Sharing:
         return done.receipt.read_bytes(), done.cipher, done.bytes
 
     async def _watch(self, job: _Job, asked: machine.Judging) -> None:
-        """Its right, as long as it is under way: while files are looked for and while a person is asked, too."""
+        """Its right, as long as it is under way: while files are looked for and while a person is asked, too. And
+        whether somebody still wants it, as long as a person is asked."""
         while not job.over.is_set():
             await asyncio.sleep(_NEWS_SECONDS)
             self._look_again(job, asked)
+            if job.pending and self._clock.monotonic() - job.heard > _UNHEARD_SECONDS:
+                job.call.end(Interrupted("who asked for it has gone", detail="asker-gone"))
 
     def _look_again(self, job: _Job, asked: machine.Judging) -> None:
         """A right that was taken back ends what is under way by it."""
@@ -268,14 +309,13 @@ class Sharing:
             is_there = False
         if not is_there:
             job.call.end(PolicyRefused("the share was withdrawn", detail="withdrawn"))
-            job.withdrawn = True
 
     def _ended(self, job: _Job, ended: asyncio.Future[tuple[bytes, str, int]]) -> None:
         error = None if ended.cancelled() else ended.exception()
+        reason = None if error is None else job.call.reason
+        error = reason or error
         if ended.cancelled():
             job.code, job.detail = 31, "shutdown"
-        elif job.withdrawn and error is not None:
-            job.code, job.detail = PolicyRefused.code, "withdrawn"
         elif isinstance(error, ZkcError):
             job.code, job.detail = error.code, error.detail
         elif error is not None:
@@ -285,7 +325,7 @@ class Sharing:
             job.receipt, job.cipher, size = ended.result()
             self.delivered["deliveries"] += 1
             self.delivered["bytes"] += size
-        if job.withdrawn and job.code:
+        if reason is not None:
             self._notes.note("share", job.state.asker.name, job.recipient, code=job.code, detail=job.detail)
         self._log.info("asked-ended", recipient=job.recipient, code=job.code, detail=job.detail)
         job.over.set()
@@ -296,6 +336,7 @@ class Sharing:
         job = self._jobs.get(key)
         if job is None:
             raise Interrupted("nothing of that is under way", detail="unknown-request")
+        job.heard = self._clock.monotonic()
         try:
             async with asyncio.timeout(_NEWS_SECONDS):
                 await job.over.wait()

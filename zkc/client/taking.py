@@ -30,6 +30,7 @@ class Wish:
     app: str | None = None
     """The part behind the slash of the registration that it came to."""
     transfer: str | None = None
+    """The one delivery that somebody has asked for, and so waits for."""
 
 
 def matches(item: Item, wish: Wish) -> bool:
@@ -45,14 +46,22 @@ def take(
     inbox: Inbox, wish: Wish, wait: float, *, clock: Clock, pause: Callable[[float], None],
     but: Collection[str] = (),
 ) -> Claim:
-    """A claim on the oldest item that matches ``wish``, whose id is not one of ``but``, and that nobody else has.
+    """A claim on the oldest item that matches ``wish``, whose id is not one of ``but``, and that nobody else has, or
+    waits for as the one delivery that he wants.
 
     `NobodyThere` (``empty``) after ``wait`` seconds without one. ``pause`` sleeps so many seconds, and may raise.
     """
+
+    def wanted(item: Item) -> bool:
+        return (
+            item.id not in but and matches(item, wish)
+            and (wish.transfer is not None or not inbox.wanted.has(item.sender_fp, item.tid))
+        )
+
     end = clock.monotonic() + wait
     while True:
         version = inbox.version()
-        claim = inbox.take_first(lambda item: item.id not in but and matches(item, wish))
+        claim = inbox.take_first(wanted)
         if claim is not None:
             return claim
         for _ in range(_LOOK_AGAIN):

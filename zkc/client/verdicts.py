@@ -92,7 +92,7 @@ class Judge:
             return machine.Decline(unmet.code, unmet.detail)
         transfer.consent = self._asking.consent(transfer)
         must_ask = not level_met(level[0], required) or (verdict.mode == "ask" and not transfer.consent.given)
-        if not must_ask:
+        if not must_ask and not self._inbox.wanted.has(sender.fingerprint, req.tid):
             transfer.reader = self._readers.take(req, sender.fingerprint)
         # A reader stores nothing, and is not kept waiting for a person.
         refusal = decide_size(asked, rules, standing) if transfer.reader is None else None

@@ -61,6 +61,10 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
         "run it again later, or ask {0} to raise inbox.max_bytes, inbox.per_sender or transfer.listen",
     ),
     (25, "rate"): ("a rule of {either} lets in no more of this client's at the moment", "run it again later"),
+    (25, "too-many"): (
+        "{0} makes no more deliveries on request at once, for this client, to this recipient, or in all",
+        "run it again once one of them has ended",
+    ),
     (25, "unreachable"): (
         "neither this client nor {0} lets the other connect (transfer.listen is off at both)",
         "set transfer.listen at one of them to an address and ports that the other reaches, or use a relay (zkc relay)",
@@ -85,6 +89,7 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     (30, ""): ("{0} did not answer in time", _AGAIN),
     (30, "unanswered"): ("nobody at {0} answered whether to accept it", "ask {0} to look at zkc inbox there"),
     (31, ""): ("{0} gave the transfer up", _AGAIN),
+    (31, "asker-gone"): ("{0} gave it up, as nobody asked any more how far it is", _AGAIN),
     (31, "broken-stream"): (
         "it went to a process at {0} that took it as a stream, and that has gone; what it took is not sent again",
         "run the same command again, once {0} waits for it or is to keep it",

@@ -65,6 +65,19 @@ def refused(path: Path, why: str, mend: str) -> LocalIOError:
     return LocalIOError(f"{path}: {why}", detail="permission", hint=f"to mend it: {mend}")
 
 
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """One process at a time, by a lock on the file ``path``, which is made where there is none."""
+    with translated(doing):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        with translated(doing):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 # --- who may read and write (attacks K01, L02) ---------------------------------------------------------------------
 
 

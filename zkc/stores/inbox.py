@@ -5,6 +5,7 @@
     inbox/partial/ID        what is being received (locked by the process that writes it), or was until a link was lost
     inbox/files/ID          payloads of items; visible only through a row of the index
     inbox/index.db          items, partial items, and the deliveries that are done, with their receipts
+    inbox/wanted/NAME       deliveries for which a command waits itself
     inbox/spare             room for reading and changing the index on a full disk
 
 `Inbox.commit` is the one way in: fsync(file), rename without replacing, fsync(folder), one transaction {delivery done,
@@ -48,6 +49,7 @@ from zkc.stores.partials import Partial, Partials
 from zkc.stores.payloads import open_payload, sweep
 from zkc.stores.spare import Spare
 from zkc.stores.sqlite import NothingChanged
+from zkc.stores.wanted import Wanted
 
 DONE_SECONDS: Final = 90 * 86400.0
 """How long a repeated delivery is answered with its receipt (`protocol`: the sender keeps its rows as long)."""
@@ -70,6 +72,7 @@ class Inbox:
         self._db = db
         self._spare = spare
         self._partials = Partials(db, home.inbox / "partial", folders[1])
+        self.wanted: Final = Wanted(home)
         self._entropy = entropy
         self._clock = clock
         self._files_folder, self._partial_folder = folders
@@ -244,6 +247,7 @@ class Inbox:
         For the daemon, at its start and daily. What a living process works on is locked and stays; a file that has no
         name of ours is not ours. Answers how many files went.
         """
+        self.wanted.sweep()
         with self._db.writing() as connection:
             self._check_ids(connection)
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))

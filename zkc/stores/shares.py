@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from zkc.stores.home import Home
 
 SHARES_MAX: Final = 128
 _VERSION: Final = 2
+NOTE_BYTES_MAX: Final = 256
 RECIPIENTS_MAX: Final = 32
 """Of one share; and so many shares that all go into one answer."""
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,10 +71,15 @@ def load_shares(home: Home) -> list[Share]:
     return found if isinstance(found, list) else found.shares
 
 
-def save_shares(home: Home, shares: list[Share]) -> None:
-    """In place of what there was; durable when this returns."""
-    kept = _Kept(_VERSION, sorted(shares, key=lambda each: each.name))
-    files.write_private(_path(home), msgspec.json.encode(kept), replace=True)
+def change_shares(
+    home: Home, change: Callable[[list[Share]], list[Share]]
+) -> tuple[list[Share], list[Share]]:
+    """What there was, and what ``change`` has made of it, durable; of two processes one after the other."""
+    with files.locked(home.data / ".shares.lock", "the list of shares"):
+        before = load_shares(home)
+        kept = _Kept(_VERSION, sorted(change(before), key=lambda each: each.name))
+        files.write_private(_path(home), msgspec.json.encode(kept), replace=True)
+    return before, kept.shares
 
 
 def open_shared(share: Share, path: str) -> tuple[int, str]:
@@ -92,8 +99,9 @@ def open_shared(share: Share, path: str) -> tuple[int, str]:
         raise refused
     folder = -1
     try:
-        # The share itself is the owner's word: a link on the way to it is meant.
-        folder = os.open(root.parent if not parts else root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The folder in which it is is the owner's word, and whoever may write there may exchange the share as a whole;
+        # a link in its place was put there later, as `zkc share` keeps where links lead.
+        folder = os.open(root if parts else root.parent, _FOLDER if parts else _FOLDER & ~os.O_NOFOLLOW)
         for part in parts[:-1]:
             below = os.open(part, _FOLDER, dir_fd=folder)
             os.close(folder)
@@ -114,7 +122,7 @@ def open_shared(share: Share, path: str) -> tuple[int, str]:
 def kind_of(share: Share) -> ShareKind:
     """What there is to be had of it now."""
     try:
-        mode = os.stat(share.path).st_mode
+        mode = os.lstat(share.path).st_mode
     except OSError:
         return "gone"
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "gone"

@@ -56,7 +56,8 @@ def asker_of(call: Invocation, sender: str) -> Iterator[Asker]:
 
 
 def wish(path: str, note: str = "", exclude: Sequence[str] = ()) -> AskWhat:
-    """SHARE or SHARE/PATH; `UsageError` for what does not fit into a request."""
+    """SHARE or SHARE/PATH, below SHARE however many slashes there are; `UsageError` for what does not fit into a
+    request."""
     from zkc.constants import ASK_WHAT_MAX, EXCLUDES_MAX
     from zkc.errors import PeerViolation
     from zkc.ids import check_name
@@ -64,6 +65,7 @@ def wish(path: str, note: str = "", exclude: Sequence[str] = ()) -> AskWhat:
     from zkc.wire.messages import AskWhat
 
     share, _, below = path.partition("/")
+    below = "/".join(part for part in below.split("/") if part not in ("", "."))
     what = AskWhat(check_name(share, "share"), below, note, list(exclude))
     try:
         encoded = encode(what)

@@ -6,7 +6,7 @@ import contextlib
 
 import click
 
-from zkc.errors import DaemonError, UsageError
+from zkc.errors import DaemonError, NobodyThere, UsageError
 from zkc.ui.cli.items import CONFLICTS
 from zkc.ui.cli.kinds import Duration, offers, word
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
@@ -50,6 +50,7 @@ def command(
     from zkc.env import SystemClock
     from zkc.ids import check_name
     from zkc.net.local_client import LocalClient
+    from zkc.rules.names import escape
     from zkc.ui.cli.fetching import fetch, wish
     from zkc.ui.cli.homes import client_home, open_inbox, open_store, pause
     from zkc.ui.cli.recv import Use, handle
@@ -73,20 +74,28 @@ def command(
         call.out.payload_on_stdout()
 
     wishes: list[tuple[bytes, bytes]] = []
+    with open_inbox(home) as inbox, contextlib.ExitStack() as waiting:
 
-    def expect(fingerprint: bytes, tid: bytes) -> None:
-        """Who asks for it himself is not asked whether he wants it."""
-        wishes.append((fingerprint, tid))
-        client.call(AskExpect(fingerprint, tid, wanted=True))
+        def expect(fingerprint: bytes, tid: bytes) -> None:
+            """Who asks for it himself is not asked whether he wants it, and takes it himself."""
+            waiting.enter_context(inbox.wanted.waiting(fingerprint, tid))
+            wishes.append((fingerprint, tid))
+            client.call(AskExpect(fingerprint, tid, wanted=True))
 
-    try:
-        done = fetch(call, sender, own, what, wait=wait, timeout=timeout, expect=expect)
-    finally:
-        # It has come, or is not waited for any more: what comes under its id now comes like anything else.
-        with contextlib.suppress(DaemonError):
-            for fingerprint, tid in wishes:
-                client.call(AskExpect(fingerprint, tid, wanted=False))
-    copy_receipt(done, copy)
-    wanted = Wish(sender, transfer=done.transfer)
-    with open_inbox(home) as inbox, take(inbox, wanted, 0.0, clock=SystemClock(), pause=pause) as claim:
-        handle(call.out, claim, Use(output, False, conflict, ()))
+        try:
+            done = fetch(call, sender, own, what, wait=wait, timeout=timeout, expect=expect)
+        finally:
+            # It has come, or is not waited for any more: what comes under its id now comes like anything else.
+            with contextlib.suppress(DaemonError):
+                for fingerprint, tid in wishes:
+                    client.call(AskExpect(fingerprint, tid, wanted=False))
+        copy_receipt(done, copy)
+        try:
+            claim = take(inbox, Wish(sender, transfer=done.transfer), 0.0, clock=SystemClock(), pause=pause)
+        except NobodyThere:
+            raise NobodyThere(
+                f"{escape(done.name)} has come, and another command here has taken it out of the inbox by its id",
+                detail="taken", hint="run the same command again to get it once more",
+            ) from None
+        with claim:
+            handle(call.out, claim, Use(output, False, conflict, ()))

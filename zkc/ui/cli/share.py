@@ -12,10 +12,10 @@ from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, nearest, pass_invocation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from zkc.stores.keystore import KeyStore
-    from zkc.stores.shares import Grantee
+    from zkc.stores.shares import Grantee, Share
 
 
 @click.command(
@@ -49,40 +49,36 @@ def command(
     from zkc.env import SystemClock
     from zkc.ids import check_name
     from zkc.rules.names import escape
-    from zkc.stores.shares import RECIPIENTS_MAX, SHARES_MAX, Share, load_shares, save_shares
+    from zkc.stores.shares import RECIPIENTS_MAX, Share, change_shares, load_shares
     from zkc.ui.cli.homes import client_home, client_loaded, open_store
 
     home = client_home(call)
     loaded = client_loaded(call, home)
     notes = CommandAudit(home, loaded.config, SystemClock())
-    shares = load_shares(home)
-    if name is not None:
+    if name is None:
+        shares = load_shares(home)
+    else:
         check_name(name, "share")
-        others = [each for each in shares if each.name != name]
         if remove:
-            if others == shares or path is not None:
-                near = nearest(name, [each.name for each in shares])
-                hint = f"did you mean {near}?" if near and path is None else "zkc share lists what is"
-                raise UsageError(f"share: {name} is not shared here", hint=hint)
-            ended = [who.name for each in shares if each.name == name for who in each.to]
-            told, shares = ("unshared", ended), others
+            if path is not None:
+                raise UsageError("share: --remove takes NAME alone", hint="see zkc share --help")
+            change = _without(name)
         else:
             if path is None or to is None:
                 raise UsageError("share: it takes NAME, PATH and --to", hint="see zkc share --help")
-            if not os.path.exists(path) or len(note.encode()) > 256 or len(others) >= SHARES_MAX:
-                raise UsageError(
-                    "share: no such path, a note above 256 bytes, or too many shares", hint="zkc share lists them"
-                )
+            real = _checked(path, note)
             with open_store(home) as store:
                 granted = [_grantee(store, each) for each in _names(to, loaded.tables.groups, "--to")]
             whom = _names(recipients, loaded.tables.groups, "--for") if recipients else []
             if len(whom) > RECIPIENTS_MAX:
                 raise UsageError("share: too many recipients", hint=f"at most {RECIPIENTS_MAX} of one share")
-            shares = [*others, Share(name, os.path.realpath(path), granted, whom, note)]
-            told = "shared", [who.name for who in granted]
-        save_shares(home, shares)
-        for each in told[1]:
-            notes.note(told[0], recipient=each)
+            change = _with(Share(name, real, granted, whom, note))
+        if not home.exists():
+            open_store(home).close()  # which says so
+        before, shares = change_shares(home, change)
+        for share in before if remove else shares:
+            for who in share.to if share.name == name else ():
+                notes.note("unshared" if remove else "shared", recipient=who.name)
     rows = [
         {
             "name": each.name, "path": each.path, "to": [who.name for who in each.to],
@@ -96,6 +92,46 @@ def command(
         shown = {"to": ",".join, "for": ",".join, "path": escape, "note": escape}
         columns = {"name": "name", "path": "path", "to": "to", "for": "for", "note": "note"}
         call.out.table("share", rows, columns, shown)
+
+
+def _checked(path: str, note: str) -> str:
+    """Where ``path`` leads."""
+    from zkc.rules.names import escape
+    from zkc.stores.shares import NOTE_BYTES_MAX
+
+    if not os.path.exists(path):
+        raise UsageError(f"share: there is no {escape(path)}", hint="name a file or a folder that is there")
+    real = os.path.realpath(path)
+    for what, text in (("path", real), ("note", note)):
+        if text.encode(errors="replace").decode() != text:
+            raise UsageError(f"share: the {what} is no UTF-8", hint="give it another name, or other words")
+    if len(note.encode()) > NOTE_BYTES_MAX:
+        raise UsageError("share: the note is too long", hint=f"at most {NOTE_BYTES_MAX} bytes")
+    return real
+
+
+def _without(name: str) -> Callable[[list[Share]], list[Share]]:
+    def change(shares: list[Share]) -> list[Share]:
+        others = [each for each in shares if each.name != name]
+        if others == shares:
+            near = nearest(name, [each.name for each in shares])
+            hint = f"did you mean {near}?" if near else "zkc share lists what is"
+            raise UsageError(f"share: {name} is not shared here", hint=hint)
+        return others
+
+    return change
+
+
+def _with(share: Share) -> Callable[[list[Share]], list[Share]]:
+    from zkc.stores.shares import SHARES_MAX
+
+    def change(shares: list[Share]) -> list[Share]:
+        others = [each for each in shares if each.name != share.name]
+        if len(others) >= SHARES_MAX:
+            raise UsageError(f"share: there are {SHARES_MAX} shares, and no more may be", hint="zkc share lists them")
+        return [*others, share]
+
+    return change
 
 
 def _names(words: str, groups: Mapping[str, object], option: str) -> list[str]:
