@@ -281,18 +281,6 @@ def kept_mode(sent: int) -> int:
     return sent & (owner | owner >> 3 | owner >> 6)
 
 
-@contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Nobody else who asks for the lock file ``path`` has it inside the block. `LocalIOError`."""
-    with translated(what):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
     """The file ``path``, 0600, with exactly ``data``, durable when this returns; old or new at every instant.
 

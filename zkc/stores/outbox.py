@@ -7,6 +7,7 @@ Commands make, list, cancel and retry jobs; the daemon alone delivers them. Ever
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
