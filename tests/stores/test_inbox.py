@@ -276,7 +276,7 @@ def test_a_file_system_without_hard_links_does_not_replace_either(
 CRASH = """
 import json, os, signal, sys
 
-folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, first, last, apart = sys.argv[1], *map(int, sys.argv[2:])
 HERE = ("inbox.py", "partials.py", "payloads.py", "items.py", "files.py", "localdb.py")
 
 from zkc.stores.home import Home
@@ -301,7 +301,7 @@ def receive(inbox, left):
     inbox.commit(partial, b"d" * 32, b"receipt", 5.0)
     sys.settrace(None)
 
-for number in range(first, last):
+for number in range(first, last, apart):
     home = Home.resolve("client", f"{folder}/{number}").prepare()
     Inbox.open(home).close()
     child = os.fork()
@@ -329,10 +329,12 @@ for number in range(first, last):
 
 
 @pytest.mark.attack("P03")
-def test_a_receiver_that_is_killed_at_any_line_leaves_one_whole_item_or_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [5, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_receiver_that_is_killed_at_any_line_leaves_one_whole_item_or_none(tmp_path: Path, apart: int) -> None:
+    """The suite tries each fifth line."""
     done = subprocess.run(
-        [sys.executable, "-c", CRASH, str(tmp_path), "0", "2000"], capture_output=True, text=True, check=True,
-        env=environment(),
+        [sys.executable, "-c", CRASH, str(tmp_path), "0", "2000", str(apart)], capture_output=True, text=True,
+        check=True, env=environment(),
     )
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     for killed, seen, (ids, is_done), payloads, (in_files, in_partial), listed, repeated, final, cleared in outcomes:
