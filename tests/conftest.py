@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
@@ -34,7 +36,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_SLOW: Final = re.compile(r"^tests/(system|attacks|cli|tui)/")
+"""Folders whose files take longest: begun last, one of them would keep one worker busy when the others have ended."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not _SLOW.search(item.nodeid))
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root"):
