@@ -121,12 +121,12 @@ class Outbox:
     @contextlib.contextmanager
     def making(self, id: str) -> Iterator[Path]:
         """A folder for a new job's ``data``, before `add`; gone with whatever was not added."""
-        self._make_folder()
         folder = self._folder / f"{_NEW}{id}"
-        files.make_folder(folder)
-        descriptor = files.open_folder(folder)
+        with self._lock():  # `tidy` finds no folder that has no lock yet
+            files.make_folder(folder)
+            descriptor = files.open_folder(folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # who is killed from here on leaves it without one
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # who is killed here leaves it without a lock: see `tidy`
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -188,7 +188,7 @@ class Outbox:
         """At a daemon's start: what was being sent waits again, and what was being made or removed is gone."""
         for id in self._ids():
             self.change(id, _not_sending)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, LocalIOError), self._lock():
             for path in self._folder.iterdir():
                 if path.name.startswith(".gone-") or (path.name.startswith(_NEW) and _is_left(path)):
                     shutil.rmtree(path, ignore_errors=True)

@@ -223,6 +223,8 @@ class Face(App[None]):
 
     def _read(self) -> None:
         """Say below what is known of the line under the cursor."""
+        if self._is_over:
+            return
         row, name = self._row(), self._base.query_one(TabbedContent).active
         if row is None:
             self._say_below("" if self._rows[name] else _EMPTY[name])
@@ -246,6 +248,8 @@ class Face(App[None]):
         self._read()
 
     def on_tabbed_content_tab_activated(self, _to: TabbedContent.TabActivated) -> None:
+        if self._is_over:
+            return
         self._table().focus()
         self.refresh_bindings()
         self._read()
@@ -253,7 +257,7 @@ class Face(App[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what means something on this list stands in the footer, and is done."""
         where = self._WHERE.get(action)
-        return where is None or (bool(self.screen_stack) and self._active() in where)
+        return where is None or (not self._is_over and self._active() in where)
 
     # --- what is done -----------------------------------------------------------------------------------------------
 
@@ -500,7 +504,7 @@ class Face(App[None]):
     @property
     def _is_over(self) -> bool:
         """The person has quit, and what still came in from a thread has nowhere to go."""
-        return not self.screen_stack
+        return not self.screen_stack or not self.screen_stack[0].query("#reading")
 
     @property
     def _base(self) -> Screen[None]:
