@@ -194,6 +194,13 @@ def test_shares_of_several_commands_at_once_are_all_there_and_what_is_removed_is
         assert fleet.zkc("alice", "share", "--remove", name).code == 0
 
 
+def test_a_word_that_is_given_twice_counts_twice(shared: Shared) -> None:
+    words = "--to", "carol", "--to", "bob", "--for", "bob", "--for", "carol"
+    shown = shared.fleet.zkc("alice", "share", "twice", str(shared.folder), *words, "--json").events[-1]
+    assert (shown["to"], shown["for"]) == (["carol", "bob"], ["bob", "carol"])
+    assert shared.fleet.zkc("alice", "share", "--remove", "twice").code == 0
+
+
 def test_each_thing_that_cannot_be_shared_has_a_line_of_its_own(shared: Shared) -> None:
     fleet, home = shared.fleet, Home.resolve("client", str(shared.fleet.home("alice")))
     path = str(shared.folder)

@@ -32,17 +32,19 @@ if TYPE_CHECKING:
 )
 @click.argument("name", required=False, shell_complete=offers("own_shares"))
 @click.argument("path", required=False, shell_complete=offers("files"))
-@click.option("--to", metavar="NAME|@GROUP,...", shell_complete=offers("peers_and_groups"), help="Who may ask.")
 @click.option(
-    "--for", "recipients", metavar="NAME|@GROUP,...", shell_complete=offers("peers_and_groups"),
+    "--to", metavar="NAME|@GROUP,...", multiple=True, shell_complete=offers("peers_and_groups"), help="Who may ask."
+)
+@click.option(
+    "--for", "recipients", metavar="NAME|@GROUP,...", multiple=True, shell_complete=offers("peers_and_groups"),
     help="For whom it may be asked for [the asker alone].",
 )
 @click.option("--note", metavar="TEXT", default="", help="Told by zkc shares.")
 @click.option("--remove", is_flag=True, help="Share NAME no longer; what is under way ends.")
 @pass_invocation
 def command(
-    call: Invocation, *, name: str | None, path: str | None, to: str | None, recipients: str | None, note: str,
-    remove: bool,
+    call: Invocation, *, name: str | None, path: str | None, to: tuple[str, ...], recipients: tuple[str, ...],
+    note: str, remove: bool,
 ) -> None:
     """``share``, an object for each, with ``name``, ``path``, ``to``, ``for`` and ``note``."""
     from zkc.client.command_audit import CommandAudit
@@ -64,12 +66,12 @@ def command(
                 raise UsageError("share: --remove takes NAME alone", hint="see zkc share --help")
             change = _without(name)
         else:
-            if path is None or to is None:
+            if path is None or not to:
                 raise UsageError("share: it takes NAME, PATH and --to", hint="see zkc share --help")
             real = _checked(path, note)
             with open_store(home) as store:
-                granted = [_grantee(store, each) for each in _names(to, loaded.tables.groups, "--to")]
-            whom = _names(recipients, loaded.tables.groups, "--for") if recipients else []
+                granted = [_grantee(store, each) for each in _names(",".join(to), loaded.tables.groups, "--to")]
+            whom = _names(",".join(recipients), loaded.tables.groups, "--for") if recipients else []
             if len(whom) > RECIPIENTS_MAX:
                 raise UsageError("share: too many recipients", hint=f"at most {RECIPIENTS_MAX} of one share")
             change = _with(Share(name, real, granted, whom, note))
