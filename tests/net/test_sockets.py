@@ -484,6 +484,22 @@ def test_only_a_tcp_connection_with_that_inode_is_shut_down() -> None:
         client.close()
 
 
+def test_a_connection_within_this_machine_has_a_small_send_buffer() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as client,
+    ):
+        asked = client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        sockets.bound_loopback(client.fileno(), sockets.inode_of(client.fileno()) + 1)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == asked
+        sockets.bound_loopback(client.fileno(), sockets.inode_of(client.fileno()))
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10)
+            small = other.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == small
+        # One that is not connected has no other end to be near to.
+        sockets.bound_loopback(listening.fileno(), sockets.inode_of(listening.fileno()))
+
+
 def test_what_is_no_socket_has_no_inode(tmp_path: os.PathLike[str]) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     assert sockets.inode_of(fd) == 0

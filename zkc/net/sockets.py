@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import ipaddress
 import os
 import socket as sockets
 import stat
@@ -65,6 +66,9 @@ DATA_RCVHWM: Final = 4
 ACK_RCVHWM: Final = 16
 """Acknowledgements that wait for a sender."""
 
+_LOOPBACK_BUFFER: Final = 256 << 10
+"""What the kernel takes of what goes to this very machine, bytes: as much as stays in a core's cache until the other
+end has read it (docs/decisions/0015)."""
 _ENDPOINT: Final = "an endpoint is tcp://HOST:PORT, with an address or a name of a machine"
 
 _COMMON: Final[Mapping[int, int]] = {
@@ -457,6 +461,14 @@ def unsent(fd: int, inode: int) -> int:
         if connection is None:
             return 0
         return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def bound_loopback(fd: int, inode: int) -> None:
+    """A small send buffer for a TCP connection that does not leave this machine. Any other is left to the kernel: on a
+    way that takes long the buffer bounds the rate."""
+    with own_connection(fd, inode) as connection, contextlib.suppress(OSError):
+        if connection is not None and ipaddress.ip_address(plain_address(connection.getpeername()[0])).is_loopback:
+            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _LOOPBACK_BUFFER)
 
 
 # --- inside --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from zkc.errors import PeerViolation
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
 from zkc.net.pipe.link import CONNECT_SECONDS, Bell, LinkLost, login
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Pair, Rung, bounds
-from zkc.net.sockets import Context, Socket, connect_bulk, tcp_endpoint, unsent
+from zkc.net.sockets import Context, Socket, bound_loopback, connect_bulk, tcp_endpoint, unsent
 from zkc.net.watch import BULK_BOUNDS, Progress, Watch
 from zkc.wire.messages import Endpoints
 
@@ -203,6 +203,7 @@ class _Candidate:
             self._watch.on_event(event, self._progress)
             if event.kind is EventKind.CONNECTED:
                 self._connection = event.fd, event.inode
+                bound_loopback(event.fd, event.inode)
             elif event.kind in _ENDS_OF_CONNECTING:
                 self._seen.add(event.kind)
         return self._seen

@@ -17,7 +17,7 @@ from zkc.errors import PeerViolation
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
 from zkc.net.pipe.link import Bell, LinkLost, attempt_of, login
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Pair, Rung, bounds
-from zkc.net.sockets import BulkPorts, Context, Socket, context, own_endpoint, serve_bulk, unsent
+from zkc.net.sockets import BulkPorts, Context, Socket, bound_loopback, context, own_endpoint, serve_bulk, unsent
 from zkc.net.watch import BULK_BOUNDS, Progress, Watch
 from zkc.net.zap import ThreadZap, ZapRequest
 from zkc.wire.messages import Endpoints
@@ -335,6 +335,7 @@ class _Admitted:
             if event.kind is EventKind.ACCEPTED:
                 progress = Progress(self._bound, admitted=False)
                 self._open[event.fd] = event.inode, progress
+                bound_loopback(event.fd, event.inode)
                 self._watch.on_event(event, progress)
             elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:
                 self._candidates = {fd: progress for fd, (_, progress) in self._open.items()}
