@@ -7,6 +7,7 @@ passes `redact_secrets`, whatever the caller gave.
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, MutableMapping
@@ -46,8 +47,9 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     out = stream or sys.stderr
     lines = _Lines(out)
     for_people = form == "console" or (form == "auto" and out.isatty())
+    colours = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in {"", "dumb"}
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
         if for_people
         else structlog.processors.JSONRenderer()
     )

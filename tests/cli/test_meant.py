@@ -103,6 +103,12 @@ def test_a_share_has_the_nearest_of_those_that_one_may_ask_for(fleet: Fleet, tmp
     assert "did you mean" not in told(fleet, "bob", "get", "alice:qqqq/x").err
 
 
+def test_a_name_that_somebody_has_is_not_what_else_was_meant(fleet: Fleet, tmp_path: Path) -> None:
+    done = fleet.zkc("bob", "share", "x", str(tmp_path), "--to", "carol", "--for", "carol,alice")
+    assert done.code == 20
+    assert b"no key is pinned for carol; zkc verify carol pins it" in done.err
+
+
 def test_a_group_that_is_none_has_the_nearest(fleet: Fleet) -> None:
     (fleet.home("carol") / "config.toml").write_text('[groups]\nfleet = ["bob"]\n')
     done = told(fleet, "carol", "share", "x", "/", "--to", "@flet")

@@ -486,7 +486,8 @@ def test_only_a_tcp_connection_with_that_inode_is_shut_down() -> None:
 
 def test_a_connection_within_this_machine_has_a_small_send_buffer() -> None:
     with (
-        socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as client,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as client,
     ):
         asked = client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         sockets.bound_loopback(client.fileno(), sockets.inode_of(client.fileno()) + 1)

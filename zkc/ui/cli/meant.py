@@ -34,8 +34,9 @@ def add_hint(context: click.Context, error: ZkcError) -> None:
     with suppress(Exception):  # whatever goes wrong here, it is that error which is told
         for parameter in context.command.get_params(context):
             value = context.params.get(parameter.name or "")
-            given = value if isinstance(value, tuple) else str(value or "").split(",")
-            found = _nearest_of(context, parameter, [str(each).partition(":")[0] for each in given if each])
+            given = [str(each) for each in (value if isinstance(value, tuple) else (value or "",))]
+            words = [word.partition(":")[0] for each in given for word in each.split(",") if word]
+            found = _nearest_of(context, parameter, words)
             if found:
                 said(error, found)
                 return

@@ -45,6 +45,8 @@ class Out:
         self._stdout: Final = stdout or sys.stdout
         self._stderr: Final = stderr or sys.stderr
         self._payload = False
+        self._open_line = False
+        """Whether the payload has not ended with a line, so far."""
         self._above: Callable[[str], None] | None = None
         self.style: Final = style
 
@@ -127,6 +129,7 @@ class Out:
     def payload(self, chunk: bytes | memoryview) -> None:
         """Bytes of the payload, past every buffer: when this returns the reader's pipe has taken them."""
         descriptor, rest = self.payload_descriptor(), memoryview(chunk)
+        self._open_line = bytes(rest[-1:]) != b"\n" if rest else self._open_line
         try:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
@@ -220,6 +223,9 @@ class Out:
     def _on_stderr(self, text: str) -> None:
         """Nobody is left to be told when stderr fails."""
         if self._stderr is not None:
+            if self._open_line and _is_terminal(self._stdout) and _is_terminal(self._stderr):
+                text = f"\n{text}"
+            self._open_line = False
             try:
                 if self._above is not None:
                     self._above(text)
