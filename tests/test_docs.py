@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from packaging.requirements import Requirement
 
-from scripts.lib import fields
+from scripts.lib import fields, reference
 from scripts.lib.readme import unknown_calls
 from zkc import constants
 from zkc.client import happenings
@@ -159,10 +159,6 @@ def test_figures_are_read_out_of_a_docstring() -> None:
 # --- operations -----------------------------------------------------------------------------------------------------
 
 
-def test_every_command_of_the_page_on_operations_exists() -> None:
-    assert unknown_calls(page("operations.md")) == []
-
-
 def test_files_and_units_that_the_page_on_operations_names_exist() -> None:
     named = set(re.findall(r"(?:`|\s)(config/[\w./@-]*[\w/])", page("operations.md")))
     assert named >= {"config/systemd/", "config/Containerfile", "config/client.toml"}
@@ -192,6 +188,25 @@ def test_a_plain_installation_has_as_many_packages_as_the_page_says() -> None:
             needed = [each for each in needs if each.marker is None or each.marker.evaluate({"extra": ""})]
             todo += [re.sub(r"[-_.]+", "-", each.name).lower() for each in needed]
     assert abs(len(found) - int(told)) <= 3, sorted(found)
+
+
+# --- the site -------------------------------------------------------------------------------------------------------
+
+
+def test_pages_made_of_options_and_keys_are_current() -> None:
+    old = [name for name, text in reference.pages().items() if page(name) != text]
+    assert not old, "run scripts/docs"
+
+
+def test_the_first_page_leads_to_every_other() -> None:
+    named = set(re.findall(r"\]\(([\w./-]+\.md)\)", page("index.md")))
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.parent.name != "decisions"}
+    assert pages - named <= {"index.md", "plan.md"}
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.stem)
+def test_every_command_that_a_page_names_exists(path: Path) -> None:
+    assert unknown_calls(path.read_text(encoding="utf-8")) == []
 
 
 # --- all pages ------------------------------------------------------------------------------------------------------

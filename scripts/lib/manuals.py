@@ -72,7 +72,7 @@ def commands() -> Iterator[tuple[str, click.Context]]:
             yield f"{name}-{word}", inner
             yield from below(inner, f"{name}-{word}")
 
-    yield from below(_top(), "zkc")
+    yield from below(top(), "zkc")
 
 
 def _inner(context: click.Context) -> Iterator[tuple[str, click.Command]]:
@@ -97,7 +97,8 @@ def write(folder: Path) -> list[Path]:
     return made
 
 
-def _top() -> click.Context:
+def top() -> click.Context:
+    """That of ``zkc`` itself."""
     return _context(root(COMMANDS), "zkc")
 
 
@@ -132,7 +133,7 @@ def _command(name: str, context: click.Context) -> str:
 
 
 def _zkc() -> str:
-    context = _top()
+    context = top()
     command = context.command
     about = [*_begun("zkc", 1, "files, pipes and messages from computer to computer")]
     about += [*_synopsis(context), *_examples(command)]
@@ -212,7 +213,7 @@ def _configuration() -> str:
         "shows the values that count. All keys of both roles are below."
     ))
     for role, kind in CONFIGS.items():
-        introduction, comments = read_comments((TOP / "config" / f"{role}.toml").read_text(encoding="utf-8"))
+        introduction, comments = read_comments(configuration_text(role))
         about += section(f"Keys of a {role}")
         for each in introduction:
             about += paragraph(inline(each))
@@ -236,6 +237,11 @@ def _facts(key: Key) -> Iterator[str]:
     expects = key.reader.expects
     yield escape(f"{expects[:1].upper()}{expects[1:]}.")
     yield rf"Default: {bold(to_toml(key.reader.show(key.default)))}. Variable: {bold(key.variable)}."
+
+
+def configuration_text(role: Role) -> str:
+    """The file in ``config/`` with every key of that role."""
+    return (TOP / "config" / f"{role}.toml").read_text(encoding="utf-8")
 
 
 def read_comments(text: str) -> tuple[list[str], dict[str, str]]:
