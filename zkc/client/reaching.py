@@ -18,11 +18,11 @@ async def reach(endpoints: Endpoints) -> list[Place]:
 
 
 async def _place(address: str, endpoints: Endpoints) -> Place:
-    ports = sorted({endpoints.data_port, endpoints.ack_port})
+    ports = endpoints.data_port, endpoints.ack_port
     problems = await asyncio.gather(*(connect(address, port) for port in ports))
     host = f"[{address}]" if ":" in address else address
-    where = f"tcp://{host}:{'+'.join(map(str, ports))}"
-    return Place(where, next((problem for problem in problems if problem), ""), endpoints.relay)
+    data, acks = (f"tcp://{host}:{port}" for port in ports)
+    return Place(data, problems[0], acks, problems[1], endpoints.relay)
 
 
 async def connect(host: str, port: int) -> str:
