@@ -84,7 +84,7 @@ class Line:
         except TimeoutError:
             raise CoordinatorUnreachable(
                 f"the coordinator at {self.endpoint} does not answer this client's greeting", detail="no-answer",
-                hint="it may be overloaded, or may no longer know this registration",
+                hint="it may be overloaded, no longer know this registration, or be of quite another version",
             ) from None
         finally:
             self._greeting = self._hello = None

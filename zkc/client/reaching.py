@@ -10,6 +10,7 @@ from zkc.client.events import Place
 from zkc.wire.messages import Endpoints
 
 REACH_SECONDS: Final = 3.0
+SILENT: Final = "no answer: a firewall may drop what goes there, or nobody has that address"
 
 
 async def reach(endpoints: Endpoints) -> list[Place]:
@@ -31,7 +32,7 @@ async def connect(host: str, port: int) -> str:
         async with asyncio.timeout(REACH_SECONDS):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        return "no answer: a firewall may drop what goes there, or nobody has that address"
+        return SILENT
     except OSError as error:
         return os.strerror(error.errno) if error.errno else str(error)
     writer.close()

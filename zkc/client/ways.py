@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from zkc.client.findings import Finding, Note, looked, skipped
 from zkc.client.line import Line
 from zkc.client.principal import Principal
-from zkc.client.reaching import connect
+from zkc.client.reaching import SILENT, connect
 from zkc.constants import ID_BYTES
 from zkc.env import Clock, Entropy
 from zkc.errors import CoordinatorUnreachable
@@ -82,7 +82,7 @@ class Way:
         problems = self._runner.run(look())
         if all(problems):
             raise CoordinatorUnreachable(
-                f"port {port}: {problems[0]}", detail="refused" if "refused" in problems[0] else "timeout",
+                f"port {port}: {problems[0]}", detail="filtered" if problems[0] == SILENT else "refused",
                 hint="is it running (zkc coordinator status), is the port right, does a firewall let it through?",
             )
         return f"port {port} answers"
@@ -100,7 +100,8 @@ class Way:
         info = HelloInfo("once", self._entropy.bytes(ID_BYTES), list(VERSIONS), self._principal.card.body.epoch)
         self._line = Line(
             ctx, self._principal, self._endpoint, info, lambda _: None, clock=self._clock, identifier=self._identifier,
-            if_refused="this registration was ended there: ask its administrator for an invitation",
+            if_refused="it was revoked there, or a backup from before its keys were renewed was restored: ask its"
+            " administrator for an invitation",
         )
         self._closing.callback(self._line.close)
         await self._line.dial()
