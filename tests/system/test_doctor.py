@@ -17,6 +17,13 @@ import pytest
 from tests.support.coordinator import coordinator_in
 from tests.support.program import TOP
 from tests.support.waiting import DEADLINE
+from zkc.client import ways
+from zkc.client.doctor import Examination
+from zkc.client.ways import Greeted
+from zkc.config import ClientConfig
+from zkc.env import SystemClock, SystemEntropy
+from zkc.stores.home import Home
+from zkc.stores.keystore import KeyStore
 from zkc.testing import Done, Fleet
 
 DAY: Final = 86400.0
@@ -300,3 +307,14 @@ def test_a_coordinator_of_another_identity_is_in_order_only_where_the_pinned_one
         code, step, detail, message = wrong(fleet.zkc("alice", "doctor", "--json"))
         assert (code, step, detail) == (12, "identity", "identity")
         assert "does not vouch" in message
+
+
+def test_an_identity_that_a_coordinator_only_claims_is_wrong(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its greeting, while what it signs is signed by the pinned one."""
+    monkeypatch.setattr(ways, "Greeted", lambda _coordinator, clock_ahead: Greeted(bytes(32), clock_ahead))
+    home = Home.resolve("client", str(fleet.home("bob")))
+    examination = Examination(home, ClientConfig, lambda: KeyStore.open(home), SystemClock(), SystemEntropy())
+    found = next(each for each in examination.examine() if each.state == "wrong")
+    assert found.error is not None
+    assert (found.step, found.error.code, found.error.detail) == ("identity", 12, "identity")
+    assert "shows nothing" in found.what

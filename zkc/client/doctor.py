@@ -232,8 +232,9 @@ class Examination:
         self._card(self._principal.name)  # whoever asks for it learns of the new one, or refuses it
         if said != self._principal.coordinator.identity.fingerprint:
             raise IdentityError(
-                f"the coordinator says that it is {said.hex()[:16]}, for which the pinned one does not vouch",
-                detail="identity", hint="ask its administrator for the fingerprint",
+                f"the coordinator says that it is {said.hex()[:16]}, and shows nothing by which the pinned one vouches"
+                " for that",
+                detail="identity", hint="run it again; if it stays so, ask its administrator for the fingerprint",
             )
         return f"coordinator {said.hex()[:16]}, for which the one that was pinned vouches"
 
