@@ -88,9 +88,12 @@ class Delivery:
 class Place:
     """Where a recipient listens."""
 
-    where: str
-    problem: str
-    """Why it cannot be reached; empty: it can."""
+    data: str
+    data_problem: str
+    """Why that port cannot be reached; empty: it can."""
+    acks: str
+    """Acknowledgements have a port of their own."""
+    acks_problem: str
     relay: str
     """The client that serves as relay there; empty: it is the recipient's own."""
 

@@ -25,6 +25,7 @@ from zkc.protocol.session import Session
 from zkc.protocol.step import Send, erase, step
 from zkc.protocol.trust import KeyChanged, OwnerChanged, judge_peer, verify_peer
 from zkc.rules.refusals import refused_by
+from zkc.rules.units import show_apart
 from zkc.stores.keystore import KeyStore
 from zkc.stores.noting import Notes
 from zkc.wire.messages import Endpoints, LookUp, PeerCard, TransferEnd, TransferPending
@@ -172,10 +173,9 @@ def blamed(error: IdentityError, recipient: str, clock_ahead: float) -> Identity
     """``error``, or where a card has expired by a clock that nobody shares, what that clock says (attack C16)."""
     if error.detail != "expired" or abs(clock_ahead) <= CLOCKS_APART_SECONDS:
         return error
-    apart = f"{abs(clock_ahead) / 60:,.0f} min {'ahead of' if clock_ahead > 0 else 'behind'}"
     return IdentityError(
-        f"by this client's clock, which is {apart} the coordinator's, the card of {recipient} has expired;"
-        " nothing was sent", detail="clock", hint="set the clock that is wrong",
+        f"by this client's clock, which is {show_apart(clock_ahead)} the coordinator's, the card of {recipient} has"
+        " expired; nothing was sent", detail="clock", hint="set the clock that is wrong",
     )
 
 

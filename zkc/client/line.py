@@ -45,6 +45,8 @@ class Line:
         """Fingerprint of the identity that the coordinator says it has."""
         self.clock_ahead = 0.0
         """By how many seconds this client's date is ahead of the coordinator's."""
+        self.version = 0
+        """Of the protocol, agreed with the channel."""
         self._hello: channel.HelloSent | None = None
         self._greeting: asyncio.Future[channel.Established] | None = None
         self._connection = Connection(
@@ -58,9 +60,13 @@ class Line:
 
     async def open(self, turn: asyncio.Lock) -> None:
         """Dial, and agree on a channel while it holds ``turn``. Errors: as `Connection.wait_up` and `renew`."""
-        await self._connection.wait_up()
+        await self.dial()
         async with turn:
             await self.renew()
+
+    async def dial(self) -> None:
+        """A connection, and no channel yet. Errors: as `Connection.wait_up`."""
+        await self._connection.wait_up()
 
     async def renew(self) -> None:
         """C1, S1: a new channel on this connection; the old one, if any, serves until then.
@@ -78,11 +84,12 @@ class Line:
         except TimeoutError:
             raise CoordinatorUnreachable(
                 f"the coordinator at {self.endpoint} does not answer this client's greeting", detail="no-answer",
-                hint="it may be overloaded, or may no longer know this registration",
+                hint="it may be overloaded, no longer know this registration, or be of quite another version",
             ) from None
         finally:
             self._greeting = self._hello = None
         self._channel = established.channel
+        self.version = established.info.version
         self.coordinator = established.info.coordinator
         self.clock_ahead = self._clock.wall() - established.info.time
 

@@ -10,6 +10,7 @@ from zkc.client.events import Place
 from zkc.wire.messages import Endpoints
 
 REACH_SECONDS: Final = 3.0
+SILENT: Final = "no answer: a firewall may drop what goes there, or nobody has that address"
 
 
 async def reach(endpoints: Endpoints) -> list[Place]:
@@ -18,11 +19,11 @@ async def reach(endpoints: Endpoints) -> list[Place]:
 
 
 async def _place(address: str, endpoints: Endpoints) -> Place:
-    ports = sorted({endpoints.data_port, endpoints.ack_port})
+    ports = endpoints.data_port, endpoints.ack_port
     problems = await asyncio.gather(*(connect(address, port) for port in ports))
     host = f"[{address}]" if ":" in address else address
-    where = f"tcp://{host}:{'+'.join(map(str, ports))}"
-    return Place(where, next((problem for problem in problems if problem), ""), endpoints.relay)
+    data, acks = (f"tcp://{host}:{port}" for port in ports)
+    return Place(data, problems[0], acks, problems[1], endpoints.relay)
 
 
 async def connect(host: str, port: int) -> str:
@@ -31,7 +32,7 @@ async def connect(host: str, port: int) -> str:
         async with asyncio.timeout(REACH_SECONDS):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        return "no answer: a firewall may drop what goes there, or nobody has that address"
+        return SILENT
     except OSError as error:
         return os.strerror(error.errno) if error.errno else str(error)
     writer.close()

@@ -70,3 +70,8 @@ def show_size(size: float) -> str:
         if size < 1023.95 * 1024**larger or unit == units[-1]:
             break
     return f"{size:.0f}B" if size < 1024 else f"{size / 1024**larger:.1f}{unit}"
+
+
+def show_apart(ahead: float) -> str:
+    """For people, how far a clock is from another that it is ``ahead`` of by so many seconds: ``5 min ahead of``."""
+    return f"{abs(ahead) / 60:,.0f} min {'ahead of' if ahead > 0 else 'behind'}"

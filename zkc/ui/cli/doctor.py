@@ -10,7 +10,7 @@ from zkc.ui.cli.kinds import offers
 from zkc.ui.cli.options import Command, Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from zkc.client.doctor import Finding
+    from zkc.client.findings import Finding
 
 _WORDS = {"ok": "ok", "note": "note", "wrong": "WRONG", "skipped": "-"}
 
