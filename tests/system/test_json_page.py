@@ -227,10 +227,11 @@ def test_every_object_is_as_the_page_has_it(run: Run) -> None:
     file.write_bytes(b"report" * 50_000)
 
     # What stands by itself, beside the story; carol comes in it.
-    with ThreadPoolExecutor(3) as beside:
+    with ThreadPoolExecutor(4) as beside:
         alone = [
             beside.submit(run, "coordinator", "coordinator top --once"),
             beside.submit(run.until_ready, "another", "coordinator run --listen tcp://127.0.0.1:0"),
+            beside.submit(_administering, run),
             beside.submit(_carol_joins, run),
         ]
         _sending(run, tree, file)
@@ -267,6 +268,15 @@ def _sending(run: Run, tree: Path, file: Path) -> None:
     assert [each["recipient"] for each in told if each["event"] == "error"] == ["nobody"]
     run("alice", f"receipt show {run.fleet.folder}/file.receipt")
     run("alice", f"receipt verify {run.fleet.folder}/file.receipt")
+
+
+def _administering(run: Run) -> None:
+    run("coordinator", "coordinator status")
+    run("coordinator", "coordinator invite dave")
+    run("coordinator", "coordinator invite --list")
+    run("coordinator", "coordinator invite --cancel dave")
+    run("coordinator", f"coordinator backup {run.fleet.folder}/backup.tar")
+    run("restored", f"coordinator restore {run.fleet.folder}/backup.tar")
 
 
 def _carol_joins(run: Run) -> None:
@@ -352,12 +362,6 @@ def _looking(run: Run) -> None:
 
 
 def _ending(run: Run) -> None:
-    run("coordinator", "coordinator status")
-    run("coordinator", "coordinator invite dave")
-    run("coordinator", "coordinator invite --list")
-    run("coordinator", "coordinator invite --cancel dave")
-    run("coordinator", f"coordinator backup {run.fleet.folder}/backup.tar")
-    run("restored", f"coordinator restore {run.fleet.folder}/backup.tar")
     run("bob", "peers forget alice")
     run("carol", "leave")
     run("coordinator", "coordinator revoke bob --reason lost")
