@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import re
 import typing
 from itertools import pairwise
@@ -16,10 +17,13 @@ import msgspec
 import pytest
 from packaging.requirements import Requirement
 
+import zkc
 from scripts.lib import fields, reference
 from scripts.lib.readme import unknown_calls
-from zkc import constants
-from zkc.client import happenings
+from zkc import api, constants, errors, testing
+from zkc.client import events, happenings, walking
+from zkc.stores import items
+from zkc.wire import messages
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 DECISIONS: Final = sorted((DOCS / "decisions").glob("*.md"))
@@ -154,6 +158,60 @@ def test_figures_are_read_out_of_a_docstring() -> None:
     assert figures_named("(Figures 2, 8 to 10): it") == {2, 8, 9, 10}
     assert figures_named("Figure 14, blocks 1403-1405; Figure 2, 203") >= {14, 2}
     assert figures_named("Figures 13 and 15") == {13, 15}
+
+
+# --- the Python API ---------------------------------------------------------------------------------------------------
+
+CLIENTS: Final = (zkc.SyncClient, zkc.Client)
+ONLY_ITS: Final = {"end_calls", "send_in", "take_in", "next_in", "follow_in"}
+"""Methods of `zkc.SyncClient` that are there for `zkc.Client`: the page says of them that they are nobody's."""
+
+
+def public(kind: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
+
+
+def test_every_name_of_the_api_is_on_the_page() -> None:
+    text = page("python.md")
+    assert [name for name in zkc.__all__ if f"`zkc.{name}" not in text] == []
+    for kind in (*CLIENTS, api.ReceivedItem, api.AsyncReceivedItem, testing.Fleet):
+        assert [name for name in public(kind) if not re.search(rf"`[^`]*\b{name}\b[^`]*`", text)] == [], kind
+    assert "zkc_fleet" in text
+
+
+def test_every_method_of_the_clients_is_explained() -> None:
+    text = page("python.md")
+    assert public(zkc.SyncClient).keys() - ONLY_ITS == public(zkc.Client).keys()
+    for name in public(zkc.Client):
+        (own,) = re.findall(rf"^### {name}\n(.*?)^(?:##|###) ", text, re.MULTILINE | re.DOTALL)
+        parameters = inspect.signature(getattr(zkc.SyncClient, name)).parameters
+        assert [each for each in parameters if each != "self" and not re.search(rf"`[^`]*\b{each}\b", own)] == [], name
+        assert re.search(rf"^\| `[^`]*client\.{name}\(", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("kind", [items.Item, events.Delivery, messages.Peer, happenings.Happened])
+def test_every_attribute_of_a_value_is_on_the_page(kind: Any) -> None:
+    (own,) = re.findall(rf"^### {kind.__name__}\n(.*?)^(?:##|###) ", page("python.md"), re.MULTILINE | re.DOTALL)
+    assert f"`{kind.__module__}.{kind.__name__}`" in own
+    told = re.findall(r"^\| `(\w+)` \|", own, re.MULTILINE)
+    extra = [name for name, value in vars(kind).items() if isinstance(value, property)]
+    assert told == [*typing.get_type_hints(kind), *extra]
+
+
+def test_every_event_and_error_is_on_the_page() -> None:
+    text = page("python.md")
+    kinds = [*typing.get_args(events.Event), walking.Skipped, *typing.get_args(happenings.Happening)]
+    assert [kind.__name__ for kind in kinds if f"`{kind.__name__}`" not in text] == []
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.MULTILINE)
+    assert rows == [(str(code), kind.__name__) for code, kind in errors.BY_CODE.items()]
+
+
+def test_an_example_in_python_is_run_or_says_why_not() -> None:
+    text = page("python.md")
+    marked = re.findall(r"<!-- (?:python: (?:alice|bob)|not run: [^>]+) -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert len(marked) == text.count("```python") > 8
+    for code in marked:
+        compile(code, "docs/python.md", "exec")
 
 
 # --- operations -----------------------------------------------------------------------------------------------------

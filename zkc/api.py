@@ -137,7 +137,8 @@ class SyncClient:
 
     def items(self) -> list[Item]:
         """What is in the inbox, oldest first."""
-        return self._inbox.items()
+        with self._under_way(Call()):
+            return self._inbox.items()
 
     def events(self, *, follow: bool = False) -> Generator[Happened, None, None]:
         """What the daemon of this home remembers of what has happened, oldest first, and with ``follow`` all that

@@ -67,6 +67,15 @@ def test_closing_ends_sends_that_take_every_thread(home: Home) -> None:
     asyncio.run(scenario())
 
 
+def test_a_closed_client_says_so_of_each_method(home: Home) -> None:
+    client = SyncClient(home.data)
+    assert client.items() == []
+    client.close()
+    for method in (client.items, client.peers):
+        with pytest.raises(UsageError, match="this client is closed"):
+            method()
+
+
 def test_a_cancelled_send_sends_no_more(home: Home) -> None:
     async def scenario() -> None:
         async with Client(home.data) as client:
