@@ -40,7 +40,14 @@ _SLOW: Final = re.compile(r"^tests/(system|attacks|cli|tui)/")
 """Folders whose files take longest: begun last, one of them would keep one worker busy when the others have ended."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+EVERYTHING: Final = pytest.StashKey[list[pytest.Item]]()
+"""All tests of the project, also those that are not to run; absent where only some were collected."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if [config.rootpath / each for each in config.args] == [config.rootpath / "tests"]:
+        config.stash[EVERYTHING] = list(items)
     items.sort(key=lambda item: not _SLOW.search(item.nodeid))
     if os.geteuid() != 0:
         for item in items:

@@ -9,11 +9,14 @@ import pytest
 from scripts.lib import tables
 from scripts.lib.asked import ASKED, FAMILIES
 from scripts.lib.rows import BY_ID, CLAIMS, PARTS, ROWS
+from tests.conftest import EVERYTHING
 
 
 @pytest.fixture(scope="module")
-def marked() -> list[tables.Marked]:
-    return tables.collect()
+def marked(request: pytest.FixtureRequest) -> list[tables.Marked]:
+    """Of this session, where it has all tests: to collect them once more takes ten seconds."""
+    everything = request.config.stash.get(EVERYTHING, None)
+    return tables.collect() if everything is None else tables.marked_of(everything)
 
 
 def test_a_claims_marker_names_rows_and_claims_that_exist(marked: list[tables.Marked]) -> None:

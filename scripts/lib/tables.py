@@ -99,8 +99,13 @@ def _collect_here() -> list[Marked]:
         words = ["--collect-only", "-q", "-p", "no:cacheprovider", "tests"]
         if pytest.main(words, plugins=[collector]) != pytest.ExitCode.OK:
             raise RuntimeError(said.getvalue())
+    return marked_of(collector.items)
+
+
+def marked_of(items: Iterable[pytest.Item]) -> list[Marked]:
+    """Those of ``items`` that prove something, in the order of files."""
     found: dict[tuple[str, str], Marked] = {}
-    for item in collector.items:
+    for item in items:
         marked = _marked(item)
         if marked.claims or marked.attacks:
             key = (marked.file, marked.name)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkc.errors import PeerViolation
@@ -70,21 +70,38 @@ def test_the_classes_are_found() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(data=st.data())
 def test_a_message_decodes_to_what_was_encoded(kind: type[msgspec.Struct], data: st.DataObject) -> None:
+    goes_through(kind, data)
+
+
+@pytest.mark.attack("C11", "C12")
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_what_decodes_re_encodes_to_the_same_bytes(kind: type[msgspec.Struct], data: st.DataObject) -> None:
+    """A sound message damaged in a few places: refused, or it is the one encoding of another message."""
+    has_one_encoding(kind, data)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+@settings(max_examples=500)
+@given(data=st.data())
+def test_many_more_of_each_message(kind: type[msgspec.Struct], data: st.DataObject) -> None:
+    goes_through(kind, data)
+    has_one_encoding(kind, data)
+
+
+def goes_through(kind: type[msgspec.Struct], data: st.DataObject) -> None:
     value = data.draw(values_of(kind))
     encoded = encode(value)
     assert decode(encoded, kind) == value
     assert encode(decode(encoded, kind)) == encoded
 
 
-@pytest.mark.attack("C11", "C12")
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_what_decodes_re_encodes_to_the_same_bytes(kind: type[msgspec.Struct], data: st.DataObject) -> None:
-    """A sound message damaged in a few places: refused, or it is the one encoding of another message."""
+def has_one_encoding(kind: type[msgspec.Struct], data: st.DataObject) -> None:
     damaged = bytearray(encode(data.draw(values_of(kind))))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(damaged) - 1) if damaged else st.just(0))
