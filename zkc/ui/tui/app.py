@@ -210,7 +210,7 @@ class Face(App[None]):
             self._read()
 
     async def _say_where(self) -> None:
-        status = await self._try(Desk.status, self._desk)
+        status = await self._try(self._desk.status)
         if self._is_over:
             return
         if status is None:
@@ -234,7 +234,7 @@ class Face(App[None]):
             self._say_below(pane(row.detail))
 
     async def _read_item(self, id: str) -> None:
-        text = await self._try(Desk.read, self._desk, id)
+        text = await self._try(self._desk.read, id)
         if text is not None:
             self._say_below(text)
 
@@ -281,7 +281,7 @@ class Face(App[None]):
                 payload = letter.text or list(letter.paths)
                 name = "message" if letter.text else ", ".join(path.name for path in letter.paths)
                 self._begin(letter.recipient, name, partial(
-                    Desk.send, self._desk, recipient=letter.recipient, payload=payload, note=letter.note
+                    self._desk.send, recipient=letter.recipient, payload=payload, note=letter.note
                 ))
 
         self.push_screen(Compose(self._desk.names(), to=to, text=text), written)
@@ -294,7 +294,7 @@ class Face(App[None]):
 
         def chosen(to: str | None) -> None:
             if to:
-                self._begin(to, name, partial(Desk.forward, self._desk, id=key, recipient=to))
+                self._begin(to, name, partial(self._desk.forward, id=key, recipient=to))
 
         self.push_screen(Line(f"Forward {name} to", "A peer's name.", known=self._desk.names()), chosen)
 
@@ -306,7 +306,7 @@ class Face(App[None]):
 
         def chosen(path: str | None) -> None:
             if path:
-                self._do(Desk.save, key, path, told="saved: {}")
+                self._do(self._desk.save, key, path, told="saved: {}")
 
         self.push_screen(Line(f"Save {row.cells[2]} to", "A folder, or a file.", value="./"), chosen)
 
@@ -322,7 +322,7 @@ class Face(App[None]):
                 call.end()
             return
         key, what = row.key, row.cells[2] if name == "inbox" else row.cells[1]
-        doing, told = (Desk.remove, "removed") if name == "inbox" else (Desk.cancel, "forgotten")
+        doing, told = (self._desk.remove, "removed") if name == "inbox" else (self._desk.cancel, "forgotten")
 
         def answered(yes: bool | None) -> None:
             if yes:
@@ -337,14 +337,14 @@ class Face(App[None]):
 
     async def _accept(self, row: Row) -> None:
         pin = ""
-        if await self._try(Desk.require_of, self._desk, row.key) == "authorised":
+        if await self._try(self._desk.require_of, row.key) == "authorised":
             given = await self.push_screen_wait(
                 Line(f"{row.cells[0]} asks that you prove yourself", "Your PIN or one-time code.", secret=True)
             )
             if not given:
                 return
             pin = given
-        self._do(Desk.accept, row.key, pin, told="accepted", then={"pending"})
+        self._do(self._desk.accept, row.key, pin, told="accepted", then={"pending"})
 
     def action_refuse(self) -> None:
         row = self._row()
@@ -354,19 +354,19 @@ class Face(App[None]):
 
         def answered(reason: str | None) -> None:
             if reason is not None:
-                self._do(Desk.refuse, key, reason, told="refused", then={"pending"})
+                self._do(self._desk.refuse, key, reason, told="refused", then={"pending"})
 
         self.push_screen(Line(f"Refuse {row.cells[2]} from {row.cells[0]}", "Why? May be empty."), answered)
 
     def action_retry(self) -> None:
         row = self._row()
         if row is not None:
-            self._do(Desk.retry, row.key, told="it is tried now", then={"queue"})
+            self._do(self._desk.retry, row.key, told="it is tried now", then={"queue"})
 
     def action_receipt(self) -> None:
         row = self._row()
         if row is not None:
-            self._spawn(partial(self._show_text, "Receipt", Desk.receipt, row.key))
+            self._spawn(partial(self._show_text, "Receipt", self._desk.receipt, row.key))
 
     def action_verify(self) -> None:
         row = self._row()
@@ -374,15 +374,15 @@ class Face(App[None]):
             self._spawn(partial(self._verify, row.key))
 
     async def _verify(self, name: str) -> None:
-        number = await self._try(Desk.safety, self._desk, name)
+        number = await self._try(self._desk.safety, name)
         if number is None:
             return
         question = f"{number}\n\nCompare this with {name}, over another channel. Does {name} read out the same?"
         if await self.push_screen_wait(Sure(question, "The same")):
-            self._do(Desk.confirm, name, told=f"{name} is verified", then={"peers", "inbox"})
+            self._do(self._desk.confirm, name, told=f"{name} is verified", then={"peers", "inbox"})
 
     async def _show_text(self, title: str, ask: Callable[..., str], key: str) -> None:
-        text = await self._try(ask, self._desk, key)
+        text = await self._try(ask, key)
         if text is not None:
             self.push_screen(Reading(title, text))
 
@@ -473,7 +473,7 @@ class Face(App[None]):
 
         async def run() -> None:
             try:
-                done = await asyncio.to_thread(what, self._desk, *words)
+                done = await asyncio.to_thread(what, *words)
             except ZkcError as error:
                 self._tell(error)
             else:
@@ -530,8 +530,9 @@ class Face(App[None]):
 
 
 LISTS: Final[dict[str, tuple[tuple[str, ...], Callable[[Desk], list[Row]]]]] = {
-    "inbox": (INBOX, Desk.inbox), "pending": (PENDING, Desk.pending), "sent": (SENT, Desk.sent),
-    "queue": (QUEUE, Desk.queue), "peers": (PEERS, Desk.peers), "transfers": (TRANSFERS, lambda _: []),
+    "inbox": (INBOX, lambda desk: desk.inbox()), "pending": (PENDING, lambda desk: desk.pending()),
+    "sent": (SENT, lambda desk: desk.sent()), "queue": (QUEUE, lambda desk: desk.queue()),
+    "peers": (PEERS, lambda desk: desk.peers()), "transfers": (TRANSFERS, lambda _: []),
 }
 _EMPTY: Final = {
     "inbox": "Nothing has arrived.", "pending": "Nothing waits for a person.", "sent": "Nothing was sent yet.",
