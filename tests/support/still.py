@@ -20,8 +20,8 @@ from zkc.wire.messages import Peer, ReceiptBody
 
 LETTER = "Hi Bob,\n\nthe scans of June are on their way, 40 GB.\nCould you look at the third folder first?\n\nAlice"
 EVIL = (
-    "\x1b[2J\x1b]0;title\x07\r\nid: 1\u202etxt.exe\u2066\u200b [bold]\\ \U0001f469\u200d\U0001f680 \u4f60\u597d e\u0301 "
-    + "long" * 60
+    "\x1b[2J\x1b]0;title\x07\r\nid: 1\u202etxt.exe\u2066\u200b [bold]\\ "
+    "\U0001f469\u200d\U0001f680 \u4f60\u597d e\u0301 " + "long" * 60
 )
 
 
@@ -69,7 +69,7 @@ class StillDesk(Desk):
     def queue(self) -> list[Row]:
         return [
             job_row(job("f6", "carol", "disk.img", state="sending", bytes=4 << 30), 1 << 30, NOW),
-            job_row(job("a7", "dave", "notes.txt", bytes=900, tries=2, next=NOW + 30, why="dave is offline"), None, NOW),
+            job_row(job("a7", "dave", "notes.txt", bytes=900, tries=2, next=NOW + 30, why="offline"), None, NOW),
         ]
 
     def peers(self) -> list[Row]:
@@ -80,6 +80,12 @@ class StillDesk(Desk):
             peer_row("carol", Peer("carol", "user", False, int(NOW - DAY), b"x" * 32, "absent", 0), changed, NOW),
             peer_row("lab-3", Peer("lab-3", "computer", True, int(NOW), b"l" * 32, "unknown", 0), None, NOW),
         ]
+
+    def safety(self, name: str) -> str:
+        return " ".join(f"{number * 8641 % 100_000:05}" for number in range(1, 13))
+
+    def receipt(self, path: str) -> str:
+        return pane((("genuine", "yes, by the key pinned here"), ("file", path)))
 
     def names(self) -> list[str]:
         return ["alice", "carol"]
@@ -141,8 +147,8 @@ def begun(id: str, direction: Any, peer: str, name: str, total: int) -> Begun:
     return Begun(id, direction, *ends, name, total, 0, False)
 
 
-def ended(id: str, bytes: int, code: int = 0, reason: str = "", detail: str = "") -> Ended:
-    return Ended(id, "in", "alice", "bob", None, bytes, code, reason, detail)
+def ended(id: str, size: int, code: int = 0, reason: str = "", detail: str = "") -> Ended:
+    return Ended(id, "in", "alice", "bob", None, size, code, reason, detail)
 
 
 def _inbox_row(each: Item) -> Row:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import unicodedata
+from collections.abc import Iterable
 from difflib import unified_diff
 from pathlib import Path
 
@@ -19,36 +20,41 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.support.faces import screen
-from tests.support.items import NOW
 from tests.support.still import EVIL, StillDesk, item, pending, still_face
 from tests.support.waiting import DEADLINE
+from zkc.ui.tui.dialogs import Draft
 
 FOLDER = Path(__file__).parent / "snapshots"
 RENEW = os.environ.get("SNAPSHOTS") == "new"
 SCENES: dict[str, tuple[str, ...]] = {
-    "inbox": (), "pending": ("2",), "sent": ("3",), "queue": ("4",), "peers": ("5",), "transfers": ("6",),
-    "reading": ("down",), "help": ("question_mark",), "compose": ("c", *"al"), "compose-nobody": ("c", "f2"),
-    "reply": ("r", *"yes"), "forward": ("f",), "save": ("s",), "remove": ("d",), "accept": ("2", "a", *"1234"),
-    "refuse": ("2", "x", *"no"),
+    "inbox": ("1",), "pending": ("2",), "sent": ("3",), "queue": ("4",), "peers": ("5",), "transfers": ("6",),
+    "another": ("1", "down"), "reading": ("1", "k", "enter"), "help": ("question_mark",), "compose": ("c", *"al"),
+    "nobody": ("c", "tab", *"x", "f2"), "reply": ("1", "r", *"yes"), "forward": ("1", "f"), "save": ("1", "s"),
+    "remove": ("1", "d"), "verify": ("5", "v"), "receipt": ("3", "p"), "find": ("slash",),
+    "accept": ("2", "a", *"1234"), "refuse": ("2", "x", *"no"),
 }
-"""By name: the keys that lead there."""
-SIZES: list[tuple[str, tuple[int, int]]] = [
-    *((name, (80, 24)) for name in SCENES),
-    *((name, size) for size in ((20, 5), (40, 12), (120, 40)) for name in ("inbox", "compose", "accept")),
-]
+"""By name: the keys that lead there, and Escape back to the lists."""
+OTHERWISE = ("inbox", "reading", "help", "compose", "accept", "remove")
+"""What is looked at in other sizes too."""
 
 
-def drawn(desk: StillDesk, keys: tuple[str, ...], size: tuple[int, int]) -> str:
-    async def scene() -> str:
-        face = still_face(desk)
+def drawn(desk: StillDesk, scenes: Iterable[str], size: tuple[int, int]) -> dict[str, str]:
+    async def play() -> dict[str, str]:
+        face, shown = still_face(desk), {}
         async with face.run_test(size=size) as pilot:
-            for key in keys:
-                await settled(pilot)
-                await pilot.press(key)
             await settled(pilot)
-            return screen(face)
+            for name in scenes:
+                for key in SCENES[name]:
+                    await pilot.press(key)
+                    await settled(pilot)
+                await pilot.pause()
+                await settled(pilot)
+                shown[name] = screen(face)
+                await pilot.press("escape")
+                face._draft = Draft()
+        return shown
 
-    return asyncio.run(asyncio.wait_for(scene(), DEADLINE))
+    return asyncio.run(asyncio.wait_for(play(), DEADLINE))
 
 
 async def settled(pilot: Pilot[None]) -> None:
@@ -59,33 +65,43 @@ async def settled(pilot: Pilot[None]) -> None:
         asked = len(face.screen_stack) > 1
         return any(not each.is_finished and not (asked and each.group == "do") for each in face.workers)
 
-    await pilot.pause()
     while busy():
         await pilot.pause(0.005)
-    await pilot.pause()
 
 
-def held(name: str, shown: str) -> None:
-    path = FOLDER / f"{name}.txt"
-    if RENEW:
-        path.write_text(f"{shown}\n")
-    wanted = path.read_text() if path.exists() else ""
-    changed = "\n".join(unified_diff(wanted.splitlines(), shown.splitlines(), path.name, "what is seen", lineterm=""))
-    assert not changed, f"{changed}\nIf that is as it should be, the top of this module says how to draw it anew."
+def held(size: tuple[int, int], shown: dict[str, str], before: str = "") -> None:
+    changed = []
+    for name, now in shown.items():
+        path = FOLDER / f"{before}{name}-{size[0]}x{size[1]}.txt"
+        if RENEW:
+            path.write_text(f"{now}\n")
+        wanted = path.read_text().removesuffix("\n") if path.exists() else ""
+        changed += unified_diff(wanted.split("\n"), now.split("\n"), path.name, "what is seen", lineterm="")
+    told = "\n".join(changed)
+    assert not told, f"{told}\nIf that is as it should be, the top of this module says how to draw it anew."
 
 
 @pytest.mark.claims("F3")
-@pytest.mark.parametrize(("name", "size"), SIZES)
-def test_the_face_looks_as_it_did(name: str, size: tuple[int, int]) -> None:
-    held(f"{name}-{size[0]}x{size[1]}", drawn(StillDesk(), SCENES[name], size))
+@pytest.mark.parametrize(
+    ("size", "scenes"),
+    [((80, 24), tuple(SCENES)), ((20, 5), OTHERWISE), ((40, 12), OTHERWISE), ((120, 40), OTHERWISE)],
+)
+def test_it_looks_as_it_did(size: tuple[int, int], scenes: tuple[str, ...]) -> None:
+    held(size, drawn(StillDesk(), scenes, size))
 
 
 @pytest.mark.attack("F07")
-@pytest.mark.parametrize(("name", "keys"), [("evil", ()), ("evil-pending", ("2",)), ("evil-accept", ("2", "a"))])
-def test_what_a_peer_wrote_stays_in_its_place(name: str, keys: tuple[str, ...]) -> None:
-    desk = StillDesk()
-    desk.letters[0] = (item("a1", EVIL, EVIL, note=EVIL, kind="message", asked_by=EVIL, received=NOW), f"{EVIL}\n{EVIL}")
+def test_what_a_peer_wrote_stays_in_its_place() -> None:
+    desk, size = StillDesk(), (80, 24)
+    letter = item("a1", EVIL, EVIL, note=EVIL, kind="message", asked_by=EVIL)
+    desk.letters[0] = (letter, f"{EVIL}\n{EVIL}")
     desk.waiting[0] = pending("d4", EVIL, EVIL, note=EVIL)
-    shown = drawn(desk, keys, (80, 24))
-    assert not [each for each in shown if unicodedata.category(each).startswith("C") and each != "\n"]
-    held(f"{name}-80x24", shown)
+    shown = drawn(desk, ("inbox", "reading", "forward", "reply", "pending", "accept"), size)
+    for text in shown.values():
+        assert not [each for each in text if unicodedata.category(each).startswith("C") and each != "\n"]
+    held(size, shown, "evil-")
+
+
+def test_every_snapshot_is_one_of_a_scene() -> None:
+    names = {path.name.removeprefix("evil-").rpartition("-")[0] for path in FOLDER.glob("*.txt")}
+    assert names <= SCENES.keys()

@@ -191,9 +191,9 @@ class Desk:
     # --- what is done -----------------------------------------------------------------------------------------------
 
     def save(self, id: str, output: str) -> Path | None:
-        """Into the folder or the file ``output``; None: nothing was written."""
+        """Into the folder or the file ``output``; where it is then. None: nothing was written."""
         item = self._inbox.find(id)
-        path = Path(output).expanduser()
+        path = Path(output).expanduser().absolute()
         return save_item(item, path / safe_name(item.name) if path.is_dir() else path, "rename")
 
     def remove(self, id: str) -> None:
