@@ -142,9 +142,9 @@ def job(id: str, recipient: str, name: str, **more: Any) -> Job:
     return Job(**(values | more))
 
 
-def begun(id: str, direction: Any, peer: str, name: str, total: int) -> Begun:
+def begun(id: str, direction: Any, peer: str, name: str, total: int, resumed_from: int = 0) -> Begun:
     ends = (peer, "bob") if direction == "in" else ("bob", peer)
-    return Begun(id, direction, *ends, name, total, 0, False)
+    return Begun(id, direction, *ends, name, total, resumed_from, False)
 
 
 def ended(id: str, size: int, code: int = 0, reason: str = "", detail: str = "") -> Ended:

@@ -28,13 +28,13 @@ FOLDER = Path(__file__).parent / "snapshots"
 RENEW = os.environ.get("SNAPSHOTS") == "new"
 SCENES: dict[str, tuple[str, ...]] = {
     "inbox": ("1",), "pending": ("2",), "sent": ("3",), "queue": ("4",), "peers": ("5",), "transfers": ("6",),
-    "another": ("1", "down"), "reading": ("1", "k", "enter"), "help": ("question_mark",), "compose": ("c", *"al"),
-    "nobody": ("c", "tab", *"x", "f2"), "reply": ("1", "r", *"yes"), "forward": ("1", "f"), "save": ("1", "s"),
-    "remove": ("1", "d"), "verify": ("5", "v"), "receipt": ("3", "p"), "find": ("slash",),
-    "accept": ("2", "a", *"1234"), "refuse": ("2", "x", *"no"),
+    "another": ("1", "j"), "reading": ("1", "k", "enter"), "help": ("question_mark",), "compose": ("c", "a"),
+    "nobody": ("c", "tab", "x", "f2"), "reply": ("r", "y"), "forward": ("f",), "save": ("s",),
+    "remove": ("d",), "verify": ("5", "v"), "receipt": ("3", "p"), "find": ("slash",),
+    "accept": ("2", "a", "1", "2"), "refuse": ("2", "x", "n"),
 }
-"""By name: the keys that lead there, and Escape back to the lists."""
-OTHERWISE = ("inbox", "reading", "help", "compose", "accept", "remove")
+"""By name: the keys that lead there from the one before; what lies over the lists, Escape takes away."""
+OTHERWISE = ("inbox", "reading", "compose", "accept")
 """What is looked at in other sizes too."""
 
 
@@ -47,10 +47,9 @@ def drawn(desk: StillDesk, scenes: Iterable[str], size: tuple[int, int]) -> dict
                 for key in SCENES[name]:
                     await pilot.press(key)
                     await settled(pilot)
-                await pilot.pause()
-                await settled(pilot)
                 shown[name] = screen(face)
-                await pilot.press("escape")
+                if len(face.screen_stack) > 1:
+                    await pilot.press("escape")
                 face._draft = Draft()
         return shown
 
@@ -67,6 +66,7 @@ async def settled(pilot: Pilot[None]) -> None:
 
     while busy():
         await pilot.pause(0.005)
+    await pilot.pause()
 
 
 def held(size: tuple[int, int], shown: dict[str, str], before: str = "") -> None:
@@ -96,7 +96,7 @@ def test_what_a_peer_wrote_stays_in_its_place() -> None:
     letter = item("a1", EVIL, EVIL, note=EVIL, kind="message", asked_by=EVIL)
     desk.letters[0] = (letter, f"{EVIL}\n{EVIL}")
     desk.waiting[0] = pending("d4", EVIL, EVIL, note=EVIL)
-    shown = drawn(desk, ("inbox", "reading", "forward", "reply", "pending", "accept"), size)
+    shown = drawn(desk, ("inbox", "reading", "forward", "reply", "accept"), size)
     for text in shown.values():
         assert not [each for each in text if unicodedata.category(each).startswith("C") and each != "\n"]
     held(size, shown, "evil-")

@@ -1,0 +1,153 @@
+"""What a person who knows mail programs and pagers expects of the face, over a home in which nothing moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable
+
+from tests.support.faces import screen, until, write
+from tests.support.items import NOW
+from tests.support.still import StillDesk, begun, item, still_face
+from tests.support.waiting import DEADLINE
+from zkc.client.call import Call
+from zkc.client.happenings import Progress
+from zkc.errors import UnknownRecipient
+from zkc.ui.tui.app import Change
+
+LONG = "\n".join(f"line {number}" for number in range(100))
+
+
+class BusyDesk(StillDesk):
+    """Sends to nobody."""
+
+    def send(self, call: Call, recipient: str, *_what: Any, **_more: Any) -> Any:
+        raise UnknownRecipient(f"there is no {recipient}", detail="unknown", hint="who is there?")
+
+
+def seen(doing: Callable[[Pilot[None], StillDesk], Coroutine[Any, Any, None]]) -> None:
+    async def play() -> None:
+        desk = BusyDesk()
+        async with still_face(desk).run_test(size=(80, 24), notifications=True) as pilot:
+            await until(pilot, lambda shown: "Inbox (3)" in shown and "│ Hi Bob," in shown)
+            await doing(pilot, desk)
+
+    asyncio.run(asyncio.wait_for(play(), 2 * DEADLINE))
+
+
+def test_letters_move_as_arrows_do_and_enter_reads() -> None:
+    async def scene(pilot: Pilot[None], _desk: StillDesk) -> None:
+        await pilot.press("j")
+        await until(pilot, lambda shown: "name:        minutes.pdf" in shown)
+        await pilot.press("G")
+        await until(pilot, lambda shown: "from:        lab-3" in shown)
+        await pilot.press("g")
+        await until(pilot, lambda shown: "│ Hi Bob," in shown)
+        await pilot.press("j", "k", "enter")
+        await until(pilot, lambda shown: "Inbox: alice" in shown and "│ Alice" in shown)
+        await pilot.press("q")
+        await until(pilot, lambda shown: "Inbox: alice" not in shown)
+        await pilot.press("5", "enter")
+        await until(pilot, lambda shown: "Peers: alice" in shown)
+
+    seen(scene)
+
+
+def test_a_word_is_found_and_found_again() -> None:
+    async def scene(pilot: Pilot[None], _desk: StillDesk) -> None:
+        await pilot.press("slash")
+        await write(pilot, "ONLINE")
+        await pilot.press("enter")
+        await until(pilot, lambda shown: "from:        carol" in shown)
+        await pilot.press("n")
+        await until(pilot, lambda shown: "from:        lab-3" in shown)
+        await pilot.press("n")
+        await until(pilot, lambda shown: "from:        carol" in shown)
+        await pilot.press("4", "n")
+        await until(pilot, lambda shown: "No line has ONLINE." in shown)
+
+    seen(scene)
+
+
+def test_what_arrives_meanwhile_does_not_move_what_is_read() -> None:
+    async def scene(pilot: Pilot[None], desk: StillDesk) -> None:
+        desk.letters[0] = desk.letters[0][0], LONG
+        await pilot.press("f5")
+        await until(pilot, lambda shown: "│ line 0" in shown)
+        await pilot.press("tab", "space")
+        await until(pilot, lambda shown: "│ line 0" not in shown)
+        where = screen(pilot.app).split("\n")[-9:]
+        desk.letters.insert(0, (item("z9", "carol", "new.txt", received=NOW), ""))
+        await pilot.press("f5")
+        shown = await until(pilot, lambda shown: "Inbox (4)" in shown)
+        assert shown.split("\n")[-9:] == where
+
+    seen(scene)
+
+
+def test_what_was_written_and_not_sent_comes_back() -> None:
+    async def scene(pilot: Pilot[None], _desk: StillDesk) -> None:
+        await pilot.press("r")
+        await write(pilot, "thank you")
+        await pilot.press("escape", "r")
+        await until(pilot, lambda shown: "New message" in shown and "thank you" not in shown)
+        await pilot.press("escape", "c")
+        await until(pilot, lambda shown: "thank you" in shown)
+        await pilot.press("f2")
+        await until(pilot, lambda shown: "there is no alice" in shown and "c brings back what you wrote" in shown)
+        await pilot.press("c")
+        await until(pilot, lambda shown: "New message" in shown and "thank you" in shown)
+
+    seen(scene)
+
+
+def test_a_transfer_that_is_over_goes_from_the_list_and_one_without_its_daemon_is_over() -> None:
+    async def scene(pilot: Pilot[None], _desk: StillDesk) -> None:
+        face: Any = pilot.app
+        await pilot.press("6")
+        await until(pilot, lambda shown: "draft.pdf" in shown)
+        await pilot.press("g", "d")
+        await until(pilot, lambda shown: "draft.pdf" not in shown)
+        await pilot.press("G", "d")
+        await until(pilot, lambda shown: "Only what was begun here" in shown)
+        face._changed(Change(gone=True))
+        # Two lines, and the pane.
+        await until(pilot, lambda shown: shown.count("not known: the daemon has gone") == 3)
+        await pilot.press("d")
+        await until(pilot, lambda shown: "spectra.h5" not in shown)
+
+    seen(scene)
+
+
+def test_the_rate_leaves_out_what_was_there_before() -> None:
+    async def scene(pilot: Pilot[None], desk: StillDesk) -> None:
+        face: Any = pilot.app
+        face._changed(Change(flow=begun("t9", "in", "lab-3", "again.h5", 100 << 20, resumed_from=50 << 20)))
+        desk.clock.now += 10
+        face._changed(Change(flow=Progress("t9", 60 << 20, 100 << 20)))
+        await pilot.press("6")
+        await until(pilot, lambda shown: "60 %" in shown and "1.0M/s" in shown)
+
+    seen(scene)
+
+
+@pytest.mark.parametrize("keys", [("c",), ("slash",), ("f",)])
+def test_letters_are_letters_where_one_writes(keys: tuple[str, ...]) -> None:
+    async def scene(pilot: Pilot[None], _desk: StillDesk) -> None:
+        await pilot.press(*keys)
+        await write(pilot, "jq/n1")
+        await until(pilot, lambda shown: "jq/n1" in shown)
+
+    seen(scene)
+
+
+def test_the_line_under_the_cursor_is_known_without_colour() -> None:
+    async def scene(pilot: Pilot[None], _desk: StillDesk) -> None:
+        style = pilot.app.screen.query_one("#inbox-table", DataTable).get_component_rich_style("datatable--cursor")
+        assert style.reverse
+
+    seen(scene)
