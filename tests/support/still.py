@@ -33,6 +33,8 @@ class StillDesk(Desk):
         self.name = "bob"
         self._over = threading.Event()
         self._answer = None
+        self.told = False
+        """Whether all of `transfers` is."""
         self.letters = [
             (item("a1", "alice", "message", kind="message", size=len(LETTER), received=NOW - 40), LETTER),
             (item("b2", "carol", "minutes.pdf", note="of Monday", size=214_000, received=NOW - 3 * 3600), ""),
@@ -100,6 +102,7 @@ class StillDesk(Desk):
         ):
             yield Change(flow=what)
             self.clock.now += 10
+        self.told = True
 
 
 def still_face(desk: StillDesk) -> Face:

@@ -363,6 +363,23 @@ class Face(App[None]):
                 return
         self.notify(f"No line has {self._sought}.", markup=False)
 
+    async def action_quit(self) -> None:
+        """At once, where nothing is lost by it."""
+        flowing = sum(not each.over for each in self._own())
+        lost = [
+            *([f"{flowing} transfer{'s' if flowing > 1 else ''} under way would end."] if flowing else []),
+            *([] if self._draft.is_empty else ["What you wrote was not sent."]),
+        ]
+        if not lost:
+            self.exit()
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.exit()
+
+        self.push_screen(Sure(f"{' '.join(lost)} Quit all the same?", "Quit"), answered)
+
     def action_write(self) -> None:
         self._compose(self._draft)
 

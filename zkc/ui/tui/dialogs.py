@@ -146,7 +146,9 @@ class Compose(ModalScreen[Letter | None]):
             yield Label("F2 or Ctrl+S: send   Tab: next field   Esc: back", classes="hint")
 
     def on_mount(self) -> None:
-        self.query_one("#text" if self._draft.to else "#to").focus()
+        text = self.query_one("#text", TextArea)
+        text.move_cursor(text.document.end)
+        (text if self._draft.to else self.query_one("#to")).focus()
 
     def on_input_submitted(self, _submitted: Input.Submitted) -> None:
         self.focus_next()
