@@ -95,10 +95,10 @@ class StillDesk(Desk):
     def transfers(self) -> Iterator[Change]:
         """As the daemon tells of them, ten seconds after each other."""
         for what in (
-            begun("t1", "in", "lab-3", "spectra.h5", 10 << 30), Progress("t1", 4 << 30, 10 << 30),
-            begun("t2", "out", "carol", "disk.img", 4 << 30), Progress("t2", 1 << 30, 4 << 30),
-            begun("t3", "in", "alice", "report.pdf", 1000), ended("t3", 1000),
-            begun("t4", "in", "alice", "draft.pdf", 1000), ended("t4", 100, 31, "interrupted", "signal"),
+            begun("x1", "in", "lab-3", "spectra.h5", 10 << 30), Progress("x1", 4 << 30, 10 << 30),
+            begun("x2", "out", "carol", "disk.img", 4 << 30), Progress("x2", 1 << 30, 4 << 30),
+            begun("x3", "in", "alice", "report.pdf", 1000), ended("x3", 1000),
+            begun("x4", "in", "alice", "draft.pdf", 1000), ended("x4", 100, 31, "interrupted", "signal"),
         ):
             yield Change(flow=what)
             self.clock.now += 10

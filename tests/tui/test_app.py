@@ -15,9 +15,12 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.support.faces import screen, until, write
+from tests.support.items import receive
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.config import load
 from zkc.env import SystemClock
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
 from zkc.testing import Fleet
 from zkc.ui.tui.app import Face
 from zkc.ui.tui.desk import Desk
@@ -282,3 +285,14 @@ def test_ten_thousand_items_are_no_trouble(fleet: Fleet) -> None:
             await until(pilot, lambda text: "9999.txt" in text)
 
     seen(scene)
+
+
+def test_an_item_whose_receipt_was_harmed_is_listed_all_the_same() -> None:
+    with Fleet("carol") as running:
+        with closing(Inbox.open(Home.resolve("client", str(running.home("carol"))))) as inbox:
+            receive(inbox)
+        config = load("client", running.home("carol") / "config.toml", {}).config
+        with closing(Desk(str(running.home("carol")), config, SystemClock())) as desk:
+            (row,) = desk.inbox()
+    assert row.cells[2] == "a.txt"
+    assert row.cells[6] == ""

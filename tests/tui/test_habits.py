@@ -12,20 +12,21 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
+from tests.support import waiting
 from tests.support.faces import screen, until, write
 from tests.support.items import NOW
 from tests.support.still import StillDesk, begun, item, still_face
 from tests.support.waiting import DEADLINE
 from zkc.client.call import Call
 from zkc.client.happenings import Progress
-from zkc.errors import UnknownRecipient
+from zkc.errors import PeerViolation, UnknownRecipient
 from zkc.ui.tui.app import Change
 
 LONG = "\n".join(f"line {number}" for number in range(100))
 
 
 class BusyDesk(StillDesk):
-    """Sends to nobody, and has more to tell when it is asked to."""
+    """Sends to nobody, has lost its receipts, and has more to tell when it is asked to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +44,9 @@ class BusyDesk(StillDesk):
     def hang_up(self) -> None:
         super().hang_up()
         self.tell(None)
+
+    def receipt(self, path: str) -> str:
+        raise PeerViolation("malformed", "it was harmed")
 
     def send(self, call: Call, recipient: str, *_what: Any, **_more: Any) -> Any:
         assert self.held.wait(DEADLINE)
@@ -147,10 +151,10 @@ def test_a_transfer_that_is_over_goes_from_the_list_and_one_without_its_daemon_i
 def test_the_rate_leaves_out_what_was_there_before() -> None:
     async def scene(pilot: Pilot[None], desk: BusyDesk) -> None:
         await pilot.press("6")
-        desk.tell(Change(flow=begun("t9", "in", "lab-3", "again.h5", 100 << 20, resumed_from=50 << 20)))
+        desk.tell(Change(flow=begun("x9", "in", "lab-3", "again.h5", 100 << 20, resumed_from=50 << 20)))
         await until(pilot, lambda shown: "again.h5" in shown)
         desk.clock.now += 10
-        desk.tell(Change(flow=Progress("t9", 60 << 20, 100 << 20)))
+        desk.tell(Change(flow=Progress("x9", 60 << 20, 100 << 20)))
         await until(pilot, lambda shown: "60 %" in shown and "1.0M/s" in shown)
 
     seen(scene)
@@ -179,7 +183,9 @@ def test_who_quits_is_asked_where_something_would_be_lost() -> None:
         desk.held.clear()
         await pilot.press("r")
         await write(pilot, "wait")
-        await pilot.press("f2", "q")
+        await pilot.press("f2", "6")
+        await until(pilot, lambda shown: "state:       asking" in shown)
+        await pilot.press("1", "q")
         await until(pilot, lambda shown: "1 transfer under way" in shown)
         await pilot.press("n", "r")
         await write(pilot, "more")
@@ -188,6 +194,18 @@ def test_who_quits_is_asked_where_something_would_be_lost() -> None:
         await pilot.press("escape", "q")
         await until(pilot, lambda shown: "What you wrote was not sent" in shown)
         await pilot.press("y")
-        assert pilot.app._exit
+        await waiting.until(lambda: pilot.app._exit)
+
+    seen(scene)
+
+
+def test_a_harmed_receipt_is_told_of_and_ends_nothing() -> None:
+    async def scene(pilot: Pilot[None], _desk: BusyDesk) -> None:
+        await pilot.press("3")
+        await until(pilot, lambda shown: "thesis.tar.gz" in shown)
+        await pilot.press("p")
+        await until(pilot, lambda shown: "malformed: it was harmed" in shown)
+        await pilot.press("1")
+        await until(pilot, lambda shown: "│ Hi Bob," in shown)
 
     seen(scene)

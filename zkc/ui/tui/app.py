@@ -22,7 +22,7 @@ from zkc.client.call import Call
 from zkc.client.events import Delivery, Granted, Pending
 from zkc.client.events import Progress as Sent
 from zkc.client.happenings import Begun, Ended, Progress
-from zkc.errors import ZkcError
+from zkc.errors import PeerViolation, ZkcError
 from zkc.rules.names import escape
 from zkc.rules.units import show_size
 from zkc.ui.tui.desk import Desk
@@ -31,6 +31,8 @@ from zkc.ui.tui.rows import INBOX, PEER, PEERS, PENDING, QUEUE, SENT, TRANSFERS,
 
 T = TypeVar("T")
 _TRANSFERS_SHOWN: Final = 200
+_FAILS: Final = (ZkcError, PeerViolation, OSError)
+"""What is told to the person, and ends nothing: a harmed file of this home is one thing that cannot be shown."""
 
 _AGES_SECONDS: Final = 20.0
 """How old things are is shown anew that often,"""
@@ -514,6 +516,7 @@ class Face(App[None]):
         transfer = self._transfers[key] = Transfer(recipient, escape(name), call)
         self._spawn(partial(self._run, transfer, call, send, draft or Draft()), group="send")
         self._show_transfers()
+        self._table("transfers").move_cursor(row=0)
 
     async def _run(self, transfer: Transfer, call: Call, send: Callable[..., Delivery], draft: Draft) -> None:
         def heard(event: Any) -> None:
@@ -614,7 +617,7 @@ class Face(App[None]):
         async def run() -> None:
             try:
                 done = await asyncio.to_thread(what, *words)
-            except ZkcError as error:
+            except _FAILS as error:
                 self._tell(error)
             else:
                 self.notify(told.format(escape(str(done))), markup=False)
@@ -626,12 +629,13 @@ class Face(App[None]):
         """What ``ask`` says, in a thread; None, and a line to the person, where it fails."""
         try:
             return await asyncio.to_thread(ask, *words)
-        except ZkcError as error:
+        except _FAILS as error:
             self._tell(error)
             return None
 
-    def _tell(self, error: ZkcError, more: str = "") -> None:
-        told = "\n".join(filter(None, (error.message, error.hint, more)))
+    def _tell(self, error: Exception, more: str = "") -> None:
+        what = (error.message, error.hint) if isinstance(error, ZkcError) else (escape(str(error)),)
+        told = "\n".join(filter(None, (*what, more)))
         self.notify(told, severity="error", timeout=10, markup=False)
 
     def _spawn(
