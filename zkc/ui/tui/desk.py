@@ -64,6 +64,8 @@ class Desk:
         self._store = KeyStore.open(home)
         self._outbox = Outbox(home)
         self._presences: dict[str, str] = {}
+        self._one_reads = threading.Lock()
+        """Two of this face's threads are no reason to say that another command has an item."""
         self.name: Final = load_main(self._store).name
         self._over = threading.Event()
         self._answer: Answer[Any] | None = None
@@ -161,11 +163,12 @@ class Desk:
         return paths if len(paths) <= _TREE_SHOWN else [*paths[:_TREE_SHOWN], "…"]
 
     def _text(self, item: Item) -> str:
-        claim = self._inbox.take(item.id)
-        if claim is None:
-            raise LocalIOError(f"another command has item {item.id} right now", detail="busy", hint="try it again")
-        with claim, claim.open() as payload:
-            return payload.read(MESSAGE_TEXT_MAX).decode(errors="replace")
+        with self._one_reads:
+            claim = self._inbox.take(item.id)
+            if claim is None:
+                raise LocalIOError(f"another command has item {item.id} right now", detail="busy", hint="try it again")
+            with claim, claim.open() as payload:
+                return payload.read(MESSAGE_TEXT_MAX).decode(errors="replace")
 
     def safety(self, name: str) -> str:
         """What to compare with ``name``, over another channel."""
