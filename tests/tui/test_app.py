@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.support.faces import screen, until, write
+from tests.support.items import entry, receive
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.config import load
 from zkc.env import SystemClock
+from zkc.stores.home import Home
+from zkc.stores.inbox import Inbox
 from zkc.testing import Fleet
 from zkc.ui.tui.app import Face
 from zkc.ui.tui.desk import Desk
@@ -282,3 +286,28 @@ def test_ten_thousand_items_are_no_trouble(fleet: Fleet) -> None:
             await until(pilot, lambda text: "9999.txt" in text)
 
     seen(scene)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    """Of a home with one message, whose receipt was harmed."""
+    with Fleet("carol") as running:
+        home = running.home("carol")
+        with closing(Inbox.open(Home.resolve("client", str(home)))) as inbox:
+            receive(inbox, what=entry("message", kind="message"))
+        config = load("client", home / "config.toml", {}).config
+        with closing(Desk(str(home), config, SystemClock())) as opened:
+            yield opened
+
+
+def test_an_item_whose_receipt_was_harmed_is_listed_all_the_same(desk: Desk) -> None:
+    (row,) = desk.inbox()
+    assert row.cells[2] == "message"
+    assert row.cells[6] == ""
+
+
+def test_what_is_read_twice_at_once_is_read_twice(desk: Desk) -> None:
+    (row,) = desk.inbox()
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda _: desk.read(row.key), range(200)))
+    assert all("│ hello" in text for text in texts)

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Final, TypeVar
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane
 
@@ -23,28 +22,39 @@ from zkc.client.call import Call
 from zkc.client.events import Delivery, Granted, Pending
 from zkc.client.events import Progress as Sent
 from zkc.client.happenings import Begun, Ended, Progress
-from zkc.errors import ZkcError
+from zkc.errors import PeerViolation, ZkcError
 from zkc.rules.names import escape
 from zkc.rules.units import show_size
 from zkc.ui.tui.desk import Desk
-from zkc.ui.tui.dialogs import Compose, Letter, Line, Reading, Sure
-from zkc.ui.tui.rows import INBOX, PEERS, PENDING, QUEUE, SENT, TRANSFERS, Row, cut, pane
+from zkc.ui.tui.dialogs import Compose, Draft, Letter, Line, Pane, Reading, Sure
+from zkc.ui.tui.rows import INBOX, PEER, PEERS, PENDING, QUEUE, SENT, TRANSFERS, Row, cut, pane
 
 T = TypeVar("T")
 _TRANSFERS_SHOWN: Final = 200
+_FAILS: Final = (ZkcError, PeerViolation, OSError)
+"""What is told to the person, and ends nothing: a harmed file of this home is one thing that cannot be shown."""
+
+_AGES_SECONDS: Final = 20.0
+"""How old things are is shown anew that often,"""
+_AGES_ROWS: Final = 1_000
+"""of a list that is not longer than this."""
 
 _HELP: Final = """\
 1 to 6        the list: inbox, pending, sent, queue, peers, transfers
-up, down      another line; what is known of it stands below
+up, down      another line (also j, k; g, G: the first, the last);
+              what is known of it stands below
+Enter         read it on the whole screen
 tab           to the reading pane and back, to scroll in it
+/             the next line that has a word; n: and the next
 
-c             write, or send files
+c             write, or send files: F2 sends, Esc does not
+              (and c brings back what was not sent)
 r             reply to who sent this
 f             forward this to somebody else
 s             save this to a file or folder (it stays in the inbox)
-d             remove this: an item, a job of the queue, a transfer under way
+d             remove this: an item, a job of the queue, a transfer
 
-a             accept what waits (with a PIN, where its sender asks for that)
+a             accept what waits (with a PIN, where it is asked for)
 x             refuse what waits, with a reason if you like
 
 t             try a job of the queue now
@@ -53,8 +63,8 @@ v             the safety number of a peer, to compare with it
 F5            read everything anew
 q             quit
 
-A tick (✓) stands for a peer whose safety number was compared, a dot for one that is known and was not compared;
-"! key" for one whose key has changed."""
+✓ stands by a peer whose safety number was compared, · by one that is
+known and was not compared, "! key" by one whose key has changed."""
 
 
 @dataclass
@@ -68,9 +78,22 @@ class Transfer:
     sign: str = "→"
     done: int = 0
     total: int | None = None
-    state: str = "begins"
-    began: float = 0.0
+    state: str = "asking"
+    began: float | None = None
+    """When its bytes began to flow, and how many were there before; None: not yet."""
+    before: int = 0
     over: bool = False
+
+    @property
+    def how_far(self) -> str:
+        return show_size(self.done) if not self.total else f"{self.done * 100 // self.total} %"
+
+    def rate(self, now: float) -> str:
+        """While it flows."""
+        moved = self.done - self.before
+        if self.over or self.began is None or moved <= 0 or now <= self.began:
+            return ""
+        return f"{show_size(moved / (now - self.began))}/s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +102,17 @@ class Change:
 
     lists: frozenset[str] = frozenset()
     flow: Begun | Progress | Ended | None = None
+    gone: bool = False
+    """The daemon: what it was at, nobody tells any more."""
+
+
+class Lines(DataTable[Text]):
+    """A list, with the keys of a pager too."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", show=False), Binding("k", "cursor_up", show=False),
+        Binding("g", "scroll_top", show=False), Binding("G", "scroll_bottom", show=False),
+    ]
 
 
 class Face(App[None]):
@@ -91,18 +125,32 @@ class Face(App[None]):
     TabbedContent { height: 1fr; }
     TabPane { padding: 0; }
     DataTable { height: 1fr; }
+    DataTable > .datatable--cursor { color: ansi_default; background: ansi_default; text-style: reverse; }
+    DataTable:focus > .datatable--cursor { color: ansi_default; background: ansi_default; text-style: bold reverse; }
     #pane { height: 45%; border-top: solid ansi_bright_black; padding: 0 1; }
     #pane:focus { border-top: heavy ansi_blue; }
     .dialog { width: 76; max-width: 100%; height: auto; max-height: 100%; border: round ansi_blue; padding: 0 1; }
+    .dialog { overflow-y: auto; }
+    .title, .hint, #wrong { width: 100%; }
     .wide { height: 90%; }
     .title { text-style: bold; }
     .hint { text-style: italic; }
     .buttons { height: auto; }
+    .buttons Button { min-width: 0; margin: 0 1; }
     #text { height: 1fr; min-height: 3; }
-    #wrong { text-style: bold; color: ansi_red; }
+    #wrong { display: none; text-style: bold; color: ansi_red; }
     ModalScreen { align: center middle; }
+    .-low #where, .-low #pane, .-low Underline, .-low .label, .-low .hint { display: none; }
+    .-low Tabs { height: 1; }
+    .-low DataTable { scrollbar-size-horizontal: 0; }
+    .-low .dialog { width: 100%; border: none; padding: 0; }
+    .-low .wide { height: 100%; }
     """
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-high")]  # noqa: RUF012 - as in `App`
+    """On few lines the list has them all; Enter reads."""
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
         *(
             Binding(str(number), f"list('{name}')", name.title(), show=False)
             for number, name in enumerate(("inbox", "pending", "sent", "queue", "peers", "transfers"), 1)
@@ -117,9 +165,9 @@ class Face(App[None]):
         Binding("t", "retry", "Try now"),
         Binding("p", "receipt", "Receipt"),
         Binding("v", "verify", "Verify"),
+        Binding("slash", "find", "Find", key_display="/"),
+        Binding("n", "find_next", "Next", show=False),
         Binding("f5", "refresh", "Refresh", show=False),
-        Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "quit", "Quit"),
     ]
     _WHERE: Final[dict[str, frozenset[str]]] = {
         "reply": frozenset({"inbox", "pending", "peers"}), "forward": frozenset({"inbox"}),
@@ -138,6 +186,10 @@ class Face(App[None]):
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in LISTS}
         self._transfers: dict[str, Transfer] = {}
         self._numbers = itertools.count(1)
+        self._draft = Draft()
+        self._sought = ""
+        self._below: tuple[str, str] = "", ""
+        """What is read below: list and line."""
 
     # --- what is seen -----------------------------------------------------------------------------------------------
 
@@ -146,10 +198,10 @@ class Face(App[None]):
         with TabbedContent(initial="inbox"):
             for name, (columns, _) in LISTS.items():
                 with TabPane(name.title(), id=name):
-                    table: DataTable[Text] = DataTable(cursor_type="row", id=f"{name}-table", zebra_stripes=False)
+                    table = Lines(cursor_type="row", id=f"{name}-table", zebra_stripes=False)
                     table.add_columns(*(Text(column) for column in columns))
                     yield table
-        with VerticalScroll(id="pane"):
+        with Pane(id="pane"):
             yield Static("", id="reading", markup=False)
         yield Footer(compact=True, show_command_palette=False)
 
@@ -158,6 +210,14 @@ class Face(App[None]):
         self._table().focus()
         self.action_refresh()
         self.run_worker(self._follow, thread=True, exit_on_error=False)
+        self.set_interval(_AGES_SECONDS, self._grow_older)
+
+    def _grow_older(self) -> None:
+        if self._is_over:
+            return
+        name = self._active()
+        if len(self._rows[name]) <= _AGES_ROWS:
+            self._look({name})
 
     def _follow(self) -> None:
         for change in self._events():
@@ -169,6 +229,8 @@ class Face(App[None]):
         self._look(change.lists)
         if change.flow is not None:
             self._flows(change.flow)
+        if change.gone:
+            self._nobody_tells()
 
     def on_unmount(self) -> None:
         self._desk.hang_up()
@@ -182,6 +244,8 @@ class Face(App[None]):
             return
         for name in (LISTS.keys() - {"transfers"}).intersection(changed):
             self._spawn(partial(self._load, name), group=f"load-{name}", exclusive=True)
+        if "transfers" in changed:
+            self._show_transfers()
         if "status" in changed:
             self._spawn(self._say_where, group="where", exclusive=True)
 
@@ -210,7 +274,7 @@ class Face(App[None]):
             self._read()
 
     async def _say_where(self) -> None:
-        status = await self._try(Desk.status, self._desk)
+        status = await self._try(self._desk.status)
         if self._is_over:
             return
         if status is None:
@@ -227,25 +291,38 @@ class Face(App[None]):
             return
         row, name = self._row(), self._base.query_one(TabbedContent).active
         if row is None:
-            self._say_below("" if self._rows[name] else _EMPTY[name])
+            self._say_below((name, ""), "" if self._rows[name] else _EMPTY[name])
         elif name == "inbox":
             self._spawn(partial(self._read_item, row.key), group="read", exclusive=True)
         else:
-            self._say_below(pane(row.detail))
+            self._say_below((name, row.key), pane(row.detail))
 
     async def _read_item(self, id: str) -> None:
-        text = await self._try(Desk.read, self._desk, id)
+        text = await self._try(self._desk.read, id)
         if text is not None:
-            self._say_below(text)
+            self._say_below(("inbox", id), text)
 
-    def _say_below(self, text: str) -> None:
+    def _say_below(self, what: tuple[str, str], text: str) -> None:
+        """``what`` is read below; if it was before, on from where it was scrolled to."""
         if self._is_over:
             return
         self._base.query_one("#reading", Static).update(text)
-        self._base.query_one("#pane").scroll_home(animate=False)
+        if what != self._below:
+            self._base.query_one("#pane").scroll_home(animate=False)
+        self._below = what
 
     def on_data_table_row_highlighted(self, _moved: DataTable.RowHighlighted) -> None:
         self._read()
+
+    def on_data_table_row_selected(self, _chosen: DataTable.RowSelected) -> None:
+        row = self._row()
+        if row is None:
+            return
+        title = f"{self._active().title()}: {cut(row.peer)}"
+        if self._active() == "inbox":
+            self._spawn(partial(self._show_text, title, self._desk.read, row.key))
+        else:
+            self.push_screen(Reading(title, pane(row.detail)))
 
     def on_tabbed_content_tab_activated(self, _to: TabbedContent.TabActivated) -> None:
         if self._is_over:
@@ -267,24 +344,72 @@ class Face(App[None]):
     def action_help(self) -> None:
         self.push_screen(Reading("Keys", _HELP))
 
+    def action_find(self) -> None:
+        def chosen(word: str | None) -> None:
+            if word:
+                self._sought = word
+                self.action_find_next()
+
+        self.push_screen(Line("Find", "A word of a line.", value=self._sought), chosen)
+
+    def action_find_next(self) -> None:
+        """The next line of this list that has what is sought, below the cursor or again from the top."""
+        rows, table, word = list(self._rows[self._active()].values()), self._table(), self._sought.casefold()
+        if not word:
+            self.action_find()
+            return
+        at = table.cursor_row + 1
+        for number in (*range(at, len(rows)), *range(min(at, len(rows)))):
+            if rows[number].has(word):
+                table.move_cursor(row=number)
+                return
+        self.notify(f"No line has {self._sought}.", markup=False)
+
+    async def action_quit(self) -> None:
+        """At once, where nothing is lost by it."""
+        flowing = sum(not each.over for each in self._own())
+        lost = [
+            *([f"{flowing} transfer{'s' if flowing > 1 else ''} under way would end."] if flowing else []),
+            *([] if self._draft.is_empty else ["What you wrote was not sent."]),
+        ]
+        if not lost:
+            self.exit()
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.exit()
+
+        self.push_screen(Sure(f"{' '.join(lost)} Quit all the same?", "Quit"), answered)
+
     def action_write(self) -> None:
-        self._compose("", "")
+        self._compose(self._draft)
 
     def action_reply(self) -> None:
         row = self._row()
         if row is not None:
-            self._compose(row.cells[0], "")
+            self._compose(Draft(row.peer))
 
-    def _compose(self, to: str, text: str) -> None:
+    def _compose(self, draft: Draft) -> None:
+        """What is not sent in the end, `action_write` brings back."""
+
         def written(letter: Letter | None) -> None:
-            if letter is not None:
-                payload = letter.text or list(letter.paths)
-                name = "message" if letter.text else ", ".join(path.name for path in letter.paths)
-                self._begin(letter.recipient, name, partial(
-                    Desk.send, self._desk, recipient=letter.recipient, payload=payload, note=letter.note
-                ))
+            if letter is None:
+                self._keep(draft)
+                return
+            if draft is self._draft:
+                self._draft = Draft()
+            payload = letter.text or list(letter.paths)
+            name = "message" if letter.text else ", ".join(path.name for path in letter.paths)
+            self._begin(letter.recipient, name, partial(
+                self._desk.send, recipient=letter.recipient, payload=payload, note=letter.note
+            ), draft)
 
-        self.push_screen(Compose(self._desk.names(), to=to, text=text), written)
+        self.push_screen(Compose(self._desk.names(), draft), written)
+
+    def _keep(self, draft: Draft) -> None:
+        if not draft.is_empty:
+            self._draft = draft
 
     def action_forward(self) -> None:
         row = self._row()
@@ -294,7 +419,7 @@ class Face(App[None]):
 
         def chosen(to: str | None) -> None:
             if to:
-                self._begin(to, name, partial(Desk.forward, self._desk, id=key, recipient=to))
+                self._begin(to, name, partial(self._desk.forward, id=key, recipient=to))
 
         self.push_screen(Line(f"Forward {name} to", "A peer's name.", known=self._desk.names()), chosen)
 
@@ -306,7 +431,7 @@ class Face(App[None]):
 
         def chosen(path: str | None) -> None:
             if path:
-                self._do(Desk.save, key, path, told="saved: {}")
+                self._do(self._desk.save, key, path, told="saved: {}")
 
         self.push_screen(Line(f"Save {row.cells[2]} to", "A folder, or a file.", value="./"), chosen)
 
@@ -315,14 +440,10 @@ class Face(App[None]):
         if row is None:
             return
         if name == "transfers":
-            call = self._transfers[row.key].call
-            if call is None:
-                self.notify("Only what was begun here can be ended here.")
-            else:
-                call.end()
+            self._end(row.key)
             return
         key, what = row.key, row.cells[2] if name == "inbox" else row.cells[1]
-        doing, told = (Desk.remove, "removed") if name == "inbox" else (Desk.cancel, "forgotten")
+        doing, told = (self._desk.remove, "removed") if name == "inbox" else (self._desk.cancel, "forgotten")
 
         def answered(yes: bool | None) -> None:
             if yes:
@@ -337,14 +458,14 @@ class Face(App[None]):
 
     async def _accept(self, row: Row) -> None:
         pin = ""
-        if await self._try(Desk.require_of, self._desk, row.key) == "authorised":
+        if await self._try(self._desk.require_of, row.key) == "authorised":
             given = await self.push_screen_wait(
                 Line(f"{row.cells[0]} asks that you prove yourself", "Your PIN or one-time code.", secret=True)
             )
             if not given:
                 return
             pin = given
-        self._do(Desk.accept, row.key, pin, told="accepted", then={"pending"})
+        self._do(self._desk.accept, row.key, pin, told="accepted", then={"pending"})
 
     def action_refuse(self) -> None:
         row = self._row()
@@ -354,19 +475,19 @@ class Face(App[None]):
 
         def answered(reason: str | None) -> None:
             if reason is not None:
-                self._do(Desk.refuse, key, reason, told="refused", then={"pending"})
+                self._do(self._desk.refuse, key, reason, told="refused", then={"pending"})
 
         self.push_screen(Line(f"Refuse {row.cells[2]} from {row.cells[0]}", "Why? May be empty."), answered)
 
     def action_retry(self) -> None:
         row = self._row()
         if row is not None:
-            self._do(Desk.retry, row.key, told="it is tried now", then={"queue"})
+            self._do(self._desk.retry, row.key, told="it is tried now", then={"queue"})
 
     def action_receipt(self) -> None:
         row = self._row()
         if row is not None:
-            self._spawn(partial(self._show_text, "Receipt", Desk.receipt, row.key))
+            self._spawn(partial(self._show_text, "Receipt", self._desk.receipt, row.key))
 
     def action_verify(self) -> None:
         row = self._row()
@@ -374,28 +495,30 @@ class Face(App[None]):
             self._spawn(partial(self._verify, row.key))
 
     async def _verify(self, name: str) -> None:
-        number = await self._try(Desk.safety, self._desk, name)
+        number = await self._try(self._desk.safety, name)
         if number is None:
             return
         question = f"{number}\n\nCompare this with {name}, over another channel. Does {name} read out the same?"
         if await self.push_screen_wait(Sure(question, "The same")):
-            self._do(Desk.confirm, name, told=f"{name} is verified", then={"peers", "inbox"})
+            self._do(self._desk.confirm, name, told=f"{name} is verified", then={"peers", "inbox"})
 
     async def _show_text(self, title: str, ask: Callable[..., str], key: str) -> None:
-        text = await self._try(ask, self._desk, key)
+        text = await self._try(ask, key)
         if text is not None:
             self.push_screen(Reading(title, text))
 
-    # --- transfers that began here ----------------------------------------------------------------------------------
+    # --- transfers ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, recipient: str, name: str, send: Callable[..., Delivery]) -> None:
+    def _begin(self, recipient: str, name: str, send: Callable[..., Delivery], draft: Draft | None = None) -> None:
+        """``draft``: what it was written as, kept should nothing come of it."""
         key = f"t{next(self._numbers)}"
         call = Call()
-        transfer = self._transfers[key] = Transfer(recipient, escape(name), call, began=self._clock())
-        self._spawn(partial(self._run, transfer, call, send), group="send")
+        transfer = self._transfers[key] = Transfer(recipient, escape(name), call)
+        self._spawn(partial(self._run, transfer, call, send, draft or Draft()), group="send")
         self._show_transfers()
+        self._table("transfers").move_cursor(row=0)
 
-    async def _run(self, transfer: Transfer, call: Call, send: Callable[..., Delivery]) -> None:
+    async def _run(self, transfer: Transfer, call: Call, send: Callable[..., Delivery], draft: Draft) -> None:
         def heard(event: Any) -> None:
             self.call_from_thread(self._heard, transfer, event)
 
@@ -403,7 +526,8 @@ class Face(App[None]):
             done = await asyncio.to_thread(send, call=call, on_event=heard)
         except ZkcError as error:
             transfer.state = error.message
-            self._tell(error)
+            self._keep(draft)
+            self._tell(error, "" if draft.is_empty else "c brings back what you wrote")
         else:
             transfer.done, transfer.state = done.bytes, "delivered"
             self.notify(f"{transfer.name} delivered to {transfer.peer}", markup=False)
@@ -414,13 +538,32 @@ class Face(App[None]):
     def _heard(self, transfer: Transfer, event: Any) -> None:
         match event:
             case Sent(bytes=done, total=total):
-                transfer.done, transfer.total, transfer.state = done, total, "sends"
+                if transfer.began is None:
+                    transfer.began, transfer.before = self._clock(), done
+                transfer.done, transfer.total, transfer.state = done, total, "sending"
             case Pending():
                 transfer.state = "a person is asked"
             case Granted():
-                transfer.state = "sends"
+                transfer.state = "sending"
             case _:
                 return
+        self._show_transfers()
+
+    def _end(self, key: str) -> None:
+        """A transfer that was begun here; what is over goes from the list."""
+        transfer = self._transfers[key]
+        if transfer.over:
+            del self._transfers[key]
+            self._show_transfers()
+        elif transfer.call is None:
+            self.notify("Only what was begun here can be ended here.")
+        else:
+            transfer.call.end()
+
+    def _nobody_tells(self) -> None:
+        for each in self._transfers.values():
+            if each.call is None and not each.over:
+                each.over, each.state = True, "not known: the daemon has gone"
         self._show_transfers()
 
     def _flows(self, what: Begun | Progress | Ended) -> None:
@@ -433,7 +576,8 @@ class Face(App[None]):
                 if not inward and any((own.peer, own.name, own.over) == (peer, name, False) for own in self._own()):
                     return
                 self._transfers[what.transfer] = Transfer(
-                    peer, name, None, "←" if inward else "→", what.resumed_from, what.total, "flows", self._clock()
+                    peer, name, None, "←" if inward else "→", what.resumed_from, what.total,
+                    "receiving" if inward else "sending", self._clock(), what.resumed_from,
                 )
                 self._forget_old()
             case Progress() if known is not None:
@@ -456,14 +600,13 @@ class Face(App[None]):
     def _show_transfers(self) -> None:
         rows = []
         for key, each in reversed(self._transfers.items()):
-            far = show_size(each.done) if not each.total else f"{each.done * 100 // each.total} %"
-            passed = self._clock() - each.began
-            rate = f"{show_size(each.done / passed)}/s" if each.done and passed > 0 and not each.over else ""
             state = escape(each.state)
-            cells = (each.sign, each.peer, cut(each.name), far, rate, cut(state, 40))
+            cells = (
+                each.sign, cut(each.peer, PEER), cut(each.name), each.how_far, each.rate(self._clock()), cut(state, 40),
+            )
             whose = "from" if each.sign == "←" else "to"
-            detail = ((whose, each.peer), ("name", each.name), ("done", far), ("state", state))
-            rows.append(Row(key, cells, detail))
+            detail = ((whose, each.peer), ("name", each.name), ("done", each.how_far), ("state", state))
+            rows.append(Row(key, cells, detail, each.peer))
         self._show("transfers", rows)
 
     # --- small things -----------------------------------------------------------------------------------------------
@@ -473,8 +616,8 @@ class Face(App[None]):
 
         async def run() -> None:
             try:
-                done = await asyncio.to_thread(what, self._desk, *words)
-            except ZkcError as error:
+                done = await asyncio.to_thread(what, *words)
+            except _FAILS as error:
                 self._tell(error)
             else:
                 self.notify(told.format(escape(str(done))), markup=False)
@@ -486,13 +629,14 @@ class Face(App[None]):
         """What ``ask`` says, in a thread; None, and a line to the person, where it fails."""
         try:
             return await asyncio.to_thread(ask, *words)
-        except ZkcError as error:
+        except _FAILS as error:
             self._tell(error)
             return None
 
-    def _tell(self, error: ZkcError) -> None:
-        hint = f"\n{error.hint}" if error.hint else ""
-        self.notify(f"{error.message}{hint}", severity="error", timeout=10, markup=False)
+    def _tell(self, error: Exception, more: str = "") -> None:
+        what = (error.message, error.hint) if isinstance(error, ZkcError) else (escape(str(error)),)
+        told = "\n".join(filter(None, (*what, more)))
+        self.notify(told, severity="error", timeout=10, markup=False)
 
     def _spawn(
         self, doing: Callable[[], Coroutine[Any, Any, None]], *, group: str = "do", exclusive: bool = False
@@ -530,8 +674,9 @@ class Face(App[None]):
 
 
 LISTS: Final[dict[str, tuple[tuple[str, ...], Callable[[Desk], list[Row]]]]] = {
-    "inbox": (INBOX, Desk.inbox), "pending": (PENDING, Desk.pending), "sent": (SENT, Desk.sent),
-    "queue": (QUEUE, Desk.queue), "peers": (PEERS, Desk.peers), "transfers": (TRANSFERS, lambda _: []),
+    "inbox": (INBOX, lambda desk: desk.inbox()), "pending": (PENDING, lambda desk: desk.pending()),
+    "sent": (SENT, lambda desk: desk.sent()), "queue": (QUEUE, lambda desk: desk.queue()),
+    "peers": (PEERS, lambda desk: desk.peers()), "transfers": (TRANSFERS, lambda _: []),
 }
 _EMPTY: Final = {
     "inbox": "Nothing has arrived.", "pending": "Nothing waits for a person.", "sent": "Nothing was sent yet.",

@@ -18,8 +18,18 @@ from textual.widgets import Button, Input, Label, Static, TextArea
 _ESCAPE: Final = Binding("escape", "dismiss(None)", "Back", show=False)
 
 
+class Pane(VerticalScroll):
+    """A text longer than its place, with the keys of a pager too."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", show=False), Binding("k", "scroll_up", show=False),
+        Binding("g", "scroll_home", show=False), Binding("G", "scroll_end", show=False),
+        Binding("space", "page_down", show=False), Binding("b", "page_up", show=False),
+    ]
+
+
 class Reading(ModalScreen[None]):
-    """A text to read, and nothing to answer: help, a receipt, a safety number."""
+    """A text to read, and nothing to answer: help, a receipt, an item."""
 
     BINDINGS: ClassVar[list[BindingType]] = [_ESCAPE, Binding("q,enter,question_mark", "dismiss(None)", show=False)]
 
@@ -31,9 +41,9 @@ class Reading(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
             yield Label(self._title, markup=False, classes="title")
-            with VerticalScroll():
+            with Pane():
                 yield Static(self._text, markup=False)
-            yield Label("Esc: back", classes="hint")
+            yield Label("up, down, Space: further   Esc: back", classes="hint")
 
 
 class Line(ModalScreen[str | None]):
@@ -77,8 +87,8 @@ class Sure(ModalScreen[bool]):
         with Vertical(classes="dialog"):
             yield Static(self._question, markup=False)
             with Horizontal(classes="buttons"):
-                yield Button("No (n)", id="no")
-                yield Button(f"{self._yes} (y)", id="yes")
+                yield Button("No (n)", id="no", compact=True)
+                yield Button(f"{self._yes} (y)", id="yes", compact=True)
 
     def on_button_pressed(self, pressed: Button.Pressed) -> None:
         self.dismiss(pressed.button.id == "yes")
@@ -94,52 +104,79 @@ class Letter:
     note: str
 
 
+@dataclass
+class Draft:
+    """What was written and not sent, as it stands in the fields."""
+
+    to: str = ""
+    paths: str = ""
+    text: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.paths and not self.text
+
+
 class Compose(ModalScreen[Letter | None]):
-    """Whom, what: a text, or the paths of files and folders with a note."""
+    """Whom, what: a text, or the paths of files and folders with a note. What was written is in ``draft`` afterwards,
+    sent or not.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        _ESCAPE, Binding("ctrl+s,f2", "send", "Send", show=False, priority=True),
+        Binding("escape", "back", show=False), Binding("ctrl+s,f2", "send", "Send", show=False, priority=True),
     ]
 
-    def __init__(self, names: Sequence[str], *, to: str = "", text: str = "") -> None:
+    def __init__(self, names: Sequence[str], draft: Draft) -> None:
         super().__init__()
         self._names = names
-        self._to = to
-        self._text = text
+        self._draft = draft
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
-            yield Label("New message or files", classes="title")
-            yield Label("To")
+            yield Label("New message or files", classes="title label")
+            yield Label("To", classes="label")
             known = SuggestFromList(self._names)
-            yield Input(self._to, placeholder="a peer's name", id="to", suggester=known, compact=True)
-            yield Label("Files")
-            hint = "paths, in quotes where they have blanks; or none, and a text below"
-            yield Input(placeholder=hint, id="paths", compact=True)
-            yield Label("Text, or a note for the files")
-            yield TextArea(self._text, id="text", compact=True)
+            yield Input(self._draft.to, placeholder="a peer's name", id="to", suggester=known, compact=True)
+            yield Label("Files", classes="label")
+            hint = "paths of files, quoted where they have blanks; or a text below"
+            yield Input(self._draft.paths, placeholder=hint, id="paths", compact=True)
+            yield Label("Text, or a note for the files", classes="label")
+            yield TextArea(self._draft.text, id="text", compact=True)
             yield Label("", id="wrong", markup=False)
             yield Label("F2 or Ctrl+S: send   Tab: next field   Esc: back", classes="hint")
 
     def on_mount(self) -> None:
-        self.query_one("#text" if self._to else "#to").focus()
+        text = self.query_one("#text", TextArea)
+        text.move_cursor(text.document.end)
+        (text if self._draft.to else self.query_one("#to")).focus()
 
     def on_input_submitted(self, _submitted: Input.Submitted) -> None:
         self.focus_next()
 
+    def _written(self) -> Draft:
+        draft = self._draft
+        draft.to = self.query_one("#to", Input).value.strip()
+        draft.paths = self.query_one("#paths", Input).value
+        draft.text = self.query_one("#text", TextArea).text
+        return draft
+
+    def action_back(self) -> None:
+        self._written()
+        self.dismiss(None)
+
     def action_send(self) -> None:
-        to = self.query_one("#to", Input).value.strip()
-        given = self.query_one("#paths", Input).value
-        text = self.query_one("#text", TextArea).text
-        paths, wrong = paths_of(given)
-        if not to:
+        draft = self._written()
+        paths, wrong = paths_of(draft.paths)
+        if not draft.to:
             wrong = "Whom is it for?"
-        elif not paths and not text and not wrong:
+        elif not paths and not draft.text and not wrong:
             wrong = "There is neither a text nor a file."
         if wrong:
-            self.query_one("#wrong", Label).update(wrong)
+            label = self.query_one("#wrong", Label)
+            label.update(wrong)
+            label.display = True
             return
-        self.dismiss(Letter(to, "" if paths else text, paths, text if paths else ""))
+        self.dismiss(Letter(draft.to, "" if paths else draft.text, paths, draft.text if paths else ""))
 
 
 def paths_of(given: str) -> tuple[tuple[Path, ...], str]:

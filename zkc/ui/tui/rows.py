@@ -17,8 +17,10 @@ from zkc.stores.key_rows import Pin
 from zkc.stores.outbox import Job
 from zkc.wire.messages import Peer, ReceiptBody
 
-CELL: Final = 28
+CELL: Final = 24
 """Characters of a name in a list; the reading pane has it whole."""
+PEER: Final = 16
+"""Characters of a peer's name there: a name may have 127, and what stands after it is to be seen too."""
 _ABOVE: Final = 2
 """Lines of the pane that stand above a message's text."""
 _VERIFIED: Final = {True: "✓", False: "·"}
@@ -31,6 +33,12 @@ class Row:
     key: str
     cells: tuple[str, ...]
     detail: tuple[tuple[str, str], ...]
+    peer: str = ""
+    """Whose it is, whole."""
+
+    def has(self, word: str) -> bool:
+        """Whether ``word``, in small letters, stands anywhere in what is told of it."""
+        return any(word in text.casefold() for text in (*self.cells, *(text for _, text in self.detail)))
 
 
 INBOX: Final = ("from", "", "name", "size", "age", "key by", "presence")
@@ -45,8 +53,8 @@ def inbox_row(item: Item, presence: str, *, verified: bool, now: float) -> Row:
     """An item that is here."""
     name, sender = escape(item.name), escape(item.sender)
     cells = (
-        sender, _VERIFIED[verified], cut(name), show_size(item.size), age(now - item.received), item.key_source,
-        presence,
+        cut(sender, PEER), _VERIFIED[verified], cut(name), show_size(item.size), age(now - item.received),
+        item.key_source, presence,
     )
     detail = (
         ("from", f"{sender} ({'verified' if verified else 'not verified'})"), ("name", name),
@@ -57,7 +65,7 @@ def inbox_row(item: Item, presence: str, *, verified: bool, now: float) -> Row:
         ("digest", f"blake3:{item.digest.hex()}"),
         ("id", item.id),
     )
-    return Row(item.id, cells, _said(detail))
+    return Row(item.id, cells, _said(detail), sender)
 
 
 def pending_row(item: PendingItem, now: float) -> Row:
@@ -65,27 +73,29 @@ def pending_row(item: PendingItem, now: float) -> Row:
     name, sender = escape(item.name or "(not told)"), escape(item.sender)
     size = f"≥ {show_size(item.least_size)}" if item.size is None else show_size(item.size)
     asks = {"online": "a yes", "present": "a person", "authorised": "your PIN"}[item.require]
-    cells = (sender, _VERIFIED[item.verified], cut(name), size, asks, age(item.until - now))
+    cells = (cut(sender, PEER), _VERIFIED[item.verified], cut(name), size, asks, age(item.until - now))
     detail = (
         ("from", f"{sender} ({'verified' if item.verified else 'not verified'})"), ("name", name),
         ("note", escape(item.note)), ("asked by", escape(item.asked_by)), ("size", size),
         ("key made by", item.key_source), ("for", escape(item.app)),
         ("asks for", asks), ("ends in", age(item.until - now)), ("id", item.id),
     )
-    return Row(item.id, cells, _said(detail))
+    return Row(item.id, cells, _said(detail), sender)
 
 
 def sent_row(key: str, body: ReceiptBody, name: str, now: float) -> Row:
     """What a receipt proves that somebody else has."""
     told = escape(name) if name else "-"
     since = now - body.ended / 1000
-    cells = (escape(body.recipient), cut(told), show_size(body.size), age(since), body.presence, body.key_source)
+    cells = (
+        cut(escape(body.recipient), PEER), cut(told), show_size(body.size), age(since), body.presence, body.key_source,
+    )
     detail = (
         ("to", escape(body.recipient)), ("name", told), ("size", f"{show_size(body.size)} ({body.size} bytes)"),
         ("received", ago(since)), ("presence", body.presence), ("key made by", body.key_source),
         ("digest", f"blake3:{body.digest.hex()}"), ("receipt", key),
     )
-    return Row(key, cells, _said(detail))
+    return Row(key, cells, _said(detail), escape(body.recipient))
 
 
 def job_row(job: Job, sent: int | None, now: float) -> Row:
@@ -93,13 +103,13 @@ def job_row(job: Job, sent: int | None, now: float) -> Row:
     name, size = escape(job.name), "?" if job.bytes is None else show_size(job.bytes)
     how_far = "" if sent is None else f"{sent * 100 // job.bytes} %" if job.bytes else show_size(sent)
     why = escape(job.why)
-    cells = (escape(job.recipient), cut(name), size, job.state, how_far, cut(why))
+    cells = (cut(escape(job.recipient), PEER), cut(name), size, job.state, how_far, cut(why))
     detail = (
         ("to", escape(job.recipient)), ("name", name), ("note", escape(job.note)), ("size", size), ("state", job.state),
         ("why", why), ("tries", str(job.tries)), ("next try", f"in {age(job.next - now)}" if job.next > now else ""),
         ("ends in", age(job.expires - now)), ("id", job.id),
     )
-    return Row(job.id, cells, _said(detail))
+    return Row(job.id, cells, _said(detail), escape(job.recipient))
 
 
 def peer_row(name: str, peer: Peer | None, pin: Pin | None, now: float) -> Row:
@@ -117,7 +127,7 @@ def peer_row(name: str, peer: Peer | None, pin: Pin | None, now: float) -> Row:
         ("name", escape(name)), ("online", online), ("person", person), ("seen", seen), ("key", trust),
         ("fingerprint", fingerprint.hex()),
     )
-    return Row(name, (escape(name), sign, online, person, seen), _said(detail))
+    return Row(name, (cut(escape(name), PEER), sign, online, person, seen), _said(detail), escape(name))
 
 
 def cut(text: str, width: int = CELL) -> str:

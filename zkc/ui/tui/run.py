@@ -66,7 +66,7 @@ def changes(desk: Desk, clock: Clock) -> Iterator[Change]:
             pass
         if was_there and not desk.closed:
             was_there = False
-            yield Change(_EVERYTHING)
+            yield Change(_EVERYTHING, gone=True)
         desk.pause(_AWAY_SECONDS)
 
 
