@@ -77,6 +77,29 @@ class Terminal:
         os.close(self._master)
 
 
+DEFECT = """
+import sys
+from zkc.ui.cli.main import main
+from zkc.ui.tui.app import Face
+
+def fail(self):
+    pin = "31415926"
+    raise ValueError("a defect")
+
+Face.on_mount = fail
+sys.exit(main(["ui"]))
+"""
+
+
+def test_a_defect_shows_no_local_variable(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PIN may be among them."""
+    monkeypatch.setattr(sys.modules[__name__], "_UI", [sys.executable, "-c", DEFECT])
+    with contextlib.closing(Terminal(fleet, "alice")) as terminal:
+        shown = terminal.sees("defect")
+        assert terminal.ended() == 1
+        assert "31415926" not in shown + terminal.sees("defect")
+
+
 @pytest.mark.claims("F3")
 def test_in_a_terminal_of_sixteen_colours_by_keyboard_alone(fleet: Fleet) -> None:
     with contextlib.closing(Terminal(fleet, "bob")) as terminal:

@@ -193,6 +193,15 @@ class Face(App[None]):
 
     # --- what is seen -----------------------------------------------------------------------------------------------
 
+    @property
+    def defect(self) -> Exception | None:
+        """What ended it before its person did."""
+        return self._exception
+
+    def _fatal_error(self) -> None:
+        """Textual would print the local variables too, and a PIN may be among them: `defect` is told by the caller."""
+        self._close_messages_no_wait()
+
     def compose(self) -> ComposeResult:
         yield Static("", id="where", markup=False)
         with TabbedContent(initial="inbox"):

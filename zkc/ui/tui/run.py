@@ -42,9 +42,12 @@ _MEANS: Final[dict[type, frozenset[str]]] = {
 
 
 def run(folder: str | None, config: ClientConfig, clock: Clock) -> None:
-    """Returns when the person quits. Errors of the home come before the screen is taken."""
+    """Returns when the person quits. Errors of the home come before the screen is taken, a defect after it."""
     with contextlib.closing(Desk(folder, config, clock)) as desk:
-        Face(desk, lambda: changes(desk, clock), clock.monotonic).run()
+        face = Face(desk, lambda: changes(desk, clock), clock.monotonic)
+        face.run()
+        if face.defect is not None:
+            raise face.defect
 
 
 def changes(desk: Desk, clock: Clock) -> Iterator[Change]:
