@@ -61,6 +61,7 @@ def test_a_coordinator_that_shows_one_client_a_log_of_its_own_is_caught_by_the_n
             ((detail, words),) = alarms(fleet, name)
             assert detail == "log-fork"
             assert f"it has shown {other} another log than this client" in words
+            wait_until(lambda name=name: noted(fleet, name))  # written ten times a second
             assert noted(fleet, name) == [(name, 12, "log-fork")]
             (evidence,) = (fleet.home(name) / "evidence").iterdir()
             assert str(evidence) in words
@@ -92,6 +93,7 @@ def test_a_coordinator_that_hides_entries_from_a_client_or_goes_back_is_noticed(
         wait_until(partial(is_alarmed, fleet, "bob"))
         ((detail, words),) = alarms(fleet, "bob")
         assert (detail, "alice was shown 3 entries, and this client 2" in words) == ("log-shrunk", True)
+        wait_until(lambda: noted(fleet, "bob"))
         assert noted(fleet, "bob") == [("bob", 12, "log-shrunk")]
         assert alarms(fleet, "alice") == []
 

@@ -469,14 +469,19 @@ def test_a_pipe_whose_receipt_was_lost_is_delivered_once(sender: str, inbox: Fle
 HEAVY = {"zmq", "cryptography", "msgspec", "sqlite3", "tomli"}
 
 
-@pytest.mark.parametrize(("size", "heavy"), [(1, False), (SMALL_MAX, False), (SMALL_MAX + 1, True)])
-def test_with_a_daemon_it_imports_little(size: int, heavy: bool, inbox: Fleet, tmp_path: Path) -> None:
-    """What is small goes to the daemon whole, and the command needs nothing that encrypts or links (decision 0007)."""
+@pytest.mark.parametrize(
+    ("size", "piped", "heavy"),
+    [(1, False, False), (SMALL_MAX, True, False), (SMALL_MAX + 1, True, True), (SMALL_MAX + 1, False, False)],
+)
+def test_with_a_daemon_it_imports_little(size: int, piped: bool, heavy: bool, inbox: Fleet, tmp_path: Path) -> None:
+    """What is small, and a file, is sent by the daemon, and the command needs nothing that encrypts or links (decisions
+    0007, 0026)."""
     file = tmp_path / "file"
     file.write_bytes(bytes(size))
-    command = [sys.executable, "-X", "importtime", "-m", "zkc", "send", "bob", str(file)]
+    command = [sys.executable, "-X", "importtime", "-m", "zkc", "send", "bob", *([] if piped else [str(file)])]
     done = subprocess.run(
-        command, env=inbox.environment("alice"), capture_output=True, text=True, timeout=PATIENCE, check=True
+        command, input=file.read_text() if piped else None, env=inbox.environment("alice"), capture_output=True,
+        text=True, timeout=PATIENCE, check=True,
     )
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert not imported & {"asyncio", "platformdirs", "rich", "sqlalchemy", "structlog", "segno"}

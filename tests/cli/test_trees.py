@@ -19,8 +19,8 @@ from tests.support.program import PATIENCE, TOP
 from tests.support.trees import looks, make_folder
 from tests.support.waiting import wait_until
 from zkc.api import ReceivedItem
-from zkc.client.walking import HOLES_MIN, Skipped
-from zkc.constants import CHUNK
+from zkc.client.walking import Skipped
+from zkc.constants import CHUNK, HOLES_MIN
 from zkc.errors import UsageError
 from zkc.testing import Fleet
 

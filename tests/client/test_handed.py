@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.env import FixedClock
 from tests.support.waiting import DEADLINE, until
 from zkc.client.bus import EventBus
-from zkc.client.events import Options, Requested
+from zkc.client.events import Options, Progress, Requested
 from zkc.client.grants import Grant, Wanted
-from zkc.client.handed import Handed, _Talk
-from zkc.client.small import Job, Notice, Small, Told, Waiting
+from zkc.client.handed import PROGRESS_SECONDS, Handed, _Talk
+from zkc.client.small import GIVEN_BACK, Job, Notice, OnDisk, Small, Told, Waiting
+from zkc.constants import HANDED_FILES_MAX
 from zkc.env import SystemClock, SystemEntropy
-from zkc.errors import PolicyRefused, RecipientOffline, UsageError
+from zkc.errors import DaemonError, PolicyRefused, RecipientOffline, UsageError
 from zkc.net import local_frames
 from zkc.stores.home import Home
 
@@ -29,7 +32,7 @@ def home(tmp_path: Path) -> Home:
 
 def job(home: Home, **changes: object) -> Job:
     fields = {
-        "recipient": "bob", "small": Small("message", "message", b"hi"), "name": None, "note": "",
+        "recipient": "bob", "small": Small("message", "message", b"hi"), "file": None, "name": None, "note": "",
         "options": Options(), "config_file": str(home.config_file), "variables": {},
     }
     return Job(**(fields | changes))  # type: ignore[arg-type]
@@ -99,6 +102,83 @@ def test_a_job_that_is_wrong_is_refused_and_nobody_is_asked(
             await all_of(handed, job(home, **changes))
         assert never.asked == 0
         handed.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("there", ["another file", "a link to it", "nothing", "a folder"])
+def test_a_file_that_the_daemon_does_not_see_is_given_back(home: Home, tmp_path: Path, there: str) -> None:
+    file, at = tmp_path / "file", tmp_path / "at"
+    file.write_bytes(b"x")
+    match there:
+        case "another file":
+            at.write_bytes(b"x")
+        case "a link to it":
+            at.symlink_to(file)
+        case "a folder":
+            at.mkdir()
+    status = file.stat()
+
+    async def scene() -> None:
+        never = Never()
+        handed = Handed(home, never, SystemClock(), SystemEntropy(), EventBus(SystemClock()))
+        with pytest.raises(DaemonError) as caught:
+            await all_of(handed, job(home, small=None, file=OnDisk("x", str(at), status.st_dev, status.st_ino)))
+        assert caught.value.detail == "not-here"
+        assert caught.value.detail in GIVEN_BACK
+        assert never.asked == 0
+        handed.close()
+
+    asyncio.run(scene())
+
+
+def test_more_files_than_there_are_places_are_given_back_until_one_has_ended(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    status = (tmp_path / "file").stat()
+    file = OnDisk("x", str(tmp_path / "file"), status.st_dev, status.st_ino)
+
+    async def scene() -> None:
+        handed = Handed(home, Never(), SystemClock(), SystemEntropy(), EventBus(SystemClock()))
+
+        def begin() -> AsyncGenerator[Told, None]:
+            return handed.send(job(home, small=None, file=file, options=Options(wait=3600.0)))
+
+        under_way = [begin() for _ in range(HANDED_FILES_MAX)]
+        for each in under_way:
+            assert isinstance(await anext(each), Requested)
+        with pytest.raises(DaemonError) as caught:
+            await anext(begin())
+        assert caught.value.detail == "too-many-files"
+        assert caught.value.detail in GIVEN_BACK
+        await under_way.pop().aclose()
+        await until(lambda: handed._files < HANDED_FILES_MAX)
+        last = begin()
+        assert isinstance(await anext(last), Requested)
+        for each in (last, *under_way):
+            await each.aclose()
+        handed.close()
+
+    asyncio.run(scene())
+
+
+def test_of_progress_a_command_hears_now_and_then(home: Home) -> None:
+    async def scene() -> None:
+        clock = FixedClock()
+        talk = _Talk(clock)
+        heard: list[Told] = []
+
+        async def hear() -> None:
+            async for event in talk.events():
+                heard.append(event)  # noqa: PERF401 - it is read while it grows
+
+        hearing = asyncio.ensure_future(hear())
+        for position in range(10):
+            await asyncio.to_thread(talk.tell, Progress(position, 10, ""))
+        clock.advance(PROGRESS_SECONDS)
+        await asyncio.to_thread(talk.tell, Progress(10, 10, ""))
+        talk.over()
+        await hearing
+        assert heard == [Progress(0, 10, ""), Progress(10, 10, "")]
 
     asyncio.run(scene())
 

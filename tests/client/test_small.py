@@ -15,8 +15,8 @@ import pytest
 from tests.support.waiting import DEADLINE
 from zkc.client import control, small
 from zkc.client.events import Delivery, Granted, Options, Requested
-from zkc.client.small import Small, as_told, hand_over, read_small
-from zkc.constants import SMALL_MAX
+from zkc.client.small import GIVEN_BACK, OnDisk, Small, Undone, as_told, hand_over, look_at
+from zkc.constants import HOLES_MIN, SMALL_MAX
 from zkc.env import SystemClock
 from zkc.errors import DaemonError, Interrupted, LocalIOError, RecipientOffline
 from zkc.net.local_client import decode, encode
@@ -33,8 +33,8 @@ DELIVERY = Delivery("00", "bob", "message", 4, "blake3:00", 0.1, Path("/r"), "se
 
 def test_a_message_is_what_it_is_in_bytes() -> None:
     """Words of a command line in another encoding come out as they were given; what no encoding gives is not small."""
-    assert read_small("für \udcff", CLOCK) == (Small("message", "message", b"f\xc3\xbcr \xff"), b"")
-    assert read_small("\ud800", CLOCK) == (None, b"")
+    assert look_at("für \udcff", CLOCK) == (Small("message", "message", b"f\xc3\xbcr \xff"), b"")
+    assert look_at("\ud800", CLOCK) == (None, b"")
 
 
 @pytest.mark.parametrize("size", [0, 1, SMALL_MAX])
@@ -44,16 +44,27 @@ def test_a_small_file_is_read_whole_with_its_mode_and_time(tmp_path: Path, size:
     file.chmod(0o750)
     os.utime(file, ns=(5, 7_000_000_001))
     small = Small("file", "tool", b"x" * size, 0o750, 7_000_000_001, str(file.resolve()))
-    assert read_small(file, CLOCK) == (small, b"")
+    assert look_at(file, CLOCK) == (small, b"")
 
 
 def test_what_is_no_small_file_is_left_to_whoever_says_what_it_is(tmp_path: Path) -> None:
-    large, pipe = tmp_path / "large", tmp_path / "pipe"
-    large.write_bytes(bytes(SMALL_MAX + 1))
+    pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     # A file of /proc claims to be empty.
-    for path in (large, pipe, tmp_path, tmp_path / "absent", Path("/proc/self/status")):
-        assert read_small(path, CLOCK) == (None, b"")
+    holes = tmp_path / "holes"
+    with holes.open("wb") as file:
+        file.truncate(HOLES_MIN)
+    # A file of /proc claims to be empty.
+    for path in (holes, pipe, tmp_path, tmp_path / "absent", Path("/proc/self/status")):
+        assert look_at(path, CLOCK) == (None, b"")
+
+
+def test_a_larger_file_is_told_by_its_real_path_and_which_it_is(tmp_path: Path) -> None:
+    large, link = tmp_path / "large", tmp_path / "link"
+    large.write_bytes(bytes(SMALL_MAX + 1))
+    link.symlink_to(large)
+    status = large.stat()
+    assert look_at(link, CLOCK) == (OnDisk("link", str(large.resolve()), status.st_dev, status.st_ino), b"")
 
 
 @pytest.mark.parametrize("written", [b"", b"hi", bytes(SMALL_MAX)], ids=len)
@@ -65,13 +76,13 @@ def test_a_pipe_is_small_once_it_has_ended(written: bytes, ended: bool) -> None:
         feed.write(written)  # a pipe holds as much before somebody reads
         if ended:
             feed.close()
-        assert read_small(stream, CLOCK) == ((Small("stream", "stdin", written) if ended else None), written)
+        assert look_at(stream, CLOCK) == ((Small("stream", "stdin", written) if ended else None), written)
 
 
 def test_a_pipe_is_read_one_byte_beyond_what_is_small_and_no_farther(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(SMALL_MAX) + b"rest")
     with (tmp_path / "file").open("rb") as stream:
-        assert read_small(stream, CLOCK) == (None, bytes(SMALL_MAX) + b"r")
+        assert look_at(stream, CLOCK) == (None, bytes(SMALL_MAX) + b"r")
         assert os.read(stream.fileno(), 9) == b"est"
 
 
@@ -132,7 +143,8 @@ def test_the_daemon_gets_the_whole_job_and_the_command_every_event(home: Home) -
     (ask,) = (decode(request, control.ControlRequest) for request in requests)
     assert ask == control.AskSend(
         small.Job(
-            "bob", MESSAGE, None, "für dich", Options(wait=1.0, key_source="sender"), os.fspath(home.config_file), {}
+            "bob", MESSAGE, None, None, "für dich", Options(wait=1.0, key_source="sender"), os.fspath(home.config_file),
+            {},
         )
     )
 
@@ -152,9 +164,9 @@ def test_a_failure_of_the_delivery_is_the_command_s(home: Home) -> None:
 
 
 def test_without_a_daemon_or_a_registration_the_command_does_it_itself(home: Home) -> None:
-    assert hand(home, []) is None
+    assert hand(home, []) == Undone()
     home.keys_db.unlink()
-    assert hand(home, []) is None
+    assert hand(home, []) == Undone()
 
 
 @pytest.mark.attack("K01")
@@ -167,17 +179,44 @@ def test_beside_keys_that_others_can_read_nothing_is_handed_over(home: Home) -> 
 
 def test_what_does_not_fit_into_a_request_or_is_no_text_the_command_sends_itself(home: Home) -> None:
     for name in ("x" * 300_000, "\udcff"):
-        assert hand_over(home, "bob", MESSAGE, name, "", Options(), {}, lambda _: None) is None
+        assert hand_over(home, "bob", MESSAGE, name, "", Options(), {}, lambda _: None) == Undone()
 
 
 def test_a_daemon_that_ends_before_anything_left_is_done_without_and_after_that_it_is_31(home: Home) -> None:
     """It tells of the grant before a byte leaves: so nothing is sent twice."""
     with served(home, lambda connection: connection.sendall(told(REQUESTED))):
-        assert hand(home, []) is None
+        assert hand(home, []) == Undone()
     begun = told(REQUESTED, GRANTED)
     with served(home, lambda connection: connection.sendall(begun)), pytest.raises(Interrupted) as caught:
         hand(home, [])
     assert caught.value.detail == "daemon"
+
+
+def test_a_file_whose_daemon_ended_is_gone_on_with_by_the_command(home: Home) -> None:
+    """Not where it only gives no answer: it may still send."""
+    file = OnDisk("film", "/srv/film", 1, 2)
+
+    def hand_file(options: Options | None = None) -> object:
+        return hand_over(home, "bob", file, None, "", options or Options(), {}, lambda _: None)
+
+    for told_of, begun in ((told(REQUESTED), False), (told(REQUESTED, GRANTED), True)):
+        with served(home, lambda connection, told_of=told_of: connection.sendall(told_of)):
+            assert hand_file() == Undone(begun=begun)
+    for detail in GIVEN_BACK:
+        answer = told(REQUESTED) + pack_failure(DaemonError("no", detail=detail))
+        with served(home, lambda connection, answer=answer: connection.sendall(answer)):
+            assert hand_file() == Undone()
+    held = threading.Event()
+
+    def stand_still(connection: socket.socket) -> None:
+        connection.sendall(told(REQUESTED, GRANTED))
+        held.wait(DEADLINE)
+
+    with served(home, stand_still), contextlib.ExitStack() as ending:
+        ending.callback(held.set)
+        with pytest.raises(Interrupted) as caught:
+            hand_file(Options(timeout=0.01))
+        assert caught.value.detail == "daemon"
 
 
 def test_a_daemon_that_stands_still_is_34_and_is_waited_for_by_who_waits(home: Home) -> None:
@@ -189,7 +228,7 @@ def test_a_daemon_that_stands_still_is_34_and_is_waited_for_by_who_waits(home: H
                 with pytest.raises(NoAnswer):
                     hand(home, [], Options(timeout=0.01))
             else:
-                assert hand(home, [], Options(wait=wait, timeout=0.01)) is None
+                assert hand(home, [], Options(wait=wait, timeout=0.01)) == Undone()
         held.clear()
 
 

@@ -13,8 +13,8 @@ import pytest
 from tests.support.sources import read, read_on
 from tests.support.trees import make_folder
 from zkc.client.sources import TreeSource, source_of
-from zkc.client.walking import HOLES_MIN, Skipped
-from zkc.constants import RUNS_MAX, TREE_DEPTH_MAX
+from zkc.client.walking import Skipped
+from zkc.constants import HOLES_MIN, RUNS_MAX, TREE_DEPTH_MAX
 from zkc.errors import LocalIOError, UsageError, ZkcError
 from zkc.rules.trees import ListingReader
 from zkc.wire.listing import data_bytes

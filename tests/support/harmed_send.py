@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tests.support.by_itself import send_by_itself
 from tests.support.program import TOP
 from tests.support.proxy import TcpProxy
 from zkc.crypto.chunks import StreamSealer
@@ -100,6 +101,7 @@ def main(words: list[str]) -> int:
 
     setattr(dialling, "connect_bulk", network.connect)  # noqa: B010  (where it is called by name)
     setattr(StreamSealer, "seal", sealed)  # noqa: B010
+    send_by_itself()
     return zkc(words[1:])
 
 

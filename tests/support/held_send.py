@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any, Final
 
+from tests.support.by_itself import send_by_itself
 from tests.support.program import TOP
 from zkc.client.sources import FileSource
 from zkc.testing import Fleet
@@ -53,4 +54,5 @@ if __name__ == "__main__":
     from zkc.ui.cli.main import main
 
     _hold()
+    send_by_itself()
     sys.exit(main(sys.argv[1:]))

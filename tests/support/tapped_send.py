@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.by_itself import send_by_itself
 from tests.support.proxy import TcpProxy
 from zkc.client import sending
 from zkc.net import sockets
@@ -36,6 +37,7 @@ def tapped(out: Path, words: list[str]) -> int:
 
     setattr(dialling, "connect_bulk", connect_through)  # noqa: B010  (where they are called by name)
     setattr(sending, "Attempts", Telling)  # noqa: B010
+    send_by_itself()
     try:
         code = main(words)
     finally:

@@ -235,6 +235,26 @@ def test_a_running_command_goes_on_once_its_killed_recipient_is_back(
     arrived(fleet, content)
 
 
+@pytest.mark.attack("D10")
+def test_a_running_command_goes_on_by_itself_once_its_own_daemon_was_killed(
+    fleet: Fleet, wire: Wire, tmp_path: Path
+) -> None:
+    """The daemon that it had named the file to (decision 0026)."""
+    path, content = a_file(tmp_path, 64 * MIB)
+    wire.slow(0.002)
+    with sending(fleet, str(path)) as process:
+        begun(fleet, 12 * MIB)
+        fleet.program("alice").kill()
+        wire.slow(0)
+        events = ended(process)
+    fleet.start_daemon("alice")
+    assert [event["event"] for event in events].count("requested") == 1
+    granted = [event["resumed_from"] for event in events if event["event"] == "granted"]
+    assert granted[0] == 0
+    assert granted[-1] >= 12 * MIB
+    arrived(fleet, content)
+
+
 def test_no_resume_starts_at_the_first_byte(fleet: Fleet, wire: Wire, tmp_path: Path) -> None:
     path, content = a_file(tmp_path, 16 * MIB)
     wire.slow(0.005)
@@ -246,6 +266,22 @@ def test_no_resume_starts_at_the_first_byte(fleet: Fleet, wire: Wire, tmp_path: 
         events = ended(process)
     assert [event["resumed_from"] for event in events if event["event"] == "granted"] == [0]
     arrived(fleet, content)
+
+
+def test_a_file_that_changes_while_the_daemon_sends_it_is_33(fleet: Fleet, wire: Wire, tmp_path: Path) -> None:
+    path, _ = a_file(tmp_path, 16 * MIB)
+    wire.slow(0.005)
+    with sending(fleet, str(path)) as process:
+        begun(fleet, MIB)
+        with path.open("ab") as file:
+            file.write(b"more")
+        wire.slow(0)
+        out, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 33
+    assert json.loads(out.splitlines()[-1])["detail"] == "source-changed"
+    assert not inbox_of(fleet.home("bob"))[0]
+    assert fleet.zkc("alice", "send", "bob", str(path)).code == 0
+    arrived(fleet, path.read_bytes())
 
 
 def test_a_source_that_has_changed_since_is_sent_anew(fleet: Fleet, wire: Wire, tmp_path: Path) -> None:

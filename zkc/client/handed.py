@@ -1,4 +1,4 @@
-"""The daemon's half of a small `zkc send`: what a command has handed over (`zkc.client.small`) is sent from here."""
+"""The daemon's half of `zkc send`: what a command has handed over (`zkc.client.small`) is sent from here."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import Any, Final
 
 from zkc.client.bus import EventBus
 from zkc.client.call import Call
-from zkc.client.events import Delivery, WouldAccept
+from zkc.client.events import Delivery, Progress, WouldAccept
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
 from zkc.client.happenings import Begun, Delivered, Ended
 from zkc.client.reporting import HowFar, Reports
 from zkc.client.sending import Sending
 from zkc.client.small import Job, Notice, Told, Waiting
-from zkc.client.sources import small_source
+from zkc.client.sources import BytesSource, FileSource, handed_file, small_source
 from zkc.config import load
-from zkc.constants import CONTROL_CONNECTIONS_MAX
+from zkc.constants import CONTROL_CONNECTIONS_MAX, HANDED_FILES_MAX
 from zkc.env import Clock, Entropy
-from zkc.errors import Interrupted
+from zkc.errors import DaemonError, Interrupted, PeerViolation
 from zkc.net.local_frames import ALIVE_SECONDS
 from zkc.stores.home import Home
-from zkc.wire.messages import Endpoints
+from zkc.wire.messages import Endpoints, Manifest
 
+PROGRESS_SECONDS: Final = 0.1
 Grants = Callable[
     [Wanted, float | None, Callable[[str], Awaitable[Endpoints]], OnPending], Coroutine[Any, Any, Grant]
 ]
@@ -45,14 +46,21 @@ class Handed:
         self._entropy = entropy
         self.delivered: Final[Counter[str]] = Counter()
         """Deliveries and bytes since the start."""
+        self._files = 0
+        """Under way: each has a window of chunks in memory."""
         # As many as there may be commands: one that waits for its recipient keeps no other from its turn.
         self._threads = ThreadPoolExecutor(CONTROL_CONNECTIONS_MAX, thread_name_prefix="zkc-send")
 
     async def send(self, job: Job) -> AsyncGenerator[Told, None]:
         """The events of one delivery, the last one how it ended. Closed early, it is told to end, and nobody waits."""
-        call, talk = Call(), _Talk()
+        if job.file is not None and self._files >= HANDED_FILES_MAX:
+            raise DaemonError("the daemon sends as many files as it can", detail="too-many-files")
+        self._files += job.file is not None
+        call, talk = Call(), _Talk(self._clock)
         running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job, call, talk)
         running.add_done_callback(lambda _: talk.over())
+        if job.file is not None:
+            running.add_done_callback(self._file_ended)
         try:
             async with contextlib.aclosing(talk.events()) as events:
                 async for event in events:
@@ -68,6 +76,9 @@ class Handed:
             # Where nobody listens any more, whatever it ends with is nobody's.
             running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
+    def _file_ended(self, _: object) -> None:
+        self._files -= 1
+
     def close(self) -> None:
         """After the commands were let go: what still ends does so by itself, in bounded time."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -76,14 +87,22 @@ class Handed:
         loaded = load("client", Path(job.config_file), job.variables)
         for notice in loaded.notices:
             talk.tell(Notice(notice))
-        source, manifest = small_source(job.small, job.name, job.note)
+        source, manifest = _source(job)
         granter = ThreadGranter(self._grant, talk.loop, call)
-        with call.bell() as bell:
+        with contextlib.closing(source), call.bell() as bell:
             return Sending(
                 self._home, loaded.config, granter, job.recipient, source, manifest, job.options, clock=self._clock,
                 entropy=self._entropy, bell=bell, on_event=talk.tell,
                 reports=BusReports(self._bus),
             ).run()
+
+
+def _source(job: Job) -> tuple[BytesSource | FileSource, Manifest]:
+    if job.file is not None:
+        return handed_file(job.file, job.name, job.note)
+    if job.small is None:
+        raise PeerViolation("malformed", "a job with nothing to send")
+    return small_source(job.small, job.name, job.note)
 
 
 class BusReports(Reports):
@@ -131,14 +150,21 @@ class ThreadGranter:
 class _Talk:
     """What a thread tells a command, over the loop that serves it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._next_progress = 0.0
         self._told: asyncio.Queue[tuple[Told, Future[bool]] | None] = asyncio.Queue()
         self._closed = False
 
     def tell(self, event: Told) -> None:
         """Returns once ``event`` is on its way, so that no byte leaves before its grant was told; `Interrupted` where
-        nobody listens any more."""
+        nobody listens any more. Of what is told with every chunk the command hears now and then."""
+        if isinstance(event, Progress):
+            now = self._clock.monotonic()
+            if now < self._next_progress:
+                return
+            self._next_progress = now + PROGRESS_SECONDS
         taken: Future[bool] = Future()
         self.loop.call_soon_threadsafe(self._put, event, taken)
         if not taken.result():

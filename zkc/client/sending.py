@@ -54,6 +54,9 @@ from zkc.wire.messages import Card, Endpoints, Manifest, Receipt, ReceiptBody
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 2.0
 _KEY_PAUSE: Final = 0.1
+_LET_GO_SECONDS: Final = 1.0
+"""How long a delivery of the same file is given to end: its command may have ended, and the daemon that sent it for
+that command tells the recipient so first."""
 _TURN_PAUSE: Final = 0.1
 _TURN_SECONDS: Final = STEP_SECONDS - 5.0
 """How long a sender that is to listen waits for ports: the recipient waits for its step no longer than a minute."""
@@ -83,10 +86,11 @@ class Sending:
         self, home: Home, config: ClientConfig, granter: Granter, recipient: str, source: AnySource,
         manifest: Manifest, options: Options, *, clock: Clock, entropy: Entropy, bell: Bell,
         on_event: Callable[[Event], None] = lambda _: None, pace: Pace | None = None, asked: OnRequest | None = None,
-        reports: Reports | None = None,
+        reports: Reports | None = None, begun: bool = False,
     ) -> None:
         """``pace``: shared with others, in place of one of its own. ``asked``: by whom, of a third-party request.
-        ``reports``: where the events of this home's daemon hear of it."""
+        ``reports``: where the events of this home's daemon hear of it. ``begun``: another process has begun it and
+        ended, and this one goes on with the same patience."""
         self._home = home
         self._config = config
         self._granter = granter
@@ -134,7 +138,7 @@ class Sending:
         """Whether anybody was told of this handshake."""
         self._lost: float | None = None
         """Since when nothing has come through; None while something does."""
-        self._patience: float | None = None
+        self._patience: float | None = self._began + transfer.patience if begun else None
         """Until when a transfer that broke off is tried again: counted from the first loss after the farthest byte that
         ever arrived, so that what always breaks off at the same place ends."""
         self._farthest = 0
@@ -150,7 +154,7 @@ class Sending:
         """Where it is kept, once it has come."""
         self._hears = False
         """Whether the bell alone ends what is under way."""
-        self._flowed = False
+        self._flowed = begun
         self._unmet: ZkcError | None = None
         """The condition that was not met the last time that anybody said."""
 
@@ -204,10 +208,12 @@ class Sending:
             return None  # its asker has chosen the id
         if key is None and not same:
             return None
+        waited = 0.0
         while (record := self._open_record()) is None:
-            if key is None:
+            if key is None and waited >= _LET_GO_SECONDS:
                 return None  # another command sends the same file now: each delivers it once
             self._sleep(_KEY_PAUSE)
+            waited += _KEY_PAUSE
             if self._left() == 0:
                 raise TimedOut(f"another command is sending with the key {key!r}", detail="timeout")
         self._record = record

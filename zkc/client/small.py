@@ -1,5 +1,5 @@
-"""A small payload, handed to the daemon of the home whole: the command then needs no key, no socket of ZeroMQ and no
-event loop, whose imports take longer than the transfer (decision 0007).
+"""What a command hands to the daemon of the home, a small payload whole and a file by its path: the command then needs
+no key, no socket of ZeroMQ and no event loop, whose imports take longer than most transfers (decisions 0007, 0026).
 
 This is the command's half; `zkc.client.handed` is the daemon's. Imports hardly more than the standard library.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress, Requested, WouldAccept
-from zkc.constants import CONTROL_REQUEST_MAX, SMALL_MAX
+from zkc.constants import CONTROL_REQUEST_MAX, HOLES_MIN, SMALL_MAX
 from zkc.env import Clock
 from zkc.errors import DaemonError, Interrupted, PeerViolation
 from zkc.ids import VARIABLES
@@ -28,6 +28,8 @@ from zkc.stores.home import Home
 
 STREAM_SECONDS: Final = 0.05
 """How long a pipe may take to end that is to count as small: less than the imports that a large one costs anyway."""
+GIVEN_BACK: Final = frozenset({"not-here", "too-many-files"})
+"""Details of a daemon that lets the command send a file by itself."""
 _GRACE_SECONDS: Final = 1.0
 """What a daemon has for its answer beyond ``--timeout``, which it counts itself."""
 
@@ -47,11 +49,25 @@ class Small:
 
 
 @dataclass(frozen=True)
+class OnDisk:
+    """A regular file that the daemon reads by itself."""
+
+    name: str
+    """What it is called where nobody says otherwise."""
+    path: str
+    """Its real one."""
+    device: int
+    inode: int
+    """Both as the command sees it: under another root or another mount there is something else at that path."""
+
+
+@dataclass(frozen=True)
 class Job:
-    """What a command hands over."""
+    """What a command hands over: one of `small` and `file`."""
 
     recipient: str
-    small: Small
+    small: Small | None
+    file: OnDisk | None
     name: str | None
     note: str
     options: Options
@@ -72,6 +88,14 @@ class Waiting:
     """Nothing new; the daemon lives."""
 
 
+@dataclass(frozen=True)
+class Undone:
+    """The daemon does not send it, or no more: the command does."""
+
+    begun: bool = False
+    """Whether some of it may have left, and the command goes on with that."""
+
+
 Told = Event | Notice | Waiting | Delivery | WouldAccept
 EVENTS: Final[dict[str, type[Told]]] = {
     kind.__name__: kind for kind in (Requested, Pending, Granted, Progress, Notice, Waiting, Delivery, WouldAccept)
@@ -79,13 +103,14 @@ EVENTS: Final[dict[str, type[Told]]] = {
 """What a daemon tells, by name; the last two are how it ends."""
 
 
-# --- what is small -------------------------------------------------------------------------------------------------
+# --- what can be handed over ----------------------------------------------------------------------------------------
 
 
-def read_small(payload: str | Path | BinaryIO, clock: Clock) -> tuple[Small | None, bytes]:
-    """``payload`` whole, if it is small; else None, and what was read of a stream, which the sender has to put first.
+def look_at(payload: str | Path | BinaryIO, clock: Clock) -> tuple[Small | OnDisk | None, bytes]:
+    """``payload`` whole, if it is small, or which file it is; else None, and what was read of a stream, which the
+    sender has to put first.
 
-    A file that is odd in any way is not small: who opens it next says what is wrong with it.
+    A file that is odd in any way is neither: who opens it next says what is wrong with it.
     """
     if isinstance(payload, str):
         try:
@@ -98,15 +123,17 @@ def read_small(payload: str | Path | BinaryIO, clock: Clock) -> tuple[Small | No
     return (Small("stream", "stdin", head) if ended else None), head
 
 
-def _read_file(path: Path) -> Small | None:
+def _read_file(path: Path) -> Small | OnDisk | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
         before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode) or before.st_size > SMALL_MAX:
+        if not stat.S_ISREG(before.st_mode) or before.st_size - before.st_blocks * 512 >= HOLES_MIN:
             return None
+        if before.st_size > SMALL_MAX:
+            return OnDisk(path.name, os.path.realpath(path), before.st_dev, before.st_ino)
         data = os.read(descriptor, before.st_size + 1)
         after = os.fstat(descriptor)
     except OSError:
@@ -144,25 +171,27 @@ def _read_stream(descriptor: int, clock: Clock) -> tuple[bytes, bool]:
 
 
 def hand_over(
-    home: Home, recipient: str, small: Small, name: str | None, note: str, options: Options,
+    home: Home, recipient: str, payload: Small | OnDisk, name: str | None, note: str, options: Options,
     environ: Mapping[str, str], on_event: Callable[[Event | Notice], None],
-) -> Delivery | WouldAccept | None:
-    """Have the daemon of ``home`` deliver ``small``; blocks until it has.
+) -> Delivery | WouldAccept | Undone:
+    """Have the daemon of ``home`` deliver ``payload``; blocks until it has.
 
-    None: no byte of it has left, and whoever has it sends it himself: no daemon runs, or it ended, or what is given
-    cannot be handed over. Every failure is a `ZkcError` with the contract's code. Ended early, the daemon ends it too.
+    `Undone` where no daemon runs, or it ended, or has no place, or what is given cannot be handed over. Of what is
+    small no byte has left then. Every failure is a `ZkcError` with the contract's code. Ended early, the daemon ends it
+    too.
     """
     if not os.path.lexists(home.keys_db):
-        return None
+        return Undone()
     check_file(home.keys_db)
     variables = {key: value for key, value in environ.items() if key.startswith("ZKC_") and key not in VARIABLES}
-    job = Job(recipient, small, name, note, options, os.fspath(home.config_file), variables)
+    small, file = (payload, None) if isinstance(payload, Small) else (None, payload)
+    job = Job(recipient, small, file, name, note, options, os.fspath(home.config_file), variables)
     try:
         request = json.dumps(["send", vars(job)], default=_plain, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return None
+        return Undone()
     if len(request) > CONTROL_REQUEST_MAX:
-        return None
+        return Undone()
     within = ANSWER_SECONDS if options.timeout is None else min(options.timeout + _GRACE_SECONDS, ANSWER_SECONDS)
     path = home.socket_path()
     done: Delivery | WouldAccept | None = None
@@ -177,16 +206,18 @@ def hand_over(
                     granted = granted or isinstance(told, Granted)
                     on_event(told)
     except NotRunning:
-        return None
+        return Undone()
     except DaemonError as error:
+        if granted and isinstance(payload, OnDisk) and isinstance(error, HungUp):
+            return Undone(begun=True)
         if granted:
             raise Interrupted(
                 f"the daemon that sent it to {recipient} gave no answer", detail="daemon",
                 hint=f"ask {recipient} whether it has arrived, before you send it again",
             ) from None
         # It lets no byte leave before it has told of the grant. Where it ended, or may come back, it is waited for.
-        if isinstance(error, HungUp) or options.wait is not None:
-            return None
+        if isinstance(error, HungUp) or options.wait is not None or error.detail in GIVEN_BACK:
+            return Undone()
         raise
     if done is None:
         raise bad_answer(path, PeerViolation("malformed", "an answer without an end"))

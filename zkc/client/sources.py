@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from zkc.client.small import Small
+from zkc.client.small import OnDisk, Small
 from zkc.client.spool import SpoolSource
 from zkc.client.trees import TreeSource, walk
 from zkc.client.walking import Root, Skipped, is_excluded, is_sparse, joint_name, name_of, nothing_left, roots_of
 from zkc.constants import MESSAGE_TEXT_MAX, NOTE_MAX
-from zkc.errors import LocalIOError, UsageError
+from zkc.errors import DaemonError, LocalIOError, UsageError
 from zkc.rules.names import own_name
 from zkc.stores.pipes import widen_pipe
 from zkc.wire.messages import Manifest
@@ -251,6 +252,22 @@ def small_source(small: Small, name: str | None, note: str) -> tuple[BytesSource
     named = _named(name, small.name)
     same = _file_identity(small.path, len(small.data), small.modified_ns) if small.path else ()
     return BytesSource(small.data, same), Manifest(small.kind, named, _note(note), size, small.mode, small.modified_ns)
+
+
+def handed_file(file: OnDisk, name: str | None, note: str) -> tuple[FileSource, Manifest]:
+    """The same of a file that a command has named. `DaemonError` (``not-here``) where this process sees another one
+    there, or none; `UsageError` (``bad-name``)."""
+    named, note = _named(name, file.name), _note(note)
+    descriptor = -1
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(file.path, OPEN_FLAGS | os.O_NOFOLLOW)
+    status = os.fstat(descriptor) if descriptor >= 0 else None
+    if status is None or (status.st_dev, status.st_ino) != (file.device, file.inode):
+        if status is not None:
+            os.close(descriptor)
+        raise DaemonError(f"the daemon does not see {file.path}", detail="not-here")
+    source = FileSource(Path(file.path), descriptor)
+    return source, source.manifest(named, note)
 
 
 def _file_identity(path: str, size: int, modified_ns: int) -> tuple[bytes, ...]:

@@ -18,6 +18,7 @@ from typing import Final
 
 from zkc.constants import (
     FILE_NAME_MAX,
+    HOLES_MIN,
     LISTING_HEADER_BYTES,
     LISTING_MAX,
     RUNS_MAX,
@@ -34,8 +35,6 @@ FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _SPARSE_FROM: Final = 64 * 1024
 """Bytes: a smaller file is sent whole, without a look for its holes."""
-HOLES_MIN: Final = 8 * 1024**3
-"""Bytes of holes from which on a file that is sent alone travels as a tree of one, without them."""
 _KINDS: Final = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 

@@ -150,37 +150,38 @@ class What:
     exclude: tuple[str, ...]
 
     @property
-    def maybe_small(self) -> str | Path | BinaryIO | None:
-        """What may be small, as far as the words tell: a message, one path, a stream."""
+    def maybe_handed(self) -> str | Path | BinaryIO | None:
+        """What the daemon may send, as far as the words tell: a message, one path, a stream."""
         if not isinstance(self.payload, list):
             return self.payload
         return self.payload[0] if len(self.payload) == 1 and not self.exclude else None
 
 
 def _send(call: Invocation, recipient: str, what: What, options: Options) -> Delivery | WouldAccept:
-    """What is small goes whole to the daemon, where one runs; all else leaves from this process (decision 0007)."""
-    from zkc.client.small import Small, hand_over, read_small
+    """What is small goes whole to the daemon, where one runs, and a file by its path; all else leaves from this
+    process (decisions 0007, 0026)."""
+    from zkc.client.small import OnDisk, Small, Undone, hand_over, look_at
     from zkc.env import SystemClock
     from zkc.stores.home import Home
 
     clock = SystemClock()
     began = clock.monotonic()
-    small: Small | None
-    payload = what.maybe_small
+    given: Small | OnDisk | None
+    payload = what.maybe_handed
     if payload is None:
-        small, head = None, b""
+        given, head = None, b""
     elif options.dry_run and not isinstance(payload, str | Path):
-        small, head = Small("stream", "stdin", b""), b""  # what stdin holds is for another command
+        given, head = Small("stream", "stdin", b""), b""  # what stdin holds is for another command
     else:
-        small, head = read_small(payload, clock)
+        given, head = look_at(payload, clock)
     with Shown(call.out, recipient) as shown:
-        done = None
-        if small is not None:
+        done: Delivery | WouldAccept | Undone = Undone()
+        if given is not None:
             home = Home.resolve("client", call.options.home).check()
-            done = hand_over(home, recipient, small, what.name, what.note, options, os.environ, shown.event)
-        if done is None:
-            spent = clock.monotonic() - began
-            done = _send_from_here(call, recipient, what, head, _less(options, spent), shown)
+            done = hand_over(home, recipient, given, what.name, what.note, options, os.environ, shown.event)
+        if isinstance(done, Undone):
+            left = _less(options, clock.monotonic() - began)
+            done = _send_from_here(call, recipient, what, head, left, shown, begun=done.begun)
         shown.done(done)
         return done
 
@@ -194,7 +195,7 @@ def _less(options: Options, spent: float) -> Options:
 
 
 def _send_from_here(
-    call: Invocation, recipient: str, what: What, head: bytes, options: Options, shown: Shown
+    call: Invocation, recipient: str, what: What, head: bytes, options: Options, shown: Shown, *, begun: bool
 ) -> Delivery | WouldAccept:
     source, manifest = open_source(call.out, what, head)
 
@@ -219,7 +220,7 @@ def _send_from_here(
         access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
         under_way.append(Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,
-            on_event=shown.event, reports=DaemonReports(home.socket_path(), clock),
+            on_event=shown.event, reports=DaemonReports(home.socket_path(), clock), begun=begun,
         ))
         return under_way[0].run()
 
