@@ -6,7 +6,6 @@ The face holds no state of the home: a list is read anew when the daemon says th
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -19,18 +18,16 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane
 
 from zkc.client.call import Call
-from zkc.client.events import Delivery, Granted, Pending
-from zkc.client.events import Progress as Sent
+from zkc.client.events import Delivery, Event
 from zkc.client.happenings import Begun, Ended, Progress
 from zkc.errors import PeerViolation, ZkcError
 from zkc.rules.names import escape
-from zkc.rules.units import show_size
 from zkc.ui.tui.desk import Desk
 from zkc.ui.tui.dialogs import Compose, Draft, Letter, Line, Pane, Reading, Sure
-from zkc.ui.tui.rows import INBOX, PEER, PEERS, PENDING, QUEUE, SENT, TRANSFERS, Row, cut, pane
+from zkc.ui.tui.flows import Flows, Transfer
+from zkc.ui.tui.rows import INBOX, PEERS, PENDING, QUEUE, SENT, TRANSFERS, Row, cut, pane
 
 T = TypeVar("T")
-_TRANSFERS_SHOWN: Final = 200
 _FAILS: Final = (ZkcError, PeerViolation, OSError)
 """What is told to the person, and ends nothing: a harmed file of this home is one thing that cannot be shown."""
 
@@ -67,35 +64,6 @@ q             quit
 known and was not compared, "! key" by one whose key has changed."""
 
 
-@dataclass
-class Transfer:
-    """One delivery: begun here, or told of by the daemon."""
-
-    peer: str
-    name: str
-    call: Call | None = None
-    """Of one that was begun here: how to end it."""
-    sign: str = "→"
-    done: int = 0
-    total: int | None = None
-    state: str = "asking"
-    began: float | None = None
-    """When its bytes began to flow, and how many were there before; None: not yet."""
-    before: int = 0
-    over: bool = False
-
-    @property
-    def how_far(self) -> str:
-        return show_size(self.done) if not self.total else f"{self.done * 100 // self.total} %"
-
-    def rate(self, now: float) -> str:
-        """While it flows."""
-        moved = self.done - self.before
-        if self.over or self.began is None or moved <= 0 or now <= self.began:
-            return ""
-        return f"{show_size(moved / (now - self.began))}/s"
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """Something of the home is not what it was: which lists are to be read anew, and what flows."""
@@ -120,32 +88,7 @@ class Face(App[None]):
 
     TITLE = "zkc"
     ENABLE_COMMAND_PALETTE = False
-    CSS = """
-    #where { height: 1; text-style: reverse; }
-    TabbedContent { height: 1fr; }
-    TabPane { padding: 0; }
-    DataTable { height: 1fr; }
-    DataTable > .datatable--cursor { color: ansi_default; background: ansi_default; text-style: reverse; }
-    DataTable:focus > .datatable--cursor { color: ansi_default; background: ansi_default; text-style: bold reverse; }
-    #pane { height: 45%; border-top: solid ansi_bright_black; padding: 0 1; }
-    #pane:focus { border-top: heavy ansi_blue; }
-    .dialog { width: 76; max-width: 100%; height: auto; max-height: 100%; border: round ansi_blue; padding: 0 1; }
-    .dialog { overflow-y: auto; }
-    .title, .hint, #wrong { width: 100%; }
-    .wide { height: 90%; }
-    .title { text-style: bold; }
-    .hint { text-style: italic; }
-    .buttons { height: auto; }
-    .buttons Button { min-width: 0; margin: 0 1; }
-    #text { height: 1fr; min-height: 3; }
-    #wrong { display: none; text-style: bold; color: ansi_red; }
-    ModalScreen { align: center middle; }
-    .-low #where, .-low #pane, .-low Underline, .-low .label, .-low .hint { display: none; }
-    .-low Tabs { height: 1; }
-    .-low DataTable { scrollbar-size-horizontal: 0; }
-    .-low .dialog { width: 100%; border: none; padding: 0; }
-    .-low .wide { height: 100%; }
-    """
+    CSS_PATH = "face.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-low"), (10, "-high")]  # noqa: RUF012 - as in `App`
     """On few lines the list has them all; Enter reads."""
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -184,8 +127,7 @@ class Face(App[None]):
         self._events = events
         self._clock = clock
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in LISTS}
-        self._transfers: dict[str, Transfer] = {}
-        self._numbers = itertools.count(1)
+        self._flows = Flows()
         self._draft = Draft()
         self._sought = ""
         self._below: tuple[str, str] = "", ""
@@ -237,9 +179,11 @@ class Face(App[None]):
     def _changed(self, change: Change) -> None:
         self._look(change.lists)
         if change.flow is not None:
-            self._flows(change.flow)
+            self._flows.hear(change.flow, self._clock())
         if change.gone:
-            self._nobody_tells()
+            self._flows.nobody_tells()
+        if change.gone or change.flow is not None:
+            self._show_transfers()
 
     def on_unmount(self) -> None:
         self._desk.hang_up()
@@ -376,7 +320,7 @@ class Face(App[None]):
 
     async def action_quit(self) -> None:
         """At once, where nothing is lost by it."""
-        flowing = sum(not each.over for each in self._own())
+        flowing = sum(not each.over for each in self._flows.own())
         lost = [
             *([f"{flowing} transfer{'s' if flowing > 1 else ''} under way would end."] if flowing else []),
             *([] if self._draft.is_empty else ["What you wrote was not sent."]),
@@ -516,13 +460,12 @@ class Face(App[None]):
         if text is not None:
             self.push_screen(Reading(title, text))
 
-    # --- transfers ----------------------------------------------------------------------------------------------------
+    # --- transfers --------------------------------------------------------------------------------------------------
 
     def _begin(self, recipient: str, name: str, send: Callable[..., Delivery], draft: Draft | None = None) -> None:
         """``draft``: what it was written as, kept should nothing come of it."""
-        key = f"t{next(self._numbers)}"
         call = Call()
-        transfer = self._transfers[key] = Transfer(recipient, escape(name), call)
+        transfer = self._flows.begin(recipient, name, call)
         self._spawn(partial(self._run, transfer, call, send, draft or Draft()), group="send")
         self._show_transfers()
         self._table("transfers").move_cursor(row=0)
@@ -534,89 +477,32 @@ class Face(App[None]):
         try:
             done = await asyncio.to_thread(send, call=call, on_event=heard)
         except ZkcError as error:
-            transfer.state = error.message
+            transfer.end(error.message)
             self._keep(draft)
             self._tell(error, "" if draft.is_empty else "c brings back what you wrote")
         else:
-            transfer.done, transfer.state = done.bytes, "delivered"
+            transfer.end("delivered", done.bytes)
             self.notify(f"{transfer.name} delivered to {transfer.peer}", markup=False)
             self._look({"sent", "peers"})
-        transfer.over = True
         self._show_transfers()
 
-    def _heard(self, transfer: Transfer, event: Any) -> None:
-        match event:
-            case Sent(bytes=done, total=total):
-                if transfer.began is None:
-                    transfer.began, transfer.before = self._clock(), done
-                transfer.done, transfer.total, transfer.state = done, total, "sending"
-            case Pending():
-                transfer.state = "a person is asked"
-            case Granted():
-                transfer.state = "sending"
-            case _:
-                return
+    def _heard(self, transfer: Transfer, event: Event) -> None:
+        transfer.hear(event, self._clock())
         self._show_transfers()
 
     def _end(self, key: str) -> None:
         """A transfer that was begun here; what is over goes from the list."""
-        transfer = self._transfers[key]
+        transfer = self._flows.all[key]
         if transfer.over:
-            del self._transfers[key]
+            self._flows.forget(key)
             self._show_transfers()
         elif transfer.call is None:
             self.notify("Only what was begun here can be ended here.")
         else:
             transfer.call.end()
 
-    def _nobody_tells(self) -> None:
-        for each in self._transfers.values():
-            if each.call is None and not each.over:
-                each.over, each.state = True, "not known: the daemon has gone"
-        self._show_transfers()
-
-    def _flows(self, what: Begun | Progress | Ended) -> None:
-        """The daemon tells of a transfer; of one that was begun here this face knows more."""
-        known = self._transfers.get(what.transfer)
-        match what:
-            case Begun():
-                inward = what.direction == "in"
-                peer, name = escape(what.sender if inward else what.recipient), escape(what.name or "(a stream)")
-                if not inward and any((own.peer, own.name, own.over) == (peer, name, False) for own in self._own()):
-                    return
-                self._transfers[what.transfer] = Transfer(
-                    peer, name, None, "←" if inward else "→", what.resumed_from, what.total,
-                    "receiving" if inward else "sending", self._clock(), what.resumed_from,
-                )
-                self._forget_old()
-            case Progress() if known is not None:
-                known.done, known.total = what.bytes, what.total
-            case Ended() if known is not None:
-                known.over, known.done = True, known.done if what.bytes is None else what.bytes
-                known.state = "delivered" if what.code == 0 else ": ".join(filter(None, (what.reason, what.detail)))
-            case _:
-                return
-        self._show_transfers()
-
-    def _own(self) -> Iterable[Transfer]:
-        return (each for each in self._transfers.values() if each.call is not None)
-
-    def _forget_old(self) -> None:
-        over = [key for key, each in self._transfers.items() if each.over]
-        for key in over[: max(len(self._transfers) - _TRANSFERS_SHOWN, 0)]:
-            del self._transfers[key]
-
     def _show_transfers(self) -> None:
-        rows = []
-        for key, each in reversed(self._transfers.items()):
-            state = escape(each.state)
-            cells = (
-                each.sign, cut(each.peer, PEER), cut(each.name), each.how_far, each.rate(self._clock()), cut(state, 40),
-            )
-            whose = "from" if each.sign == "←" else "to"
-            detail = ((whose, each.peer), ("name", each.name), ("done", each.how_far), ("state", state))
-            rows.append(Row(key, cells, detail, each.peer))
-        self._show("transfers", rows)
+        self._show("transfers", self._flows.rows(self._clock()))
 
     # --- small things -----------------------------------------------------------------------------------------------
 
