@@ -66,12 +66,16 @@ class Door:
 
     def close(self) -> None:
         """Stop listening, and put everybody out."""
-        if self._server is not None:
-            self._server.close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
         for connection in list(self._open):
             connection.put_out("gave-way")
 
     def came(self, connection: _Connection) -> None:
+        if self._server is None:
+            connection.put_out("gave-way")  # it was accepted before, and is only told of now
+            return
         if len(self._open) >= self._connections_max:
             next(iter(self._open)).put_out("gave-way")
         self._open[connection] = None
