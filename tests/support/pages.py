@@ -3,10 +3,10 @@
 A block of the language ``console`` is a dialogue: ``alice$ zkc inbox`` is typed on alice's machine, and what follows,
 to the next prompt, must come: ``…`` stands for any text, alone on a line for any number of lines. Each command must end
 with 0, unless the next one is ``echo $?``; one that goes on (a daemon) must only say what is shown, and a line ``^C``
-ends it.
+ends it. ``alice# `` is her machine's root.
 What else a reader does is told by a comment above a block, which no reader sees:
 
-- ``<!-- file: alice ~/bin/nightly -->``: puts the block into that file; a script (``#!``) is made executable
+- ``<!-- file: alice ~/bin/nightly -->``: puts the block into that file, in a folder that is there
 - ``<!-- cron: alice -->``: does what the crontab says, once and now, in cron's bare environment
 - ``<!-- python: alice -->``: runs it as a program
 - ``<!-- not run: why -->``: nothing can be run here
@@ -21,7 +21,6 @@ import os
 import re
 import shlex
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -42,7 +41,7 @@ RUN: Final = frozenset({"console", "python", "sh", "bash"})
 PORT: Final = "7670"
 """On a page the coordinator is there; here the system chooses."""
 INTERRUPT: Final = "^C"
-_PROMPT: Final = re.compile(r"^([a-z0-9-]+)\$ (.*)$")
+_PROMPT: Final = re.compile(r"^([a-z0-9-]+)[$#] (.*)$")
 _SHELL: Final = re.compile(r"<<(\d+)>>")
 """The shell's prompt, with the exit code of what was before it."""
 _ID: Final = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16})\b")
@@ -339,11 +338,9 @@ class Reader:
         own = self._environment(host)
         file = Path(path.replace("~", own["HOME"]).replace("$ZKC_HOME", own.get("ZKC_HOME", "")))
         text = text.replace(f"/home/{host}", own["HOME"])
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.name == "config.toml" and file.exists():
             text = f"{file.read_text()}\n{text}"
         file.write_text(text)
-        file.chmod(file.stat().st_mode | (stat.S_IXUSR if text.startswith("#!") else 0))
 
     def _cron(self, host: str, table: str) -> None:
         own = self._environment(host)

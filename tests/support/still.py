@@ -83,8 +83,8 @@ class StillDesk(Desk):
             peer_row("lab-3", Peer("lab-3", "computer", True, int(NOW), b"l" * 32, "unknown", 0), None, NOW),
         ]
 
-    def safety(self, name: str) -> str:
-        return " ".join(f"{number * 8641 % 100_000:05}" for number in range(1, 13))
+    def safety(self, name: str) -> tuple[str, bytes]:
+        return " ".join(f"{number * 8641 % 100_000:05}" for number in range(1, 13)), b"k" * 32
 
     def receipt(self, path: str) -> str:
         return pane((("genuine", "yes, by the key pinned here"), ("file", path)))

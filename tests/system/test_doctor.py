@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.coordinator import coordinator_in
 from tests.support.program import TOP
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, wait_until
 from zkc.client import ways
 from zkc.client.doctor import Examination
 from zkc.client.ways import Greeted
@@ -97,6 +97,33 @@ def test_an_address_that_leads_nowhere_is_named_and_counts_only_where_none_leads
             done = fleet.zkc("alice", "doctor", "--json")
             assert done.code == 0
             assert [each["state"] for each in done.events if each["step"].startswith("tcp ")] == ["note", "ok"]
+
+
+def test_a_port_that_answers_and_speaks_something_else_is_named(fleet: Fleet) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        endpoint = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        with configured(fleet, "alice", **{"coordinator.endpoints": [endpoint]}):
+            code, step, detail, says = wrong(fleet.zkc("alice", "doctor", "--json"))
+    assert (code, step, detail) == (10, "curve", "timeout")
+    assert "nobody there speaks zkc" in says
+
+
+def test_a_daemon_that_has_an_address_which_is_named_no_more_is_told_to_start_again(fleet: Fleet) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        former = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        fleet.program("alice").terminate()
+        with (
+            configured(fleet, "alice", **{"coordinator.endpoints": [former]}),
+            fleet.popen("alice", "daemon") as daemon,
+        ):
+            wait_until(lambda: fleet.zkc("alice", "status").code == 10)
+            with configured(fleet, "alice", **{"coordinator.endpoints": [fleet.coordinator.endpoint]}):
+                code, step, detail, says = wrong(fleet.zkc("alice", "doctor", "--json"))
+            daemon.terminate()
+    fleet.start_daemon("alice")
+    assert (code, step, detail) == (34, "daemon", "restart-needed")
+    assert former in says
 
 
 @contextlib.contextmanager

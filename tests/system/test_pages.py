@@ -64,10 +64,18 @@ def test_another_answer_or_a_failure_is_told(dialogue: str, why: str, tmp_path: 
 
 def test_files_programs_and_cron_are_done(tmp_path: Path) -> None:
     text = """
+```console
+a$ mkdir bin
+```
+
 <!-- file: a ~/bin/say -->
 ```sh
 #!/bin/sh
 echo "$WORD" >> said
+```
+
+```console
+a$ chmod +x bin/say
 ```
 
 <!-- cron: a -->

@@ -18,8 +18,10 @@ from textual.pilot import Pilot
 from tests.support.faces import screen, until, write
 from tests.support.items import entry, receive
 from tests.support.waiting import DEADLINE, wait_until
+from zkc.client.principal import note_alarm
 from zkc.config import load
 from zkc.env import SystemClock
+from zkc.errors import IdentityError
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.testing import Fleet
@@ -227,6 +229,21 @@ def test_safety_numbers_are_compared(fleet: Fleet) -> None:
 
     seen(scene)
     assert fleet.zkc("bob", "verify", "alice", "--json").events[-1]["verified"] is True
+
+
+def test_a_key_is_verified_only_if_it_is_the_one_that_was_compared(fleet: Fleet) -> None:
+    assert fleet.zkc("bob", "verify", "alice").code == 0
+    home = fleet.home("bob")
+    with closing(Desk(str(home), load("client", home / "config.toml", {}).config, SystemClock())) as desk:
+        _, fingerprint = desk.safety("alice")
+        with pytest.raises(IdentityError):
+            desk.confirm("alice", b"x" * 32)
+        note_alarm(desk._store, "alice", b"y" * 32)
+        with pytest.raises(IdentityError, match="another key was seen"):
+            desk.safety("alice")
+        with pytest.raises(IdentityError):
+            desk.confirm("alice", fingerprint)
+    assert fleet.zkc("bob", "verify", "alice", "--trust", fingerprint.hex()).code == 0
 
 
 def test_a_large_delivery_is_seen_on_its_way_and_is_ended(fleet: Fleet, tmp_path: Path) -> None:

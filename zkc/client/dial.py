@@ -66,7 +66,9 @@ class Connection:
                 await asyncio.shield(self._up)
         except TimeoutError:
             raise CoordinatorUnreachable(
-                f"no answer from the coordinator at {self.endpoint}", detail="timeout", hint="is the address right?"
+                f"no answer from the coordinator at {self.endpoint}", detail="timeout",
+                hint="is the address right? where its port answers, the coordinator hangs, or another program is "
+                "there: zkc doctor tells which",
             ) from None
 
     def send(self, frame: bytes) -> bool:
@@ -116,12 +118,14 @@ class Connection:
             )
         if self._answered:
             return CoordinatorUnreachable(
-                f"what answers at {self.endpoint} is not this client's coordinator", detail="handshake",
-                hint="it may be ending; or something else listens there, or a coordinator with another key",
+                f"what answers at {self.endpoint} has another key than this client's coordinator, or is ending",
+                detail="handshake",
+                hint="try it again; if that stays, is the address right? a coordinator that was set up anew is another "
+                "one: its administrator has to restore the backup, or invite this client again (zkc join --force)",
             )
         return CoordinatorUnreachable(
             f"cannot reach the coordinator at {self.endpoint}", detail="refused",
-            hint="is it running (zkc coordinator status)?",
+            hint="is it running (zkc coordinator status)? zkc doctor looks at each step of the way",
         )
 
 

@@ -130,9 +130,15 @@ class Examination:
                 f"the daemon is of zkc {reply.version}, and this is {__version__}", detail="bad-answer",
                 hint="start it again, to run what is installed",
             )
-        if not reply.linked:
+        named = self._config.coordinator.endpoints or self._principal.registration.endpoints
+        if reply.coordinator in named:
+            if reply.linked:
+                return f"linked to {reply.coordinator}"
             return Note(f"it runs and has no link ({reply.problem or 'not yet'})", "what follows shows why")
-        return f"linked to {reply.coordinator}"
+        former = f"it goes by {reply.coordinator}, which the configuration does not name any more"
+        if reply.linked:
+            return Note(f"linked; {former}", "start it again")
+        raise DaemonError(f"no link: {former}", detail="restart-needed", hint="start it again")
 
     def _room(self) -> str:
         with Inbox.open(self._home) as inbox:

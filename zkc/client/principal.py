@@ -10,7 +10,7 @@ from zkc.crypto.cards import VerifiedCard, VerifiedCoordinator, read_coordinator
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.successions import Descent, descend
 from zkc.crypto.suites import KemPrivateKey, Suite, read_private
-from zkc.errors import LocalIOError, NotRegistered, PeerViolation
+from zkc.errors import IdentityError, LocalIOError, NotRegistered, PeerViolation
 from zkc.ids import owner_of
 from zkc.protocol.channel import ClientKeys
 from zkc.protocol.trust import Authority, KeyChanged, Known, follow
@@ -205,6 +205,15 @@ def succeed_peer(store: KeyStore, suite: Suite, changed: KeyChanged, chain: Sequ
         alarm=b"" if pin.alarm == card.fingerprint else pin.alarm,
     )
     return store.succeed(moved, pin.fingerprint, behind, now)
+
+
+def another_key_seen(name: str, pin: Pin) -> IdentityError:
+    """What keeps ``name`` from being compared or sent to, until a person says which key is the right one."""
+    return IdentityError(
+        f"another key was seen for {name}: pinned {pin.fingerprint.hex()}, seen {pin.alarm.hex()}", detail="identity",
+        hint=f"ask {name} for its fingerprint over another channel; if it is the pinned one:"
+        f" zkc verify {name} --trust {pin.fingerprint.hex()}",
+    )
 
 
 def note_alarm(store: KeyStore, name: str, seen: bytes) -> None:

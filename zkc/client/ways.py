@@ -91,7 +91,15 @@ class Way:
         """Encrypted by the coordinator's key, admitted by ours."""
         if self._principal.keys is None:
             return _LOCKED
-        self._runner.run(self._dial())
+        try:
+            self._runner.run(self._dial())
+        except CoordinatorUnreachable as error:
+            if error.detail != "timeout":
+                raise
+            raise CoordinatorUnreachable(
+                "the port is open, and nobody there speaks zkc: the coordinator hangs, or another program has it",
+                detail="timeout", hint="look at the machine: does zkc coordinator status answer there?",
+            ) from None
         return f"it has the key {self._principal.coordinator.curve_key.hex()[:16]}, and admits this client's"
 
     async def _dial(self) -> None:
@@ -101,7 +109,7 @@ class Way:
         self._line = Line(
             ctx, self._principal, self._endpoint, info, lambda _: None, clock=self._clock, identifier=self._identifier,
             if_refused="it was revoked there, or a backup from before its keys were renewed was restored: ask its"
-            " administrator for an invitation",
+            " administrator for an invitation, and take it with zkc join --force",
         )
         self._closing.callback(self._line.close)
         await self._line.dial()

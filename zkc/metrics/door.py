@@ -52,6 +52,7 @@ class Door:
         self._page = b""
         self._made: float | None = None
         self._server: asyncio.Server | None = None
+        self._serves = True
         self.address = ""
         """``HOST:PORT``, with the port that is bound."""
         self.outcomes: Final[Counter[str]] = Counter()
@@ -66,14 +67,14 @@ class Door:
 
     def close(self) -> None:
         """Stop listening, and put everybody out."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
+        self._serves = False
+        if self._server is not None:
+            self._server.close()
         for connection in list(self._open):
             connection.put_out("gave-way")
 
     def came(self, connection: _Connection) -> None:
-        if self._server is None:
+        if not self._serves:
             connection.put_out("gave-way")  # it was accepted before, and is only told of now
             return
         if len(self._open) >= self._connections_max:

@@ -52,7 +52,7 @@ def command(call: Invocation, *, wait: float) -> None:
         why = f": {found.problem}" if found.problem else ""
         raise CoordinatorUnreachable(
             f"the daemon has no link to {found.coordinator}{why}", detail="no-link",
-            hint="it goes on trying by itself; its log says more",
+            hint="it goes on trying by itself; zkc doctor looks at each step of the way",
         )
 
 

@@ -74,7 +74,7 @@ def _judged(
     now: float, notes: Notes,
 ) -> Pin:
     """The pin of ``name``, made now where there is none; `IdentityError` while another key than it was seen."""
-    from zkc.client.principal import known_about, note_alarm, pin_peer, trust_peer
+    from zkc.client.principal import another_key_seen, known_about, note_alarm, pin_peer, trust_peer
     from zkc.protocol.trust import KeyChanged, judge_peer
 
     pin = store.pin(name)
@@ -105,12 +105,7 @@ def _judged(
                 f"{alarm.message}; {_how(pin, card, registered)}", detail=alarm.detail, hint=alarm.hint
             ) from None
         if pin is not None and pin.alarm:
-            raise IdentityError(
-                f"another key was seen for {name}: pinned {pin.fingerprint.hex()}, seen {pin.alarm.hex()}",
-                detail="identity",
-                hint=f"ask {name} for its fingerprint over another channel; if it is the pinned one:"
-                f" zkc verify {name} --trust {pin.fingerprint.hex()}",
-            )
+            raise another_key_seen(name, pin)
         pin_peer(store, card, now)
     pinned = store.pin(name)
     if pinned is None:

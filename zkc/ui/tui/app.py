@@ -251,9 +251,11 @@ class Face(App[None]):
             self._say_below((name, row.key), pane(row.detail))
 
     async def _read_item(self, id: str) -> None:
-        text = await self._try(self._desk.read, id)
-        if text is not None:
-            self._say_below(("inbox", id), text)
+        try:
+            text = await asyncio.to_thread(self._desk.read, id)
+        except _FAILS as error:
+            text = str(error)  # in its place: what stood there is of another item
+        self._say_below(("inbox", id), text)
 
     def _say_below(self, what: tuple[str, str], text: str) -> None:
         """``what`` is read below; if it was before, on from where it was scrolled to."""
@@ -448,12 +450,13 @@ class Face(App[None]):
             self._spawn(partial(self._verify, row.key))
 
     async def _verify(self, name: str) -> None:
-        number = await self._try(self._desk.safety, name)
-        if number is None:
+        safety = await self._try(self._desk.safety, name)
+        if safety is None:
             return
+        number, fingerprint = safety
         question = f"{number}\n\nCompare this with {name}, over another channel. Does {name} read out the same?"
         if await self.push_screen_wait(Sure(question, "The same")):
-            self._do(self._desk.confirm, name, told=f"{name} is verified", then={"peers", "inbox"})
+            self._do(self._desk.confirm, name, fingerprint, told=f"{name} is verified", then={"peers", "inbox"})
 
     async def _show_text(self, title: str, ask: Callable[..., str], key: str) -> None:
         text = await self._try(ask, key)

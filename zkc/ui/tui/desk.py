@@ -19,7 +19,7 @@ from zkc.client.call import Call
 from zkc.client.command_audit import CommandAudit
 from zkc.client.events import Delivery, Event
 from zkc.client.happenings import Happened
-from zkc.client.principal import load_main
+from zkc.client.principal import another_key_seen, load_main
 from zkc.client.queueing import poke
 from zkc.client.walking import Skipped
 from zkc.config import ClientConfig
@@ -27,13 +27,21 @@ from zkc.constants import MESSAGE_TEXT_MAX
 from zkc.crypto.receipts import open_receipt
 from zkc.crypto.signing import safety_number
 from zkc.env import Clock
-from zkc.errors import DaemonError, LocalIOError, PeerViolation, UnknownRecipient, UsageError, ZkcError
+from zkc.errors import (
+    DaemonError,
+    IdentityError,
+    LocalIOError,
+    PeerViolation,
+    UnknownRecipient,
+    UsageError,
+    ZkcError,
+)
 from zkc.net.local_client import Answer, LocalClient
 from zkc.rules.names import escape, safe_name
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox
 from zkc.stores.items import Item
-from zkc.stores.key_rows import Pins
+from zkc.stores.key_rows import Pin, Pins
 from zkc.stores.keystore import KeyStore
 from zkc.stores.outbox import Outbox
 from zkc.stores.receipts import sent
@@ -170,12 +178,15 @@ class Desk:
             with claim, claim.open() as payload:
                 return payload.read(MESSAGE_TEXT_MAX).decode(errors="replace")
 
-    def safety(self, name: str) -> str:
-        """What to compare with ``name``, over another channel."""
+    def safety(self, name: str) -> tuple[str, bytes]:
+        """What to compare with ``name``, over another channel, and the fingerprint that it is of. `IdentityError` while
+        another key than the pinned one was seen."""
         pin = self._store.pin(name)
         if pin is None:
             raise UnknownRecipient(f"no key is pinned for {name}", detail="not-pinned", hint="send something first")
-        return safety_number(load_main(self._store).fingerprint, pin.fingerprint)
+        if pin.alarm:
+            raise another_key_seen(name, pin)
+        return safety_number(load_main(self._store).fingerprint, pin.fingerprint), pin.fingerprint
 
     def receipt(self, path: str) -> str:
         """All that a receipt says."""
@@ -222,10 +233,20 @@ class Desk:
         self._outbox.retry(id, self._clock.wall())
         poke(self._home)
 
-    def confirm(self, name: str) -> None:
-        """A person has compared the safety number: it is the same."""
+    def confirm(self, name: str, fingerprint: bytes) -> None:
+        """A person has compared the safety number of this key: it is the same. `IdentityError` where another one is
+        pinned by now, or was seen."""
         now = self._clock.wall()
-        self._store.update_pin(name, lambda known: known and replace(known, verified=now))
+
+        def compared(known: Pin | None) -> Pin | None:
+            if known is None or known.fingerprint != fingerprint or known.alarm:
+                raise IdentityError(
+                    f"the key of {name} has changed while it was compared", detail="identity",
+                    hint=f"look at it again: zkc verify {name}",
+                )
+            return replace(known, verified=now)
+
+        self._store.update_pin(name, compared)
         CommandAudit(self._home, self._config, self._clock).note("verified", self.name, name)
 
     def send(
