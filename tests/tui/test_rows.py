@@ -106,6 +106,20 @@ def test_what_is_verified_asked_changed_and_new_has_a_sign_and_a_word() -> None:
     assert peer_row("bob", other, None, NOW).cells[1] == "new"
 
 
+def test_a_line_grows_older_without_being_read_anew() -> None:
+    pin = Pin("bob", "user", b"1" * 32, b"", b"", 1, NOW, NOW, verified=NOW)
+
+    def lines(now: float) -> list[Row]:
+        return [
+            inbox_row(item(), "present", verified=True, now=now), pending_row(pending(), now),
+            sent_row("path", receipt(), "x", now), job_row(job(), 50, now), peer_row("bob", None, pin, now),
+        ]
+
+    later = [line.older(now=NOW + 7200) for line in lines(NOW) if line.older is not None]
+    assert later == lines(NOW + 7200)
+    assert all(line != before for line, before in zip(later, lines(NOW), strict=True))
+
+
 def test_a_job_says_how_far_it_is() -> None:
     assert job_row(job(state="sending"), 50, NOW).cells[3:5] == ("sending", "25 %")
     assert job_row(job(bytes=None), 3 << 20, NOW).cells[2:5] == ("?", "waiting", "3.0M")

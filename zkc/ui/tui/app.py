@@ -167,8 +167,10 @@ class Face(App[None]):
         if self._is_over:
             return
         name = self._active()
-        if len(self._rows[name]) <= _AGES_ROWS:
-            self._look({name})
+        if name == "transfers":
+            self._show_transfers()
+        elif len(self._rows[name]) <= _AGES_ROWS:
+            self._show(name, self._desk.older(self._rows[name].values()), reads=name != "inbox")
 
     def _follow(self) -> None:
         for change in self._events():
@@ -207,8 +209,9 @@ class Face(App[None]):
         if rows is not None:
             self._show(name, rows)
 
-    def _show(self, name: str, rows: list[Row]) -> None:
-        """The lines of a list; the one under the cursor stays there, wherever it has moved to."""
+    def _show(self, name: str, rows: list[Row], *, reads: bool = True) -> None:
+        """The lines of a list; the one under the cursor stays there, wherever it has moved to. ``reads``: the pane
+        below, too."""
         if self._is_over:
             return
         table = self._table(name)
@@ -223,7 +226,7 @@ class Face(App[None]):
         tabs = self._base.query_one(TabbedContent)
         count = f" ({len(rows)})" if rows and name in {"inbox", "pending", "queue"} else ""
         tabs.get_tab(name).label = f"{name.title()}{count}"
-        if tabs.active == name:
+        if reads and tabs.active == name:
             self._read()
 
     async def _say_where(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -144,6 +144,11 @@ class Desk:
         pins = {pin.name: pin for pin in self._store.pins()}
         names = sorted((listed.keys() | pins.keys()) - {self.name})
         return [peer_row(name, listed.get(name), pins.get(name), self._clock.wall()) for name in names]
+
+    def older(self, rows: Iterable[Row]) -> list[Row]:
+        """The same lines by now: nothing is read anew."""
+        now = self._clock.wall()
+        return [row.older(now=now) if row.older is not None else row for row in rows]
 
     def names(self) -> list[str]:
         """Whom one may write to, as far as it is known without asking."""

@@ -5,8 +5,9 @@ Nothing is told by colour alone: each state has a word or a sign of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from zkc.client.control import PendingItem
@@ -35,6 +36,8 @@ class Row:
     detail: tuple[tuple[str, str], ...]
     peer: str = ""
     """Whose it is, whole."""
+    older: Callable[..., Row] | None = field(default=None, compare=False)
+    """The same at a later ``now``; None: it has no age."""
 
     def has(self, word: str) -> bool:
         """Whether ``word``, in small letters, stands anywhere in what is told of it."""
@@ -65,7 +68,8 @@ def inbox_row(item: Item, presence: str, *, verified: bool, now: float) -> Row:
         ("digest", f"blake3:{item.digest.hex()}"),
         ("id", item.id),
     )
-    return Row(item.id, cells, _said(detail), sender)
+    older = partial(inbox_row, item, presence, verified=verified)
+    return Row(item.id, cells, _said(detail), sender, older)
 
 
 def pending_row(item: PendingItem, now: float) -> Row:
@@ -80,7 +84,7 @@ def pending_row(item: PendingItem, now: float) -> Row:
         ("key made by", item.key_source), ("for", escape(item.app)),
         ("asks for", asks), ("ends in", age(item.until - now)), ("id", item.id),
     )
-    return Row(item.id, cells, _said(detail), sender)
+    return Row(item.id, cells, _said(detail), sender, partial(pending_row, item))
 
 
 def sent_row(key: str, body: ReceiptBody, name: str, now: float) -> Row:
@@ -95,7 +99,7 @@ def sent_row(key: str, body: ReceiptBody, name: str, now: float) -> Row:
         ("received", ago(since)), ("presence", body.presence), ("key made by", body.key_source),
         ("digest", f"blake3:{body.digest.hex()}"), ("receipt", key),
     )
-    return Row(key, cells, _said(detail), escape(body.recipient))
+    return Row(key, cells, _said(detail), escape(body.recipient), partial(sent_row, key, body, name))
 
 
 def job_row(job: Job, sent: int | None, now: float) -> Row:
@@ -109,7 +113,7 @@ def job_row(job: Job, sent: int | None, now: float) -> Row:
         ("why", why), ("tries", str(job.tries)), ("next try", f"in {age(job.next - now)}" if job.next > now else ""),
         ("ends in", age(job.expires - now)), ("id", job.id),
     )
-    return Row(job.id, cells, _said(detail), escape(job.recipient))
+    return Row(job.id, cells, _said(detail), escape(job.recipient), partial(job_row, job, sent))
 
 
 def peer_row(name: str, peer: Peer | None, pin: Pin | None, now: float) -> Row:
@@ -127,7 +131,8 @@ def peer_row(name: str, peer: Peer | None, pin: Pin | None, now: float) -> Row:
         ("name", escape(name)), ("online", online), ("person", person), ("seen", seen), ("key", trust),
         ("fingerprint", fingerprint.hex()),
     )
-    return Row(name, (cut(escape(name), PEER), sign, online, person, seen), _said(detail), escape(name))
+    cells = cut(escape(name), PEER), sign, online, person, seen
+    return Row(name, cells, _said(detail), escape(name), partial(peer_row, name, peer, pin))
 
 
 def cut(text: str, width: int = CELL) -> str:
