@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
-from collections.abc import AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,16 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
     return bytes(said)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left_to_a_later_test() -> Iterator[None]:
+    """asyncio of Python 3.11 leaves a connection open whose server closes between its accept and its first turn
+    (`Server._attach`): it ends here, and not as a warning in whatever test the collector runs next."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @asynccontextmanager
 async def opened(
     page: Callable[[], bytes] = lambda: b"the page\n", host: str = "127.0.0.1", **bounds: Any
@@ -74,12 +86,8 @@ async def opened(
     try:
         yield of
     finally:
-        # Python 3.11 leaves a connection open whose server closes between its accept and its first turn.
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others, timeout=DEADLINE)
         of.door.close()
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what was put out is closed in the next turn
 
 
 def test_the_page_is_told_and_the_connection_ends() -> None:
