@@ -196,7 +196,7 @@ RECIPIENTS_MAX: Final = 64
 """Of one command: each takes two threads, two sockets, and of a pipe what its recipient has not taken."""
 SMALL_MAX: Final = 64 * 1024
 """Bytes of a payload that a command hands to the daemon: what a pipe holds, and a quarter of `CONTROL_REQUEST_MAX`."""
-HANDED_FILES_MAX: Final = 8
+HANDED_FILES_MAX: Final = 16
 """Files that a daemon sends for commands at once, each with a window in memory; others are sent by their commands."""
 HOLES_MIN: Final = 8 * 1024**3
 """Bytes of holes from which on a file that is sent alone travels as a tree of one, without them."""

@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_is_named(fleet: Fleet, small_disk: Callable[[int], 
     free = shutil.disk_usage(home).free
     with (home / "filling").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free)
-        for step, says in (("keys", "no space left for the key store"), ("room", "inbox.min_free leaves 1.0M")):
+        for step, says in (("keys", "no space left for the key store"), ("room", "inbox.min_free keeps 1.0M")):
             code, where, detail, message = wrong(fleet.zkc("full", "doctor", "--json", env=env))
             assert (code, where, detail) == (33, step, "no-space")
             assert says in message

@@ -145,7 +145,7 @@ class Examination:
             free, least = inbox.free_bytes(), self._config.inbox.min_free
         if free <= least:
             raise LocalIOError(
-                f"{show_size(free)} are free at the inbox, and inbox.min_free leaves {show_size(least)}",
+                f"{show_size(free)} are free at the inbox, and inbox.min_free keeps {show_size(least)} free",
                 detail="no-space", hint="make room: nothing can be received",
             )
         return f"{show_size(free)} free at the inbox"

@@ -150,7 +150,7 @@ def not_running(path: Path, error: OSError) -> ZkcError:
     if isinstance(error, PermissionError):
         return DaemonError(f"{path} belongs to somebody else", detail="permission", hint=_OTHER_USER)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
-        return NotRunning(f"nothing listens at {path}", detail="not-running", hint=_START)
+        return NotRunning(f"nothing runs here: no process listens at {path}", detail="not-running", hint=_START)
     if isinstance(error, TimeoutError | BlockingIOError):
         # Its queue of connections is full: it is there, and takes none.
         return no_answer(path)
