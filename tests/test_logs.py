@@ -45,13 +45,13 @@ def test_no_secret_passes_by_name_type_or_look(form: str) -> None:
     )
     out = logged(
         form,
-        psk=SECRET.hex(), curve_secret=SECRET.hex(), passphrase="open sesame", PIN="1234", token=[SECRET.hex()],
+        psk=SECRET.hex(), curve_secret=SECRET.hex(), passphrase="open sesame", PIN="swordfish", token=[SECRET.hex()],
         value=Secret(SECRET), key=SUITES["x25519"].generate(), signing=IdentityKey.from_seed(SECRET * 2),
         raw=SECRET, array=bytearray(SECRET), view=memoryview(SECRET),
         nested={"private_key": SECRET.hex(), "deep": [{"seed": SECRET.hex(), "b": SECRET}]},
         said=f"the line was {invitation}", error=ValueError(invitation),
     )
-    for hidden in (SECRET.hex(), repr(SECRET), "open sesame", "1234", invitation, SECRET.decode("latin-1")):
+    for hidden in (SECRET.hex(), repr(SECRET), "open sesame", "swordfish", invitation, SECRET.decode("latin-1")):
         assert hidden not in out
     assert "5aa5" not in out
 
