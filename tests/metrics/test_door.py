@@ -16,7 +16,7 @@ import pytest
 from tests.support.waiting import DEADLINE, until
 from zkc.env import SystemClock
 from zkc.errors import LocalIOError
-from zkc.metrics.door import CONNECTIONS_MAX, PAGE_SECONDS, REQUEST_MAX, Door
+from zkc.metrics.door import CONNECTIONS_MAX, PAGE_SECONDS, REQUEST_MAX, Door, _Connection
 from zkc.rules.endpoints import Endpoint
 
 ASK = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -88,6 +88,22 @@ async def opened(
     finally:
         of.door.close()
         await asyncio.sleep(0)  # what was put out is closed in the next turn
+
+
+def test_who_was_accepted_while_it_closed_is_put_out() -> None:
+    async def body() -> None:
+        async with opened() as of:
+            of.door.close()
+            ours, theirs = socket.socketpair()
+            await asyncio.get_running_loop().create_connection(lambda: _Connection(of.door), sock=theirs)
+            ours.setblocking(False)
+            async with asyncio.timeout(DEADLINE):
+                assert await asyncio.get_running_loop().sock_recv(ours, 1) == b""
+            ours.close()
+            assert not of.door._open
+            assert not of.door.outcomes, "it was let in, and put out for its silence"
+
+    asyncio.run(body())
 
 
 def test_the_page_is_told_and_the_connection_ends() -> None:

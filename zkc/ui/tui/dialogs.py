@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,8 +182,6 @@ class Compose(ModalScreen[Letter | None]):
 
 def paths_of(given: str) -> tuple[tuple[Path, ...], str]:
     """The paths that a person has typed, as a shell reads them; and what is wrong with them."""
-    import shlex  # noqa: PLC0415
-
     try:
         paths = tuple(Path(os.path.expanduser(word)) for word in shlex.split(given))
     except ValueError:
