@@ -28,7 +28,8 @@ def unknown_calls(page: str) -> list[str]:
 
 def _exists(words: list[str]) -> bool:
     command: click.Command = root(COMMANDS)
-    context = click.Context(command)
+    # With these: click keeps the help option of a command as the first context had it.
+    context = click.Context(command, **command.context_settings)
     options = {option for parameter in command.params for option in parameter.opts}
     for at, word in enumerate(words):
         if word in {"--", "--exec", "#"}:
