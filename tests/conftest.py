@@ -17,6 +17,8 @@ from typing import Final
 import hypothesis
 import pytest
 
+from tests.support.postgres import Postgres, postgres_server
+
 SESSION = "PYTEST_ZKC_SESSION"
 """In the environment of every process that a test of this worker starts, and of what that one starts."""
 
@@ -72,6 +74,13 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, one for all tests of a worker that ask for it."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -190,15 +190,16 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_expected(file: Path, c
 
 
 def test_a_key_database_that_is_refused_is_not_repeated_since_it_may_hold_a_password(file: Path) -> None:
-    line = _error(file, "[coordinator]\nkeydb = 'postgresql://zkc:hunter2@db/zkc'\n", "coordinator")
-    assert line == ':2: coordinator.keydb cannot be what it is; expected "" or "sqlite:///PATH"'
+    line = _error(file, "[coordinator]\nkeydb = 'mysql://zkc:hunter2@db/zkc'\n", "coordinator")
+    assert line == ':2: coordinator.keydb cannot be what it is; expected "", "sqlite:///PATH" or "postgresql://USER@HOST/DATABASE"'
 
 
-@pytest.mark.parametrize("url", ["sqlite:///", "sqlite:", "/var/x.db", "sqlite:////x\x1b[2J", "sqlite:////x\U000e0100"])
-def test_a_key_database_is_embedded_or_a_printable_path(url: str) -> None:
+@pytest.mark.parametrize("url", ["sqlite:///", "sqlite:", "/var/x.db", "sqlite:////x\x1b[2J", "sqlite:////x\U000e0100", "postgresql://"])
+def test_a_key_database_is_embedded_a_printable_path_or_on_a_server(url: str) -> None:
     with pytest.raises(UsageError, match="coordinator.keydb"):
         load("coordinator", None, {}, {"coordinator.keydb": url})
-    assert load("coordinator", None, {}, {"coordinator.keydb": "sqlite:////x.db"}).config.coordinator.keydb
+    for good in ("sqlite:////x.db", "postgresql:///zkc", "postgresql://zkc@db.example:5432/zkc?sslmode=verify-ca"):
+        assert load("coordinator", None, {}, {"coordinator.keydb": good}).config.coordinator.keydb == good
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The key database: one suite for every backend, then what is SQLite's alone.
 
-A backend is one entry in `BACKENDS`: a function that makes an empty database and says its URL.
+A backend is one entry in `BACKENDS`: a function that says the URL of a place for a database.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def sqlite_url(folder: Path) -> str:
     return f"sqlite:///{folder}/keys.db"
 
 
-BACKENDS: list[Callable[[Path], str]] = [sqlite_url]
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "sqlite": lambda request: sqlite_url(request.getfixturevalue("tmp_path")),
+    "postgres": lambda request: request.getfixturevalue("postgres").url(),
+}
 
 _serial = itertools.count(1)
 
@@ -100,9 +103,9 @@ def enrol(db: KeyDb, name: str = "bob", now: float = NOW, **changes: object) -> 
     return db.register(invited.invite_id, newcomer(db, invited), now)
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda make: make.__name__.removesuffix("_url"))
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(request.param(tmp_path))
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest) -> str:
+    return BACKENDS[request.param](request)
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ from zkc.rules.units import SIZE_MAX
 
 
 def _check_keydb(url: str) -> None:
-    if url and (not url.startswith("sqlite:///") or len(url) == len("sqlite:///") or escape(url) != url):
+    """What a URL begins with; the rest is said by who opens it."""
+    if url and (not url.startswith(_KEYDBS) or url in _KEYDBS or escape(url) != url):
         raise ValueError
 
 
@@ -60,7 +61,8 @@ _PORT_RANGE: Final = written('"tcp://HOST:PORT", "tcp://HOST:PORT-PORT" with two
 _METRICS: Final = written('"HOST:PORT" with an address as HOST, "PORT", or "off"', parse_metrics_listen)
 _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_address), 0)
 _NAMES: Final = listed(written('"NAME"', check_name), 0)
-_KEYDB: Final = written('"" or "sqlite:///PATH"', _check_keydb, secret=True)
+_KEYDBS: Final = ("sqlite:///", "postgresql://")
+_KEYDB: Final = written('"", "sqlite:///PATH" or "postgresql://USER@HOST/DATABASE"', _check_keydb, secret=True)
 _PATIENCE: Final = duration("1s", "7d")
 _ASK_TIMEOUT: Final = duration("1s", "7d")
 _SOURCES: Final = listed(choice("terminal", "session"), 0)

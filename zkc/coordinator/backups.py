@@ -4,7 +4,7 @@
 
     backup.json       version, when it was made, how long the key log is, whose it is
     identity.key      as in the home
-    keys.db           the key database at one moment
+    keys.db           the key database at one moment, as SQLite's, whatever kind it is of
     config.toml, banned    where there are any
 
 A tar, uncompressed, in this order. It holds every secret of the coordinator.
@@ -20,7 +20,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import sqlite3
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -37,8 +36,8 @@ from zkc.coordinator.engine import keydb_url
 from zkc.crypto.audit import Note
 from zkc.env import SystemClock
 from zkc.errors import LocalIOError, UsageError
-from zkc.stores import files, sqlite
-from zkc.stores.backends import sqlite_path
+from zkc.stores import files
+from zkc.stores.backends import is_there, shown
 from zkc.stores.home import Home
 from zkc.stores.keydb import KeyDb
 
@@ -95,11 +94,9 @@ def write_backup(home: Home, to: Sink) -> Told:
     told_identity = identity.load(home.check().data)
     body = files.read_private(identity.identity_file(home.data))
     config = load_config("coordinator", home.config_file, os.environ).config
-    source = sqlite_path(keydb_url(home, config))
     with _scratch(home) as scratch:
         copy = scratch / _KEYS
-        with closing(KeyDb.open(f"sqlite:///{source}", told_identity.mac_key, create=False)):
-            _copy_database(source, copy)
+        _copy(keydb_url(home, config), f"sqlite:///{copy}", told_identity)
         told = _look_into(copy, told_identity)
         with tarfile.open(fileobj=to, mode="w|", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
             for name, data in ((_HEAD, msgspec.json.encode(told)), (identity.FILE_NAME, body)):
@@ -138,7 +135,8 @@ def restore(home: Home, source: Source) -> Restored:
     """
     home.prepare()
     with home.lock(), _scratch(home) as scratch:
-        _check_empty(home.data / identity.FILE_NAME)
+        if os.path.lexists(there := home.data / identity.FILE_NAME):
+            raise _occupied(str(there))
         with files.translated("the backup"):
             told = _unpack(source, scratch)
         found = identity.load(scratch)
@@ -149,24 +147,23 @@ def restore(home: Home, source: Source) -> Restored:
         config = scratch / home.config_file.name
         if not home.config_file.exists() and config.exists():
             files.write_private(home.config_file, config.read_bytes(), replace=False)
-        to = sqlite_path(keydb_url(home, load_config("coordinator", home.config_file, os.environ).config))
-        _check_empty(to)
+        to = keydb_url(home, load_config("coordinator", home.config_file, os.environ).config)
+        if is_there(to):
+            raise _occupied(shown(to))
         if (scratch / BANNED).exists():
             files.write_private(home.data / BANNED, (scratch / BANNED).read_bytes(), replace=True)
-        with files.translated(f"key database {to}"):
-            shutil.move(scratch / _KEYS, to)
+        _copy(f"sqlite:///{scratch / _KEYS}", to, found)
         # Last: with a database and without an identity no coordinator starts.
         body = (scratch / identity.FILE_NAME).read_bytes()
         files.write_private(identity.identity_file(home.data), body, replace=False)
     return Restored(told, cancelled)
 
 
-def _check_empty(path: Path) -> None:
-    if os.path.lexists(path):
-        raise UsageError(
-            f"a coordinator is here already: {path}", detail="occupied",
-            hint="restore into another home, or move this one aside",
-        )
+def _occupied(where: str) -> UsageError:
+    return UsageError(
+        f"a coordinator is here already: {where}", detail="occupied",
+        hint="restore into another home, or move this one aside",
+    )
 
 
 @contextmanager
@@ -181,14 +178,13 @@ def _scratch(home: Home) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copy_database(source: Path, to: Path) -> None:
-    """The database at one moment, whoever writes meanwhile."""
-    os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.PRIVATE_FILE))
-    try:
-        with closing(sqlite3.connect(source)) as ours, closing(sqlite3.connect(to)) as copy:
-            ours.backup(copy)
-    except sqlite3.Error as error:
-        raise sqlite.error_from(error, to, "the copy of the key database") from error
+def _copy(source: str, to: str, found: identity.CoordinatorIdentity) -> None:
+    """The database at one moment, whoever writes meanwhile, whichever kinds the two are of."""
+    with (
+        closing(KeyDb.open(source, found.mac_key, create=False)) as ours,
+        closing(KeyDb.open(to, found.mac_key, create=True)) as copy,
+    ):
+        ours.copy_into(copy)
 
 
 def _look_into(path: Path, found: identity.CoordinatorIdentity) -> Told:

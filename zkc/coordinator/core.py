@@ -11,7 +11,7 @@ from zkc.config import CoordinatorConfig
 from zkc.coordinator.identity import CoordinatorIdentity
 from zkc.coordinator.keypool import KeyPool
 from zkc.env import Clock, Entropy
-from zkc.errors import PeerViolation
+from zkc.errors import CoordinatorUnreachable, LocalIOError, PeerViolation, ZkcError
 from zkc.logs import Repeats
 from zkc.metrics.families import Durations
 from zkc.net.loopsocket import Sent
@@ -24,6 +24,16 @@ _CODES: Final = {"identity": 12, "forged": 12, "bad-key": 12, "epoch": 12, "owne
 def code_of(violation: PeerViolation) -> int:
     """The contract's code for a rule that an authenticated peer broke; 1 where only a defect breaks it."""
     return _CODES.get(violation.detail, 1)
+
+
+def as_told(error: ZkcError) -> tuple[int, str]:
+    """Code and detail by which a client hears of ``error``.
+
+    What a coordinator's own key database says (full, held, out of reach) is no word on the client's disk or a peer's.
+    """
+    if isinstance(error, LocalIOError):
+        error = CoordinatorUnreachable("the key database does not do what it should", detail="keydb")
+    return error.code, error.detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ from zkc.net.sockets import (
 from zkc.net.watch import ROUTER_BOUNDS, Cut, Watch
 from zkc.net.zap import AsyncZap, Overloaded, ZapRequest, self_test
 from zkc.protocol.calls import Asked
+from zkc.stores.backends import shown
 from zkc.stores.home import Home, HomeLock
 from zkc.stores.keydb import KeyDb
 from zkc.stores.noting import BATCH_SECONDS, AuditWriter
@@ -200,7 +201,7 @@ class Engine:
         identity = load_or_create(home.data, config.coordinator.suite, self._entropy)
         self._check_suite(identity)
         async with contextlib.AsyncExitStack() as closing:
-            db = KeyDb.open(self._keydb_url, identity.mac_key, create=True, patience=KEYDB_SECONDS)
+            db = KeyDb.open(self._keydb_url, identity.mac_key, create=True, patience=KEYDB_SECONDS, alone=True)
             closing.callback(db.close)
             db.check_log()
             pool = KeyPool(identity.suite, config.coordinator.key_pool)
@@ -578,7 +579,7 @@ class Engine:
         }
         return Status(
             list(self._bound), core.identity.fingerprint.hex(), core.db.live_clients(), len(self._clients.online),
-            _shown(self._keydb_url), core.identity.suite.name, os.getpid(),
+            shown(self._keydb_url), core.identity.suite.name, os.getpid(),
             counters, self._metrics.address if self._metrics is not None else "",
         )
 
@@ -616,13 +617,6 @@ class Engine:
 
 def _soon(what: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(BATCH_SECONDS, what)
-
-
-def _shown(url: str) -> str:
-    """The URL without a password."""
-    scheme, slashes, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}{slashes}{user.partition(':')[0]}{at}{host}"
 
 
 def defect(error: Exception) -> InternalError:

@@ -21,7 +21,7 @@ from zkc.constants import (
     REGISTRATIONS_PER_INVITATION_MAX,
     REGISTRATIONS_PER_INVITATION_PER_SECOND,
 )
-from zkc.coordinator.core import Core, Wire, code_of
+from zkc.coordinator.core import Core, Wire, as_told, code_of
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import KemPrivateKey, read_private
 from zkc.errors import InternalError, PeerViolation, ZkcError
@@ -176,7 +176,7 @@ class Registrations:
             self._fail(talk, code_of(violation), violation.detail)
         except ZkcError as error:
             self._log_refusal(talk, error)
-            self._fail(talk, error.code, error.detail)
+            self._fail(talk, *as_told(error))
 
     def _advance(self, talk: _Conversation, taken: Step) -> None:
         """Takes over the state and performs the effects in their order."""

@@ -25,7 +25,7 @@ from zkc.constants import (
 )
 from zkc.coordinator.certificates import certificate_of
 from zkc.coordinator.clients import Clients
-from zkc.coordinator.core import Core, code_of
+from zkc.coordinator.core import Core, as_told, code_of
 from zkc.coordinator.fetching import Fetching
 from zkc.coordinator.invitations import make_invitation
 from zkc.coordinator.keylog import KeyLog
@@ -196,7 +196,7 @@ class Services:
                 if kind in _DECIDED:
                     about = _DECIDED[kind], session.client.name
                     self._core.audit.note(*about, code=error.code, detail=error.detail)
-            self._clients.fail(session, asked.id, error.code, error.detail)
+            self._clients.fail(session, asked.id, *as_told(error))
         else:
             if answer is not None:
                 self._clients.answer(session, asked.id, answer)

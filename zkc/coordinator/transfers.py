@@ -19,7 +19,16 @@ from zkc.coordinator.clients import Clients
 from zkc.coordinator.core import Core, code_of
 from zkc.coordinator.sessions import Client, Session, Silence
 from zkc.crypto.primitives import Secret, digest
-from zkc.errors import Interrupted, PeerViolation, PolicyRefused, RecipientOffline, TimedOut, UnknownRecipient, ZkcError
+from zkc.errors import (
+    CoordinatorUnreachable,
+    Interrupted,
+    PeerViolation,
+    PolicyRefused,
+    RecipientOffline,
+    TimedOut,
+    UnknownRecipient,
+    ZkcError,
+)
 from zkc.protocol.step import Step, erase, step
 from zkc.protocol.transfer_coordinator import (
     TABLE,
@@ -229,12 +238,12 @@ class Transfers:
         handshake = self._open.get(message.xid)
         if handshake is None:
             return
-        code = _told(message.code)
+        told = _told(message.code, message.detail)
         # By session, not by client: one may send to itself.
         if session is handshake.to and session is not handshake.origin:
-            self._finish(handshake, code, message.detail, tell_recipient=False)
+            self._finish(handshake, *told, tell_recipient=False)
         elif session.client is handshake.sender:
-            self._finish(handshake, code, message.detail)
+            self._finish(handshake, *told)
 
     def ends(self, xid: bytes, recipient: Session) -> set[str] | None:
         """The names of both ends of a handshake that waits for this recipient's answer; None where there is none."""
@@ -347,9 +356,9 @@ class Transfers:
                     for session, call in waiting:
                         self._clients.answer(session, call, body)
                 case FailSender(code=code, detail=detail):
-                    self._tell_sender(handshake, _told(code), detail)
+                    self._tell_sender(handshake, *_told(code, detail))
                 case RefuseSender(body=body, code=code, detail=detail):
-                    self._tell_sender(handshake, _told(code), detail, body)
+                    self._tell_sender(handshake, *_told(code, detail), body)
                 case _:
                     raise AssertionError(f"unexpected effect {type(effect).__name__}")
         if isinstance(handshake.state, Finished):
@@ -373,7 +382,7 @@ class Transfers:
             case "expired":
                 self._finish(handshake, TimedOut.code, "expired")
             case Failure(code=code, detail=detail):
-                self._finish(handshake, _told(code), detail, tell_recipient=False)
+                self._finish(handshake, *_told(code, detail), tell_recipient=False)
             case _:
                 self._hear_recipient(handshake, body)
 
@@ -440,6 +449,9 @@ def _told_apart(message: Said) -> bytes:
     return digest(encode(message))
 
 
-def _told(code: int) -> int:
-    return code if code in _RECIPIENT_MAY_SAY else PolicyRefused.code
+def _told(code: int, detail: str) -> tuple[int, str]:
+    """Code and detail of one end as the other hears them. Who could not ask this coordinator has lost it."""
+    if code == CoordinatorUnreachable.code:
+        return Interrupted.code, "link"
+    return (code if code in _RECIPIENT_MAY_SAY else PolicyRefused.code), detail
 

@@ -24,6 +24,7 @@ _SENTENCES: Final[dict[tuple[int, str], tuple[str, str]]] = {
     ),
     (2, "excluded"): ("what is left out leaves nothing for {0} to send", "leave less of it out"),
     (2, "limit"): ("it is too much for one transfer from {0}", "ask for it in parts, or leave some of it out"),
+    (10, "keydb"): ("the coordinator cannot read or write its key database", "its log says why; run it again later"),
     (11, ""): ("the coordinator no longer knows this client's registration", "zkc join --force, with a new invitation"),
     (11, "name-taken"): (
         "the coordinator has a registration of this name", "zkc coordinator revoke NAME, at the coordinator, ends it"

@@ -6,7 +6,8 @@ another wrote.
 
 Every row carries a MAC (`zkc.stores.rowmac`), so a value that is read is the value that was stored, or
 `LocalIOError` (``damaged``) says that it is not (attack K03). Any method can raise `LocalIOError`: ``damaged``,
-``no-space``, ``busy`` (another process held the database for as long as this one would wait), ``permission``, ``io``.
+``no-space``, ``busy`` (another process held the database for as long as this one would wait), ``permission``, ``io``,
+``unreachable`` (a server does not answer).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from zkc.stores.rowmac import mac, verifies
 
 T = TypeVar("T")
 _PRUNED_MAX: Final = 1000
+_COPIED_AT_ONCE: Final = 1000
 
 
 class InviteUsed(NotRegistered):
@@ -249,17 +251,21 @@ class KeyDb:
         self._mac_key = mac_key
 
     @classmethod
-    def open(cls, url: str, mac_key: bytes, *, create: bool, patience: float = BUSY_SECONDS) -> Self:
+    def open(
+        cls, url: str, mac_key: bytes, *, create: bool, patience: float = BUSY_SECONDS, alone: bool = False
+    ) -> Self:
         """The database at ``url``, with its schema brought up to date; made if there is none and ``create`` is set.
 
         A transaction waits ``patience`` seconds for another process's: an event loop that must not stand for long
-        gives fewer than a command.
+        gives fewer than a command. ``alone``: as the one coordinator that runs on it. (A file is in a home, whose own
+        lock says that already.)
 
-        Errors: `UsageError` (the URL), `VersionMismatch` (a newer zkc made it), `LocalIOError` with ``missing``,
-        ``permission`` (its file is open to others, a symbolic link, or somebody else's: attack K01), ``damaged``
-        (also when ``mac_key`` is another database's), ``no-space``, ``busy``, ``io``.
+        Errors: `UsageError` (the URL, or a package that it needs), `VersionMismatch` (a newer zkc made it),
+        `LocalIOError` with ``missing``, ``permission`` (its file is open to others, a symbolic link, or somebody
+        else's: attack K01), ``damaged`` (also when ``mac_key`` is another database's), ``no-space``, ``busy``, ``io``,
+        ``unreachable``; `DaemonError` (``already-running``).
         """
-        return cls(open_backend(url, mac_key, create=create, patience=patience), mac_key)
+        return cls(open_backend(url, mac_key, create=create, patience=patience, alone=alone), mac_key)
 
     def close(self) -> None:
         """Let go of the database. Harmless when repeated."""
@@ -268,6 +274,14 @@ class KeyDb:
     def version(self) -> int:
         """A number that has changed since the last call if another process or `KeyDb` has written."""
         return self._backend.change_counter()
+
+    def copy_into(self, empty: KeyDb) -> None:
+        """Every row, as it is at one moment, into another database that has none yet."""
+        with self._backend.reading() as source, empty._backend.writing() as target:
+            for each in TABLES:
+                rows = source.execution_options(yield_per=_COPIED_AT_ONCE).execute(select(*each.c))
+                for some in rows.mappings().partitions():
+                    target.execute(insert(each), [dict(row) for row in some])
 
     # --- invitations ------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from zkc.crypto.heads import log_leaf
 from zkc.crypto.merkle import leaf_hash, new_nodes
@@ -20,14 +20,18 @@ from zkc.stores.rowmac import mac, verifies
 Step = Callable[[Connection, bytes], None]
 """One migration: connection (in a transaction) and the key of the rows' MACs."""
 
-_TYPES: Final[dict[str, dict[str, str]]] = {"sqlite": {"bytes": "BLOB", "real": "REAL", "int": "INTEGER"}}
+_TYPES: Final[dict[str, dict[str, str]]] = {
+    "sqlite": {"bytes": "BLOB", "real": "REAL", "int": "INTEGER", "text": "TEXT"},
+    # Names are in the order of their bytes, whatever the database's language.
+    "postgresql": {"bytes": "BYTEA", "real": "DOUBLE PRECISION", "int": "BIGINT", "text": 'TEXT COLLATE "C"'},
+}
 """Column types by SQLAlchemy dialect."""
 
 _V1: Final = (
     """CREATE TABLE invitations (
         invite_id {bytes} NOT NULL PRIMARY KEY,
-        name TEXT NOT NULL,
-        kind TEXT NOT NULL,
+        name {text} NOT NULL,
+        kind {text} NOT NULL,
         psk {bytes} NOT NULL,
         curve_public {bytes} NOT NULL,
         expires {real} NOT NULL,
@@ -43,8 +47,8 @@ _V1: Final = (
     "CREATE INDEX invitations_by_key ON invitations (curve_public)",
     """CREATE TABLE clients (
         uid {bytes} NOT NULL PRIMARY KEY,
-        name TEXT NOT NULL,
-        kind TEXT NOT NULL,
+        name {text} NOT NULL,
+        kind {text} NOT NULL,
         card {bytes} NOT NULL,
         card_hash {bytes} NOT NULL,
         certificate {bytes} NOT NULL,
@@ -54,7 +58,7 @@ _V1: Final = (
         owner_uid {bytes},
         registered {real} NOT NULL,
         revoked {real},
-        reason TEXT NOT NULL,
+        reason {text} NOT NULL,
         log_index {int} NOT NULL UNIQUE,
         mac {bytes} NOT NULL
     )""",
@@ -70,11 +74,11 @@ _V1: Final = (
     """CREATE TABLE log (
         log_index {int} NOT NULL PRIMARY KEY,
         at {real} NOT NULL,
-        event TEXT NOT NULL,
-        name TEXT NOT NULL,
+        event {text} NOT NULL,
+        name {text} NOT NULL,
         uid {bytes} NOT NULL,
         card_hash {bytes} NOT NULL,
-        reason TEXT NOT NULL,
+        reason {text} NOT NULL,
         mac {bytes} NOT NULL
     )""",
 )
@@ -95,12 +99,12 @@ _AUDIT: Final = (
     """CREATE TABLE audit (
         seq {int} NOT NULL PRIMARY KEY,
         at {int} NOT NULL,
-        event TEXT NOT NULL,
-        sender TEXT NOT NULL,
-        recipient TEXT NOT NULL,
+        event {text} NOT NULL,
+        sender {text} NOT NULL,
+        recipient {text} NOT NULL,
         code {int} NOT NULL,
-        detail TEXT NOT NULL,
-        rule TEXT NOT NULL,
+        detail {text} NOT NULL,
+        rule {text} NOT NULL,
         times {int} NOT NULL,
         previous {bytes} NOT NULL,
         hash {bytes} NOT NULL,
@@ -140,8 +144,9 @@ def _tree_over_the_log(connection: Connection, mac_key: bytes) -> None:
         nodes |= new_nodes(place, leaf_hash(log_leaf(values[2], values[3], values[5], values[6])), nodes.__getitem__)
     for (level, position), hashed in nodes.items():
         sealed = mac(mac_key, "log_nodes", (level, position, hashed))
-        connection.exec_driver_sql(
-            "INSERT INTO log_nodes (level, position, hash, mac) VALUES (?, ?, ?, ?)", (level, position, hashed, sealed)
+        connection.execute(
+            text("INSERT INTO log_nodes (level, position, hash, mac) VALUES (:level, :position, :hash, :mac)"),
+            {"level": level, "position": position, "hash": hashed, "mac": sealed},
         )
 
 
@@ -226,6 +231,7 @@ def _run(connection: Connection, mac_key: bytes, start: int, upto: int) -> None:
     for step in STEPS[start:upto]:
         step(connection, mac_key)
     connection.exec_driver_sql("DELETE FROM schema_version")
-    connection.exec_driver_sql(
-        "INSERT INTO schema_version (version, mac) VALUES (?, ?)", (upto, mac(mac_key, "schema_version", (upto,)))
+    connection.execute(
+        text("INSERT INTO schema_version (version, mac) VALUES (:version, :mac)"),
+        {"version": upto, "mac": mac(mac_key, "schema_version", (upto,))},
     )

@@ -1,0 +1,246 @@
+"""A key database in PostgreSQL, reached by the driver psycopg: for sites that have such a server, with its replicas and
+its backups.
+
+Its tables are those of `zkc.stores.migrations`, in the first schema of the connection's ``search_path``, and one of
+its own: ``writes``, a single row that every writing transaction counts up first. The lock on that row is what lets no
+two of them interleave, and its number is how one process sees that another wrote. The one coordinator that runs on a
+database holds an advisory lock in each of its sessions, so it is fenced: without that lock it writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Self
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from zkc.errors import DaemonError, InternalError, LocalIOError, UsageError, ZkcError
+from zkc.rules.names import escape
+from zkc.stores import migrations
+
+_LOCK_CLASS: Final = 0x7A6B63
+"""Of the advisory locks of zkc ("zkc"); the schema's oid is the other half: one database can hold several."""
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_SCHEMA_OID: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())::int"
+_IS_UTF8: Final = (
+    "SELECT encoding = pg_char_to_encoding('UTF8') FROM pg_database WHERE datname = current_database()"
+)
+_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# Each statement sees the newest state; behind the lock on `writes` nobody else makes a newer one.
+_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_SESSION: Final = {
+    "synchronous_commit": "on",  # what was committed is on disk, also where the server is told not to mind
+    "idle_in_transaction_session_timeout": "60s",
+    # A session of a host that lost its power ends, and its lock with it, after half a minute and not after hours.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+"""Settings of each session, as the server calls them."""
+_LINE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+"""The same for our end of the connection, as libpq calls them; the last in milliseconds."""
+
+
+class PostgresBackend:
+    """One connection to a PostgreSQL database, made anew when it broke."""
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(zkc_begin=_WRITING)
+        self._where = where
+        self._own_writes = 0
+
+    @classmethod
+    def open(cls, url: URL, mac_key: bytes, *, create: bool, patience: float, alone: bool) -> Self:
+        """The database at ``url``; its tables are made, where there are none and ``create`` is set.
+
+        Errors: `LocalIOError` with ``missing``, ``unreachable``, ``permission``, ``damaged``, ``no-space``, ``busy``,
+        ``io``; `UsageError` (``extra``: psycopg is not installed; ``config``: its text is not in UTF-8); `DaemonError`
+        (``already-running``) where ``alone`` and another is; `VersionMismatch`.
+        """
+        backend = cls(_engine(url, patience, alone), shown(url))
+        try:
+            backend._prepare(mac_key, create)
+        except BaseException:
+            backend.close()
+            raise
+        return backend
+
+    @classmethod
+    def is_there(cls, url: URL, patience: float) -> bool:
+        """Whether there is a key database at ``url``. Errors: as `open`."""
+        backend = cls(_engine(url, patience, alone=False), shown(url))
+        try:
+            with backend.reading() as connection:
+                return _has_tables(connection)
+        finally:
+            backend.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        with self._translated(), self._writer.begin() as connection:
+            if connection.exec_driver_sql("UPDATE writes SET number = number + 1").rowcount != 1:
+                raise _damaged(self._where, "writes")
+            yield connection
+        self._own_writes += 1
+
+    def change_counter(self) -> int:
+        with self.reading() as connection:
+            number: int = connection.exec_driver_sql("SELECT number FROM writes").scalar_one()
+            return number - self._own_writes
+
+    def erase_deleted(self) -> None:
+        """Nothing: a server keeps what was deleted until it cleans up, and for longer in its write-ahead log."""
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _prepare(self, mac_key: bytes, create: bool) -> None:
+        with self.reading() as connection:
+            if not connection.exec_driver_sql(_IS_UTF8).scalar_one():
+                raise UsageError(
+                    f"the text of the key database {self._where} is not in UTF-8", detail="config",
+                    hint="make one that is: createdb --encoding UTF8 --template template0 DATABASE",
+                )
+            there = _has_tables(connection)
+        if not there:
+            if not create:
+                raise LocalIOError(
+                    f"there is no key database in {self._where}", detail="missing",
+                    hint="restore it from a backup, or correct coordinator.keydb",
+                )
+            self._create(mac_key)
+        with self.reading() as connection:
+            version = migrations.version_of(connection, mac_key)
+        if version < migrations.LATEST:
+            with self.writing() as connection:
+                migrations.upgrade(connection, mac_key)
+
+    def _create(self, mac_key: bytes) -> None:
+        with self._translated(), self._writer.begin() as connection:
+            # Of several at once the first makes them, and the others find them.
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_CLASS} + 1, {_SCHEMA_OID})")
+            if _has_tables(connection):
+                return
+            connection.exec_driver_sql("CREATE TABLE writes (number BIGINT NOT NULL)")
+            connection.exec_driver_sql("INSERT INTO writes (number) VALUES (0)")
+            migrations.create(connection, mac_key)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The one door through which the driver's errors leave as ours."""
+        try:
+            yield
+        except DBAPIError as error:
+            # Without its cause: a server quotes the row that it does not take.
+            raise _error_from(error.orig, self._where) from None
+
+
+def _engine(url: URL, patience: float, alone: bool) -> Engine:
+    """An engine of one connection, with transactions begun by us alone."""
+    # A patience of 0 would be to wait for ever.
+    session = {"lock_timeout": f"{max(1, round(patience * 1000))}ms", **_SESSION}
+    options: dict[str, Any] = {
+        "application_name": "zkc", "client_encoding": "utf8", "connect_timeout": max(2, round(patience)), **_LINE,
+    }  # fmt: skip
+    if url.host and url.host not in _LOOPBACK and "host" not in url.query:
+        # Keys go over this line: to another host only under a certificate that was verified, unless the URL says else.
+        options["sslmode"] = "verify-full"
+    options = {name: value for name, value in options.items() if name not in url.query}
+    given = url.query.get("options", "")
+    options["options"] = " ".join([*(f"-c {name}={value}" for name, value in session.items()), *_words(given)])
+    try:
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=0,
+            pool_pre_ping=True, hide_parameters=True, connect_args=options,
+        )  # fmt: skip
+    except ModuleNotFoundError:
+        raise UsageError(
+            "a key database in PostgreSQL needs psycopg, which is not installed", detail="extra",
+            hint="install it: pip install 'zkc[postgres]'",
+        ) from None
+
+    if alone:
+        event.listen(engine, "connect", lambda raw, _record: _hold(raw, shown(url)))
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("zkc_begin", _READING))
+
+    return engine
+
+
+def _hold(raw: Any, where: str) -> None:
+    """Make this session the one of the coordinator that runs on the database. A former one's may just be ending."""
+    from psycopg import Error  # noqa: PLC0415 - part of an extra
+    from psycopg.errors import LockNotAvailable  # noqa: PLC0415
+
+    try:
+        raw.execute(f"SELECT pg_advisory_lock({_LOCK_CLASS}, {_SCHEMA_OID})")
+    except LockNotAvailable:
+        raise DaemonError(
+            f"another coordinator runs on the key database {where}", detail="already-running",
+            hint="end it first, or give this one a database of its own",
+        ) from None
+    except Error as error:
+        raise _error_from(error, where) from None
+
+
+def _has_tables(connection: Connection) -> bool:
+    # Asked of the catalogue, not of `to_regclass`, which may still remember that there were none.
+    query = "SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'schema_version'"
+    return connection.exec_driver_sql(query).first() is not None
+
+
+def shown(url: URL) -> str:
+    """``url`` as a person may read it: nothing behind the ``?``, and no password."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _words(option: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (option,) if isinstance(option, str) else option
+
+
+def _error_from(error: BaseException | None, where: str) -> ZkcError:
+    """What the driver's ``error`` means. Its codes: PostgreSQL's manual, appendix A; none where there was no answer."""
+    state: str = getattr(error, "sqlstate", None) or ""
+    said = escape(str(error).strip().partition("\n")[0])
+    what = f"the key database {where}"
+    match state:
+        case "55P03" | "40001" | "40P01":
+            return LocalIOError(f"{what} is held by another process", detail="busy", hint="run it again")
+        case "42P01" | "42703" | "XX000" | "XX001" | "XX002":
+            return _damaged(where, said)
+        case "42501" | "3F000":
+            return LocalIOError(
+                f"{what}: {said}", detail="permission", hint="make the user its owner: createdb --owner USER DATABASE"
+            )
+        case "25006":
+            return LocalIOError(f"{what} is a replica, which takes no writes", detail="io", hint="name the primary")
+        case "53100":
+            return LocalIOError(
+                f"no space left for {what}", detail="no-space", hint="make room on the server and run it again"
+            )
+        case _:
+            pass
+    # Connection, resources, an administrator's word, the server's own I/O: or no code at all, but of the driver's kind
+    # that speaks of operation and not of wrong use.
+    if state[:2] in ("08", "53", "57", "58") or (not state and type(error).__name__ == "OperationalError"):
+        return LocalIOError(
+            f"{what} cannot be reached: {said}", detail="unreachable",
+            hint="see that the server runs, and that coordinator.keydb names it",
+        )
+    return InternalError(f"{what}: {said}")
+
+
+def _damaged(where: str, what: str) -> LocalIOError:
+    return LocalIOError(
+        f"the key database {where} is damaged ({what})", detail="damaged", hint="restore it from a backup"
+    )
