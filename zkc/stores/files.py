@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -133,7 +134,17 @@ def check_file(path: Path) -> None:
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
-        raise refused(path, "belongs to another user", f"chown {os.geteuid()} {quote(str(path))}")
+        error = refused(path, "belongs to another user", f"chown {os.geteuid()} {quote(str(path))}")
+        if os.geteuid() == 0:  # before the home of a service is taken from it
+            error.hint = f"run it as its owner (runuser -u {_name_of(found.st_uid)} -- zkc ...), or, {error.hint}"
+        raise error
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 # --- whole files or none -------------------------------------------------------------------------------------------
