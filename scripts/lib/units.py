@@ -271,11 +271,16 @@ def restore(machine: Machine) -> None:
 
 def main(root: Path, page: Path) -> None:
     with booted(root) as machine:
-        print(machine.run("systemctl", "--version").decode().splitlines()[0], flush=True)
+        manager = machine.run("systemctl", "--version").decode().splitlines()[0]
+        print(manager, flush=True)
         try:
             start(machine)
             transfer(machine, "two services")
             reload(machine)
+            if int(manager.split()[1]) >= 253:
+                machine.drop_in(COORDINATOR, "reload", "Type=notify-reload", "ExecReload=")
+                print("    with Type=notify-reload:", flush=True)
+                reload(machine)
             sandbox(machine)
             exposure(machine, page)
             mishaps(machine)
