@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import resource
@@ -180,6 +181,11 @@ def test_an_address_of_another_machine_says_so(ctx: Context) -> None:
     with pytest.raises(LocalIOError) as caught:
         sockets.bind_router(ctx, ["tcp://192.0.2.1:0"], sockets.generate_curve().secret)
     assert caught.value.detail == "address"
+
+
+@pytest.mark.parametrize(("number", "word"), [(errno.EACCES, "CAP_NET_BIND_SERVICE"), (errno.EADDRNOTAVAIL, "address")])
+def test_what_cannot_be_listened_on_is_told_by_what_would_mend_it(number: int, word: str) -> None:
+    assert word in sockets.listening_hint(number)
 
 
 def test_a_server_socket_without_a_zap_domain_is_never_made(ctx: Context) -> None:

@@ -156,6 +156,7 @@ def test_a_home_of_another_user_is_refused_with_the_command_that_mends_it(home: 
     os.chown(home.data, 12345, 12345)
     with pytest.raises(LocalIOError, match="belongs to another user") as caught:
         home.prepare()
+    assert "runuser -u 12345 -- zkc" in str(caught.value), "which leaves a service its home"
     mend(str(caught.value))
     home.prepare()
 

@@ -64,6 +64,17 @@ def test_a_sender_that_nobody_can_connect_to_sends_as_ever(fleet: Fleet, tmp_pat
     arrived(fleet, "alice", content)
 
 
+def test_a_recipient_that_listens_at_a_name_is_told_by_its_address(fleet: Fleet, tmp_path: Path) -> None:
+    """Nobody looks up what another tells; the name is its own."""
+    fleet.join("named")
+    fleet.configure("named", {"transfer.listen": "tcp://localhost:0"})
+    fleet.start_daemon("named")
+    path, content = a_file(tmp_path, MIB)
+    granted = next(event for event in events(fleet, "anna", "named", str(path)) if event["event"] == "granted")
+    assert granted["path"].startswith(("direct tcp://127.0.0.1:", "direct tcp://[::1]:"))
+    arrived(fleet, "named", content)
+
+
 def test_where_neither_can_be_connected_to_it_is_said_at_once_with_what_to_do(fleet: Fleet) -> None:
     done = fleet.zkc("no-way", "send", "bob", "-m", "hello", "--wait", "1m", "--json")
     assert done.code == 25

@@ -18,14 +18,14 @@ CREDENTIAL: Final = "zkc-passphrase"
 def given(environ: Mapping[str, str] = os.environ) -> bytes | None:
     """The passphrase, without the end of its line; None where there is none. `LocalIOError`: unreadable, or readable
     for others."""
-    path = environ.get(VARIABLE, "")
+    path, check = environ.get(VARIABLE, ""), files.check_file
     if not path and (folder := environ.get("CREDENTIALS_DIRECTORY")):
-        path = os.path.join(folder, CREDENTIAL)
+        path, check = os.path.join(folder, CREDENTIAL), files.check_credential
         if not os.path.lexists(path):
             return None
     if not path:
         return None
-    return files.read_private(Path(path)).removesuffix(b"\n").removesuffix(b"\r")
+    return files.read_private(Path(path), check=check).removesuffix(b"\n").removesuffix(b"\r")
 
 
 def passphrase() -> bytes:

@@ -7,9 +7,11 @@ import os
 from typing import Final
 
 from zkc.client.events import Place
+from zkc.net.addresses import is_address
 from zkc.wire.messages import Endpoints
 
 REACH_SECONDS: Final = 3.0
+NAMED: Final = "no address: names that another tells are not looked up"
 SILENT: Final = "no answer: a firewall may drop what goes there, or nobody has that address"
 
 
@@ -20,7 +22,10 @@ async def reach(endpoints: Endpoints) -> list[Place]:
 
 async def _place(address: str, endpoints: Endpoints) -> Place:
     ports = endpoints.data_port, endpoints.ack_port
-    problems = await asyncio.gather(*(connect(address, port) for port in ports))
+    if is_address(address):
+        problems = await asyncio.gather(*(connect(address, port) for port in ports))
+    else:
+        problems = [NAMED, NAMED]
     host = f"[{address}]" if ":" in address else address
     data, acks = (f"tcp://{host}:{port}" for port in ports)
     return Place(data, problems[0], acks, problems[1], endpoints.relay)

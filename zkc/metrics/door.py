@@ -17,6 +17,7 @@ from typing import Final
 
 from zkc.env import Clock
 from zkc.errors import LocalIOError
+from zkc.net.sockets import listening_hint
 from zkc.rules.endpoints import Endpoint
 
 CONNECTIONS_MAX: Final = 8
@@ -163,5 +164,5 @@ def _listen(where: Endpoint) -> socket.socket:
         why = errno.errorcode.get(error.errno or 0, "") if error.strerror is None else error.strerror.partition(" (")[0]
         raise LocalIOError(
             f"metrics.listen: cannot listen on {told}: {why}", detail="address",
-            hint="name an address of this machine, or * for all of them",
+            hint=listening_hint(error.errno),
         ) from None

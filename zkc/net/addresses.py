@@ -46,7 +46,7 @@ def advertised(listen_host: str, coordinator_host: str) -> list[str]:
     The address that leads to the coordinator comes first: whoever else is linked there most likely reaches it.
     """
     if listen_host != "*":
-        return [listen_host.strip("[]")]
+        return [_looked_up(listen_host.strip("[]"))]
     first = _route_to(coordinator_host)
     others = [address for address in host_addresses() if not ipaddress.ip_address(address).is_loopback]
     return list(dict.fromkeys([*([first] if first else []), *others]))[:ADVERTISED_MAX]
@@ -55,6 +55,24 @@ def advertised(listen_host: str, coordinator_host: str) -> list[str]:
 def told(advertise: Sequence[str], listen_host: str, coordinator_host: str) -> list[str]:
     """``advertise`` as it was configured, at most 16; else `advertised`."""
     return list(advertise)[:ADVERTISED_MAX] or advertised(listen_host, coordinator_host)
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address. Of what a peer tells nothing else is used: a name would be looked up for it."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _looked_up(host: str) -> str:
+    """The address that a listening end takes of ``host``; ``host`` itself where it has none."""
+    if not is_address(host):
+        with contextlib.suppress(OSError):
+            (_, _, _, _, address), *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            return str(address[0])
+    return host
 
 
 def _route_to(host: str) -> str | None:

@@ -509,6 +509,13 @@ def _made(ctx: Context, kind: int, options: Mapping[int, int | bytes], watch: Wa
         raise
 
 
+def listening_hint(number: int | None) -> str:
+    """What mends that an address cannot be listened on, by the error's number."""
+    if number == errno.EACCES:
+        return "a port below 1024 takes a right of its own (CAP_NET_BIND_SERVICE); take one above"
+    return "name an address of this machine, or * for all of them"
+
+
 def _bind(sock: Socket, endpoint: str) -> tuple[str, int]:
     """Bind, and say where: the port that the system chose, the address behind a wildcard."""
     try:
@@ -523,7 +530,7 @@ def _bind(sock: Socket, endpoint: str) -> tuple[str, int]:
             raise UsageError(f"{endpoint!r} is not an endpoint", detail="bad-endpoint", hint=_ENDPOINT) from None
         raise LocalIOError(
             f"cannot listen on {endpoint}: {error.strerror}", detail="address",
-            hint="name an address of this machine, or * for all of them",
+            hint=listening_hint(error.errno),
         ) from None
     host, port = split_endpoint(sock.getsockopt_string(zmq.LAST_ENDPOINT))
     return plain_address(host), port
@@ -539,7 +546,7 @@ def _listening_of(host: str, left: Iterator[int], ports: range | None) -> socket
             if error.errno != errno.EADDRINUSE:
                 raise LocalIOError(
                     f"cannot listen on {tcp_endpoint(host, port)}: {error.strerror}", detail="address",
-                    hint="name an address of this machine, or * for all of them",
+                    hint=listening_hint(error.errno),
                 ) from None
     span = f"{ports[0]}-{ports[-1]}" if ports else "of the range (it is empty)"
     raise PortsTaken(

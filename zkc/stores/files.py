@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -131,9 +132,27 @@ def check_file(path: Path) -> None:
         raise refused(path, "others can read or write it", f"chmod 600 {quote(str(path))}")
 
 
+def check_credential(path: Path) -> None:
+    """As `check_file`; but systemd's may be root's, and shows what its access list allows this user as the group's."""
+    with translated(f"file {path}"):
+        found = path.lstat()
+    if not (stat.S_ISREG(found.st_mode) and found.st_uid == 0 and not found.st_mode & 0o037):
+        check_file(path)
+
+
 def _check_owner(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
-        raise refused(path, "belongs to another user", f"chown {os.geteuid()} {quote(str(path))}")
+        error = refused(path, "belongs to another user", f"chown {os.geteuid()} {quote(str(path))}")
+        if os.geteuid() == 0:  # before the home of a service is taken from it
+            error.hint = f"run it as its owner (runuser -u {_name_of(found.st_uid)} -- zkc ...), or, {error.hint}"
+        raise error
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 # --- whole files or none -------------------------------------------------------------------------------------------
@@ -319,9 +338,9 @@ def _write_scratch(folder: int, scratch: str, data: bytes) -> None:
         os.close(descriptor)
 
 
-def read_private(path: Path, limit: int = 1 << 20) -> bytes:
-    """The content of a private file (`check_file`); `LocalIOError`, also where it is longer than ``limit`` bytes."""
-    check_file(path)
+def read_private(path: Path, limit: int = 1 << 20, check: Callable[[Path], None] = check_file) -> bytes:
+    """The content of a private file (``check``); `LocalIOError`, also where it is longer than ``limit`` bytes."""
+    check(path)
     with translated(f"reading {path}"):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:

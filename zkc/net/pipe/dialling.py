@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 from collections import deque
 from typing import Final
 
@@ -12,6 +11,7 @@ import zmq
 from zkc.crypto.primitives import Secret
 from zkc.env import Clock, SystemClock
 from zkc.errors import PeerViolation
+from zkc.net.addresses import is_address
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
 from zkc.net.pipe.link import CONNECT_SECONDS, Bell, LinkLost, login
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Pair, Rung, bounds
@@ -50,7 +50,7 @@ class Dialling:
         self._context = ctx
         self._k = k
         self._endpoints = endpoints
-        self._addresses = [each for each in endpoints.addresses if _is_address(each)]
+        self._addresses = [each for each in endpoints.addresses if is_address(each)]
         if not (endpoints.data_port and endpoints.ack_port):
             self._addresses = []
         self._sends = sends
@@ -207,12 +207,3 @@ class _Candidate:
             elif event.kind in _ENDS_OF_CONNECTING:
                 self._seen.add(event.kind)
         return self._seen
-
-
-def _is_address(text: str) -> bool:
-    """Whether a peer's word is an IP address: names would be looked up, and endpoints of other kinds opened."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -50,9 +50,10 @@ def command(call: Invocation, *, wait: float) -> None:
         raise problem or _not_running(home)
     if not found.linked:
         why = f": {found.problem}" if found.problem else ""
+        looking = "" if "zkc doctor" in why else "; zkc doctor looks at each step of the way"
         raise CoordinatorUnreachable(
             f"the daemon has no link to {found.coordinator}{why}", detail="no-link",
-            hint="it goes on trying by itself; zkc doctor looks at each step of the way",
+            hint=f"it goes on trying by itself{looking}",
         )
 
 
