@@ -53,21 +53,41 @@ def test_an_item_is_there_with_all_that_was_said_of_it_for_every_process(home: H
     assert len(item.id) >= 12
 
 
-def test_an_index_of_a_former_version_says_of_nothing_that_anybody_asked_for_it(home: Home, inbox: Inbox) -> None:
-    """What was there, what is new, and what a program of that version still writes beside one of this."""
+def test_what_nobody_has_looked_at_is_known_to_every_process_until_somebody_has(home: Home, inbox: Inbox) -> None:
+    first, second = receive(inbox), receive(inbox, tid=b"2" * 16)
+    with Inbox.open(home) as other:
+        assert inbox.unseen() == {first.id, second.id}
+        other.mark_seen(first.id)
+        other.mark_seen(first.id)
+        other.mark_seen("0" * 16)
+        assert inbox.unseen() == {second.id}
+        inbox.remove(first.id)
+        inbox.remove(second.id)
+        assert other.unseen() == frozenset()
+    with contextlib.closing(sqlite3.connect(home.inbox / "index.db")) as raw:
+        assert raw.execute("SELECT * FROM seen").fetchall() == []
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_index_of_a_former_version_says_of_nothing_that_anybody_asked_for_it(
+    home: Home, inbox: Inbox, version: int
+) -> None:
+    """Nor is anything of it new. What was there, what is new, and what a program of that version still writes beside one of this."""
     old, begun = receive(inbox, b"old"), inbox.begin(FP, b"p" * 16, entry("half.bin"))
     begun.write(b"h")
     begun.close(discard=False)
     inbox.close()
     index = sqlite3.connect(home.inbox / "index.db", isolation_level=None)
-    for table in ("items", "partials"):
+    index.execute("DROP TABLE seen")
+    for table in ("items", "partials") if version == 1 else ():
         for name in ("asked_by", "asker", "announced"):
             index.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
-    index.execute("PRAGMA user_version = 1")
+    index.execute(f"PRAGMA user_version = {version}")
     index.close()
     with Inbox.open(home) as again:
         assert again.items() == [old]
         assert [item.asked_by for item in again.partials()] == [""]
+        assert again.unseen() == frozenset()
         new = receive(again, tid=b"n" * 16, what=entry(asked_by="carol", asker=b"c" * 32))
         with contextlib.closing(sqlite3.connect(home.inbox / "index.db", isolation_level=None)) as index:
             same = ", ".join(name for name in COLUMNS if name not in {"id", "asked_by", "asker", "announced"})
@@ -77,6 +97,7 @@ def test_an_index_of_a_former_version_says_of_nothing_that_anybody_asked_for_it(
             )
         assert [(item.asked_by, item.asker) for item in again.items()] == [("", b""), ("carol", b"c" * 32), ("", b"")]
         assert again.items()[1] == new
+        assert again.unseen() == {new.id, "0" * 16}
 
 
 def test_nothing_is_visible_before_the_commit_and_nothing_stays_of_what_is_discarded(home: Home, inbox: Inbox) -> None:

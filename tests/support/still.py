@@ -40,6 +40,7 @@ class StillDesk(Desk):
             (item("b2", "carol", "minutes.pdf", note="of Monday", size=214_000, received=NOW - 3 * 3600), ""),
             (item("c3", "lab-3", "run-0417-of-the-second-spectrometer.csv", size=3 << 30, received=NOW - 12 * DAY), ""),
         ]
+        self.new = {letter.id for letter, _ in self.letters[:2]}
         self.waiting = [pending("d4", "carol", "payroll.xlsx"), pending("e5", "dave", None, require="online")]
 
     def status(self) -> StatusReply:
@@ -48,11 +49,18 @@ class StillDesk(Desk):
         )
 
     def inbox(self) -> list[Row]:
-        return [_inbox_row(each) for each, _ in self.letters]
+        return [self._line(each, text) for each, text in self.letters]
+
+    def see(self, id: str) -> Row:
+        self.new.discard(id)
+        return next(self._line(*letter) for letter in self.letters if letter[0].id == id)
+
+    def _line(self, each: Item, text: str) -> Row:
+        return _inbox_row(each, text.partition("\n")[0], each.id in self.new)
 
     def read(self, id: str) -> str:
         each, text = next(letter for letter in self.letters if letter[0].id == id)
-        return pane(_inbox_row(each).detail, lines_of(text) if text else [])
+        return pane(self._line(each, text).detail, lines_of(text) if text else [])
 
     def pending(self) -> list[Row]:
         return [pending_row(each, NOW) for each in self.waiting]
@@ -154,6 +162,7 @@ def ended(id: str, size: int, code: int = 0, reason: str = "", detail: str = "")
     return Ended(id, "in", "alice", "bob", None, size, code, reason, detail)
 
 
-def _inbox_row(each: Item) -> Row:
+def _inbox_row(each: Item, subject: str, is_new: bool) -> Row:
     known = each.sender == "alice"
-    return inbox_row(each, "present" if known else "online", verified=known, now=NOW)
+    presence = "present" if known else "online"
+    return inbox_row(each, presence, verified=known, now=NOW, subject=subject, is_new=is_new)

@@ -71,12 +71,12 @@ def test_what_arrives_is_seen_at_once_and_read_below(fleet: Fleet) -> None:
             sent = await asyncio.to_thread(fleet.zkc, "alice", "send", "bob", "-m", "Hello Bob,\nall is \x1b[31mwell.")
             assert sent.code == 0
             shown = await until(pilot, lambda shown: "│ Hello Bob," in shown)
-            assert "Inbox (1)" in shown
+            assert "Inbox (1" in shown
             assert "│ all is \\x1b[31mwell." in shown
             assert "from:        alice (not verified)" in shown
             sent = await asyncio.to_thread(fleet.zkc, "alice", "send", "bob", "--name", EVIL, stdin=b"x")
             assert sent.code == 0
-            await until(pilot, lambda shown: "Inbox (2)" in shown)
+            await until(pilot, lambda shown: "Inbox (2" in shown)
             assert "│ Hello Bob," in screen(pilot.app), "what is being read stays under the cursor"
             await pilot.press("up")
             shown = await until(pilot, lambda shown: "name:        a\\x1b[2J\\u202eb[red]c.txt" in shown)
@@ -168,7 +168,7 @@ def test_a_text_and_a_file_are_written_replied_forwarded_and_proved(fleet: Fleet
             await pilot.press("f2")
             await until(pilot, lambda shown: "message delivered to alice" in shown)
             await pilot.press("f")
-            await until(pilot, lambda shown: "Forward message to" in shown)
+            await until(pilot, lambda shown: "Forward thank you to" in shown)
             await write(pilot, "alice")
             await pilot.press("enter")
             await pilot.press("6")
@@ -188,7 +188,7 @@ def test_a_text_and_a_file_are_written_replied_forwarded_and_proved(fleet: Fleet
 def test_items_are_saved_and_removed_and_jobs_forgotten(fleet: Fleet, tmp_path: Path) -> None:
     async def scene() -> None:
         async with face(fleet, "bob") as pilot:
-            await until(pilot, lambda shown: "Inbox (1)" in shown)
+            await until(pilot, lambda shown: "Inbox (1" in shown)
             await pilot.press("s")
             await until(pilot, lambda shown: "Save data.bin to" in shown)
             await pilot.press(*["backspace"] * 2)
@@ -199,7 +199,7 @@ def test_items_are_saved_and_removed_and_jobs_forgotten(fleet: Fleet, tmp_path: 
             await pilot.press("d")
             await until(pilot, lambda shown: "Remove data.bin?" in shown)
             await pilot.press("n")
-            assert "Inbox (1)" in screen(pilot.app)
+            assert "Inbox (1" in screen(pilot.app)
             await pilot.press("d", "y")
             await until(pilot, lambda shown: "Nothing has arrived." in shown)
             await pilot.press("4")
@@ -296,7 +296,7 @@ def test_ten_thousand_items_are_no_trouble(fleet: Fleet) -> None:
             shown: Any = pilot.app
             await until(pilot, lambda text: "bob at tcp://" in text)
             shown.call_later(shown._show, "inbox", many)
-            await until(pilot, lambda text: "Inbox (10000)" in text and "0.txt" in text)
+            await until(pilot, lambda text: "Inbox (10000" in text and "0.txt" in text)
             await pilot.press("ctrl+end")
             await until(pilot, lambda text: "9999.txt" in text)
             await pilot.press("6", "1")
@@ -319,7 +319,7 @@ def desk() -> Iterator[Desk]:
 
 def test_an_item_whose_receipt_was_harmed_is_listed_all_the_same(desk: Desk) -> None:
     (row,) = desk.inbox()
-    assert row.cells[2] == "message"
+    assert row.cells[2] == "hello"
     assert row.cells[6] == ""
 
 

@@ -57,7 +57,7 @@ def seen(doing: Callable[[Pilot[None], BusyDesk], Coroutine[Any, Any, None]]) ->
     async def play() -> None:
         desk = BusyDesk()
         async with still_face(desk).run_test(size=(80, 24), notifications=True) as pilot:
-            await until(pilot, lambda shown: "Inbox (3)" in shown and "│ Hi Bob," in shown and desk.told)
+            await until(pilot, lambda shown: "Inbox (3" in shown and "│ Hi Bob," in shown and desk.told)
             await doing(pilot, desk)
 
     asyncio.run(asyncio.wait_for(play(), 2 * DEADLINE))
@@ -107,7 +107,7 @@ def test_what_arrives_meanwhile_does_not_move_what_is_read() -> None:
         where = screen(pilot.app).split("\n")[-9:]
         desk.letters.insert(0, (item("z9", "carol", "new.txt", received=NOW), ""))
         await pilot.press("f5")
-        shown = await until(pilot, lambda shown: "Inbox (4)" in shown)
+        shown = await until(pilot, lambda shown: "Inbox (4" in shown)
         assert shown.split("\n")[-9:] == where
 
     seen(scene)

@@ -35,6 +35,14 @@ EVIL = "a\x1b[2J\x1b]0;x\x07\r\n\u202eb\u200b[red]c\x9b1A"
 NOW = 1_800_000_000.0
 
 
+def test_a_message_is_told_by_its_first_line_and_what_is_new_by_a_sign() -> None:
+    row = inbox_row(item(name="message"), "", verified=False, now=NOW, subject="Hi Bob,\x1b[2J", is_new=True)
+    assert row.cells[1:3] == ("· ●", "Hi Bob,\\x1b[2J")
+    assert row.older is not None
+    assert row.older(now=NOW + 60).is_new
+    assert inbox_row(item(name="a.txt"), "", verified=True, now=NOW).cells[1:3] == ("✓", "a.txt")
+
+
 def item(**changes: object) -> Item:
     values: dict[str, object] = {
         "id": "00112233aabbccdd", "sender": EVIL, "sender_fp": bytes(32), "app": EVIL, "name": EVIL, "note": EVIL,

@@ -312,6 +312,17 @@ class Inbox:
                 found += self._partials.select(connection, where, *bounds)
         return the_one(found, prefix, "there is no item {} in the inbox")
 
+    def unseen(self) -> frozenset[str]:
+        """The ids of items that nobody has looked at yet."""
+        with self._db.reading() as connection:
+            rows = connection.execute("SELECT id FROM items WHERE id NOT IN (SELECT id FROM seen)")
+            return frozenset(row[0] for row in rows)
+
+    def mark_seen(self, item_id: str) -> None:
+        """Somebody has looked at it. Harmless when repeated, and for an item that has gone."""
+        with self._db.writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO seen SELECT id FROM items WHERE id = ?", (item_id,))
+
     def version(self) -> int:
         """A number that grows when the inbox has changed. Cheap: for one who waits."""
         return self._db.version()
@@ -394,6 +405,7 @@ class Inbox:
             gone = connection.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount > 0
             if not gone:
                 return self._partials.remove(connection, item_id)
+            connection.execute("DELETE FROM seen WHERE id = ?", (item_id,))
         files.unlink(self._files_folder, item_id)  # killed here, `recover` does it
         return True
 

@@ -106,23 +106,30 @@ def _defined(columns: tuple[str, ...]) -> str:
     return ", ".join(f"{name} DEFAULT {_SINCE_2[name]}" if name in _SINCE_2 else name for name in columns)
 
 
+_SEEN: Final = "CREATE TABLE seen (id PRIMARY KEY) WITHOUT ROWID"
+
+
 def upgrade(connection: sqlite3.Connection) -> None:
-    """An index of version 1."""
-    for table in ("items", "partials"):
+    """An index of version 1 or 2: what is in it has been there for a while, and is not new."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for table in ("items", "partials") if version < 2 else ():
         for name, default in _SINCE_2.items():
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} DEFAULT {default}")
+    connection.execute(_SEEN)
+    connection.execute("INSERT INTO seen SELECT id FROM items")
 
 
 SCHEMA: Final = Schema(
     what="the index of the inbox",
     application_id=0x7A6B6332,
-    version=2,
+    version=3,
     statements=(
         f"CREATE TABLE items (seq INTEGER PRIMARY KEY AUTOINCREMENT, {_defined(COLUMNS)}, UNIQUE (id))",
         "CREATE TABLE done (sender_fp, tid, id, receipt, finished, PRIMARY KEY (sender_fp, tid)) WITHOUT ROWID",
         "CREATE INDEX done_finished ON done (finished)",
         f"CREATE TABLE partials (seq INTEGER PRIMARY KEY AUTOINCREMENT, {_defined(PARTIAL_COLUMNS)}, UNIQUE (id))",
         "CREATE UNIQUE INDEX partials_delivery ON partials (sender_fp, tid)",
+        _SEEN,
     ),
 )
 

@@ -82,6 +82,8 @@ def _show(call: Invocation, *, id: str) -> None:
             _show_fields(call, waiting, None)
             return
         text = _text(inbox, item) if item.kind == "message" and item.state == "ready" else None
+        with contextlib.suppress(LocalIOError):  # a full disk is no reason not to show it
+            inbox.mark_seen(item.id)
     _show_fields(call, item_fields(item, item.path), text)
     _show_tree(call, item)
 

@@ -6,7 +6,7 @@ The face holds no state of the home: a list is read anew when the daemon says th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.coordinate import Coordinate
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane
 
@@ -61,7 +62,8 @@ F5            read everything anew
 q             quit
 
 ✓ stands by a peer whose safety number was compared, · by one that is
-known and was not compared, "! key" by one whose key has changed."""
+known and was not compared, "! key" by one whose key has changed;
+● by what nobody has looked at yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,15 +221,21 @@ class Face(App[None]):
         self._rows[name] = {row.key: row for row in rows}
         table.clear()
         for row in rows:
-            table.add_row(*(Text(cell, no_wrap=True) for cell in row.cells), key=row.key)
+            table.add_row(*_cells(row), key=row.key)
         keys = [row.key for row in rows]
         if rows:
             table.move_cursor(row=keys.index(here) if here in keys else min(at, len(rows) - 1))
-        tabs = self._base.query_one(TabbedContent)
-        count = f" ({len(rows)})" if rows and name in {"inbox", "pending", "queue"} else ""
-        tabs.get_tab(name).label = f"{name.title()}{count}"
-        if reads and tabs.active == name:
+        self._count(name)
+        if reads and self._active() == name:
             self._read()
+
+    def _count(self, name: str) -> None:
+        """Say on a list's tab how much is in it, and how much of that is new."""
+        rows = self._rows[name].values()
+        new = sum(row.is_new for row in rows)
+        told = f" ({len(rows)}, {new} new)" if new else f" ({len(rows)})" if rows else ""
+        label = f"{name.title()}{told if name in {'inbox', 'pending', 'queue'} else ''}"
+        self._base.query_one(TabbedContent).get_tab(name).label = label
 
     async def _say_where(self) -> None:
         status = await self._try(self._desk.status)
@@ -259,6 +267,20 @@ class Face(App[None]):
         except _FAILS as error:
             text = str(error)  # in its place: what stood there is of another item
         self._say_below(("inbox", id), text)
+        if self._base.query_one("#pane").display:
+            await self._see(id)
+
+    async def _see(self, id: str) -> None:
+        """A person has it before his eyes: it is new no more."""
+        known = self._rows["inbox"].get(id)
+        row = await self._try(self._desk.see, id) if known is not None and known.is_new else None
+        table = self._table("inbox")
+        if row is None or self._is_over or id not in self._rows["inbox"]:
+            return
+        self._rows["inbox"][id] = row
+        for at, cell in enumerate(_cells(row)):
+            table.update_cell_at(Coordinate(table.get_row_index(id), at), cell)
+        self._count("inbox")
 
     def _say_below(self, what: tuple[str, str], text: str) -> None:
         """``what`` is read below; if it was before, on from where it was scrolled to."""
@@ -278,7 +300,7 @@ class Face(App[None]):
             return
         title = f"{self._active().title()}: {cut(row.peer)}"
         if self._active() == "inbox":
-            self._spawn(partial(self._show_text, title, self._desk.read, row.key))
+            self._spawn(partial(self._show_item, title, row.key))
         else:
             self.push_screen(Reading(title, pane(row.detail)))
 
@@ -461,6 +483,10 @@ class Face(App[None]):
         if await self.push_screen_wait(Sure(question, "The same")):
             self._do(self._desk.confirm, name, fingerprint, told=f"{name} is verified", then={"peers", "inbox"})
 
+    async def _show_item(self, title: str, id: str) -> None:
+        await self._show_text(title, self._desk.read, id)
+        await self._see(id)
+
     async def _show_text(self, title: str, ask: Callable[..., str], key: str) -> None:
         text = await self._try(ask, key)
         if text is not None:
@@ -572,6 +598,10 @@ class Face(App[None]):
     def _row(self) -> Row | None:
         name = self._active()
         return self._rows[name].get(self._key(name))
+
+
+def _cells(row: Row) -> Iterator[Text]:
+    return (Text(cell, no_wrap=True, style="bold" if row.is_new else "") for cell in row.cells)
 
 
 LISTS: Final[dict[str, tuple[tuple[str, ...], Callable[[Desk], list[Row]]]]] = {

@@ -57,6 +57,7 @@ _DECIDE_SECONDS: Final = 30.0
 """The daemon looks at the PIN, makes room and tells the coordinator before it answers."""
 _SENT_SHOWN: Final = 500
 _TREE_SHOWN: Final = 1_000
+_SUBJECT_BYTES: Final = 200
 
 
 class Desk:
@@ -72,6 +73,7 @@ class Desk:
         self._store = KeyStore.open(home)
         self._outbox = Outbox(home)
         self._presences: dict[str, str] = {}
+        self._subjects: dict[str, str] = {}
         self._one_reads = threading.Lock()
         """Two of this face's threads are no reason to say that another command has an item."""
         self.name: Final = load_main(self._store).name
@@ -96,8 +98,8 @@ class Desk:
 
     def inbox(self) -> list[Row]:
         """Newest first."""
-        pins = self._store.pinned()
-        return [self._row_of(item, pins) for item in reversed(self._inbox.items())]
+        pins, unseen = self._store.pinned(), self._inbox.unseen()
+        return [self._row_of(item, pins, is_new=item.id in unseen) for item in reversed(self._inbox.items())]
 
     def _presence(self, item: Item) -> str:
         """What this client stated of its person when the item came: it is in the receipt, and never changes."""
@@ -161,10 +163,33 @@ class Desk:
         item = self._inbox.find(id)
         return pane(self._row_of(item, self._store.pinned()).detail, self._body(item))
 
-    def _row_of(self, item: Item, pins: Pins) -> Row:
+    def see(self, id: str) -> Row:
+        """The line of an item that a person has looked at now."""
+        item = self._inbox.find(id)
+        with contextlib.suppress(LocalIOError):  # a full disk, say: then it is new again the next time
+            self._inbox.mark_seen(item.id)
+        return self._row_of(item, self._store.pinned())
+
+    def _row_of(self, item: Item, pins: Pins, *, is_new: bool = False) -> Row:
         pin = pins.get(item.sender)
         verified = pin is not None and pin.fingerprint == item.sender_fp and pin.verified is not None
-        return inbox_row(item, self._presence(item), verified=verified, now=self._clock.wall())
+        return inbox_row(
+            item, self._presence(item), verified=verified, now=self._clock.wall(), subject=self._subject(item),
+            is_new=is_new,
+        )
+
+    def _subject(self, item: Item) -> str:
+        """The first line of a message; empty for all else."""
+        if item.kind != "message":
+            return ""
+        known = self._subjects.get(item.id)
+        if known is None:
+            known = ""
+            with contextlib.suppress(OSError), item.path.open("rb") as payload:
+                lines = payload.read(_SUBJECT_BYTES).decode(errors="replace").splitlines()
+                known = next((line.strip() for line in lines if line.strip()), "")
+            self._subjects[item.id] = known
+        return known
 
     def _body(self, item: Item) -> list[str]:
         if item.kind == "message":

@@ -25,6 +25,7 @@ PEER: Final = 16
 _ABOVE: Final = 2
 """Lines of the pane that stand above a message's text."""
 _VERIFIED: Final = {True: "✓", False: "·"}
+_NEW: Final = " ●"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Row:
     """Whose it is, whole."""
     older: Callable[..., Row] | None = field(default=None, compare=False)
     """The same at a later ``now``; None: it has no age."""
+    is_new: bool = False
+    """Nobody has looked at it yet."""
 
     def has(self, word: str) -> bool:
         """Whether ``word``, in small letters, stands anywhere in what is told of it."""
@@ -52,12 +55,14 @@ PEERS: Final = ("name", "", "online", "person", "seen")
 TRANSFERS: Final = ("", "peer", "name", "done", "rate", "state")
 
 
-def inbox_row(item: Item, presence: str, *, verified: bool, now: float) -> Row:
-    """An item that is here."""
+def inbox_row(
+    item: Item, presence: str, *, verified: bool, now: float, subject: str = "", is_new: bool = False
+) -> Row:
+    """An item that is here. ``subject``: what a message is about, in place of the name that all of them have."""
     name, sender = escape(item.name), escape(item.sender)
     cells = (
-        cut(sender, PEER), _VERIFIED[verified], cut(name), show_size(item.size), age(now - item.received),
-        item.key_source, presence,
+        cut(sender, PEER), _VERIFIED[verified] + _NEW * is_new, cut(escape(subject) or name), show_size(item.size),
+        age(now - item.received), item.key_source, presence,
     )
     detail = (
         ("from", f"{sender} ({'verified' if verified else 'not verified'})"), ("name", name),
@@ -68,8 +73,8 @@ def inbox_row(item: Item, presence: str, *, verified: bool, now: float) -> Row:
         ("digest", f"blake3:{item.digest.hex()}"),
         ("id", item.id),
     )
-    older = partial(inbox_row, item, presence, verified=verified)
-    return Row(item.id, cells, _said(detail), sender, older)
+    older = partial(inbox_row, item, presence, verified=verified, subject=subject, is_new=is_new)
+    return Row(item.id, cells, _said(detail), sender, older, is_new)
 
 
 def pending_row(item: PendingItem, now: float) -> Row:
