@@ -209,6 +209,7 @@ class _Candidate:
         return self._seen
 
 
+@functools.lru_cache(256)
 def _is_address(text: str) -> bool:
     """Whether a peer's word is an IP address: names would be looked up, and endpoints of other kinds opened."""
     try:
