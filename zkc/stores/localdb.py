@@ -171,6 +171,7 @@ class LocalDb:
         """A number that grows whenever this or another process has committed. Cheap: for one who waits."""
         # The reader never commits: it counts what every other connection did, our writer's too.
         with self._reading, _translated(self.path, self._schema):
+            self._check_open()
             (version,) = self._reader.execute("PRAGMA data_version").fetchone()
         return int(version)
 
