@@ -18,6 +18,7 @@ from tests.support.talks import terms
 from zkc.client.inbox_sink import InboxSink, deliver
 from zkc.client.judging import Consent
 from zkc.config import ClientConfig
+from zkc.constants import SMALL_MAX
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
 from zkc.net.pipe import Bell, LinkLost
 from zkc.net.sockets import DescriptorsTaken
@@ -31,6 +32,8 @@ from zkc.wire.codec import decode
 from zkc.wire.messages import Manifest, Preview
 
 WHAT = Manifest("file", "report.pdf", "a note", 9, 0o644, 0)
+LARGE = SMALL_MAX + 1
+"""Bytes of what is a partial item from its beginning on."""
 PIPE = Manifest("stream", "stdin", "", None, 0o644, 0)
 
 
@@ -116,12 +119,48 @@ def test_a_later_handshake_goes_on_with_what_an_earlier_one_left(bob: Bob) -> No
     assert (sink.item_id, sink.size, bob.partials()) == (item.id, 9, [])
 
 
+def test_what_is_small_is_no_partial_item_unless_it_is_cut_off(bob: Bob) -> None:
+    sinks = [bob.sink(), bob.sink()]
+    for sink in sinks:
+        sink.resume()
+        sink.announced(WHAT)
+        sink.write(b"prec")
+        assert bob.partials() == []
+    for sink in sinks:
+        sink.write(b"ious\n")
+        sink.complete(9, blake3(b"precious\n").digest())
+        sink.abandon(keep=True)
+    (item,) = bob.inbox.items()
+    assert (item.path.read_bytes(), bob.partials()) == (b"precious\n", [])
+    assert [sink.item_id for sink in sinks] == [item.id, item.id]
+
+
+def test_what_is_small_and_done_is_no_partial_item_when_its_commit_failed_too_late(
+    bob: Bob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Inbox.put
+
+    def failing(*of: Any) -> None:
+        put(*of)
+        raise LocalIOError("a bad disk", detail="io")
+
+    sink = bob.sink()
+    sink.resume()
+    sink.announced(WHAT)
+    sink.write(b"precious\n")
+    monkeypatch.setattr(Inbox, "put", failing)
+    with pytest.raises(LocalIOError):
+        sink.complete(9, blake3(b"precious\n").digest())
+    sink.abandon(keep=True)
+    assert (len(bob.inbox.items()), bob.partials()) == (1, [])
+
+
 def test_a_handshake_that_begins_afresh_has_nothing_of_before(bob: Bob) -> None:
     end(bob, b"prec", LOST)
     sink = bob.sink(fresh=True)
     position, digest = sink.resume()
     assert (position, digest.digest()) == (0, blake3().digest())
-    sink.announced(WHAT)
+    sink.announced(replace(WHAT, size=LARGE))
     assert [item.size for item in bob.partials()] == [0]
     sink.abandon(keep=False)
 
@@ -205,7 +244,7 @@ class Full:
 
 
 @pytest.mark.attack("D16")
-@pytest.mark.parametrize("size", [100, None])
+@pytest.mark.parametrize("size", [LARGE, None])
 def test_what_found_no_room_stays_where_a_later_command_can_go_on_with_it(bob: Bob, size: int | None) -> None:
     """With a file it can; of a pipe nobody has the rest, and what is here would only take room."""
     sink = bob.sink()
@@ -298,7 +337,7 @@ def test_reading_again_ends_with_the_bell(bob: Bob) -> None:
 def test_one_that_another_handshake_writes_is_busy(bob: Bob) -> None:
     first = bob.sink()
     first.resume()
-    first.announced(WHAT)
+    first.announced(replace(WHAT, size=LARGE))
     with pytest.raises(ZkcError) as caught:
         bob.sink().resume()
     assert caught.value.detail == "busy"
@@ -326,7 +365,7 @@ def test_only_what_is_missing_must_have_room(bob: Bob, monkeypatch: pytest.Monke
 def test_what_is_not_what_the_person_was_shown_is_refused_before_its_first_byte(
     bob: Bob, changes: dict[str, object]
 ) -> None:
-    manifest = Manifest("file", "data.bin", "a note", 5, 0o644, 0)
+    manifest = Manifest("file", "data.bin", "a note", LARGE, 0o644, 0)
     shown = decode(make_preview(manifest.name, manifest.note, manifest.size), Preview)
     bob.sink(consent=Consent(True, shown), tid=b"a" * 16).announced(manifest)
     with pytest.raises(PolicyRefused) as refused:
@@ -337,7 +376,7 @@ def test_what_is_not_what_the_person_was_shown_is_refused_before_its_first_byte(
 
 def test_own_policy_judges_again_by_the_name_that_the_manifest_says_before_its_first_byte(bob: Bob) -> None:
     images = Rule("images", names=Patterns(["*.iso"]))
-    manifest = Manifest("file", "Data.ISO", "", 5, 0o644, 0)
+    manifest = Manifest("file", "Data.ISO", "", LARGE, 0o644, 0)
     other = replace(manifest, name="data.exe")
     bob.sink(policy=(images, Rule("rest", "refuse"))).announced(manifest)
     for rest, consent, expected in (

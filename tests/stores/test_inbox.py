@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import random
@@ -13,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +301,7 @@ def test_a_file_system_without_hard_links_does_not_replace_either(
 CRASH = """
 import json, os, signal, sys
 
-folder, first, last, apart = sys.argv[1], *map(int, sys.argv[2:])
+folder, way, first, last, apart = *sys.argv[1:3], *map(int, sys.argv[3:])
 HERE = ("inbox.py", "partials.py", "payloads.py", "items.py", "files.py", "localdb.py")
 
 from zkc.stores.home import Home
@@ -318,9 +321,12 @@ def receive(inbox, left):
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
     sys.settrace(trace)
-    partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
-    partial.write(b"payload")
-    inbox.commit(partial, b"d" * 32, b"receipt", 5.0)
+    if way == "put":
+        inbox.put(b"f" * 32, b"t" * 16, ENTRY, b"payload", b"d" * 32, b"receipt", 5.0)
+    else:
+        partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
+        partial.write(b"payload")
+        inbox.commit(partial, b"d" * 32, b"receipt", 5.0)
     sys.settrace(None)
 
 for number in range(first, last, apart):
@@ -339,9 +345,12 @@ for number in range(first, last, apart):
         payloads = [item.path.read_bytes().decode() for item in inbox.items()]
         left = sorted(os.listdir(home.inbox / "files")), os.listdir(home.inbox / "partial")
         listed = [item.id for item in inbox.partials()]
-        partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
-        partial.write(b"payload")
-        repeated = inbox.commit(partial, b"d" * 32, b"later", 7.0).id
+        if way == "put":
+            repeated = inbox.put(b"f" * 32, b"t" * 16, ENTRY, b"payload", b"d" * 32, b"later", 7.0).id
+        else:
+            partial = inbox.begin(b"f" * 32, b"t" * 16, ENTRY)
+            partial.write(b"payload")
+            repeated = inbox.commit(partial, b"d" * 32, b"later", 7.0).id
         final = [item.id for item in inbox.items()]
         cleared = os.listdir(home.inbox / "partial") == inbox.partials() == []
     print(json.dumps([killed, seen, after, payloads, left, listed, repeated, final, cleared]), flush=True)
@@ -352,10 +361,13 @@ for number in range(first, last, apart):
 
 @pytest.mark.attack("P03")
 @pytest.mark.parametrize("apart", [5, pytest.param(1, marks=pytest.mark.soak)])
-def test_a_receiver_that_is_killed_at_any_line_leaves_one_whole_item_or_none(tmp_path: Path, apart: int) -> None:
+@pytest.mark.parametrize("way", ["commit", "put"])
+def test_a_receiver_that_is_killed_at_any_line_leaves_one_whole_item_or_none(
+    tmp_path: Path, way: str, apart: int
+) -> None:
     """The suite tries each fifth line."""
     done = subprocess.run(
-        [sys.executable, "-c", CRASH, str(tmp_path), "0", "2000", str(apart)], capture_output=True, text=True,
+        [sys.executable, "-c", CRASH, str(tmp_path), way, "0", "2000", str(apart)], capture_output=True, text=True,
         check=True, env=environment(),
     )
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
@@ -371,9 +383,58 @@ def test_a_receiver_that_is_killed_at_any_line_leaves_one_whole_item_or_none(tmp
         assert ids in ([], final)
         assert killed or ids
     assert not outcomes[-1][0], "the last run went through"
-    assert len(outcomes) > 40
+    assert len(outcomes) > 30
     assert {len(outcome[2][0]) for outcome in outcomes if outcome[0]} == {0, 1}, "both sides of the commit were tried"
-    assert {len(outcome[5]) for outcome in outcomes if outcome[0]} == {0, 1}, "both sides of the beginning were tried"
+    begun = {len(outcome[5]) for outcome in outcomes if outcome[0]}
+    assert begun == ({0} if way == "put" else {0, 1}), "both sides of the beginning were tried, where there is one"
+
+
+@pytest.mark.attack("P03")
+def test_what_is_put_there_whole_is_as_what_was_committed(home: Home, inbox: Inbox) -> None:
+    """Also where an earlier attempt has left a part of it, and where it is done already."""
+    left = stop(inbox)
+    item = inbox.put(FP, TID, entry(), b"hello", b"d" * 32, b"receipt", NOW)
+    assert item == replace(receive(inbox, tid=b"u" * 16), id=item.id, tid=TID, path=home.inbox / "files" / item.id)
+    assert item.path.read_bytes() == b"hello"
+    assert (inbox.partials(), left.path.exists()) == ([], False)
+    assert inbox.put(FP, TID, entry(), b"hello", b"d" * 32, b"later", NOW) == item
+    assert inbox.done(FP, TID) == b"receipt"
+    assert len(on_disk(home)) == 2
+
+
+@pytest.mark.attack("P03")
+@pytest.mark.parametrize("call", ["fsync", "flock"])
+def test_of_what_could_not_be_put_there_nothing_stays(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "a bad disk")
+
+    with monkeypatch.context() as failing_disk:
+        failing_disk.setattr(os if call == "fsync" else fcntl, call, failing)
+        with pytest.raises(LocalIOError):
+            inbox.put(FP, TID, entry(), b"hello", b"d" * 32, b"receipt", NOW)
+    assert on_disk(home) == []
+    assert inbox.items() == []
+
+
+@pytest.mark.attack("P03")
+def test_recovery_that_meets_a_file_before_its_lock_costs_no_item(
+    home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, left = fcntl.flock, iter([True])
+
+    def late(descriptor: int, how: int) -> None:
+        if next(left, False):
+            with Inbox.open(home) as other:
+                assert other.recover(NOW) == 1
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    item = inbox.put(FP, TID, entry(), b"hello", b"d" * 32, b"receipt", NOW)
+    assert item.path.read_bytes() == b"hello"
+    assert inbox.recover(NOW) == 0
+    assert on_disk(home) == [f"files/{item.id}"]
 
 
 @pytest.mark.attack("P03", "F02")

@@ -6,12 +6,14 @@ All of it happens in the transfer's thread, and nothing on the daemon's loop.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from blake3 import blake3
 
 from zkc.client.judging import Consent, check_manifest
 from zkc.config import ClientConfig
+from zkc.constants import SMALL_MAX
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
@@ -62,6 +64,8 @@ class InboxSink:
         self._began = clock.wall()
         self._manifest: Manifest | None = None
         self._partial: Partial | None = None
+        self._small: tuple[NewItem, bytearray] | None = None
+        """What is small, in place of a partial item, which it becomes when it is cut off."""
         self._digest = blake3()
         self._listing: ListingReader | None = None
         """Of a tree: judged before the bytes that say it are written."""
@@ -94,13 +98,14 @@ class InboxSink:
             mtime_ns=manifest.mtime_ns, asked_by=req.asked_by, asker=req.asker, announced=size,
         )
         self._check_space(manifest.size or 0, Standing(free_bytes=self._inbox.free_bytes(), held_bytes=here))
-        if self._partial is None:
-            self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)
-        else:
+        if self._partial is not None:
             self._partial.announce(entry)
-        self._read_again(self._partial, here)
+            self._read_again(self._partial, here)
+        elif manifest.size is not None and manifest.size <= SMALL_MAX:
+            self._small = entry, bytearray()
+        else:
+            self._partial = self._inbox.begin(self._session.peer.fingerprint, req.tid, entry)
         self.size = here
-        self.item_id = self._partial.id
         self._on_announced(manifest, here)
 
     def _read_again(self, partial: Partial, end: int) -> None:
@@ -121,16 +126,19 @@ class InboxSink:
             position += len(data)
 
     def write(self, data: bytes) -> None:
+        self._judge(data)
+        self.size += len(data)
+        if self._small is not None:
+            self._small[1].extend(data)
+            return
         if self._partial is None:
             raise PolicyRefused("data before its manifest", detail="limit")
-        self._judge(data)
         self._until_check -= len(data)
         if self._until_check < 0:
             # The bound holds within 16 MiB, without a system call for every chunk.
             self._check_space(len(data))
             self._until_check = 16 * 1024 * 1024
         self._partial.write(data)
-        self.size += len(data)
 
     def _judge(self, data: bytes) -> None:
         if self._listing is not None and not self._listing.complete:
@@ -140,14 +148,20 @@ class InboxSink:
 
     def complete(self, size: int, digest: bytes) -> bytes:
         """File, rename, folder, one transaction with the receipt; then DONE (Figure 16, blocks 1603-1604)."""
-        if self._partial is None or self._manifest is None:
+        if self._manifest is None:
             raise PolicyRefused("an end before the beginning", detail="limit")
         now = self._clock.wall()
         body = receipt_body(self._session, self._manifest, size, digest, self._began, now)
         receipt = make_receipt(self._recipient.identity, body, self._recipient.card.encoded)
-        item = self._inbox.commit(self._partial, digest, receipt, now)
+        if self._small is not None:
+            sender_fp, tid = self._session.peer.fingerprint, self._session.req.tid
+            item = self._inbox.put(sender_fp, tid, *self._small, digest, receipt, now)
+        elif self._partial is not None:
+            item = self._inbox.commit(self._partial, digest, receipt, now)
+        else:
+            raise PolicyRefused("an end before the beginning", detail="limit")
         self.item, self.item_id = item, item.id
-        self._partial = None
+        self._partial = self._small = None
         return receipt
 
     def can_go_on(self, error: BaseException) -> bool:
@@ -160,9 +174,20 @@ class InboxSink:
         return isinstance(error, Interrupted | LocalIOError) and not (is_piped or spoilt)
 
     def abandon(self, *, keep: bool) -> None:
+        if self._small is not None and keep:
+            with suppress(LocalIOError):  # whoever sends it sends it whole
+                self._set_aside(*self._small)
+        self._small = None
         if self._partial is not None:
             self._partial.close(discard=not keep)
             self._partial = None
+
+    def _set_aside(self, entry: NewItem, data: bytearray) -> None:
+        """A partial item after all, unless it is done: a commit that failed may have come through."""
+        delivery = self._session.peer.fingerprint, self._session.req.tid
+        if self._inbox.done(*delivery) is None:
+            self._partial = self._inbox.begin(*delivery, entry)
+            self._partial.write(data)
 
     def _check_space(self, coming: int, standing: Standing | None = None) -> None:
         asked = Asked(self._session.req.key_source, self._session.req.cipher, coming)

@@ -8,8 +8,9 @@
     inbox/wanted/NAME       deliveries for which a command waits itself
     inbox/spare             room for reading and changing the index on a full disk
 
-`Inbox.commit` is the one way in: fsync(file), rename without replacing, fsync(folder), one transaction {delivery done,
-item, receipt}. Killed anywhere, the old or the new state is there, once `Inbox.recover` has swept (attack P03).
+`Inbox.commit` is the way in: fsync(file), rename without replacing, fsync(folder), one transaction {delivery done,
+item, receipt}. What is here as a whole before any of it is written goes by `Inbox.put`, the same without the rename.
+Killed anywhere, the old or the new state is there, once `Inbox.recover` has swept (attack P03).
 
 Every name on disk is one that we made: no text of a peer becomes part of a path here (attacks F01, F02).
 """
@@ -123,8 +124,7 @@ class Inbox:
         It takes the place of the one that an earlier attempt left, and of those of its sender and name that earlier
         deliveries left; an attempt that still runs goes on, and leaves none.
         """
-        item_id = self._entropy.bytes(ID_BYTES).hex()
-        return self._partials.begin(item_id, sender_fp, tid, entry, self._clock.wall())
+        return self._partials.begin(self._new_id(), sender_fp, tid, entry, self._clock.wall())
 
     def resume(self, sender_fp: bytes, tid: bytes) -> Partial | None:
         """The partial item that an earlier attempt of this delivery left, at its end; None where there is none.
@@ -169,6 +169,52 @@ class Inbox:
             files.unlink(self._files_folder, partial.id)
             partial.close(discard=True)
         return item
+
+    def put(
+        self, sender_fp: bytes, tid: bytes, entry: NewItem, data: bytes | bytearray, digest: bytes, receipt: bytes,
+        now: float,
+    ) -> Item:
+        """As `begin` and `commit`, of a payload whose every byte is here, and verified: there is no partial item of it
+        at any time, and after an error nothing of it stays. Durable when this returns.
+
+        Its file lies among those of items from the first byte on, where it is nobody's until it has its row.
+        """
+        whole = self._begin_whole(sender_fp, tid, entry)
+        try:
+            whole.write(data)
+            with files.translated("finishing an item of the inbox"):
+                _sync(whole.fileno())
+                os.fsync(self._files_folder)
+        except BaseException:
+            whole.close(discard=True)
+            raise
+        try:
+            item = self._record(whole, digest, receipt, now)
+        except NothingChanged:
+            whole.close(discard=True)
+            raise
+        except BaseException:
+            whole.let_go()  # it is not certain that nothing was recorded: `recover` will see
+            raise
+        if item.id == whole.id:
+            whole.let_go()
+        else:
+            whole.close(discard=True)
+        return item
+
+    def _begin_whole(self, sender_fp: bytes, tid: bytes, entry: NewItem) -> Partial:
+        """A file that has its lock for as long as it has its name: `recover` removes one that it meets before that."""
+        while True:
+            with files.translated("making an item of the inbox"):
+                whole = Partial(self._partials, self._files_folder, self._new_id(), sender_fp, tid, entry)
+                try:
+                    fcntl.flock(whole.fileno(), fcntl.LOCK_EX)
+                    if os.fstat(whole.fileno()).st_nlink:
+                        return whole
+                except BaseException:
+                    whole.close(discard=True)
+                    raise
+                whole.let_go()
 
     def _take_back(self, partial: Partial) -> None:
         """What was published, and surely not recorded, is a partial item again."""
@@ -221,7 +267,7 @@ class Inbox:
 
         Answers an id for what was taken.
         """
-        item_id = self._entropy.bytes(ID_BYTES).hex()
+        item_id = self._new_id()
         with self._db.writing(patient=True) as connection:
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
             connection.execute(
@@ -405,6 +451,9 @@ class Inbox:
         return True
 
     # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _new_id(self) -> str:
+        return self._entropy.bytes(ID_BYTES).hex()
 
     def _row(self, item_id: str) -> tuple[Any, ...] | None:
         with self._db.reading() as connection:
