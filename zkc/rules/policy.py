@@ -82,6 +82,11 @@ class Rules:
     policy: tuple[Rule, ...] = ()
     side: Side = "coordinator"
 
+    @property
+    def by_name(self) -> bool:
+        """Whether the name of what is sent may decide."""
+        return any(rule.names is not None for rule in self.policy)
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
