@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
 from zkc.crypto.primitives import digest
@@ -27,5 +28,5 @@ class Transcript:
         """The transcript after each of ``fields``, in that order."""
         th = self.value
         for field in fields:
-            th = digest(th, len(field).to_bytes(4, "big"), field)
+            th = sha256(th + len(field).to_bytes(4, "big") + field).digest()
         return Transcript(th)
