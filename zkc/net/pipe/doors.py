@@ -191,9 +191,14 @@ class Listening:
                 self._open()  # there was no descriptor for it
             data, acks = self._here
             ends = self._ends_here
-            attempt = self.door.attempt()
-            if attempt is not None:
+            stale, attempt = self.door.is_stale(), self.door.attempt()
+            if attempt is not None and not stale:
+                for end in ends:
+                    end.has_come()  # like the bell's, this news would wake the loop that follows for nothing
                 return Pair(attempt, data, acks, *ends, self._path, self.door.bell.fd, self.door.is_stale)
+            if stale:
+                self.leave(-1)
+                continue
             now = self._clock.monotonic()
             if now >= until:
                 raise LinkLost(
@@ -206,7 +211,7 @@ class Listening:
                 poller.register(readable, zmq.POLLIN)
             if bell.fd in dict(poller.poll(None if until == math.inf else math.ceil((until - now) * 1000))):
                 raise Rung
-            if self.door.is_stale() or ends[0].is_gone() or ends[1].is_gone():
+            if ends[0].is_gone() or ends[1].is_gone():
                 self.leave(-1)
 
     def leave(self, highest: int) -> None:
