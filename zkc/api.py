@@ -39,6 +39,7 @@ from zkc.config import load
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, InternalError, Interrupted, UsageError
 from zkc.ids import KeySource
+from zkc.net.local_client import Kept
 from zkc.stores.home import Home
 from zkc.stores.inbox import Claim, Inbox
 from zkc.stores.items import Item
@@ -89,6 +90,7 @@ class SyncClient:
         self._store = KeyStore.open(self._home, passphrase=passphrase)
         self._inbox = Inbox.open(self._home)
         self._access: Access | None = None
+        self._kept = Kept(self._clock)
         self._mutex = threading.Lock()
         self._calls: set[Call] = set()
         self._changed = threading.Condition()
@@ -158,6 +160,7 @@ class SyncClient:
             if self._access is not None:
                 self._access.close()
                 self._access = None
+        self._kept.close()
         with self._changed:
             # They still need the home: a sender whose receipt has just come keeps it.
             self._changed.wait_for(lambda: not self._calls, _END_SECONDS)
@@ -185,7 +188,7 @@ class SyncClient:
             done = Sending(
                 self._home, self._config, self._reach(), recipient, source, manifest,
                 Options(wait, timeout, key_source, cipher), clock=self._clock, entropy=self._entropy, bell=bell,
-                on_event=on_event, reports=DaemonReports(self._home.socket_path(), self._clock),
+                on_event=on_event, reports=DaemonReports(self._home.socket_path(), self._clock, self._kept),
             ).run()
         if isinstance(done, WouldAccept):
             raise InternalError("a delivery ended as a dry run")
@@ -233,7 +236,9 @@ class SyncClient:
             if self._closed:
                 raise Interrupted("this client was closed", detail="signal")
             if self._access is None:
-                self._access = open_access(self._home, self._store, self._config, self._clock, self._entropy)
+                self._access = open_access(
+                    self._home, self._store, self._config, self._clock, self._entropy, self._kept
+                )
             return self._access
 
 

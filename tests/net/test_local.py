@@ -15,13 +15,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.env import FixedClock
 from tests.support.nobody import NOBODY, knock
 from tests.support.waiting import DEADLINE, until
 from zkc.constants import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_MAX
+from zkc.env import SystemClock
 from zkc.errors import DaemonError, InternalError, LocalIOError, UnknownRecipient, ZkcError
 from zkc.net.local import LocalServer, serve_local
-from zkc.net.local_client import LocalClient, encode
-from zkc.net.local_frames import Credentials, HungUp, NoAnswer, NotRunning, check_server, may_talk, read_answer
+from zkc.net.local_client import Kept, LocalClient, encode
+from zkc.net.local_frames import (
+    KEPT_SECONDS,
+    Credentials,
+    HungUp,
+    NoAnswer,
+    NotRunning,
+    check_server,
+    may_talk,
+    read_answer,
+)
 
 
 class Count(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="count"):
@@ -157,6 +168,70 @@ def test_a_call_has_one_reply(tmp_path: Path) -> None:
             for wrong in (0, 2):
                 with pytest.raises(DaemonError):
                     await asyncio.to_thread(on.client().call, Count(wrong))
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_one_connection_carries_one_request_after_the_other(tmp_path: Path, failing: bool) -> None:
+    """A failure ends it, and the next request gets another one."""
+
+    async def scene() -> None:
+        async with stage(tmp_path, connections_max=1) as on:
+            kept = Kept(SystemClock())
+            client: LocalClient[Reply] = LocalClient(on.path, Reply, kept)
+            assert await asyncio.to_thread(client.call, Count(1)) == Number(0)
+            (first,) = on.server._connections
+            if failing:
+                with pytest.raises(UnknownRecipient):
+                    await asyncio.to_thread(client.call, Fail("known"))
+                assert kept.take() is None
+                await until(lambda: not on.server._connections)
+            assert await asyncio.to_thread(client.call, Count(1)) == Number(0)
+            assert (on.server._connections == {first}) is not failing
+            kept.close()
+            assert not on.refused
+
+    asyncio.run(scene())
+
+
+def test_a_connection_is_kept_no_longer_than_the_other_end_and_its_owner_do(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with stage(tmp_path, request_seconds=0.2) as on:
+            clock = FixedClock()
+            kept = Kept(clock)
+            client: LocalClient[Reply] = LocalClient(on.path, Reply, kept)
+
+            async def used() -> bool:
+                """Whether a connection is kept after a request."""
+                assert await asyncio.to_thread(client.call, Count(1)) == Number(0)
+                return bool(on.server._connections)
+
+            assert await used()
+            await until(lambda: not on.server._connections)
+            assert kept.take() is None, "the other end has closed it"
+            assert await used()
+            clock.now += KEPT_SECONDS + 1
+            assert kept.take() is None, "it is too old"
+            assert await used()
+            kept.close()
+            assert kept.take() is None
+            assert await asyncio.to_thread(client.call, Count(1)) == Number(0)
+            await until(lambda: not on.server._connections)
+            assert not on.refused
+
+    asyncio.run(scene())
+
+
+def test_what_was_not_read_to_its_end_is_not_kept(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with stage(tmp_path) as on:
+            kept = Kept(SystemClock())
+            client: LocalClient[Reply] = LocalClient(on.path, Reply, kept)
+            with contextlib.closing(client.stream(Hang(), within=DEADLINE)) as replies:
+                assert await asyncio.to_thread(next, replies) == Text("hanging")
+            assert kept.take() is None
+            await until(lambda: on.cancelled == 1)
 
     asyncio.run(scene())
 

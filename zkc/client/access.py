@@ -17,7 +17,7 @@ from zkc.client.principal import load_main
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import DaemonError, Interrupted
-from zkc.net.local_client import LocalClient
+from zkc.net.local_client import Kept, LocalClient
 from zkc.net.local_frames import ANSWER_SECONDS, NotRunning
 from zkc.stores.home import Home
 from zkc.stores.keystore import KeyStore
@@ -62,9 +62,10 @@ class Access(Protocol):
 
 
 def open_access(
-    home: Home, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy
+    home: Home, store: KeyStore, config: ClientConfig, clock: Clock, entropy: Entropy, kept: Kept | None = None
 ) -> Access:
-    """The daemon where it runs, else a link of this process. Asks nobody yet; `NotRegistered`."""
+    """The daemon where it runs, else a link of this process. Asks nobody yet; `NotRegistered`. ``kept``: for one who
+    asks again and again."""
     load_main(store)
 
     def link() -> Access:
@@ -74,7 +75,7 @@ def open_access(
 
         return ByLink(store, config, clock, entropy, CommandAudit(home, config, clock))
 
-    return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply)), link)
+    return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply, kept)), link)
 
 
 class _Either:
@@ -139,6 +140,7 @@ class ByDaemon:
         """The answer, and before it the question where to listen, if there is one: answered on a call of its own."""
         # A daemon that lives says so at once and then every second or two: only one that stands still is silent.
         silence = ANSWER_SECONDS if within is None else min(within + _GRACE_SECONDS, ANSWER_SECONDS)
+        grant: Grant | None = None
         with contextlib.closing(self._client.stream(control.ask_grant(wanted, within), within=silence)) as replies:
             for reply in replies:
                 if isinstance(reply, control.MustListen):
@@ -147,8 +149,10 @@ class ByDaemon:
                 elif isinstance(reply, control.PendingReply):
                     on_pending()
                 elif not isinstance(reply, control.WaitReply):
-                    return control.grant_of(reply)
-        raise _bad_answer(None)
+                    grant = control.grant_of(reply)
+        if grant is None:
+            raise _bad_answer(None)
+        return grant
 
     def peers(self) -> list[Peer]:
         self._check_alive()

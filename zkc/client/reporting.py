@@ -19,7 +19,7 @@ from zkc.client.events import Delivery
 from zkc.client.happenings import Begun, Delivered, Ended, Progress, ended
 from zkc.env import Clock
 from zkc.errors import InternalError, Interrupted, ZkcError
-from zkc.net.local_client import Answer, LocalClient
+from zkc.net.local_client import Answer, Kept, LocalClient
 
 _SOON_SECONDS: Final = 0.3
 """What is over in less is told at its end."""
@@ -80,11 +80,11 @@ class Reports:
 
 
 class DaemonReports(Reports):
-    """In a command: to the daemon at the control socket ``path``, if one runs."""
+    """In a command: to the daemon at the control socket ``path``, if one runs; ``kept`` as in `open_access`."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, kept: Kept | None = None) -> None:
         super().__init__()
-        self._client: LocalClient[Any] = LocalClient(path, control.ControlReply)
+        self._client: LocalClient[Any] = LocalClient(path, control.ControlReply, kept)
         self._clock = clock
         self._line: _Line | None = None
         self._first: Begun | None = None

@@ -37,7 +37,7 @@ OnRefused = Callable[[str, Credentials], None]
 """Told why a connection was closed: ``foreign-uid``, ``too-many``, ``malformed``, ``limit``, ``half-request``."""
 
 REQUEST_SECONDS: Final = 5.0
-"""From the connection to the end of its request; then it is closed."""
+"""From the connection, or the end of an answer, to the end of a request; then it is closed. Above `KEPT_SECONDS`."""
 
 _TOO_MANY: Final = pack_failure(
     DaemonError("the process here serves too many commands at once", detail="too-many", hint="run it again")
@@ -104,7 +104,7 @@ class LocalServer(Generic[Req, Rep]):
 
 
 class _Connection(asyncio.Protocol, Generic[Req, Rep]):
-    """One connection: one request, its answer, the end.
+    """One connection: a request, its answer, and so on.
 
     Not over asyncio's streams: a reader, a writer, and two more tasks to hear of a client that hangs up took twice the
     time of a short answer.
@@ -130,7 +130,7 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
             self._transport.close()
             self._server.refused("too-many", peer)
         else:
-            self._overdue = asyncio.get_running_loop().call_later(self._server.request_seconds, self._give_up)
+            self._await_request()
 
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
@@ -178,6 +178,11 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
         if self._answering is not None:
             await asyncio.wait([self._answering])
 
+    def _await_request(self) -> None:
+        self._answering = None
+        self._request.clear()
+        self._overdue = asyncio.get_running_loop().call_later(self._server.request_seconds, self._give_up)
+
     def _give_up(self) -> None:
         """The request is not here in time; who never began one is told of to nobody."""
         if self._request:
@@ -204,6 +209,9 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
                     self._transport.write(pack_reply(encode(reply)))
                     await self._have_room()
             self._transport.write(pack_end())
+            if not self._transport.is_closing():
+                self._await_request()
+                return
         except ZkcError as error:
             self._transport.write(pack_failure(error))
         except Exception as error:  # noqa: BLE001  (a defect in one request is no end of the process)
@@ -212,8 +220,9 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
             failure = InternalError("the request failed", hint="see the log of the process asked")
             self._transport.write(pack_failure(failure))
         finally:
-            self._transport.close()
-            self._server.leave(self)
+            if self._answering is not None:
+                self._transport.close()
+                self._server.leave(self)
 
     async def _have_room(self) -> None:
         if self._room is not None:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+from collections import deque
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from zkc.env import Clock
 from zkc.errors import PeerViolation
-from zkc.net.local_frames import ANSWER_SECONDS, bad_answer, dial, next_reply
+from zkc.net.local_frames import ANSWER_SECONDS, KEPT_SECONDS, bad_answer, dial, next_reply, send
 
 Rep = TypeVar("Rep", bound=msgspec.Struct)
 
@@ -44,9 +47,11 @@ class LocalClient(Generic[Rep]):
     Failures are those of `zkc.net.local_frames.exchange`.
     """
 
-    def __init__(self, path: Path, reply_type: Any) -> None:
+    def __init__(self, path: Path, reply_type: Any, kept: Kept | None = None) -> None:
+        """``kept``: for who asks again and again."""
         self._path = path
         self._reply_type = reply_type
+        self._kept = kept
 
     def call(self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS) -> Rep:
         """The one reply to ``request``; ``within`` in seconds, None: as long as it takes."""
@@ -67,21 +72,31 @@ class LocalClient(Generic[Rep]):
 
     def ask(self, request: msgspec.Struct, *, within: float | None = ANSWER_SECONDS) -> Answer[Rep]:
         """The same as an object; `Answer.hang_up` ends it from another thread too."""
-        return Answer(self._path, dial(self._path, encode(request), within), self._reply_type)
+        said, sock = encode(request), None if self._kept is None else self._kept.take()
+        if sock is None:
+            sock = dial(self._path, said, within)
+        else:
+            sock.settimeout(within)
+            send(self._path, sock, said)
+        return Answer(self._path, sock, self._reply_type, self._kept)
 
 
 class Answer(Generic[Rep]):
     """What one request is answered, reply by reply."""
 
-    def __init__(self, path: Path, sock: socket.socket, reply_type: Any) -> None:
+    def __init__(self, path: Path, sock: socket.socket, reply_type: Any, kept: Kept | None) -> None:
         self._path = path
         self._sock = sock
         self._reply_type = reply_type
+        self._kept = kept
+        self._goes_on = False
+        """Whether another request may follow: all of the answer is here."""
 
     def next(self) -> Rep | None:
         """The next reply; None: there is no other. The errors of `LocalClient`."""
         body = next_reply(self._path, self._sock)
         if body is None:
+            self._goes_on = self._kept is not None
             return None
         try:
             return cast("Rep", decode(body, self._reply_type))
@@ -99,4 +114,63 @@ class Answer(Generic[Rep]):
 
     def close(self) -> None:
         """Once no thread is in `next`; again: nothing."""
-        self._sock.close()
+        if not self._goes_on:
+            self._sock.close()
+        elif self._kept is not None:
+            self._kept.give(self._sock)
+            self._kept = None
+
+
+class Kept:
+    """Connections to one process on which nothing is asked, for the next requests of this one: to make one costs either
+    end as much as a short answer. Any thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._idle: deque[tuple[float, socket.socket]] = deque()
+        """Since when; the latest last."""
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def take(self) -> socket.socket | None:
+        """One that stands, as far as anybody knows here."""
+        with self._lock:
+            self._drop_old()
+            while self._idle:
+                _, sock = self._idle.pop()
+                if _is_silent(sock):
+                    return sock
+                sock.close()
+        return None
+
+    def give(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._drop_old()
+            if self._closed:
+                sock.close()
+            else:
+                self._idle.append((self._clock.monotonic(), sock))
+
+    def close(self) -> None:
+        """All of them, and whatever is given later. Again: nothing."""
+        with self._lock:
+            self._closed = True
+            while self._idle:
+                self._idle.pop()[1].close()
+
+    def _drop_old(self) -> None:
+        late = self._clock.monotonic() - KEPT_SECONDS
+        while self._idle and self._idle[0][0] < late:
+            self._idle.popleft()[1].close()
+
+
+def _is_silent(sock: socket.socket) -> bool:
+    """Whether the other end has neither closed it nor said anything."""
+    try:
+        sock.setblocking(False)
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False

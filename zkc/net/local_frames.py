@@ -1,6 +1,6 @@
 """The local control socket: its frames, who is at the other end, and one exchange.
 
-One connection carries one request and the answer to it, which may have several replies::
+A connection carries a request and the answer to it, which may have several replies; after its end another request::
 
     request    u32 length, body
     answer     any number of   u32 length, u8 0 (reply),   body
@@ -32,6 +32,8 @@ ANSWER_SECONDS: Final = 10.0
 """How long a client waits for the next reply, unless it says otherwise."""
 ALIVE_SECONDS: Final = 2.0
 """Where the answer takes longer the other side says at least so often that it lives, in a reply of its own."""
+KEPT_SECONDS: Final = 2.0
+"""How long a client keeps a connection for its next request; the other side keeps it longer."""
 PATH_MAX: Final = 107
 """Bytes of an AF_UNIX path."""
 
@@ -210,17 +212,22 @@ def dial(path: Path, request: bytes, within: float | None) -> socket.socket:
         except OSError as error:
             raise not_running(path, error) from None
         check_server(path, credentials(sock))
-        frame = pack(request)
-        try:
-            with contextlib.suppress(ConnectionError):
-                # One that closes without having read it may have said why.
-                sock.sendall(frame)
-        except OSError:
-            raise no_answer(path) from None
+        send(path, sock, request)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def send(path: Path, sock: socket.socket, request: bytes) -> None:
+    """``request`` on a connection on which none is being answered; see `exchange`."""
+    frame = pack(request)
+    try:
+        with contextlib.suppress(ConnectionError):
+            # One that closes without having read it may have said why.
+            sock.sendall(frame)
+    except OSError:
+        raise no_answer(path) from None
 
 
 def next_reply(path: Path, sock: socket.socket) -> bytes | None:
