@@ -237,28 +237,26 @@ class Inbox:
 
     def _record(self, partial: Partial, digest: bytes, receipt: bytes, now: float) -> Item:
         with self._db.writing(patient=True) as connection:
-            known = self._known(connection, partial, digest, now)
-            if known is not None:
-                return known
+            delivery = connection.execute(
+                "INSERT OR IGNORE INTO done VALUES (?, ?, ?, ?, ?)",
+                (partial.sender_fp, partial.tid, partial.id, receipt, now),
+            )
+            if not delivery.rowcount:
+                return self._known(connection, partial, digest, now)
             item = self._item_of(partial, partial.id, digest, now)
             insert(connection, "items", COLUMNS, values_of(item))
-            self._partials.drop_delivery(connection, partial.sender_fp, partial.tid)
-            self._partials.drop_older(connection, partial)
-            connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
-            connection.execute(
-                "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (partial.sender_fp, partial.tid, item.id, receipt, now)
-            )
+            self._partials.drop_superseded(connection, partial, is_done=True)
             # Once a reader can see the item he can also take it; until then `recover` is kept out by this transaction.
             fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
         return item
 
-    def _known(self, connection: sqlite3.Connection, partial: Partial, digest: bytes, now: float) -> Item | None:
+    def _known(self, connection: sqlite3.Connection, partial: Partial, digest: bytes, now: float) -> Item:
         """The item of a delivery that is done; as it was, where it has left the inbox."""
         row = one(
             connection, "SELECT id FROM done WHERE sender_fp = ? AND tid = ?", (partial.sender_fp, partial.tid)
         )
         if row is None:
-            return None
+            raise self._db.damaged()
         found = one(connection, f"{SELECT} WHERE id = ?", row)
         return self._item(found) if found is not None else self._item_of(partial, row[0], digest, now)
 
@@ -269,7 +267,6 @@ class Inbox:
         """
         item_id = self._new_id()
         with self._db.writing(patient=True) as connection:
-            connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
             connection.execute(
                 "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", (sender_fp, tid, item_id, receipt, now)
             )
@@ -277,8 +274,7 @@ class Inbox:
 
     def done(self, sender_fp: bytes, tid: bytes) -> bytes | None:
         """The receipt of a delivery that is done. Kept for 90 days, whatever became of the item."""
-        with self._db.reading() as connection:
-            row = one(connection, "SELECT receipt FROM done WHERE sender_fp = ? AND tid = ?", (sender_fp, tid))
+        row = self._db.row("SELECT receipt FROM done WHERE sender_fp = ? AND tid = ?", (sender_fp, tid))
         return None if row is None else bytes(row[0])
 
     def recover(self, now: float) -> int:
@@ -456,8 +452,7 @@ class Inbox:
         return self._entropy.bytes(ID_BYTES).hex()
 
     def _row(self, item_id: str) -> tuple[Any, ...] | None:
-        with self._db.reading() as connection:
-            return one(connection, f"{SELECT} WHERE id = ?", (item_id,))
+        return self._db.row(f"{SELECT} WHERE id = ?", (item_id,))
 
     def _has(self, item_id: str) -> bool:
         return self._row(item_id) is not None

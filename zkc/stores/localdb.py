@@ -9,6 +9,7 @@ may stand on an event loop.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import sqlite3
 import threading
@@ -99,6 +100,12 @@ class LocalDb:
             self._check_open()
             with self._transaction(self._reader, lambda: self._reader.execute("BEGIN")):
                 yield self._reader
+
+    def row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """The first row that ``query`` finds. One statement sees one state by itself."""
+        with self._reading, _translated(self.path, self._schema):
+            self._check_open()
+            return one(self._reader, query, values)
 
     @contextmanager
     def writing(self, *, patient: bool = False) -> Iterator[sqlite3.Connection]:
@@ -270,8 +277,12 @@ def one(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> 
 
 def insert(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], values: tuple[Any, ...]) -> None:
     """A new row; ``table`` and ``columns`` are names of ours."""
-    marks = ", ".join("?" * len(columns))
-    connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)  # noqa: S608
+    connection.execute(_insertion(table, columns), values)
+
+
+@functools.cache
+def _insertion(table: str, columns: tuple[str, ...]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
 
 
 def _sync(path: Path) -> None:

@@ -120,12 +120,11 @@ class Partials:
         try:
             # In the transaction: so `Inbox.recover` never meets a file that has no lock yet, or no row.
             with self._db.writing(patient=True) as connection, files.translated("making a partial item in the inbox"):
-                self.drop_delivery(connection, sender_fp, tid)
                 partial = Partial(self, self._folder, item_id, sender_fp, tid, entry)
                 fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self.running.add(item_id)
+                self.drop_superseded(connection, partial)
                 insert(connection, "partials", PARTIAL_COLUMNS, (item_id, sender_fp, tid, *new_values_of(entry), began))
-                self.drop_older(connection, partial)
                 self._drop_surplus(connection, sender_fp)
         except BaseException:
             if partial is not None:
@@ -186,7 +185,7 @@ class Partials:
                 if one(connection, *listed) is None:
                     files.unlink(self._folder, partial.id)
                     return
-                self.drop_older(connection, partial)
+                self.drop_superseded(connection, partial)
                 # In the transaction: a later attempt finds it running, or here to be removed.
                 self.running.discard(partial.id)
                 fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
@@ -209,24 +208,23 @@ class Partials:
             raise _busy(item_id)
         return swept == "removed"
 
-    def drop_delivery(self, connection: sqlite3.Connection, sender_fp: bytes, tid: bytes) -> None:
-        """No partial item of this delivery stays; the file of one that still runs goes with it (`ended`)."""
-        row = one(connection, "SELECT id FROM partials WHERE sender_fp = ? AND tid = ?", (sender_fp, tid))
-        if row is not None:
-            sweep(self._folder, checked_id(self._db, row[0]))
-            connection.execute("DELETE FROM partials WHERE id = ?", row)
-
-    def drop_older(self, connection: sqlite3.Connection, partial: Partial) -> None:
-        """What stopped in the middle for good: of one sender and name, one partial item is enough for a person to see.
-
-        Those that are being received stay.
+    def drop_superseded(
+        self, connection: sqlite3.Connection, partial: Partial, *, is_done: bool = False
+    ) -> None:
+        """What has no future beside ``partial``: another one of its delivery (the file of one that still runs goes with
+        it, see `ended`), and what stopped in the middle for good: of one sender and name, one partial item is enough
+        for a person to see. Those that are being received stay. ``is_done``: its own row goes too.
         """
-        alike = connection.execute(
-            "SELECT id FROM partials WHERE sender_fp = ? AND app = ? AND name = ? AND id != ?",
-            (partial.sender_fp, partial.entry.app, partial.entry.name, partial.id),
-        )
-        for (item_id,) in alike.fetchall():
-            if item_id not in self.running:
+        rows = connection.execute(
+            "SELECT id, tid, app, name FROM partials WHERE sender_fp = ?", (partial.sender_fp,)
+        ).fetchall()
+        for item_id, tid, *named in rows:
+            if item_id == partial.id and not is_done:
+                continue
+            if tid == partial.tid:
+                sweep(self._folder, checked_id(self._db, item_id))
+                connection.execute("DELETE FROM partials WHERE id = ?", (item_id,))
+            elif named == [partial.entry.app, partial.entry.name] and item_id not in self.running:
                 self._drop(connection, item_id)
 
     def drop_old(self, connection: sqlite3.Connection, now: float) -> int:
