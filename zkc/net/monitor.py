@@ -17,7 +17,7 @@ import zmq
 
 from zkc.env import Clock, SystemClock
 from zkc.errors import InternalError
-from zkc.net.sockets import Socket, descriptors, inode_of, new_socket
+from zkc.net.sockets import Socket, descriptors, inode_of, is_readable, new_socket
 
 if TYPE_CHECKING:
     import asyncio
@@ -63,7 +63,6 @@ _CARRIES_FD: Final = frozenset(
 )
 _EVENT: Final = struct.Struct("=HI")
 _NUMBERS: Final = itertools.count(1)
-_READABLE: Final = int(zmq.POLLIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class ThreadMonitor:
         """Every event that is there, oldest first."""
         events: list[SocketEvent] = []
         # Asked at every turn of a loop, and mostly there is none: an exception would cost more than this.
-        while int(self.socket.getsockopt(zmq.EVENTS)) & _READABLE:
+        while is_readable(self.socket):
             event = parse_event(self.socket.recv_multipart(zmq.DONTWAIT))
             if event.kind is EventKind.DISCONNECTED:
                 # Who is late to hear of a connection may have found another one under its number.

@@ -13,7 +13,7 @@ import zmq
 from zkc.crypto.chunks import token, xid_tag
 from zkc.crypto.primitives import Secret
 from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError
-from zkc.net.sockets import Login, Socket, descriptors
+from zkc.net.sockets import Login, Socket, descriptors, is_readable
 from zkc.protocol.delivery import NotOpened
 from zkc.rules.refusals import refused_by
 
@@ -92,11 +92,11 @@ def attempt_of(user: bytes) -> int | None:
 
 
 def receive_frame(sock: Socket) -> zmq.Frame | None:
-    """The next single-part message that is there; a multipart one is no frame of ours: `NotOpened`."""
-    try:
-        frame = sock.recv(zmq.DONTWAIT, copy=False)
-    except zmq.Again:
+    """The next single-part message, None: none is there; a multipart one is no frame of ours: `NotOpened`."""
+    # Mostly asked once too often: an exception would cost more than this.
+    if not is_readable(sock):
         return None
+    frame = sock.recv(zmq.DONTWAIT, copy=False)
     if frame.more:
         raise NotOpened("malformed", "a frame of several parts")
     return frame

@@ -30,7 +30,7 @@ from zkc.net.pipe.link import (
 from zkc.net.pipe.meeting import Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.passage import Passage
-from zkc.net.sockets import DescriptorsTaken
+from zkc.net.sockets import DescriptorsTaken, is_writable
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.session import Session
@@ -378,7 +378,7 @@ class _Receiver:
     def _acknowledge(self, pair: Pair) -> None:
         """Say how far it is, or that it is done, as soon as the socket takes it: sealed only then, for the newest word
         stands for all before it and a sealed frame that is not sent would leave a gap in the stream."""
-        if self._due and int(pair.acks.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+        if self._due and is_writable(pair.acks):
             machine = self._here()
             again = self._word is not None
             if self._word is None and self._receipt:
