@@ -113,8 +113,9 @@ def check_folder(path: Path, *, private: bool) -> None:
 
 def make_folder(path: Path) -> None:
     """The private folder ``path``: made 0700, or the one that is there, checked (`check_folder`)."""
-    with translated(f"folder {path}"), suppress(FileExistsError):
-        path.mkdir(PRIVATE_FOLDER)
+    if not os.path.lexists(path):
+        with translated(f"folder {path}"), suppress(FileExistsError):
+            path.mkdir(PRIVATE_FOLDER)
     check_folder(path, private=True)
 
 
@@ -309,19 +310,18 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
     scratch = scratch_name(path.name)
     try:
         with translated(f"writing {path}"):
-            with suppress(FileNotFoundError):  # of a process of this number that was killed
-                os.unlink(scratch, dir_fd=folder)
             try:
                 _write_scratch(folder, scratch, data)
                 if replace:
                     os.rename(scratch, path.name, src_dir_fd=folder, dst_dir_fd=folder)
                 else:
                     publish(folder, scratch, folder, path.name)
-            except FileExistsError:
-                return False
-            finally:
+            except BaseException as error:
                 with suppress(FileNotFoundError):
                     os.unlink(scratch, dir_fd=folder)
+                if isinstance(error, FileExistsError):
+                    return False
+                raise
             os.fsync(folder)
             return True
     finally:
@@ -330,7 +330,11 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> bool:
 
 def _write_scratch(folder: int, scratch: str, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(scratch, flags, PRIVATE_FILE, dir_fd=folder)
+    try:
+        descriptor = os.open(scratch, flags, PRIVATE_FILE, dir_fd=folder)
+    except FileExistsError:  # of a process of this number that was killed
+        os.unlink(scratch, dir_fd=folder)
+        descriptor = os.open(scratch, flags, PRIVATE_FILE, dir_fd=folder)
     try:
         write_all(descriptor, data)
         os.fsync(descriptor)

@@ -18,10 +18,11 @@ _NAME: Final = ".name"
 
 def check_receipts(home: Home) -> None:
     """Whether receipts can be kept, asked before anything is sent. `LocalIOError`."""
-    files.make_folder(home.receipts)
-    if not os.access(home.receipts, os.W_OK | os.X_OK):
+    folder = home.receipts
+    files.make_folder(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
         raise LocalIOError(
-            f"receipts cannot be written to {home.receipts}", detail="permission", hint="whose is it? ls -ld tells"
+            f"receipts cannot be written to {folder}", detail="permission", hint="whose is it? ls -ld tells"
         )
 
 
@@ -30,8 +31,8 @@ def save_receipt(home: Home, tid: bytes, receipt: bytes, name: str = "") -> Path
 
     A receipt has the digest of ``name`` alone: for a person's list of what was sent it is kept beside it, as it comes.
     """
-    files.make_folder(home.receipts)
     path = receipt_path(home, tid)
+    files.make_folder(path.parent)
     if name:
         _keep_name(path.with_suffix(_NAME), name)
     files.write_private(path, receipt, replace=True)
