@@ -150,6 +150,7 @@ class Fleet:
         self._daemons = daemons
         self._programs: dict[str, Program] = {}
         self._clients: dict[str, SyncClient] = {}
+        self._making = threading.Lock()
         self._port: HeldPort | None = None
 
     def __enter__(self) -> Self:
@@ -190,12 +191,13 @@ class Fleet:
         return self.folder / name
 
     def client(self, name: str) -> SyncClient:
-        """The Python API on that client's home; closed with the fleet."""
-        if name not in self._clients:
-            from zkc.api import SyncClient
+        """The Python API on that client's home; closed with the fleet. Any thread."""
+        with self._making:
+            if name not in self._clients:
+                from zkc.api import SyncClient
 
-            self._clients[name] = SyncClient(self.home(name))
-        return self._clients[name]
+                self._clients[name] = SyncClient(self.home(name))
+            return self._clients[name]
 
     def program(self, name: str) -> Program:
         """The running daemon of a client, or the ``coordinator``."""

@@ -62,7 +62,7 @@ def _stand_still(hold: Hold) -> None:
 
 
 def _hold_at(hold: Hold) -> None:
-    publish, commit = files.publish, Inbox.commit
+    publish, commit, put, record = files.publish, Inbox.commit, Inbox.put, Inbox._record
 
     def published(source_folder: int, source: str, folder: int, name: str) -> None:
         # The same function gives other files their names.
@@ -78,6 +78,19 @@ def _hold_at(hold: Hold) -> None:
             _stand_still(hold)
         return item
 
+    def put_whole(inbox: Inbox, *rest: Any) -> Any:
+        item = put(inbox, *rest)
+        if hold.at == "recorded":
+            _stand_still(hold)
+        return item
+
+    def recorded(inbox: Inbox, *rest: Any) -> Any:
+        if hold.at in ("synced", "renamed"):  # what is put there whole has its name before it is synced
+            _stand_still(hold)
+        return record(inbox, *rest)
+
+    setattr(Inbox, "put", put_whole)  # noqa: B010
+    setattr(Inbox, "_record", recorded)  # noqa: B010
     setattr(files, "publish", published)  # noqa: B010  (for the program, not for mypy)
     setattr(Inbox, "commit", committed)  # noqa: B010
 

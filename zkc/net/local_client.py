@@ -77,7 +77,11 @@ class LocalClient(Generic[Rep]):
             sock = dial(self._path, said, within)
         else:
             sock.settimeout(within)
-            send(self._path, sock, said)
+            try:
+                send(self._path, sock, said)
+            except BaseException:
+                sock.close()
+                raise
         return Answer(self._path, sock, self._reply_type, self._kept)
 
 
