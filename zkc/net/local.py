@@ -153,6 +153,8 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
             return
         self._stop_clock()
         self._answering = asyncio.get_running_loop().create_task(self._answer(request))
+        # Not at its end: one that is cancelled before its first step has none.
+        self._answering.add_done_callback(self._answered)
 
     def eof_received(self) -> None:
         """The client hangs up; the transport closes by itself."""
@@ -211,9 +213,10 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
             asyncio.get_running_loop().call_exception_handler(context)
             failure = InternalError("the request failed", hint="see the log of the process asked")
             self._transport.write(pack_failure(failure))
-        finally:
-            self._transport.close()
-            self._server.leave(self)
+
+    def _answered(self, _task: asyncio.Task[None]) -> None:
+        self._transport.close()
+        self._server.leave(self)
 
     async def _have_room(self) -> None:
         if self._room is not None:
