@@ -46,9 +46,12 @@ def test_a_server_that_goes_and_comes_back_is_no_end() -> None:
         refused = fleet.zkc("alice", "send", "bob", "-m", "nobody knows", "--timeout", "20s", "--json")
         assert (refused.code, refused.events[-1]["detail"]) in ((10, "keydb"), (31, "link"))  # told by either end
         assert fleet.zkc("alice", "status").code == 0
-        newcomer = fleet.zkc("coordinator", "coordinator", "invite", "carol")
-        assert newcomer.code == 33
-        assert b"cannot be reached" in newcomer.err
+        identity = (fleet.home("coordinator") / "identity.key").read_bytes()
+        for words in (("invite", "carol"), ("rotate",)):
+            done = fleet.zkc("coordinator", "coordinator", *words)
+            assert done.code == 33
+            assert b"cannot be reached" in done.err
+        assert (fleet.home("coordinator") / "identity.key").read_bytes() == identity
         assert fleet.coordinator.process.poll() is None
         server.start()
         wait_until(lambda: fleet.zkc("alice", "send", "bob", "-m", "hello").code == 0)
