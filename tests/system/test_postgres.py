@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.program import zkc
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
+from zkc.coordinator.identity import load
+from zkc.stores.keydb import KeyDb
 from zkc.testing import Fleet
 
 
@@ -73,6 +76,19 @@ def test_of_two_coordinators_on_one_database_one_runs(postgres: Postgres, tmp_pa
         assert (done.code, told["detail"]) == (34, "already-running")
         assert "another coordinator runs on the key database" in told["message"]
         fleet.join("bob")
+
+
+def test_a_coordinator_whose_place_another_took_ends(postgres: Postgres) -> None:
+    """It would go on for those who are linked to it, and hear of no revocation."""
+    url = postgres.url()
+    with Fleet("alice", coordinator=keydb(url)) as fleet:
+        identity = load(fleet.home("coordinator"))
+        postgres.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            f" AND classid = {0x7A6B63} AND objid = current_schema()::regnamespace", url,
+        )
+        with closing(KeyDb.open(url, identity.mac_key, create=False, patience=10, alone=True)):
+            assert fleet.coordinator.process.wait(DEADLINE) == 34
 
 
 @pytest.mark.attack("K05")
