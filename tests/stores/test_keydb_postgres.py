@@ -151,7 +151,20 @@ def test_a_writer_that_finds_another_at_work_says_busy_once_its_patience_is_over
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_another_host_is_spoken_to_under_tls_alone() -> None:
+@pytest.mark.parametrize(
+    ("url", "variables"),
+    [
+        ("postgresql://zkc@127.0.0.2:{port}/keys", {}),
+        ("postgresql://zkc@127.0.0.2:{port}/keys", {"PGSSLMODE": "disable"}),
+        ("postgresql:///keys?host=127.0.0.2&port={port}", {}),
+        ("postgresql://localhost:{port}/keys?hostaddr=127.0.0.2", {}),
+        ("postgresql:///keys", {"PGHOST": "127.0.0.2", "PGPORT": "{port}"}),
+        ("postgresql://localhost:{port}/keys", {"PGHOSTADDR": "127.0.0.2", "PGSSLMODE": "disable"}),
+    ],
+)
+def test_another_host_is_spoken_to_under_tls_alone(
+    url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The line carries keys. Whoever means it otherwise writes `sslmode` into the URL."""
     said: list[bytes] = []
 
@@ -209,6 +222,9 @@ def test_without_the_driver_it_is_said_what_to_install(url: str, monkeypatch: py
 
 
 def test_no_secret_stands_in_what_an_error_leaves_behind(db: KeyDb) -> None:
+        port = server.getsockname()[1]
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(port=port))
     """A server quotes the row that it does not take, and the driver's library what it was given."""
     row = replace(invitation("bob"), psk=b"s3cret-s3cret-s3cret-s3cret-s3cr", curve_public=None)  # type: ignore[arg-type]
     with pytest.raises(InternalError) as caught, db._backend.writing() as connection:

@@ -9,6 +9,7 @@ database holds an advisory lock in each of its sessions, so it is fenced: withou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
@@ -24,6 +25,9 @@ _LOCK_CLASS: Final = 0x7A6B63
 """Of the advisory locks of zkc ("zkc"); the schema's oid is the other half: one database can hold several."""
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _SCHEMA_OID: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())::int"
+_ELSEWHERE: Final = frozenset({"host", "hostaddr", "service"})
+_ELSEWHERE_VARIABLES: Final = frozenset({"PGHOSTADDR", "PGSERVICE"})
+"""What in a URL's query, and in libpq's environment, leads to another host than the one that the URL names."""
 _IS_UTF8: Final = (
     "SELECT encoding = pg_char_to_encoding('UTF8') FROM pg_database WHERE datname = current_database()"
 )
@@ -150,7 +154,7 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
     options: dict[str, Any] = {
         "application_name": "zkc", "client_encoding": "utf8", "connect_timeout": max(2, round(patience)), **_LINE,
     }  # fmt: skip
-    if url.host and url.host not in _LOOPBACK and "host" not in url.query:
+    if not _is_to_this_host(url):
         # Keys go over this line: to another host only under a certificate that was verified, unless the URL says else.
         options["sslmode"] = "verify-full"
     options = {name: value for name, value in options.items() if name not in url.query}
@@ -163,6 +167,7 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
         )  # fmt: skip
     except ModuleNotFoundError:
         raise UsageError(
+        # At a Unix socket it says nothing.
             "a key database in PostgreSQL needs psycopg, which is not installed", detail="extra",
             hint="install it: pip install 'zkc[postgres]'",
         ) from None
@@ -188,6 +193,19 @@ def _hold(raw: Any, where: str) -> None:
         raise DaemonError(
             f"another coordinator runs on the key database {where}", detail="already-running",
             hint="end it first, or give this one a database of its own",
+def _is_to_this_host(url: URL) -> bool:
+    """Whether its server can be on no other host, whatever libpq's own variables and files say."""
+    elsewhere = _ELSEWHERE & url.query.keys() or _ELSEWHERE_VARIABLES & os.environ.keys()
+    return url.host in _LOOPBACK and not elsewhere
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether nothing answered for as long as a connection may take."""
+    from psycopg.errors import ConnectionTimeout  # noqa: PLC0415 - part of an extra
+
+    return isinstance(error, ConnectionTimeout)
+
+
         ) from None
     except Error as error:
         raise _error_from(error, where) from None
