@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from tests.support.postgres import Postgres, postgres_server
+from tests.support.waiting import wait_until
 from zkc.crypto.audit import Note
 from zkc.errors import DaemonError, InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.ids import Kind
@@ -138,6 +140,48 @@ def test_no_server_there_is_said_with_its_name_and_without_the_password() -> Non
     assert "s3cret" not in str(caught.value)
 
 
+def test_a_silent_host_holds_up_the_first_try_and_not_each(own_server: Postgres) -> None:
+    """As one that lost its power, or is behind a firewall that drops: an event loop has more to do than to wait."""
+    with closing(KeyDb.open(own_server.url(), MAC_KEY, create=True, patience=2, alone=True)) as db:
+        own_server.stop()
+        with socket.socket(socket.AF_UNIX) as silent:
+            (own_server.folder / ".s.PGSQL.5432").unlink(missing_ok=True)
+            silent.bind(str(own_server.folder / ".s.PGSQL.5432"))
+            silent.listen()
+            began = time.monotonic()
+            for _ in range(50):
+                with pytest.raises(LocalIOError) as caught:
+                    db.invitations()
+                assert (caught.value.code, caught.value.detail) == (33, "unreachable")
+            assert time.monotonic() - began < 5
+        (own_server.folder / ".s.PGSQL.5432").unlink()
+        own_server.start()
+        wait_until(lambda: is_answered(db))
+
+
+def is_answered(db: KeyDb) -> bool:
+    try:
+        return db.invitations() == []
+    except LocalIOError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://zkc:s3cret", "postgresql://zkc:pass@s3cret@db.lan/keys", "postgresql://zkc@db.lan:s3cret/keys"],
+)
+def test_a_password_that_was_written_as_it_is_stands_in_no_error(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        KeyDb.open(url, MAC_KEY, create=True)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_parameter_that_the_library_does_not_know_is_a_wrong_url() -> None:
+    with pytest.raises(UsageError, match="sslmod") as caught:
+        KeyDb.open("postgresql:///keys?sslmod=require", MAC_KEY, create=True)
+    assert (caught.value.code, caught.value.detail) == (2, "config")
+
+
 def test_a_writer_that_finds_another_at_work_says_busy_once_its_patience_is_over(db: KeyDb, url: str) -> None:
     with closing(KeyDb.open(url, MAC_KEY, create=False)) as other, other._backend.writing():
         assert db.invitations() == []
@@ -178,8 +222,11 @@ def test_another_host_is_spoken_to_under_tls_alone(
     with socket.create_server(("127.0.0.2", 0)) as server:
         answering = threading.Thread(target=answer, args=(server,))
         answering.start()
+        port = server.getsockname()[1]
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(port=port))
         with pytest.raises(LocalIOError, match="SSL") as caught:
-            KeyDb.open(f"postgresql://zkc@127.0.0.2:{server.getsockname()[1]}/keys", MAC_KEY, create=True)
+            KeyDb.open(url.format(port=port), MAC_KEY, create=True)
         answering.join(60)
     assert caught.value.detail == "unreachable"
     ask_for_tls = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
@@ -222,9 +269,6 @@ def test_without_the_driver_it_is_said_what_to_install(url: str, monkeypatch: py
 
 
 def test_no_secret_stands_in_what_an_error_leaves_behind(db: KeyDb) -> None:
-        port = server.getsockname()[1]
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value.format(port=port))
     """A server quotes the row that it does not take, and the driver's library what it was given."""
     row = replace(invitation("bob"), psk=b"s3cret-s3cret-s3cret-s3cret-s3cr", curve_public=None)  # type: ignore[arg-type]
     with pytest.raises(InternalError) as caught, db._backend.writing() as connection:

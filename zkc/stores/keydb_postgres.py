@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from zkc.env import SystemClock
 from zkc.errors import DaemonError, InternalError, LocalIOError, UsageError, ZkcError
 from zkc.rules.names import escape
 from zkc.stores import migrations
@@ -24,10 +25,10 @@ from zkc.stores import migrations
 _LOCK_CLASS: Final = 0x7A6B63
 """Of the advisory locks of zkc ("zkc"); the schema's oid is the other half: one database can hold several."""
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-_SCHEMA_OID: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())::int"
 _ELSEWHERE: Final = frozenset({"host", "hostaddr", "service"})
 _ELSEWHERE_VARIABLES: Final = frozenset({"PGHOSTADDR", "PGSERVICE"})
 """What in a URL's query, and in libpq's environment, leads to another host than the one that the URL names."""
+_SCHEMA_OID: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())::int"
 _IS_UTF8: Final = (
     "SELECT encoding = pg_char_to_encoding('UTF8') FROM pg_database WHERE datname = current_database()"
 )
@@ -47,6 +48,10 @@ _LINE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_cou
 """The same for our end of the connection, as libpq calls them; the last in milliseconds."""
 
 
+_SILENT_SECONDS: Final = 5.0
+"""A silent host is not tried again for so long: each try holds the event loop up, which has to answer for its door."""
+
+
 class PostgresBackend:
     """One connection to a PostgreSQL database, made anew when it broke."""
 
@@ -55,6 +60,8 @@ class PostgresBackend:
         self._writer = engine.execution_options(zkc_begin=_WRITING)
         self._where = where
         self._own_writes = 0
+        self._clock = SystemClock()
+        self._silent_until = 0.0
 
     @classmethod
     def open(cls, url: URL, mac_key: bytes, *, create: bool, patience: float, alone: bool) -> Self:
@@ -140,9 +147,13 @@ class PostgresBackend:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """The one door through which the driver's errors leave as ours."""
+        if self._clock.monotonic() < self._silent_until:
+            raise _unreachable(self._where, "its host was silent a moment ago")
         try:
             yield
         except DBAPIError as error:
+            if _is_silence(error.orig):
+                self._silent_until = self._clock.monotonic() + _SILENT_SECONDS
             # Without its cause: a server quotes the row that it does not take.
             raise _error_from(error.orig, self._where) from None
 
@@ -156,6 +167,7 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
     }  # fmt: skip
     if not _is_to_this_host(url):
         # Keys go over this line: to another host only under a certificate that was verified, unless the URL says else.
+        # At a Unix socket it says nothing.
         options["sslmode"] = "verify-full"
     options = {name: value for name, value in options.items() if name not in url.query}
     given = url.query.get("options", "")
@@ -167,7 +179,6 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
         )  # fmt: skip
     except ModuleNotFoundError:
         raise UsageError(
-        # At a Unix socket it says nothing.
             "a key database in PostgreSQL needs psycopg, which is not installed", detail="extra",
             hint="install it: pip install 'zkc[postgres]'",
         ) from None
@@ -182,17 +193,6 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
     return engine
 
 
-def _hold(raw: Any, where: str) -> None:
-    """Make this session the one of the coordinator that runs on the database. A former one's may just be ending."""
-    from psycopg import Error  # noqa: PLC0415 - part of an extra
-    from psycopg.errors import LockNotAvailable  # noqa: PLC0415
-
-    try:
-        raw.execute(f"SELECT pg_advisory_lock({_LOCK_CLASS}, {_SCHEMA_OID})")
-    except LockNotAvailable:
-        raise DaemonError(
-            f"another coordinator runs on the key database {where}", detail="already-running",
-            hint="end it first, or give this one a database of its own",
 def _is_to_this_host(url: URL) -> bool:
     """Whether its server can be on no other host, whatever libpq's own variables and files say."""
     elsewhere = _ELSEWHERE & url.query.keys() or _ELSEWHERE_VARIABLES & os.environ.keys()
@@ -206,6 +206,17 @@ def _is_silence(error: BaseException | None) -> bool:
     return isinstance(error, ConnectionTimeout)
 
 
+def _hold(raw: Any, where: str) -> None:
+    """Make this session the one of the coordinator that runs on the database. A former one's may just be ending."""
+    from psycopg import Error  # noqa: PLC0415 - part of an extra
+    from psycopg.errors import LockNotAvailable  # noqa: PLC0415
+
+    try:
+        raw.execute(f"SELECT pg_advisory_lock({_LOCK_CLASS}, {_SCHEMA_OID})")
+    except LockNotAvailable:
+        raise DaemonError(
+            f"another coordinator runs on the key database {where}", detail="already-running",
+            hint="end it first, or give this one a database of its own",
         ) from None
     except Error as error:
         raise _error_from(error, where) from None
@@ -228,6 +239,8 @@ def _words(option: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _error_from(error: BaseException | None, where: str) -> ZkcError:
     """What the driver's ``error`` means. Its codes: PostgreSQL's manual, appendix A; none where there was no answer."""
+    import psycopg  # noqa: PLC0415 - part of an extra
+
     state: str = getattr(error, "sqlstate", None) or ""
     said = escape(str(error).strip().partition("\n")[0])
     what = f"the key database {where}"
@@ -250,12 +263,19 @@ def _error_from(error: BaseException | None, where: str) -> ZkcError:
             pass
     # Connection, resources, an administrator's word, the server's own I/O: or no code at all, but of the driver's kind
     # that speaks of operation and not of wrong use.
-    if state[:2] in ("08", "53", "57", "58") or (not state and type(error).__name__ == "OperationalError"):
-        return LocalIOError(
-            f"{what} cannot be reached: {said}", detail="unreachable",
-            hint="see that the server runs, and that coordinator.keydb names it",
-        )
+    if state[:2] in ("08", "53", "57", "58") or (not state and isinstance(error, psycopg.OperationalError)):
+        return _unreachable(where, said)
+    if not state and isinstance(error, psycopg.ProgrammingError):
+        # Without a word of the server's: libpq does not know a parameter of the URL.
+        return UsageError(f"{what}: {said}", detail="config", hint="correct coordinator.keydb")
     return InternalError(f"{what}: {said}")
+
+
+def _unreachable(where: str, why: str) -> LocalIOError:
+    return LocalIOError(
+        f"the key database {where} cannot be reached: {why}", detail="unreachable",
+        hint="see that the server runs and lets this user in, and that coordinator.keydb names them",
+    )
 
 
 def _damaged(where: str, what: str) -> LocalIOError:
