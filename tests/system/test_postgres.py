@@ -123,10 +123,12 @@ def test_a_backup_is_restored_into_an_empty_place_alone(postgres: Postgres, tmp_
         assert done.code == 0, done.err
         done = fleet.zkc("coordinator", "coordinator", "restore", str(tmp_path / "tar"))
         assert done.code == 2
+        assert b"another home" in done.err
         environment = {"ZKC_HOME": str(tmp_path / "new")}
         again = zkc("coordinator", "restore", str(tmp_path / "tar"), "--json", env={
             **environment, "ZKC_COORDINATOR_KEYDB": url,
         })  # fmt: skip
         told = json.loads(again.out.splitlines()[-1])
         assert (again.code, told["detail"]) == (2, "occupied")
+        assert "coordinator.keydb" in told["message"]
         assert not (tmp_path / "new" / "identity.key").exists()
