@@ -240,6 +240,18 @@ def test_a_database_in_another_encoding_is_refused(postgres: Postgres) -> None:
     assert caught.value.detail == "config"
 
 
+def test_what_a_site_has_set_for_its_users_changes_no_value(url: str, postgres: Postgres) -> None:
+    postgres.run("CREATE ROLE odd LOGIN; ALTER ROLE odd SET extra_float_digits = 0; ALTER ROLE odd SET DateStyle = SQL")
+    postgres.run("ALTER ROLE odd SET bytea_output = escape; ALTER ROLE odd SET synchronous_commit = off")
+    postgres.run(f"GRANT ALL ON SCHEMA {url.rpartition('%3D')[2]} TO odd")
+    with closing(KeyDb.open(url.replace("zkc@", "odd@"), MAC_KEY, create=True)) as db:
+        row = replace(invitation("bob"), expires=NOW + 0.1234567)
+        db.add_invitation(row)
+        assert db.invitations() == [row]
+        with db._backend.writing() as connection:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+
+
 def test_a_user_who_may_make_no_tables_is_told_so(url: str, postgres: Postgres) -> None:
     postgres.run("CREATE ROLE guest LOGIN")
     with pytest.raises(LocalIOError) as caught:

@@ -38,10 +38,12 @@ _WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _SESSION: Final = {
     "synchronous_commit": "on",  # what was committed is on disk, also where the server is told not to mind
     "idle_in_transaction_session_timeout": "60s",
-    # A session of a host that lost its power ends, and its lock with it, after half a minute and not after hours.
+    # A session of a host that lost its power ends, and its lock with it, after 25 s and not after hours.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25s",  # where an answer was under way, keepalives are not sent
+    "extra_float_digits": "1",  # a number comes back as it was stored; a MAC is over it
 }
 """Settings of each session, as the server calls them."""
 _LINE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 10_000}
