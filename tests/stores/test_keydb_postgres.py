@@ -258,6 +258,9 @@ def test_a_user_who_may_make_no_tables_is_told_so(url: str, postgres: Postgres) 
         KeyDb.open(url.replace("zkc@", "guest@"), MAC_KEY, create=True)
     assert caught.value.detail == "permission"
     assert not is_there(url)
+    with pytest.raises(LocalIOError, match="CREATE SCHEMA") as caught:
+        KeyDb.open(f"{url}x", MAC_KEY, create=True)
+    assert caught.value.detail == "permission"
 
 
 def test_a_replica_is_not_written_to(db: KeyDb, url: str, postgres: Postgres) -> None:

@@ -252,9 +252,8 @@ def _error_from(error: BaseException | None, where: str) -> ZkcError:
         case "42P01" | "42703" | "XX000" | "XX001" | "XX002":
             return _damaged(where, said)
         case "42501" | "3F000":
-            return LocalIOError(
-                f"{what}: {said}", detail="permission", hint="make the user its owner: createdb --owner USER DATABASE"
-            )
+            made = "ALTER DATABASE NAME OWNER TO USER" if state == "42501" else "CREATE SCHEMA NAME AUTHORIZATION USER"
+            return LocalIOError(f"{what}: {said}", detail="permission", hint=f"make the user its owner: {made}")
         case "25006":
             return LocalIOError(f"{what} is a replica, which takes no writes", detail="io", hint="name the primary")
         case "53100":
