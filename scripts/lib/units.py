@@ -269,6 +269,29 @@ def restore(machine: Machine) -> None:
     transfer(machine, "a coordinator of its backup")
 
 
+def on_a_server(machine: Machine) -> None:
+    """The coordinator moves, as the page says, to Debian's PostgreSQL."""
+    machine.systemctl("start", "postgresql")
+    as_server = ("runuser", "-u", "postgres", "--")
+    machine.run(*as_server, "createuser", "zkc")
+    machine.run(*as_server, "createdb", "--owner", "zkc", "--encoding", "UTF8", "--template", "template0", "zkc")
+    tar = machine.zkc("zkc", "coordinator", "backup", "-")
+    machine.systemctl("stop", COORDINATOR)
+    machine.run("mv", "/var/lib/zkc/coordinator", "/var/lib/zkc/coordinator.file")
+    machine.run("install", "-d", "-o", "zkc", "-g", "zkc", "-m", "700", "/var/lib/zkc/coordinator")
+    config = "/var/lib/zkc/coordinator/config.toml"
+    machine.write(config, '[coordinator]\nkeydb = "postgresql:///zkc"\n')
+    machine.run("chown", "zkc:", config)
+    machine.zkc("zkc", "coordinator", "restore", "-", stdin=tar)
+    machine.systemctl("start", COORDINATOR)
+    for name in CLIENTS:
+        machine.linked(name)
+    transfer(machine, "a coordinator whose key database is in PostgreSQL")
+    machine.systemctl("restart", "postgresql")
+    transfer(machine, "its server was begun anew")
+    seen(not (machine.root / "var/lib/zkc/coordinator/keys.db").exists(), "no file has its keys")
+
+
 def main(root: Path, page: Path) -> None:
     with booted(root) as machine:
         manager = machine.run("systemctl", "--version").decode().splitlines()[0]
@@ -288,6 +311,7 @@ def main(root: Path, page: Path) -> None:
             wrong_configuration(machine)
             passphrase(machine)
             restore(machine)
+            on_a_server(machine)
         except SystemExit:
             sys.stderr.write(machine.run("journalctl", "--no-pager", "-o", "cat", "-n", "30").decode())
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import ipaddress
 import os
 import socket
@@ -57,6 +58,7 @@ def told(advertise: Sequence[str], listen_host: str, coordinator_host: str) -> l
     return list(advertise)[:ADVERTISED_MAX] or advertised(listen_host, coordinator_host)
 
 
+@functools.lru_cache(256)
 def is_address(text: str) -> bool:
     """Whether it is an IP address. Of what a peer tells nothing else is used: a name would be looked up for it."""
     try:

@@ -57,12 +57,12 @@ class LocalServer(Generic[Req, Rep]):
         request_seconds: float,
     ) -> None:
         self.path: Final = path
-        self._handler = handler
-        self._request_type = request_type
+        self.handler: Final = handler
+        self.request_type: Final = request_type
+        self.request_seconds: Final = request_seconds
         self._on_refused = on_refused
         self._connections_max = connections_max
-        self._request_seconds = request_seconds
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[_Connection[Req, Rep]] = set()
         self._server: asyncio.Server | None = None
         self._inode = 0
 
@@ -70,7 +70,8 @@ class LocalServer(Generic[Req, Rep]):
         """Claim the path and listen; see `serve_local`."""
         sock = _claim(self.path)
         self._inode = os.lstat(self.path).st_ino
-        self._server = await asyncio.start_unix_server(self._connected, sock=sock)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Connection(self), sock=sock)
 
     async def close(self) -> None:
         """Stop listening, end every connection and its handler, remove the socket. Again: nothing."""
@@ -78,98 +79,145 @@ class LocalServer(Generic[Req, Rep]):
             return
         self._server.close()
         self._server = None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(connection.abort() for connection in self._connections))
         with contextlib.suppress(OSError):
             if os.lstat(self.path).st_ino == self._inode:
                 self.path.unlink()
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = credentials(writer.get_extra_info("socket"))
-        if not may_talk(peer.uid, os.geteuid()):
-            writer.transport.abort()
-            self._refused("foreign-uid", peer)
-            return
-        if len(self._tasks) >= self._connections_max:
-            writer.write(_TOO_MANY)
-            writer.close()
-            self._refused("too-many", peer)
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer, peer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    # --- for its connections ----------------------------------------------------------------------------------------
 
-    def _refused(self, why: str, peer: Credentials) -> None:
+    def admit(self, connection: _Connection[Req, Rep]) -> bool:
+        """Whether there is a place for it: until `leave`."""
+        if len(self._connections) >= self._connections_max:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def leave(self, connection: _Connection[Req, Rep]) -> None:
+        """Again: nothing."""
+        self._connections.discard(connection)
+
+    def refused(self, why: str, peer: Credentials) -> None:
+        """See `OnRefused`."""
         if self._on_refused is not None:
             self._on_refused(why, peer)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Credentials) -> None:
-        """One connection: one request, its answer, the end."""
-        try:
-            request = await self._request(reader)
-            if request is not None:
-                await self._while_listening(reader, self._answer(writer, request, peer))
-        except PeerViolation as violation:
-            self._refused(violation.detail, peer)
-        except ConnectionError:
-            pass  # It hung up: nobody is left to be told.
-        except asyncio.CancelledError:
-            writer.transport.abort()
-            raise
-        finally:
-            writer.close()
 
-    async def _request(self, reader: asyncio.StreamReader) -> Req | None:
-        """The request of a connection, None if it never began one."""
-        header = body = b""
-        try:
-            async with asyncio.timeout(self._request_seconds):
-                header = await reader.read(1)
-                if not header:
-                    return None
-                header += await reader.readexactly(LENGTH.size - 1)
-                body = await reader.readexactly(length_of(header))
-        except TimeoutError:
-            if not header:
-                return None
-            raise PeerViolation("half-request", "not whole in time") from None
-        except asyncio.IncompleteReadError:
-            raise PeerViolation("half-request", "closed in the middle") from None
-        return cast("Req", decode(body, self._request_type))
+class _Connection(asyncio.Protocol, Generic[Req, Rep]):
+    """One connection: one request, its answer, the end.
 
-    async def _while_listening(self, reader: asyncio.StreamReader, answer: Any) -> None:
-        """Run ``answer`` until it is done or the client hangs up; bytes after the request are a violation."""
-        loop = asyncio.get_running_loop()
-        answering: asyncio.Task[None] = loop.create_task(answer)
-        listening = loop.create_task(reader.read(1))
+    Not over asyncio's streams: a reader, a writer, and two more tasks to hear of a client that hangs up took twice the
+    time of a short answer.
+    """
+
+    def __init__(self, server: LocalServer[Req, Rep]) -> None:
+        self._server = server
+        self._request = bytearray()
+        """What came of it so far."""
+        self._overdue: asyncio.TimerHandle | None = None
+        self._answering: asyncio.Task[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        """Done when the client has read enough of what was written; None: it may be written."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._peer = peer = credentials(transport.get_extra_info("socket"))
+        if not may_talk(peer.uid, os.geteuid()):
+            self._transport.abort()
+            self._server.refused("foreign-uid", peer)
+        elif not self._server.admit(self):
+            self._transport.write(_TOO_MANY)
+            self._transport.close()
+            self._server.refused("too-many", peer)
+        else:
+            self._overdue = asyncio.get_running_loop().call_later(self._server.request_seconds, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return  # refused
+        self._request += data
         try:
-            await asyncio.wait((answering, listening), return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
-            elif listening.result():
+            if self._answering is not None:
                 raise PeerViolation("malformed", "bytes after the request")
-        finally:
-            for task in (answering, listening):
-                task.cancel()
-            await asyncio.gather(answering, listening, return_exceptions=True)
+            if len(self._request) < LENGTH.size:
+                return
+            end = LENGTH.size + length_of(bytes(self._request[: LENGTH.size]))
+            if len(self._request) < end:
+                return
+            if len(self._request) > end:
+                raise PeerViolation("malformed", "bytes after the request")
+            request = cast("Req", decode(bytes(self._request[LENGTH.size :]), self._server.request_type))
+        except PeerViolation as violation:
+            self._server.refused(violation.detail, self._peer)
+            self._end()
+            return
+        self._stop_clock()
+        self._answering = asyncio.get_running_loop().create_task(self._answer(request))
 
-    async def _answer(self, writer: asyncio.StreamWriter, request: Req, peer: Credentials) -> None:
+    def eof_received(self) -> None:
+        """The client hangs up; the transport closes by itself."""
+        if self._answering is None and self._request and not self._transport.is_closing():
+            self._server.refused("half-request", self._peer)
+        self._end()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end()
+
+    def pause_writing(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
+    async def abort(self) -> None:
+        """At once, whatever was not written; returns when its handler has ended."""
+        self._transport.abort()
+        self._end()
+        if self._answering is not None:
+            await asyncio.wait([self._answering])
+
+    def _give_up(self) -> None:
+        """The request is not here in time; who never began one is told of to nobody."""
+        if self._request:
+            self._server.refused("half-request", self._peer)
+        self._end()
+
+    def _stop_clock(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+
+    def _end(self) -> None:
+        """Nobody waits for the answer any more. Again: nothing."""
+        self._stop_clock()
+        self._transport.close()
+        if self._answering is None:
+            self._server.leave(self)
+        else:
+            self._answering.cancel()
+
+    async def _answer(self, request: Req) -> None:
         try:
-            async with contextlib.aclosing(self._handler(request, peer)) as replies:
+            async with contextlib.aclosing(self._server.handler(request, self._peer)) as replies:
                 async for reply in replies:
-                    writer.write(pack_reply(encode(reply)))
-                    await writer.drain()
-            writer.write(pack_end())
+                    self._transport.write(pack_reply(encode(reply)))
+                    await self._have_room()
+            self._transport.write(pack_end())
         except ZkcError as error:
-            writer.write(pack_failure(error))
-        except ConnectionError:
-            raise
+            self._transport.write(pack_failure(error))
         except Exception as error:  # noqa: BLE001  (a defect in one request is no end of the process)
             context = {"message": "a control request failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
-            writer.write(pack_failure(InternalError("the request failed", hint="see the log of the process asked")))
-        await writer.drain()
+            failure = InternalError("the request failed", hint="see the log of the process asked")
+            self._transport.write(pack_failure(failure))
+        finally:
+            self._transport.close()
+            self._server.leave(self)
+
+    async def _have_room(self) -> None:
+        if self._room is not None:
+            await self._room
 
 
 async def serve_local(

@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import ipaddress
+import functools
 import os
 import socket as sockets
 import stat
@@ -467,11 +467,15 @@ def bound_loopback(fd: int, inode: int) -> None:
     """A small send buffer for a TCP connection that does not leave this machine. Any other is left to the kernel: on a
     way that takes long the buffer bounds the rate."""
     with own_connection(fd, inode) as connection, contextlib.suppress(OSError):
-        if connection is not None and ipaddress.ip_address(plain_address(connection.getpeername()[0])).is_loopback:
+        if connection is not None and _is_loopback(plain_address(connection.getpeername()[0])):
             connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _LOOPBACK_BUFFER)
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
+
+def _is_loopback(address: str) -> bool:
+    """Of an address as the kernel writes it."""
+    return address.startswith("127.") or address == "::1"
 
 
 def new_socket(ctx: Context, kind: int) -> Socket:
@@ -557,16 +561,31 @@ def _listening_of(host: str, left: Iterator[int], ports: range | None) -> socket
 
 
 def _listening(host: str, port: int) -> sockets.socket:
+    is_dual = host in ("*", "::") and _has_both_families()
+    address: tuple[object, ...]
     if host in ("*", "::"):
-        both = sockets.has_dualstack_ipv6()
-        family, where = (sockets.AF_INET6, "::") if both else (sockets.AF_INET, "0.0.0.0")  # noqa: S104 - was asked for
-        listening = sockets.create_server((where, port), family=family, backlog=_BULK_BACKLOG, dualstack_ipv6=both)
+        family, address = (sockets.AF_INET6, ("::", port)) if is_dual else (sockets.AF_INET, ("0.0.0.0", port))  # noqa: S104 - was asked for
     else:
         (family, _, _, _, address), *_ = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
-        listening = sockets.create_server(address, family=family, backlog=_BULK_BACKLOG)
-    # Two of libzmq's sockets may see the same connection come: the second must not wait for another.
-    listening.setblocking(False)
+    listening = sockets.socket(family, sockets.SOCK_STREAM)
+    try:
+        listening.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+        if family == sockets.AF_INET6:
+            listening.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, not is_dual)
+        listening.bind(address)
+        listening.listen(_BULK_BACKLOG)
+        # Two of libzmq's sockets may see the same connection come: the second must not wait for another.
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
     return listening
+
+
+@functools.cache
+def _has_both_families() -> bool:
+    """Whether one socket listens for IPv4 and IPv6: asked of the kernel with a socket of its own."""
+    return sockets.has_dualstack_ipv6()
 
 
 def _take_over(sock: Socket, listening: sockets.socket) -> None:

@@ -103,6 +103,7 @@ def _match(text: str, what: str, form: str) -> re.Match[str]:
     return match
 
 
+@lru_cache(_KEPT)
 def _is_host(host: str) -> bool:
     if host[0] != "[" and not _IPV4_LIKE.fullmatch(host):
         return True

@@ -15,6 +15,9 @@ _START_FIELDS: Final = ("seq", "hash")
 ENTRIES: Final = table("audit", *(column(each) for each in _FIELDS), column("mac"))
 START: Final = table("audit_start", *(column(each) for each in _START_FIELDS), column("mac"))
 """One row, once entries were removed: number and hash of the last one that was."""
+_LAST: Final = select(ENTRIES.c.seq, ENTRIES.c.hash).order_by(ENTRIES.c.seq.desc()).limit(1)
+_INSERT: Final = insert(ENTRIES)
+"""Made once: what SQLAlchemy has found out about a statement it keeps in that."""
 
 
 def append(connection: Connection, key: bytes, notes: Iterable[Note]) -> None:
@@ -22,8 +25,7 @@ def append(connection: Connection, key: bytes, notes: Iterable[Note]) -> None:
 
     What they follow is not verified: a log that was damaged goes on, and `zkc.crypto.audit.verify` says where it was.
     """
-    newest = select(ENTRIES.c.seq, ENTRIES.c.hash).order_by(ENTRIES.c.seq.desc()).limit(1)
-    last = connection.execute(newest).one_or_none() or connection.execute(select(*START.c)).one_or_none()
+    last = connection.execute(_LAST).one_or_none() or connection.execute(select(*START.c)).one_or_none()
     seq, previous = (0, GENESIS) if last is None else (last.seq, last.hash)
     rows = []
     for note in notes:
@@ -32,7 +34,7 @@ def append(connection: Connection, key: bytes, notes: Iterable[Note]) -> None:
         values = _values(entry)
         rows.append({**values, "mac": mac(key, ENTRIES.name, values.values())})
     if rows:
-        connection.execute(insert(ENTRIES), rows)
+        connection.execute(_INSERT, rows)
 
 
 def start(connection: Connection, key: bytes) -> tuple[int, bytes]:

@@ -43,6 +43,7 @@ from zkc.stores.items import (
     item_of,
     the_one,
     upgrade,
+    values_of,
 )
 from zkc.stores.localdb import LocalDb, insert, one
 from zkc.stores.partials import Partial, Partials
@@ -146,10 +147,6 @@ class Inbox:
         since), `done` has its receipt, and ``partial`` is discarded. After an error ``partial`` can only be closed; a
         later commit may still do it, of what `resume` finds then.
         """
-        known = self._done_item(partial, digest, now)
-        if known is not None:
-            partial.close(discard=True)
-            return known
         with files.translated("finishing an item of the inbox"):
             _sync(partial.fileno())
             files.publish(self._partial_folder, partial.id, self._files_folder, partial.id)
@@ -166,9 +163,11 @@ class Inbox:
         except LocalIOError:
             partial.let_go()  # it is not certain that nothing was recorded: `resume` will see
             raise
-        if item.id != partial.id:
+        if item.id == partial.id:
+            partial.let_go()  # its file is the item's, and its row has gone with the same step
+        else:
             files.unlink(self._files_folder, partial.id)
-        partial.close(discard=True)
+            partial.close(discard=True)
         return item
 
     def _take_back(self, partial: Partial) -> None:
@@ -196,7 +195,7 @@ class Inbox:
             if known is not None:
                 return known
             item = self._item_of(partial, partial.id, digest, now)
-            insert(connection, "items", COLUMNS, tuple(getattr(item, name) for name in COLUMNS))
+            insert(connection, "items", COLUMNS, values_of(item))
             self._partials.drop_delivery(connection, partial.sender_fp, partial.tid)
             self._partials.drop_older(connection, partial)
             connection.execute("DELETE FROM done WHERE finished < ?", (now - DONE_SECONDS,))
@@ -206,10 +205,6 @@ class Inbox:
             # Once a reader can see the item he can also take it; until then `recover` is kept out by this transaction.
             fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
         return item
-
-    def _done_item(self, partial: Partial, digest: bytes, now: float) -> Item | None:
-        with self._db.reading() as connection:
-            return self._known(connection, partial, digest, now)
 
     def _known(self, connection: sqlite3.Connection, partial: Partial, digest: bytes, now: float) -> Item | None:
         """The item of a delivery that is done; as it was, where it has left the inbox."""

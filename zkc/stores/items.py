@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -86,12 +87,17 @@ _TYPES: Final = {
     for item in fields(Item) if item.name not in {"path", "state"}
 }
 COLUMNS: Final = tuple(_TYPES)
+values_of: Final = attrgetter(*COLUMNS)
+"""What stands in them, of an `Item`."""
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608 - names of ours
 SELECT_PAGE: Final = (
     f"SELECT seq, {', '.join(COLUMNS)} FROM items WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - names of ours
 )
 
-PARTIAL_COLUMNS: Final = ("id", "sender_fp", "tid", *(item.name for item in fields(NewItem)), "began")
+NEW_COLUMNS: Final = tuple(item.name for item in fields(NewItem))
+new_values_of: Final = attrgetter(*NEW_COLUMNS)
+"""What stands in them, of a `NewItem`."""
+PARTIAL_COLUMNS: Final = ("id", "sender_fp", "tid", *NEW_COLUMNS, "began")
 _NOT_YET: Final = {"size": "0", "digest": "x''", "received": "began"}
 SELECT_PARTIALS: Final = (
     f"SELECT {', '.join(_NOT_YET.get(name, name) for name in COLUMNS)} FROM partials"  # noqa: S608 - names of ours

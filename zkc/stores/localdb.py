@@ -59,6 +59,8 @@ class LocalDb:
         self._writing = threading.Lock()
         self._clock: Clock = SystemClock()
         self._inode = path.stat().st_ino
+        self._busy_ms = 0
+        """For how long the writer waits for another process, once that was said."""
         self._wrote = 0.0
         """When a transaction of this process last got through; monotonic seconds."""
         self._closed = False
@@ -129,7 +131,7 @@ class LocalDb:
         """Wait for other processes' writers until ``end``, or until somebody closes this."""
         while True:
             left = max(end - self._clock.monotonic(), 0.0)
-            _wait_at_most(writer, min(left, BUSY_SECONDS))
+            self._wait_at_most(writer, min(left, BUSY_SECONDS))
             try:
                 writer.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
@@ -137,6 +139,12 @@ class LocalDb:
                     raise
             else:
                 return
+
+    def _wait_at_most(self, writer: sqlite3.Connection, seconds: float) -> None:
+        """For another process, from the next statement on."""
+        if (busy_ms := int(seconds * 1000)) != self._busy_ms:
+            writer.execute(f"PRAGMA busy_timeout = {busy_ms}").close()
+            self._busy_ms = busy_ms
 
     @contextmanager
     def _transaction(self, connection: sqlite3.Connection, begin: Callable[[], object]) -> Iterator[None]:
@@ -163,6 +171,7 @@ class LocalDb:
         """A number that grows whenever this or another process has committed. Cheap: for one who waits."""
         # The reader never commits: it counts what every other connection did, our writer's too.
         with self._reading, _translated(self.path, self._schema):
+            self._check_open()
             (version,) = self._reader.execute("PRAGMA data_version").fetchone()
         return int(version)
 
@@ -171,7 +180,7 @@ class LocalDb:
         with self._writing, suppress(sqlite3.Error):  # committed it is in any case
             if self._writer is None:
                 return
-            _wait_at_most(self._writer, CHECKPOINT_BUSY_SECONDS)
+            self._wait_at_most(self._writer, CHECKPOINT_BUSY_SECONDS)
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def damaged(self) -> LocalIOError:
@@ -216,11 +225,6 @@ def _connect(path: Path, *, is_synced: bool = True) -> sqlite3.Connection:
     if not is_synced:
         connection.execute("PRAGMA synchronous = NORMAL").close()
     return connection
-
-
-def _wait_at_most(connection: sqlite3.Connection, seconds: float) -> None:
-    """For another process, from the next statement on."""
-    connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").close()
 
 
 def _create(path: Path, schema: Schema, fill: Callable[[sqlite3.Connection], None] | None) -> None:

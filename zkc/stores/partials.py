@@ -14,14 +14,23 @@ import os
 import sqlite3
 import stat
 from contextlib import suppress
-from dataclasses import astuple, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from zkc.constants import PARTIALS_PER_SENDER_MAX
 from zkc.errors import LocalIOError
 from zkc.stores import files
-from zkc.stores.items import PARTIAL_COLUMNS, SELECT_PARTIALS, Item, NewItem, checked_id, item_of
+from zkc.stores.items import (
+    NEW_COLUMNS,
+    PARTIAL_COLUMNS,
+    SELECT_PARTIALS,
+    Item,
+    NewItem,
+    checked_id,
+    item_of,
+    new_values_of,
+)
 from zkc.stores.localdb import LocalDb, insert, one
 from zkc.stores.payloads import Swept, sweep
 
@@ -89,6 +98,7 @@ class Partial:
     def let_go(self) -> None:
         """Only the descriptor, and with it the lock."""
         if self._descriptor is not None:
+            self._partials.running.discard(self.id)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -101,6 +111,8 @@ class Partials:
         self._db = db
         self._path = path
         self._folder = folder
+        self.running: Final[set[str]] = set()
+        """Those that this process receives now: it need not try their locks."""
 
     def begin(self, item_id: str, sender_fp: bytes, tid: bytes, entry: NewItem, began: float) -> Partial:
         """See `Inbox.begin`."""
@@ -111,7 +123,8 @@ class Partials:
                 self.drop_delivery(connection, sender_fp, tid)
                 partial = Partial(self, self._folder, item_id, sender_fp, tid, entry)
                 fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                insert(connection, "partials", PARTIAL_COLUMNS, (item_id, sender_fp, tid, *astuple(entry), began))
+                self.running.add(item_id)
+                insert(connection, "partials", PARTIAL_COLUMNS, (item_id, sender_fp, tid, *new_values_of(entry), began))
                 self.drop_older(connection, partial)
                 self._drop_surplus(connection, sender_fp)
         except BaseException:
@@ -128,7 +141,7 @@ class Partials:
                 item = next(iter(self.select(connection, "WHERE sender_fp = ? AND tid = ?", sender_fp, tid)), None)
                 if item is None:
                     return None
-                entry = NewItem(**{each.name: getattr(item, each.name) for each in fields(NewItem)})
+                entry = NewItem(**{name: getattr(item, name) for name in NEW_COLUMNS})
                 partial = Partial(self, self._folder, item.id, sender_fp, tid, entry, new=False)
                 try:
                     fcntl.flock(partial.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,10 +161,10 @@ class Partials:
 
     def describe(self, partial: Partial) -> None:
         """Its row says what `Partial.entry` says."""
-        changes = ", ".join(f"{each.name} = ?" for each in fields(NewItem))
+        changes = ", ".join(f"{name} = ?" for name in NEW_COLUMNS)
         with self._db.writing(patient=True) as connection:
             connection.execute(
-                f"UPDATE partials SET {changes} WHERE id = ?", (*astuple(partial.entry), partial.id)  # noqa: S608
+                f"UPDATE partials SET {changes} WHERE id = ?", (*new_values_of(partial.entry), partial.id)  # noqa: S608
             )
 
     def ended(self, partial: Partial) -> None:
@@ -175,6 +188,7 @@ class Partials:
                     return
                 self.drop_older(connection, partial)
                 # In the transaction: a later attempt finds it running, or here to be removed.
+                self.running.discard(partial.id)
                 fcntl.flock(partial.fileno(), fcntl.LOCK_UN)
                 self._drop_surplus(connection, partial.sender_fp)
 
@@ -212,7 +226,8 @@ class Partials:
             (partial.sender_fp, partial.entry.app, partial.entry.name, partial.id),
         )
         for (item_id,) in alike.fetchall():
-            self._drop(connection, item_id)
+            if item_id not in self.running:
+                self._drop(connection, item_id)
 
     def drop_old(self, connection: sqlite3.Connection, now: float) -> int:
         """Rows without a file, and what is older than `PARTIAL_SECONDS`; how many files went."""

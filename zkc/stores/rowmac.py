@@ -18,6 +18,7 @@ Field = bytes | str | int | float | bool | None
 """What a column may hold."""
 
 MAC_BYTES: Final = 32
+_HEAD: Final = struct.Struct(">cQ")
 
 
 def mac(key: bytes, table: str, fields: Iterable[Field]) -> bytes:
@@ -25,12 +26,11 @@ def mac(key: bytes, table: str, fields: Iterable[Field]) -> bytes:
 
     A ``bool`` counts as the integer that SQLite stores for it. `TypeError` for any other type.
     """
-    made = hmac.new(key, digestmod="sha256")
+    parts = bytearray()
     for field in (table, *fields):
         tag, body = _bytes_of(field)
-        made.update(struct.pack(">cQ", tag, len(body)))
-        made.update(body)
-    return made.digest()
+        parts += _HEAD.pack(tag, len(body)) + body
+    return hmac.digest(key, parts, "sha256")
 
 
 def verifies(key: bytes, table: str, fields: Iterable[Field], stored: object) -> bool:

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import LocalIOError
 from zkc.stores.localdb import LocalDb, Schema
 from zkc.stores.rowmac import MAC_BYTES, Field, mac, verifies
 
+T = TypeVar("T")
 Row = Sequence[Field]
 
 
@@ -44,6 +46,8 @@ class SealedTables:
         self._key = key
         self._columns = columns
         self._kept: dict[str, Loaded | None] = dict.fromkeys(kept)
+        self._remembered: tuple[int, dict[Any, Any]] = 0, {}
+        """What was read since the file was at that version: kept tables and single values."""
 
     @classmethod
     def open(
@@ -114,8 +118,24 @@ class SealedTables:
 
     def load(self, name: str) -> Loaded:
         """For a kept table the same value as long as nobody changes it."""
-        with self._db.reading() as connection:
-            return self._load(connection, name)
+        if name not in self._kept:
+            with self._db.reading() as connection:
+                return self._load(connection, name)
+        return self._remember(name, lambda connection: self._load(connection, name))
+
+    def _remember(self, key: object, read: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``read`` has read since the last change of the file, by whatever process: it is asked for each
+        transfer, several times."""
+        # Before it is read: what changes in between is found changed the next time.
+        version = self._db.version()
+        of, known = self._remembered
+        if of != version:
+            self._remembered = of, known = version, {}
+        if key not in known:
+            with self._db.reading() as connection:
+                known[key] = read(connection)
+        found: T = known[key]
+        return found
 
     @contextmanager
     def changing(self, *names: str) -> Iterator[tuple[Table, ...]]:
@@ -167,8 +187,7 @@ class SealedTables:
 
     def value(self, kind: str, about: bytes) -> bytes | None:
         """What was kept of this kind about this, with a MAC of its own; None: nothing was."""
-        with self._db.reading() as connection:
-            return self._value(connection, kind, about)
+        return self._remember((kind, about), lambda connection: self._value(connection, kind, about))
 
     def change_value(self, kind: str, about: bytes, change: Callable[[bytes | None], bytes | None]) -> None:
         """In one step: what ``change`` makes of the present one; None leaves it."""

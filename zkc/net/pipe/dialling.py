@@ -111,7 +111,9 @@ class Dialling:
         def watch(sock: Socket) -> None:
             is_data = (sock.type == zmq.PUSH) is self._sends
             bound = bounds(self._chunk, sends=self._sends)[0 if is_data else 1]
-            self._waiting[sock] = _Candidate(sock, path, self._watch, bound, until, is_data=is_data)
+            self._waiting[sock] = _Candidate(
+                sock, path, self._watch, bound, until, is_data=is_data, sends=is_data and self._sends
+            )
 
         connect_bulk(
             self._context, address, told.data_port, told.ack_port, *tokens, sends=self._sends, watch=watch
@@ -159,12 +161,16 @@ class Dialling:
 class _Candidate:
     """One socket towards one address, and what has become of it."""
 
-    def __init__(self, sock: Socket, path: str, watch: Watch, bound: int, until: float, *, is_data: bool) -> None:
+    def __init__(
+        self, sock: Socket, path: str, watch: Watch, bound: int, until: float, *, is_data: bool, sends: bool
+    ) -> None:
+        """``sends``: whether the chunks leave by it."""
         self.sock = sock
         self.until: Final = until
         """By when it has to have come."""
         self.path = path
         self.is_data = is_data
+        self._sends = sends
         self._progress = Progress(bound)
         self._watch = watch
         self._connection = -1, 0
@@ -203,7 +209,8 @@ class _Candidate:
             self._watch.on_event(event, self._progress)
             if event.kind is EventKind.CONNECTED:
                 self._connection = event.fd, event.inode
-                bound_loopback(event.fd, event.inode)
+                if self._sends:
+                    bound_loopback(event.fd, event.inode)
             elif event.kind in _ENDS_OF_CONNECTING:
                 self._seen.add(event.kind)
         return self._seen

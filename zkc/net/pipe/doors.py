@@ -249,6 +249,7 @@ class Listening:
             raise
         watched = zip(monitors, bounds(self._chunk, sends=self._sends), strict=True)  # the data's first
         data, acks = (_Admitted(monitor, self._doors.watch, bound) for monitor, bound in watched)
+        data.sends = self._sends
         self._ends = data, acks
 
     def _accept_no_more(self) -> None:
@@ -279,6 +280,8 @@ class _Admitted:
 
     def __init__(self, monitor: ThreadMonitor, watch: Watch, bound: int) -> None:
         self.events = monitor.socket
+        self.sends = False
+        """Whether the chunks leave by it."""
         self._bound = bound
         self._watch = watch
         self._monitor = monitor
@@ -335,7 +338,8 @@ class _Admitted:
             if event.kind is EventKind.ACCEPTED:
                 progress = Progress(self._bound, admitted=False)
                 self._open[event.fd] = event.inode, progress
-                bound_loopback(event.fd, event.inode)
+                if self.sends:
+                    bound_loopback(event.fd, event.inode)
                 self._watch.on_event(event, progress)
             elif event.kind is EventKind.HANDSHAKE_SUCCEEDED:
                 self._candidates = {fd: progress for fd, (_, progress) in self._open.items()}

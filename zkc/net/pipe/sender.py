@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import zmq
 
-from zkc.constants import BAD_FRAMES_MAX
+from zkc.constants import BAD_FRAMES_MAX, SMALL_MAX
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
+from zkc.net.pipe import together
 from zkc.net.pipe.dialling import Dialling
 from zkc.net.pipe.doors import Listening
 from zkc.net.pipe.link import (
@@ -33,7 +34,7 @@ from zkc.net.pipe.meeting import Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.outgoing import Outgoing
 from zkc.net.pipe.passage import Passage
-from zkc.net.sockets import context
+from zkc.net.sockets import Context, context
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
@@ -130,19 +131,34 @@ class Attempts:
         elif session.endpoints is not None:
             relay = session.endpoints.relay
             passage = Passage(session.endpoints, "s") if relay else None
-            ctx = context()
-            dialling = Dialling(
-                ctx, session.k, session.endpoints if passage is None else passage.here, chunk=session.resp.chunk,
-                sends=True, peer=session.req.recipient, number=self.number, by=relay, clock=self.clock,
-            )
             try:
-                yield dialling
+                with self._context() as ctx:
+                    dialling = Dialling(
+                        ctx, session.k, session.endpoints if passage is None else passage.here,
+                        chunk=session.resp.chunk, sends=True, peer=session.req.recipient, number=self.number, by=relay,
+                        clock=self.clock,
+                    )
+                    try:
+                        yield dialling
+                    finally:
+                        self.number = max(self.number, dialling.number)
+                        dialling.close()
             finally:
-                self.number = max(self.number, dialling.number)
-                dialling.close()
-                ctx.destroy(linger=0)
                 if passage is not None:
                     passage.close(TELL_SECONDS)
+
+    @contextlib.contextmanager
+    def _context(self) -> Iterator[Context]:
+        size = self.manifest.size
+        if size is not None and size <= SMALL_MAX:
+            with together.senders.use() as shared:
+                yield shared
+            return
+        own = context()
+        try:
+            yield own
+        finally:
+            own.destroy(linger=0)
 
 
 class _Attempt:
