@@ -172,8 +172,6 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
         # At a Unix socket it says nothing.
         options["sslmode"] = "verify-full"
     options = {name: value for name, value in options.items() if name not in url.query}
-    given = url.query.get("options", "")
-    options["options"] = " ".join([*(f"-c {name}={value}" for name, value in session.items()), *_words(given)])
     try:
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=0,
@@ -185,8 +183,11 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
             hint="install it: pip install 'zkc[postgres]'",
         ) from None
 
-    if alone:
-        event.listen(engine, "connect", lambda raw, _record: _hold(raw, shown(url)))
+    @event.listens_for(engine, "connect")
+    def prepare(raw: Any, _record: object) -> None:
+        _set(raw, session, shown(url))
+        if alone:
+            _hold(raw, shown(url))
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -206,6 +207,18 @@ def _is_silence(error: BaseException | None) -> bool:
     from psycopg.errors import ConnectionTimeout  # noqa: PLC0415 - part of an extra
 
     return isinstance(error, ConnectionTimeout)
+
+
+def _set(raw: Any, session: dict[str, str], where: str) -> None:
+    """Settings of this session; by a statement, since poolers take no ``options`` of a connection."""
+    from psycopg import Error  # noqa: PLC0415 - part of an extra
+
+    try:
+        for name, value in session.items():
+            raw.execute("SELECT set_config(%s, %s, false)", (name, value))
+        raw.commit()
+    except Error as error:
+        raise _error_from(error, where) from None
 
 
 def _hold(raw: Any, where: str) -> None:
@@ -233,10 +246,6 @@ def _has_tables(connection: Connection) -> bool:
 def shown(url: URL) -> str:
     """``url`` as a person may read it: nothing behind the ``?``, and no password."""
     return url.set(query={}).render_as_string(hide_password=True)
-
-
-def _words(option: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (option,) if isinstance(option, str) else option
 
 
 def _error_from(error: BaseException | None, where: str) -> ZkcError:
