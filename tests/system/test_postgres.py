@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.program import zkc
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
+from zkc.coordinator.identity import load
+from zkc.stores.keydb import KeyDb
 from zkc.testing import Fleet
 
 
@@ -46,9 +49,12 @@ def test_a_server_that_goes_and_comes_back_is_no_end() -> None:
         refused = fleet.zkc("alice", "send", "bob", "-m", "nobody knows", "--timeout", "20s", "--json")
         assert (refused.code, refused.events[-1]["detail"]) in ((10, "keydb"), (31, "link"))  # told by either end
         assert fleet.zkc("alice", "status").code == 0
-        newcomer = fleet.zkc("coordinator", "coordinator", "invite", "carol")
-        assert newcomer.code == 33
-        assert b"cannot be reached" in newcomer.err
+        identity = (fleet.home("coordinator") / "identity.key").read_bytes()
+        for words in (("invite", "carol"), ("rotate",)):
+            done = fleet.zkc("coordinator", "coordinator", *words)
+            assert done.code == 33
+            assert b"cannot be reached" in done.err
+        assert (fleet.home("coordinator") / "identity.key").read_bytes() == identity
         assert fleet.coordinator.process.poll() is None
         server.start()
         wait_until(lambda: fleet.zkc("alice", "send", "bob", "-m", "hello").code == 0)
@@ -70,6 +76,19 @@ def test_of_two_coordinators_on_one_database_one_runs(postgres: Postgres, tmp_pa
         assert (done.code, told["detail"]) == (34, "already-running")
         assert "another coordinator runs on the key database" in told["message"]
         fleet.join("bob")
+
+
+def test_a_coordinator_whose_place_another_took_ends(postgres: Postgres) -> None:
+    """It would go on for those who are linked to it, and hear of no revocation."""
+    url = postgres.url()
+    with Fleet("alice", coordinator=keydb(url)) as fleet:
+        identity = load(fleet.home("coordinator"))
+        postgres.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            f" AND classid = {0x7A6B63} AND objid = current_schema()::regnamespace", url,
+        )
+        with closing(KeyDb.open(url, identity.mac_key, create=False, patience=10, alone=True)):
+            assert fleet.coordinator.process.wait(DEADLINE) == 34
 
 
 @pytest.mark.attack("K05")
@@ -104,10 +123,12 @@ def test_a_backup_is_restored_into_an_empty_place_alone(postgres: Postgres, tmp_
         assert done.code == 0, done.err
         done = fleet.zkc("coordinator", "coordinator", "restore", str(tmp_path / "tar"))
         assert done.code == 2
+        assert b"another home" in done.err
         environment = {"ZKC_HOME": str(tmp_path / "new")}
         again = zkc("coordinator", "restore", str(tmp_path / "tar"), "--json", env={
             **environment, "ZKC_COORDINATOR_KEYDB": url,
         })  # fmt: skip
         told = json.loads(again.out.splitlines()[-1])
         assert (again.code, told["detail"]) == (2, "occupied")
+        assert "coordinator.keydb" in told["message"]
         assert not (tmp_path / "new" / "identity.key").exists()

@@ -50,7 +50,7 @@ from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
 from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
-from zkc.errors import InternalError, PeerViolation, PolicyRefused, UsageError, ZkcError
+from zkc.errors import DaemonError, InternalError, PeerViolation, PolicyRefused, UsageError, ZkcError
 from zkc.metrics.door import Door
 from zkc.metrics.families import REASONS
 from zkc.metrics.serving import serve_metrics
@@ -339,6 +339,8 @@ class Engine:
             for duty in duties:
                 try:
                     duty()
+                except DaemonError:  # another coordinator has the key database: what it writes there is unseen here
+                    raise
                 except ZkcError as error:  # a full disk, a database that is held: the next time it may do
                     self._core.count("errors.duty")
                     self._core.warn("duty", "duty-failed", why=str(error))

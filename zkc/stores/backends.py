@@ -78,13 +78,21 @@ def _parsed(url: str) -> URL:
     """`UsageError` for a URL that is none of ours."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        # Not repeated in the message: a URL can hold a password.
-        raise UsageError("the key database's URL is malformed", hint=_FORMS) from None
+    except (ArgumentError, ValueError):  # the latter: a port that is no number
+        raise _malformed() from None
+    if "@" in (parsed.host or ""):  # a part of a password that was written as it is
+        raise _malformed()
     is_file = parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:")
     if parsed.drivername == "postgresql" or (is_file and not parsed.query and not parsed.host):
         return parsed
     raise UsageError(f"{keydb_postgres.shown(parsed)!r} is not a key database that zkc can use", hint=_FORMS)
+
+
+def _malformed() -> UsageError:
+    """Without the URL, which can hold a password anywhere."""
+    return UsageError(
+        "the key database's URL is malformed", hint=f"{_FORMS}, with an @ or % of a password as %40 or %25"
+    )
 
 
 def _path(parsed: URL) -> Path:
