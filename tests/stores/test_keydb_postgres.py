@@ -371,11 +371,15 @@ def test_a_copy_holds_every_row_whichever_the_kinds(tmp_path: Path, postgres: Po
             db.audit([Note(number, "transfer", "alice", "bob")])
         db.add_invitation(invitation("zoë"))
     for source, target in itertools.pairwise(urls):
+        with closing(KeyDb.open(source, MAC_KEY, create=False)) as ours:
+            ours.copy_to(target)
+            with pytest.raises(LocalIOError) as caught:
+                ours.copy_to(target)
+            assert caught.value.detail == "busy"
         with (
             closing(KeyDb.open(source, MAC_KEY, create=False)) as ours,
-            closing(KeyDb.open(target, MAC_KEY, create=True)) as copy,
+            closing(KeyDb.open(target, MAC_KEY, create=False)) as copy,
         ):
-            ours.copy_into(copy)
             assert copy.verify_audit() == ours.verify_audit()
             assert copy.invitations() == ours.invitations()
             assert copy.audit_size() == 1001

@@ -45,6 +45,8 @@ def test_a_coordinator_on_a_server_does_what_it_does_on_a_file(postgres: Postgre
 def test_a_server_that_goes_and_comes_back_is_no_end() -> None:
     """Meanwhile nothing is granted to those who do not know each other, and they are told so at once."""
     with postgres_server() as server, Fleet("alice", "bob", coordinator=keydb(server.url())) as fleet:
+        (told,) = fleet.zkc("coordinator", "coordinator", "status", "--json").events
+        assert (told["keydb"], told["clients"]) == ("postgresql://zkc@/postgres", 2)
         server.stop()
         refused = fleet.zkc("alice", "send", "bob", "-m", "nobody knows", "--timeout", "20s", "--json")
         assert (refused.code, refused.events[-1]["detail"]) in ((10, "keydb"), (31, "link"))  # told by either end
@@ -56,9 +58,31 @@ def test_a_server_that_goes_and_comes_back_is_no_end() -> None:
             assert b"cannot be reached" in done.err
         assert (fleet.home("coordinator") / "identity.key").read_bytes() == identity
         assert fleet.coordinator.process.poll() is None
+        (told,) = fleet.zkc("coordinator", "coordinator", "status", "--json").events
+        assert (told["keydb"], told["clients"]) == ("postgresql://zkc@/postgres (unreachable)", 2)
         server.start()
         wait_until(lambda: fleet.zkc("alice", "send", "bob", "-m", "hello").code == 0)
         fleet.join("carol")
+
+
+def test_a_coordinator_whose_server_went_back_begins_anew_with_what_is_there() -> None:
+    """As a dump that was restored, or a replica that lagged behind: whom it does not know is not linked any more."""
+    with postgres_server() as server, Fleet("alice", "bob", coordinator=keydb(server.url())) as fleet:
+        server.stop()
+        server.keep()
+        server.start()
+        wait_until(lambda: fleet.zkc("alice", "send", "bob", "-m", "hello").code == 0)
+        fleet.join("carol")
+        fleet.start_daemon("carol")
+        server.stop()
+        server.go_back()
+        server.start()
+        wait_until(lambda: "went back to an earlier state" in fleet.coordinator.log.read_text())
+        for name in ("alice", "bob"):
+            fleet.wait_linked(name)
+        assert fleet.zkc("alice", "send", "bob", "-m", "as before").code == 0
+        assert fleet.zkc("carol", "status").code == 10
+        assert fleet.zkc("coordinator", "coordinator", "invite", "carol").code == 0, "the name is free"
 
 
 def test_of_two_coordinators_on_one_database_one_runs(postgres: Postgres, tmp_path: Path) -> None:

@@ -177,11 +177,8 @@ def _scratch(home: Home) -> Iterator[Path]:
 
 def _copy(source: str, to: str, found: identity.CoordinatorIdentity) -> None:
     """The database at one moment, whoever writes meanwhile, whichever kinds the two are of."""
-    with (
-        closing(KeyDb.open(source, found.mac_key, create=False)) as ours,
-        closing(KeyDb.open(to, found.mac_key, create=True)) as copy,
-    ):
-        ours.copy_into(copy)
+    with closing(KeyDb.open(source, found.mac_key, create=False)) as ours:
+        ours.copy_to(to)
 
 
 def _look_into(path: Path, found: identity.CoordinatorIdentity) -> Told:

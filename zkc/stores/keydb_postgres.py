@@ -21,6 +21,7 @@ from zkc.env import SystemClock
 from zkc.errors import DaemonError, InternalError, LocalIOError, UsageError, ZkcError
 from zkc.rules.names import escape
 from zkc.stores import migrations
+from zkc.stores.migrations import Fill
 
 _LOCK_CLASS: Final = 0x7A6B63
 """Of the advisory locks of zkc ("zkc"); the schema's oid is the other half: one database can hold several."""
@@ -66,8 +67,11 @@ class PostgresBackend:
         self._silent_until = 0.0
 
     @classmethod
-    def open(cls, url: URL, mac_key: bytes, *, create: bool, patience: float, alone: bool) -> Self:
-        """The database at ``url``; its tables are made, where there are none and ``create`` is set.
+    def open(
+        cls, url: URL, mac_key: bytes, *, create: bool, patience: float, alone: bool, fill: Fill | None = None
+    ) -> Self:
+        """The database at ``url``; its tables are made, with what ``fill`` adds, where there are none and ``create`` is
+        set.
 
         Errors: `LocalIOError` with ``missing``, ``unreachable``, ``permission``, ``damaged``, ``no-space``, ``busy``,
         ``io``; `UsageError` (``extra``: psycopg is not installed; ``config``: its text is not in UTF-8); `DaemonError`
@@ -75,7 +79,7 @@ class PostgresBackend:
         """
         backend = cls(_engine(url, patience, alone), shown(url))
         try:
-            backend._prepare(mac_key, create)
+            backend._prepare(mac_key, create, fill)
         except BaseException:
             backend.close()
             raise
@@ -115,7 +119,7 @@ class PostgresBackend:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _prepare(self, mac_key: bytes, create: bool) -> None:
+    def _prepare(self, mac_key: bytes, create: bool, fill: Fill | None) -> None:
         with self.reading() as connection:
             if not connection.exec_driver_sql(_IS_UTF8).scalar_one():
                 raise UsageError(
@@ -129,14 +133,14 @@ class PostgresBackend:
                     f"there is no key database in {self._where}", detail="missing",
                     hint="restore it from a backup, or correct coordinator.keydb",
                 )
-            self._create(mac_key)
+            self._create(mac_key, fill)
         with self.reading() as connection:
             version = migrations.version_of(connection, mac_key)
         if version < migrations.LATEST:
             with self.writing() as connection:
                 migrations.upgrade(connection, mac_key)
 
-    def _create(self, mac_key: bytes) -> None:
+    def _create(self, mac_key: bytes, fill: Fill | None) -> None:
         with self._translated(), self._writer.begin() as connection:
             # Of several at once the first makes them, and the others find them.
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_CLASS} + 1, {_SCHEMA_OID})")
@@ -145,6 +149,8 @@ class PostgresBackend:
             connection.exec_driver_sql("CREATE TABLE writes (number BIGINT NOT NULL)")
             connection.exec_driver_sql("INSERT INTO writes (number) VALUES (0)")
             migrations.create(connection, mac_key)
+            if fill is not None:
+                fill(connection)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
