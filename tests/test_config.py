@@ -321,3 +321,23 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_file(file: Path, monkeyp
         save_client(file, {"inbox.accept": "none"})
     assert file.read_text() == '[log]\nlevel = "debug"\n'
     assert os.listdir(file.parent) == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("", ""),
+        ("sqlite:////srv/a:b@c?d/keys.db", "sqlite:////srv/a:b@c?d/keys.db"),
+        ("postgresql:///zkc", "postgresql:///zkc"),
+        ("postgresql://zkc@db.lan:5433/zkc", "postgresql://zkc@db.lan:5433/zkc"),
+        ("postgresql://zkc:hunter2@db.lan/zkc", "postgresql://zkc:***@db.lan/zkc"),
+        ("postgresql://zkc@[::1]:5433/zkc", "postgresql://zkc@[::1]:5433/zkc"),
+        ("postgresql://zkc:hunter?2@db.lan/zkc", "postgresql://***"),
+        ("postgresql://zkc:hunter2", "postgresql://***"),
+        ("postgresql://db.lan/zkc?password=hunter2", "postgresql://db.lan/zkc?***"),
+        ("postgresql://zkc:hunter2@db.lan/zkc?user=a@b&password=hunter2", "postgresql://zkc:***@db.lan/zkc?***"),
+    ],
+)
+def test_of_the_key_databases_url_no_password_is_shown(url: str, shown: str) -> None:
+    items = {key: value for key, value, _ in load("coordinator", None, {}, {"coordinator.keydb": url}).items()}
+    assert items["coordinator.keydb"] == f'"{shown}"'

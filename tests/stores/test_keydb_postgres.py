@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from tests.support.postgres import Postgres, postgres_server
+from tests.support.waiting import wait_until
 from zkc.crypto.audit import Note
 from zkc.errors import DaemonError, InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.ids import Kind
@@ -138,6 +140,48 @@ def test_no_server_there_is_said_with_its_name_and_without_the_password() -> Non
     assert "s3cret" not in str(caught.value)
 
 
+def test_a_silent_host_holds_up_the_first_try_and_not_each(own_server: Postgres) -> None:
+    """As one that lost its power, or is behind a firewall that drops: an event loop has more to do than to wait."""
+    with closing(KeyDb.open(own_server.url(), MAC_KEY, create=True, patience=2, alone=True)) as db:
+        own_server.stop()
+        with socket.socket(socket.AF_UNIX) as silent:
+            (own_server.folder / ".s.PGSQL.5432").unlink(missing_ok=True)
+            silent.bind(str(own_server.folder / ".s.PGSQL.5432"))
+            silent.listen()
+            began = time.monotonic()
+            for _ in range(50):
+                with pytest.raises(LocalIOError) as caught:
+                    db.invitations()
+                assert (caught.value.code, caught.value.detail) == (33, "unreachable")
+            assert time.monotonic() - began < 5
+        (own_server.folder / ".s.PGSQL.5432").unlink()
+        own_server.start()
+        wait_until(lambda: is_answered(db))
+
+
+def is_answered(db: KeyDb) -> bool:
+    try:
+        return db.invitations() == []
+    except LocalIOError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://zkc:s3cret", "postgresql://zkc:pass@s3cret@db.lan/keys", "postgresql://zkc@db.lan:s3cret/keys"],
+)
+def test_a_password_that_was_written_as_it_is_stands_in_no_error(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        KeyDb.open(url, MAC_KEY, create=True)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_parameter_that_the_library_does_not_know_is_a_wrong_url() -> None:
+    with pytest.raises(UsageError, match="sslmod") as caught:
+        KeyDb.open("postgresql:///keys?sslmod=require", MAC_KEY, create=True)
+    assert (caught.value.code, caught.value.detail) == (2, "config")
+
+
 def test_a_writer_that_finds_another_at_work_says_busy_once_its_patience_is_over(db: KeyDb, url: str) -> None:
     with closing(KeyDb.open(url, MAC_KEY, create=False)) as other, other._backend.writing():
         assert db.invitations() == []
@@ -151,7 +195,20 @@ def test_a_writer_that_finds_another_at_work_says_busy_once_its_patience_is_over
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_another_host_is_spoken_to_under_tls_alone() -> None:
+@pytest.mark.parametrize(
+    ("url", "variables"),
+    [
+        ("postgresql://zkc@127.0.0.2:{port}/keys", {}),
+        ("postgresql://zkc@127.0.0.2:{port}/keys", {"PGSSLMODE": "disable"}),
+        ("postgresql:///keys?host=127.0.0.2&port={port}", {}),
+        ("postgresql://localhost:{port}/keys?hostaddr=127.0.0.2", {}),
+        ("postgresql:///keys", {"PGHOST": "127.0.0.2", "PGPORT": "{port}"}),
+        ("postgresql://localhost:{port}/keys", {"PGHOSTADDR": "127.0.0.2", "PGSSLMODE": "disable"}),
+    ],
+)
+def test_another_host_is_spoken_to_under_tls_alone(
+    url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The line carries keys. Whoever means it otherwise writes `sslmode` into the URL."""
     said: list[bytes] = []
 
@@ -165,8 +222,11 @@ def test_another_host_is_spoken_to_under_tls_alone() -> None:
     with socket.create_server(("127.0.0.2", 0)) as server:
         answering = threading.Thread(target=answer, args=(server,))
         answering.start()
+        port = server.getsockname()[1]
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(port=port))
         with pytest.raises(LocalIOError, match="SSL") as caught:
-            KeyDb.open(f"postgresql://zkc@127.0.0.2:{server.getsockname()[1]}/keys", MAC_KEY, create=True)
+            KeyDb.open(url.format(port=port), MAC_KEY, create=True)
         answering.join(60)
     assert caught.value.detail == "unreachable"
     ask_for_tls = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
@@ -180,12 +240,27 @@ def test_a_database_in_another_encoding_is_refused(postgres: Postgres) -> None:
     assert caught.value.detail == "config"
 
 
+def test_what_a_site_has_set_for_its_users_changes_no_value(url: str, postgres: Postgres) -> None:
+    postgres.run("CREATE ROLE odd LOGIN; ALTER ROLE odd SET extra_float_digits = 0; ALTER ROLE odd SET DateStyle = SQL")
+    postgres.run("ALTER ROLE odd SET bytea_output = escape; ALTER ROLE odd SET synchronous_commit = off")
+    postgres.run(f"GRANT ALL ON SCHEMA {url.rpartition('%3D')[2]} TO odd")
+    with closing(KeyDb.open(url.replace("zkc@", "odd@"), MAC_KEY, create=True)) as db:
+        row = replace(invitation("bob"), expires=NOW + 0.1234567)
+        db.add_invitation(row)
+        assert db.invitations() == [row]
+        with db._backend.writing() as connection:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+
+
 def test_a_user_who_may_make_no_tables_is_told_so(url: str, postgres: Postgres) -> None:
     postgres.run("CREATE ROLE guest LOGIN")
     with pytest.raises(LocalIOError) as caught:
         KeyDb.open(url.replace("zkc@", "guest@"), MAC_KEY, create=True)
     assert caught.value.detail == "permission"
     assert not is_there(url)
+    with pytest.raises(LocalIOError, match="CREATE SCHEMA") as caught:
+        KeyDb.open(f"{url}x", MAC_KEY, create=True)
+    assert caught.value.detail == "permission"
 
 
 def test_a_replica_is_not_written_to(db: KeyDb, url: str, postgres: Postgres) -> None:
@@ -296,11 +371,15 @@ def test_a_copy_holds_every_row_whichever_the_kinds(tmp_path: Path, postgres: Po
             db.audit([Note(number, "transfer", "alice", "bob")])
         db.add_invitation(invitation("zoë"))
     for source, target in itertools.pairwise(urls):
+        with closing(KeyDb.open(source, MAC_KEY, create=False)) as ours:
+            ours.copy_to(target)
+            with pytest.raises(LocalIOError) as caught:
+                ours.copy_to(target)
+            assert caught.value.detail == "busy"
         with (
             closing(KeyDb.open(source, MAC_KEY, create=False)) as ours,
-            closing(KeyDb.open(target, MAC_KEY, create=True)) as copy,
+            closing(KeyDb.open(target, MAC_KEY, create=False)) as copy,
         ):
-            ours.copy_into(copy)
             assert copy.verify_audit() == ours.verify_audit()
             assert copy.invitations() == ours.invitations()
             assert copy.audit_size() == 1001

@@ -72,6 +72,16 @@ class Postgres:
             self._process = None
 
 
+    def keep(self) -> None:
+        """What a server that does not run has now."""
+        shutil.copytree(self.folder / "data", self.folder / "kept")
+
+    def go_back(self) -> None:
+        """To what was kept."""
+        shutil.rmtree(self.folder / "data")
+        (self.folder / "kept").rename(self.folder / "data")
+
+
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
     """A new server, for the block."""

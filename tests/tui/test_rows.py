@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from zkc.client.control import PendingItem
 from zkc.stores.items import Item
@@ -33,6 +34,13 @@ from zkc.wire.messages import Peer, ReceiptBody
 
 EVIL = "a\x1b[2J\x1b]0;x\x07\r\n\u202eb\u200b[red]c\x9b1A"
 NOW = 1_800_000_000.0
+
+
+def test_a_cell_is_as_wide_as_it_should_be_whatever_the_letters() -> None:
+    assert cut("message") == "message"
+    for text in ("a" * 30, "\u4f60" * 30, "a" + "\u4f60" * 30, "\U0001f680 " * 20):
+        assert cell_len(cut(text, 24)) in (23, 24)
+        assert cut(text, 24).endswith("…")
 
 
 def test_a_message_is_told_by_its_first_line_and_what_is_new_by_a_sign() -> None:

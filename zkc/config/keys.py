@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Final, Literal
@@ -36,6 +37,18 @@ def _check_keydb(url: str) -> None:
         raise ValueError
 
 
+def _hide_in_keydb(url: str) -> str:
+    """Without a password, and without what stands behind the ``?``, where one can be too."""
+    if not url.startswith("postgresql://"):
+        return url
+    said, asks, _ = url.partition("?")
+    parts = _SERVER_URL.fullmatch(said)
+    if parts is None:
+        return "postgresql://***"
+    user, password, place = parts.groups(default="")
+    return f"postgresql://{user}{':***' * bool(password)}{'@' * bool(user)}{place}{'?***' * bool(asks)}"
+
+
 def _check_word(word: str) -> None:
     if "\0" in word:
         raise ValueError
@@ -61,8 +74,11 @@ _PORT_RANGE: Final = written('"tcp://HOST:PORT", "tcp://HOST:PORT-PORT" with two
 _METRICS: Final = written('"HOST:PORT" with an address as HOST, "PORT", or "off"', parse_metrics_listen)
 _ADDRESSES: Final = listed(written('"ADDRESS", of IPv4 or IPv6', ipaddress.ip_address), 0)
 _NAMES: Final = listed(written('"NAME"', check_name), 0)
+_SERVER_URL: Final = re.compile(
+    r"postgresql://(?:([^:@/]*)(:[^@]*)?@)?((?:\[[^@/]*\]|[^:@/]*)(?::\d+)?(?:/[^:@]*)?)"
+)
 _KEYDBS: Final = ("sqlite:///", "postgresql://")
-_KEYDB: Final = written('"", "sqlite:///PATH" or "postgresql://USER@HOST/DATABASE"', _check_keydb, secret=True)
+_KEYDB: Final = written('"", "sqlite:///PATH" or "postgresql://USER@HOST/DATABASE"', _check_keydb, hide=_hide_in_keydb)
 _PATIENCE: Final = duration("1s", "7d")
 _ASK_TIMEOUT: Final = duration("1s", "7d")
 _SOURCES: Final = listed(choice("terminal", "session"), 0)

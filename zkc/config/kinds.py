@@ -18,8 +18,8 @@ class Reader:
     show: Callable[[Any], object] = lambda value: value
     from_text: Callable[[str], object] = lambda text: text
     """What TOML would give for the text of an environment variable."""
-    secret: bool = False
-    """Whether an error must not repeat the value."""
+    hide: Callable[[Any], object] | None = None
+    """What of a value that can hold a secret may be shown; no error repeats one. None: all of it."""
 
 
 def _text(value: object) -> str:
@@ -84,9 +84,9 @@ def size(low: int, high: int) -> Reader:
     return Reader(f'a size{bounds}, such as "512K", "20M", "4G"', read, show=format_size)
 
 
-def written(expects: str, check: Callable[[str], object], *, secret: bool = False) -> Reader:
+def written(expects: str, check: Callable[[str], object], *, hide: Callable[[str], str] | None = None) -> Reader:
     def read(value: object) -> str:
         check(_text(value))
         return _text(value)
 
-    return Reader(expects, read, secret=secret)
+    return Reader(expects, read, hide=hide)

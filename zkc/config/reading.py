@@ -54,7 +54,8 @@ class Loaded(Generic[C]):
         """``section.key``, its value as TOML writes it, its origin: what ``zkc config --show-origin`` shows."""
         for name, key in keys_of(type(self.config)).items():
             value = getattr(getattr(self.config, key.section), key.name)
-            yield name, to_toml(key.reader.show(value)), self.origins[name]
+            shown = (key.reader.hide or key.reader.show)(value)
+            yield name, to_toml(shown), self.origins[name]
         for group, members in self.tables.groups.items():
             yield f"groups.{group}", to_toml(members), f"file {self.tables.where}"
         for rule, table, line in zip(self.tables.rules, self.tables.written, self.tables.lines, strict=True):
@@ -229,7 +230,7 @@ def _paths(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 def read_value(key: Key, value: object, where: str) -> object:
     with contextlib.suppress(TypeError, ValueError, UsageError):
         return key.reader.read(value)
-    said = " what it is" if key.reader.secret else f" {to_toml(value)[:60]}"
+    said = " what it is" if key.reader.hide else f" {to_toml(value)[:60]}"
     raise _wrong(f"{where}: {key.section}.{key.name} cannot be{said}", f"expected {key.reader.expects}")
 
 

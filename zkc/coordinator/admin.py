@@ -272,9 +272,9 @@ def rotate(home: Home, *, on_notice: Callable[[str], None] = lambda _: None) -> 
     """
     from zkc.coordinator.identity import rotate as rotate_identity  # noqa: PLC0415 - see above
 
-    made = rotate_identity(home.check().data, SystemEntropy())
     names = sorted({each.name for each in list_invitations(home) if each.state == "open"})
-    with _opened(home) as (_, db):
+    with _opened(home) as (_, db):  # before the identity is another: without its key database nothing is done
+        made = rotate_identity(home.data, SystemEntropy())
         db.audit([_note("identity-rotated")])
     try:
         _ask(home, LookAgain())

@@ -136,7 +136,7 @@ def restore(home: Home, source: Source) -> Restored:
     home.prepare()
     with home.lock(), _scratch(home) as scratch:
         if os.path.lexists(there := home.data / identity.FILE_NAME):
-            raise _occupied(str(there))
+            raise _occupied(str(there), "restore into another home, or move this one aside")
         with files.translated("the backup"):
             told = _unpack(source, scratch)
         found = identity.load(scratch)
@@ -149,7 +149,7 @@ def restore(home: Home, source: Source) -> Restored:
             files.write_private(home.config_file, config.read_bytes(), replace=False)
         to = keydb_url(home, load_config("coordinator", home.config_file, os.environ).config)
         if is_there(to):
-            raise _occupied(shown(to))
+            raise _occupied(shown(to), "move it aside, or name an empty place as coordinator.keydb")
         if (scratch / BANNED).exists():
             files.write_private(home.data / BANNED, (scratch / BANNED).read_bytes(), replace=True)
         _copy(f"sqlite:///{scratch / _KEYS}", to, found)
@@ -159,11 +159,8 @@ def restore(home: Home, source: Source) -> Restored:
     return Restored(told, cancelled)
 
 
-def _occupied(where: str) -> UsageError:
-    return UsageError(
-        f"a coordinator is here already: {where}", detail="occupied",
-        hint="restore into another home, or move this one aside",
-    )
+def _occupied(where: str, hint: str) -> UsageError:
+    return UsageError(f"a coordinator is here already: {where}", detail="occupied", hint=hint)
 
 
 @contextmanager
@@ -180,11 +177,8 @@ def _scratch(home: Home) -> Iterator[Path]:
 
 def _copy(source: str, to: str, found: identity.CoordinatorIdentity) -> None:
     """The database at one moment, whoever writes meanwhile, whichever kinds the two are of."""
-    with (
-        closing(KeyDb.open(source, found.mac_key, create=False)) as ours,
-        closing(KeyDb.open(to, found.mac_key, create=True)) as copy,
-    ):
-        ours.copy_into(copy)
+    with closing(KeyDb.open(source, found.mac_key, create=False)) as ours:
+        ours.copy_to(to)
 
 
 def _look_into(path: Path, found: identity.CoordinatorIdentity) -> Told:

@@ -11,7 +11,7 @@ from zkc.config import CoordinatorConfig
 from zkc.coordinator.identity import CoordinatorIdentity
 from zkc.coordinator.keypool import KeyPool
 from zkc.env import Clock, Entropy
-from zkc.errors import CoordinatorUnreachable, LocalIOError, PeerViolation, ZkcError
+from zkc.errors import CoordinatorUnreachable, DaemonError, LocalIOError, PeerViolation, ZkcError
 from zkc.logs import Repeats
 from zkc.metrics.families import Durations
 from zkc.net.loopsocket import Sent
@@ -29,9 +29,10 @@ def code_of(violation: PeerViolation) -> int:
 def as_told(error: ZkcError) -> tuple[int, str]:
     """Code and detail by which a client hears of ``error``.
 
-    What a coordinator's own key database says (full, held, out of reach) is no word on the client's disk or a peer's.
+    What a coordinator's own key database says (full, held, out of reach, another's) is no word on the client's disk or
+    a peer's.
     """
-    if isinstance(error, LocalIOError):
+    if isinstance(error, LocalIOError | DaemonError):
         error = CoordinatorUnreachable("the key database does not do what it should", detail="keydb")
     return error.code, error.detail
 

@@ -48,9 +48,10 @@ from zkc.coordinator.reports import Suspect
 from zkc.coordinator.services import Services
 from zkc.coordinator.sessions import Session
 from zkc.coordinator.transfers import Transfers
+from zkc.crypto.merkle import Frontier
 from zkc.crypto.suites import TALLY
 from zkc.env import Clock, Entropy, SystemClock, SystemEntropy
-from zkc.errors import InternalError, PeerViolation, PolicyRefused, UsageError, ZkcError
+from zkc.errors import DaemonError, InternalError, LocalIOError, PeerViolation, PolicyRefused, UsageError, ZkcError
 from zkc.metrics.door import Door
 from zkc.metrics.families import REASONS
 from zkc.metrics.serving import serve_metrics
@@ -158,7 +159,10 @@ class Engine:
         self._version = 0
         self._identity_stamp = 0, 0
         """Which file of the identity was read last; a rotation puts another in its place."""
-        self._log_seen = 0
+        self._key_log = Frontier()
+        self._clients_known = 0
+        self._trouble = ""
+        """What was wrong with the key database at the last look."""
 
     def stop(self) -> None:
         """End soon: what is known is written down, connections are closed."""
@@ -264,7 +268,7 @@ class Engine:
         self._transfers = Transfers(core, self._clients)
         relays = Relays(core, self._clients, self._transfers)
         self._services = Services(core, self._clients, self._transfers, relays, self._read_log)
-        self._version, self._log_seen = db.version(), db.log_size()
+        self._version, self._key_log = db.version(), db.log_frontier(db.log_size())
         self._started = True
 
     def _audit_bounds(self) -> tuple[float, int]:
@@ -339,6 +343,8 @@ class Engine:
             for duty in duties:
                 try:
                     duty()
+                except DaemonError:  # another coordinator has the key database: what it writes there is unseen here
+                    raise
                 except ZkcError as error:  # a full disk, a database that is held: the next time it may do
                     self._core.count("errors.duty")
                     self._core.warn("duty", "duty-failed", why=str(error))
@@ -507,12 +513,21 @@ class Engine:
 
     def _look_again(self) -> None:
         """Acts on what another process wrote to the key database: revocations."""
-        db = self._core.db
-        version = db.version()
-        if version == self._version:
-            return
+        version = self._core.db.version()
+        if version != self._version:
+            self._check_key_log()
         self._read_log()
         self._version = version
+
+    def _check_key_log(self) -> None:
+        """`DaemonError`, where a server went back to an earlier state (a restored dump, a replica that lagged behind):
+        who is linked here may be nobody there, and a revocation be missed."""
+        db, known = self._core.db, self._key_log
+        if db.log_size() < max(known.size, db.log_written) or db.log_frontier(known.size) != known:
+            raise DaemonError(
+                f"the key database {shown(self._keydb_url)} went back to an earlier state", detail="went-back",
+                hint="start it again; docs/operations.md says what is lost",
+            )
 
     def _look_at_identity(self) -> None:
         """Takes over a new identity, and tells everybody who is there to ask for it."""
@@ -531,11 +546,14 @@ class Engine:
     def _read_log(self) -> None:
         """Ends the registrations that the log says were revoked since it was last read."""
         db = self._core.db
-        while entries := db.log_entries(self._log_seen):
+        size = self._key_log.size
+        while entries := db.log_entries(size):
             for entry in entries:
-                self._log_seen = entry.log_index + 1
+                size = entry.log_index + 1
                 if entry.event == "revoked":
                     self._end_registration(entry.uid, entry.name, entry.reason)
+        if size != self._key_log.size:
+            self._key_log = db.log_frontier(size)
 
     def _end_registration(self, uid: bytes, name: str, reason: str) -> None:
         self._log.info("revoked", name=name, uid=uid.hex(), reason=reason)
@@ -578,10 +596,19 @@ class Engine:
             "keypool.made_late": core.pool.counts.made_late,
         }
         return Status(
-            list(self._bound), core.identity.fingerprint.hex(), core.db.live_clients(), len(self._clients.online),
-            shown(self._keydb_url), core.identity.suite.name, os.getpid(),
+            list(self._bound), core.identity.fingerprint.hex(), self._registered(), len(self._clients.online),
+            shown(self._keydb_url) + self._trouble, core.identity.suite.name, os.getpid(),
             counters, self._metrics.address if self._metrics is not None else "",
         )
+
+    def _registered(self) -> int:
+        """How many clients are; those of the last look, where the key database does not say."""
+        self._trouble = ""
+        try:
+            self._clients_known = self._core.db.live_clients()
+        except LocalIOError as error:
+            self._trouble = f" ({error.detail})"
+        return self._clients_known
 
     def _load(self) -> Load:
         core, now = self._core, self._clock.monotonic()
@@ -591,7 +618,7 @@ class Engine:
                 ended[REASONS.get(code, REASONS[1])] += count
         policy = {name.removeprefix("policy."): n for name, n in core.counters.items() if name.startswith("policy.")}
         return Load(
-            now, now - self._began, core.db.live_clients(), len(self._clients.online), len(self._connections),
+            now, now - self._began, self._registered(), len(self._clients.online), len(self._connections),
             len(self._registrations), core.counters["reg.done"], len(self._transfers), ended, policy,
             core.counters["messages"],
         )

@@ -153,6 +153,8 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
             return
         self._stop_clock()
         self._answering = asyncio.get_running_loop().create_task(self._answer(request))
+        # Not at its end: one that is cancelled before its first step has none.
+        self._answering.add_done_callback(self._answered)
 
     def eof_received(self) -> None:
         """The client hangs up; the transport closes by itself."""
@@ -211,7 +213,6 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
             self._transport.write(pack_end())
             if not self._transport.is_closing():
                 self._await_request()
-                return
         except ZkcError as error:
             self._transport.write(pack_failure(error))
         except Exception as error:  # noqa: BLE001  (a defect in one request is no end of the process)
@@ -219,10 +220,11 @@ class _Connection(asyncio.Protocol, Generic[Req, Rep]):
             asyncio.get_running_loop().call_exception_handler(context)
             failure = InternalError("the request failed", hint="see the log of the process asked")
             self._transport.write(pack_failure(failure))
-        finally:
-            if self._answering is not None:
-                self._transport.close()
-                self._server.leave(self)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        if self._answering is task:  # else it waits for the next request, or answers that
+            self._transport.close()
+            self._server.leave(self)
 
     async def _have_room(self) -> None:
         if self._room is not None:

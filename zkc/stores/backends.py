@@ -19,6 +19,7 @@ from zkc.errors import UsageError
 from zkc.stores import keydb_postgres
 from zkc.stores.keydb_postgres import PostgresBackend
 from zkc.stores.keydb_sqlite import SqliteBackend
+from zkc.stores.migrations import Fill
 
 BUSY_SECONDS: Final = 10.0
 """How long a command's transaction waits for another process's; a transaction takes milliseconds."""
@@ -47,18 +48,20 @@ class Backend(Protocol):
         """Let go of everything. Harmless when repeated."""
 
 
-def open_backend(url: str, mac_key: bytes, *, create: bool, patience: float, alone: bool) -> Backend:
+def open_backend(
+    url: str, mac_key: bytes, *, create: bool, patience: float, alone: bool, fill: Fill | None = None
+) -> Backend:
     """The database at ``url``, brought to the latest schema.
 
     A transaction waits ``patience`` seconds for another process's, then it is ``busy``. ``alone``: as the one
-    coordinator that runs on it.
+    coordinator that runs on it. ``fill``: adds what is to be in one that is made, as part of making it.
 
     Errors: `UsageError` for a URL of no use; else what the backend's own ``open`` says.
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "postgresql":
-        return PostgresBackend.open(parsed, mac_key, create=create, patience=patience, alone=alone)
-    return SqliteBackend.open(_path(parsed), mac_key, create=create, patience=patience)
+        return PostgresBackend.open(parsed, mac_key, create=create, patience=patience, alone=alone, fill=fill)
+    return SqliteBackend.open(_path(parsed), mac_key, create=create, patience=patience, fill=fill)
 
 
 def is_there(url: str) -> bool:
@@ -78,13 +81,21 @@ def _parsed(url: str) -> URL:
     """`UsageError` for a URL that is none of ours."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        # Not repeated in the message: a URL can hold a password.
-        raise UsageError("the key database's URL is malformed", hint=_FORMS) from None
+    except (ArgumentError, ValueError):  # the latter: a port that is no number
+        raise _malformed() from None
+    if "@" in (parsed.host or ""):  # a part of a password that was written as it is
+        raise _malformed()
     is_file = parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:")
     if parsed.drivername == "postgresql" or (is_file and not parsed.query and not parsed.host):
         return parsed
     raise UsageError(f"{keydb_postgres.shown(parsed)!r} is not a key database that zkc can use", hint=_FORMS)
+
+
+def _malformed() -> UsageError:
+    """Without the URL, which can hold a password anywhere."""
+    return UsageError(
+        "the key database's URL is malformed", hint=f"{_FORMS}, with an @ or % of a password as %40 or %25"
+    )
 
 
 def _path(parsed: URL) -> Path:

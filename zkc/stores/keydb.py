@@ -12,7 +12,8 @@ Every row carries a MAC (`zkc.stores.rowmac`), so a value that is read is the va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
@@ -37,7 +38,7 @@ from zkc.crypto.merkle import Frontier, frontier_of, inclusion_path, leaf_hash, 
 from zkc.errors import IdentityError, InternalError, LocalIOError, NotRegistered, PolicyRefused
 from zkc.ids import Kind, owner_of
 from zkc.stores import audit
-from zkc.stores.backends import BUSY_SECONDS, Backend, open_backend
+from zkc.stores.backends import BUSY_SECONDS, Backend, open_backend, shown
 from zkc.stores.rowmac import mac, verifies
 
 T = TypeVar("T")
@@ -249,6 +250,9 @@ class KeyDb:
     def __init__(self, backend: Backend, mac_key: bytes) -> None:
         self._backend = backend
         self._mac_key = mac_key
+        self.log_written = 0
+        """Entries of the log when this last appended to it; 0: it never has."""
+        self._appended = 0
 
     @classmethod
     def open(
@@ -275,13 +279,29 @@ class KeyDb:
         """A number that has changed since the last call if another process or `KeyDb` has written."""
         return self._backend.change_counter()
 
-    def copy_into(self, empty: KeyDb) -> None:
-        """Every row, as it is at one moment, into another database that has none yet."""
-        with self._backend.reading() as source, empty._backend.writing() as target:
+    def copy_to(self, url: str) -> None:
+        """A new database at ``url`` with every row of this one, as it is at one moment: whole, or none.
+
+        Errors: as `open`; `LocalIOError` (``busy``) where there is one already.
+        """
+        made = False
+
+        def fill(target: Connection) -> None:
+            nonlocal made
+            made = True
             for each in TABLES:
                 rows = source.execution_options(yield_per=_COPIED_AT_ONCE).execute(select(*each.c))
                 for some in rows.mappings().partitions():
                     target.execute(insert(each), [dict(row) for row in some])
+
+        with self._backend.reading() as source:
+            open_backend(
+                url, self._mac_key, create=True, patience=BUSY_SECONDS, alone=False, fill=fill
+            ).close()
+        if not made:
+            raise LocalIOError(
+                f"there is a key database {shown(url)} already", detail="busy", hint="run it again, with an empty place"
+            )
 
     # --- invitations ------------------------------------------------------------------------------------------------
 
@@ -376,7 +396,7 @@ class KeyDb:
         time. Errors: `InviteUnknown`, `InviteUsed`, `InviteExpired`, `NameTaken`, `OwnerGone`; `InternalError` if
         ``client`` is not the one whom the invitation and `reserve` named.
         """
-        with self._backend.writing() as connection:
+        with self._appending() as connection:
             invitation = _existing(self._invitation(connection, invite_id))
             if invitation.used_by is not None:
                 return self._registered_before(connection, invitation, client)
@@ -461,7 +481,7 @@ class KeyDb:
         """
         stored = self.client(client.uid)
         private = make() if stored is not None and stored.card_hash == replaced else b""
-        with self._backend.writing() as connection:
+        with self._appending() as connection:
             stored = self._client(connection, client.uid)
             if stored is None or stored.revoked is not None:
                 raise NotRegistered(f"{client.name} is not registered any more", detail="revoked")
@@ -550,7 +570,7 @@ class KeyDb:
         Their unused invitations are deleted too: one that was left over would let its holder take the name. An empty
         list if nobody live has the name. The permanent server keys are erased. ``event``: the audit log's word.
         """
-        with self._backend.writing() as connection:
+        with self._appending() as connection:
             query = _CLIENT_SELECT.where(_of(_CLIENTS, name), _CLIENTS.c.revoked.is_(None)).order_by(_CLIENTS.c.name)
             rows = [self._to_client(row) for row in connection.execute(query).mappings().all()]
             # Nobody opens a channel with the permanent server key of a client that has none any more.
@@ -648,6 +668,14 @@ class KeyDb:
 
     # --- inside a transaction ---------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _appending(self) -> Iterator[Connection]:
+        """A transaction that may append to the log."""
+        self._appended = self.log_written
+        with self._backend.writing() as connection:
+            yield connection
+        self.log_written = self._appended
+
     def _invitation(self, connection: Connection, invite_id: bytes) -> InvitationRow | None:
         query = select(*_INVITATIONS.c).where(_INVITATIONS.c.invite_id == invite_id)
         found = connection.execute(query).mappings().one_or_none()
@@ -709,6 +737,7 @@ class KeyDb:
         made = new_nodes(index, _leaf_of(entry), lambda place: self._node(connection, place))
         for (level, position), hashed in made.items():
             self._insert(connection, _NODES, {"level": level, "position": position, "hash": hashed})
+        self._appended = index + 1
         return index
 
     def _node(self, connection: Connection, place: tuple[int, int]) -> bytes:

@@ -9,6 +9,7 @@ database holds an advisory lock in each of its sessions, so it is fenced: withou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
@@ -16,13 +17,18 @@ from typing import Any, Final, Self
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from zkc.env import SystemClock
 from zkc.errors import DaemonError, InternalError, LocalIOError, UsageError, ZkcError
 from zkc.rules.names import escape
 from zkc.stores import migrations
+from zkc.stores.migrations import Fill
 
 _LOCK_CLASS: Final = 0x7A6B63
 """Of the advisory locks of zkc ("zkc"); the schema's oid is the other half: one database can hold several."""
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_ELSEWHERE: Final = frozenset({"host", "hostaddr", "service"})
+_ELSEWHERE_VARIABLES: Final = frozenset({"PGHOSTADDR", "PGSERVICE"})
+"""What in a URL's query, and in libpq's environment, leads to another host than the one that the URL names."""
 _SCHEMA_OID: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())::int"
 _IS_UTF8: Final = (
     "SELECT encoding = pg_char_to_encoding('UTF8') FROM pg_database WHERE datname = current_database()"
@@ -33,14 +39,20 @@ _WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _SESSION: Final = {
     "synchronous_commit": "on",  # what was committed is on disk, also where the server is told not to mind
     "idle_in_transaction_session_timeout": "60s",
-    # A session of a host that lost its power ends, and its lock with it, after half a minute and not after hours.
+    # A session of a host that lost its power ends, and its lock with it, after 25 s and not after hours.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25s",  # where an answer was under way, keepalives are not sent
+    "extra_float_digits": "1",  # a number comes back as it was stored; a MAC is over it
 }
 """Settings of each session, as the server calls them."""
 _LINE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 """The same for our end of the connection, as libpq calls them; the last in milliseconds."""
+
+
+_SILENT_SECONDS: Final = 5.0
+"""A silent host is not tried again for so long: each try holds the event loop up, which has to answer for its door."""
 
 
 class PostgresBackend:
@@ -51,10 +63,15 @@ class PostgresBackend:
         self._writer = engine.execution_options(zkc_begin=_WRITING)
         self._where = where
         self._own_writes = 0
+        self._clock = SystemClock()
+        self._silent_until = 0.0
 
     @classmethod
-    def open(cls, url: URL, mac_key: bytes, *, create: bool, patience: float, alone: bool) -> Self:
-        """The database at ``url``; its tables are made, where there are none and ``create`` is set.
+    def open(
+        cls, url: URL, mac_key: bytes, *, create: bool, patience: float, alone: bool, fill: Fill | None = None
+    ) -> Self:
+        """The database at ``url``; its tables are made, with what ``fill`` adds, where there are none and ``create`` is
+        set.
 
         Errors: `LocalIOError` with ``missing``, ``unreachable``, ``permission``, ``damaged``, ``no-space``, ``busy``,
         ``io``; `UsageError` (``extra``: psycopg is not installed; ``config``: its text is not in UTF-8); `DaemonError`
@@ -62,7 +79,7 @@ class PostgresBackend:
         """
         backend = cls(_engine(url, patience, alone), shown(url))
         try:
-            backend._prepare(mac_key, create)
+            backend._prepare(mac_key, create, fill)
         except BaseException:
             backend.close()
             raise
@@ -102,7 +119,7 @@ class PostgresBackend:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _prepare(self, mac_key: bytes, create: bool) -> None:
+    def _prepare(self, mac_key: bytes, create: bool, fill: Fill | None) -> None:
         with self.reading() as connection:
             if not connection.exec_driver_sql(_IS_UTF8).scalar_one():
                 raise UsageError(
@@ -116,14 +133,14 @@ class PostgresBackend:
                     f"there is no key database in {self._where}", detail="missing",
                     hint="restore it from a backup, or correct coordinator.keydb",
                 )
-            self._create(mac_key)
+            self._create(mac_key, fill)
         with self.reading() as connection:
             version = migrations.version_of(connection, mac_key)
         if version < migrations.LATEST:
             with self.writing() as connection:
                 migrations.upgrade(connection, mac_key)
 
-    def _create(self, mac_key: bytes) -> None:
+    def _create(self, mac_key: bytes, fill: Fill | None) -> None:
         with self._translated(), self._writer.begin() as connection:
             # Of several at once the first makes them, and the others find them.
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_CLASS} + 1, {_SCHEMA_OID})")
@@ -132,13 +149,19 @@ class PostgresBackend:
             connection.exec_driver_sql("CREATE TABLE writes (number BIGINT NOT NULL)")
             connection.exec_driver_sql("INSERT INTO writes (number) VALUES (0)")
             migrations.create(connection, mac_key)
+            if fill is not None:
+                fill(connection)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """The one door through which the driver's errors leave as ours."""
+        if self._clock.monotonic() < self._silent_until:
+            raise _unreachable(self._where, "its host was silent a moment ago")
         try:
             yield
         except DBAPIError as error:
+            if _is_silence(error.orig):
+                self._silent_until = self._clock.monotonic() + _SILENT_SECONDS
             # Without its cause: a server quotes the row that it does not take.
             raise _error_from(error.orig, self._where) from None
 
@@ -150,12 +173,11 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
     options: dict[str, Any] = {
         "application_name": "zkc", "client_encoding": "utf8", "connect_timeout": max(2, round(patience)), **_LINE,
     }  # fmt: skip
-    if url.host and url.host not in _LOOPBACK and "host" not in url.query:
+    if not _is_to_this_host(url):
         # Keys go over this line: to another host only under a certificate that was verified, unless the URL says else.
+        # At a Unix socket it says nothing.
         options["sslmode"] = "verify-full"
     options = {name: value for name, value in options.items() if name not in url.query}
-    given = url.query.get("options", "")
-    options["options"] = " ".join([*(f"-c {name}={value}" for name, value in session.items()), *_words(given)])
     try:
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=0,
@@ -167,14 +189,42 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
             hint="install it: pip install 'zkc[postgres]'",
         ) from None
 
-    if alone:
-        event.listen(engine, "connect", lambda raw, _record: _hold(raw, shown(url)))
+    @event.listens_for(engine, "connect")
+    def prepare(raw: Any, _record: object) -> None:
+        _set(raw, session, shown(url))
+        if alone:
+            _hold(raw, shown(url))
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("zkc_begin", _READING))
 
     return engine
+
+
+def _is_to_this_host(url: URL) -> bool:
+    """Whether its server can be on no other host, whatever libpq's own variables and files say."""
+    elsewhere = _ELSEWHERE & url.query.keys() or _ELSEWHERE_VARIABLES & os.environ.keys()
+    return url.host in _LOOPBACK and not elsewhere
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether nothing answered for as long as a connection may take."""
+    from psycopg.errors import ConnectionTimeout  # noqa: PLC0415 - part of an extra
+
+    return isinstance(error, ConnectionTimeout)
+
+
+def _set(raw: Any, session: dict[str, str], where: str) -> None:
+    """Settings of this session; by a statement, since poolers take no ``options`` of a connection."""
+    from psycopg import Error  # noqa: PLC0415 - part of an extra
+
+    try:
+        for name, value in session.items():
+            raw.execute("SELECT set_config(%s, %s, false)", (name, value))
+        raw.commit()
+    except Error as error:
+        raise _error_from(error, where) from None
 
 
 def _hold(raw: Any, where: str) -> None:
@@ -204,12 +254,10 @@ def shown(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def _words(option: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (option,) if isinstance(option, str) else option
-
-
 def _error_from(error: BaseException | None, where: str) -> ZkcError:
     """What the driver's ``error`` means. Its codes: PostgreSQL's manual, appendix A; none where there was no answer."""
+    import psycopg  # noqa: PLC0415 - part of an extra
+
     state: str = getattr(error, "sqlstate", None) or ""
     said = escape(str(error).strip().partition("\n")[0])
     what = f"the key database {where}"
@@ -219,9 +267,8 @@ def _error_from(error: BaseException | None, where: str) -> ZkcError:
         case "42P01" | "42703" | "XX000" | "XX001" | "XX002":
             return _damaged(where, said)
         case "42501" | "3F000":
-            return LocalIOError(
-                f"{what}: {said}", detail="permission", hint="make the user its owner: createdb --owner USER DATABASE"
-            )
+            made = "ALTER DATABASE NAME OWNER TO USER" if state == "42501" else "CREATE SCHEMA NAME AUTHORIZATION USER"
+            return LocalIOError(f"{what}: {said}", detail="permission", hint=f"make the user its owner: {made}")
         case "25006":
             return LocalIOError(f"{what} is a replica, which takes no writes", detail="io", hint="name the primary")
         case "53100":
@@ -232,12 +279,19 @@ def _error_from(error: BaseException | None, where: str) -> ZkcError:
             pass
     # Connection, resources, an administrator's word, the server's own I/O: or no code at all, but of the driver's kind
     # that speaks of operation and not of wrong use.
-    if state[:2] in ("08", "53", "57", "58") or (not state and type(error).__name__ == "OperationalError"):
-        return LocalIOError(
-            f"{what} cannot be reached: {said}", detail="unreachable",
-            hint="see that the server runs, and that coordinator.keydb names it",
-        )
+    if state[:2] in ("08", "53", "57", "58") or (not state and isinstance(error, psycopg.OperationalError)):
+        return _unreachable(where, said)
+    if not state and isinstance(error, psycopg.ProgrammingError):
+        # Without a word of the server's: libpq does not know a parameter of the URL.
+        return UsageError(f"{what}: {said}", detail="config", hint="correct coordinator.keydb")
     return InternalError(f"{what}: {said}")
+
+
+def _unreachable(where: str, why: str) -> LocalIOError:
+    return LocalIOError(
+        f"the key database {where} cannot be reached: {why}", detail="unreachable",
+        hint="see that the server runs and lets this user in, and that coordinator.keydb names them",
+    )
 
 
 def _damaged(where: str, what: str) -> LocalIOError:

@@ -16,6 +16,7 @@ from sqlalchemy.pool import StaticPool
 
 from zkc.errors import LocalIOError
 from zkc.stores import files, migrations, sqlite
+from zkc.stores.migrations import Fill
 
 _WHAT: Final = "the key database"
 
@@ -29,15 +30,17 @@ class SqliteBackend:
         self._writer = engine.execution_options(zkc_begin="BEGIN IMMEDIATE")
 
     @classmethod
-    def open(cls, path: Path, mac_key: bytes, *, create: bool, patience: float) -> Self:
-        """The file at ``path``; made, 0600, if there is none and ``create`` is set.
+    def open(
+        cls, path: Path, mac_key: bytes, *, create: bool, patience: float, fill: Fill | None = None
+    ) -> Self:
+        """The file at ``path``; made, 0600, with what ``fill`` adds, if there is none and ``create`` is set.
 
         Errors: `LocalIOError` with ``missing``, ``permission`` (others can read or write it, it is a symbolic link or
         somebody else's: attack K01), ``damaged`` (attack K03), ``no-space``, ``busy``, ``io``; `VersionMismatch`.
         """
         with _translated(path):
             if create and not os.path.lexists(path):
-                _create(path, mac_key, patience)
+                _create(path, mac_key, patience, fill)
             _check_access(path)
         backend = cls(path, _engine(path, patience))
         try:
@@ -130,7 +133,7 @@ def _schema_numbered(version: int) -> list[tuple[object, ...]]:
         engine.dispose()
 
 
-def _create(path: Path, mac_key: bytes, patience: float) -> None:
+def _create(path: Path, mac_key: bytes, patience: float, fill: Fill | None) -> None:
     """A complete database under ``path``, or nothing: an empty file under that name is damage, never a beginning."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -146,6 +149,8 @@ def _create(path: Path, mac_key: bytes, patience: float) -> None:
         try:
             with backend.writing() as connection:
                 migrations.create(connection, mac_key)
+                if fill is not None:
+                    fill(connection)
         finally:
             backend.close()
         os.fsync(descriptor)

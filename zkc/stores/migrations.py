@@ -19,6 +19,8 @@ from zkc.stores.rowmac import mac, verifies
 
 Step = Callable[[Connection, bytes], None]
 """One migration: connection (in a transaction) and the key of the rows' MACs."""
+Fill = Callable[[Connection], None]
+"""Adds rows to a schema that is made, in the transaction that makes it."""
 
 _TYPES: Final[dict[str, dict[str, str]]] = {
     "sqlite": {"bytes": "BLOB", "real": "REAL", "int": "INTEGER", "text": "TEXT"},

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from rich.cells import cell_len, set_cell_size
+
 from zkc.client.control import PendingItem
 from zkc.rules.names import escape
 from zkc.rules.units import show_size
@@ -141,8 +143,8 @@ def peer_row(name: str, peer: Peer | None, pin: Pin | None, now: float) -> Row:
 
 
 def cut(text: str, width: int = CELL) -> str:
-    """``text`` for a cell."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """``text`` for a cell of so many columns, of which a letter may take two."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
 def age(seconds: float) -> str:
