@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -203,7 +204,10 @@ def test_who_claims_the_ids_of_others_is_named_and_barred_and_bystanders_finish(
             return
 
         ends = [event for event in log_of(fleet, "coordinator") if event["event"] == ENDED]
-        assert {event["key_id"] for event in ends} == {to_raw(key.public).hex()}
+        named = Counter(event["key_id"] for event in ends)
+        assert named.pop(to_raw(key.public).hex()) >= 2
+        # A bystander whose connection happened to come last is named once, and nobody is barred for that.
+        assert all(times == 1 for times in named.values())
         (barred,) = [event for event in log_of(fleet, "coordinator") if event["event"] == BARRED]
         assert (barred["key_id"], barred["who"]) == (to_raw(key.public).hex(), f"u:{mallory.uid.hex()}")
         assert read_banned(home) == {to_raw(key.public)}

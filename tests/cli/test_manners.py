@@ -18,6 +18,7 @@ import pytest
 from tests.support.looking import inbox_of
 from tests.support.program import PATIENCE
 from tests.support.waiting import wait_until
+from zkc.constants import SMALL_MAX
 from zkc.rules.rates import PIECE_MIN
 from zkc.testing import Fleet
 
@@ -85,7 +86,8 @@ def test_a_limit_holds_and_is_smooth(rate: int, size: int, piped: bool, inbox: F
 def test_a_signal_ends_a_command_that_waits_for_its_limit(inbox: Fleet, tmp_path: Path) -> None:
     """At this rate the next piece would leave after an hour."""
     with inbox.popen(
-        "alice", "send", "bob", "--json", "--bwlimit", "1", str(a_file(tmp_path, 64 * 1024)), stdout=subprocess.PIPE,
+        "alice", "send", "bob", "--json", "--bwlimit", "1", str(a_file(tmp_path, 2 * SMALL_MAX)),
+        stdout=subprocess.PIPE,
     ) as process:
         wait_until(lambda: any(item.size == PIECE_MIN for item in inbox_of(inbox.home("bob"))[1]))
         process.send_signal(signal.SIGTERM)
