@@ -51,6 +51,8 @@ OnReady = Callable[[str, str], None]
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ABORTS: Final = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 """How a process ends by its own defect (SIGKILL is somebody else's doing, and bars nobody)."""
+_IN_ITS_PLACE: Final = "already-running"
+"""What ended it: another coordinator, which the next process would meet again."""
 _BAR_AFTER: Final = 2
 _BAR_WITHIN: Final = 60.0
 """Aborts with the same suspect, and the seconds within which they count."""
@@ -155,7 +157,7 @@ class Supervisor:
         self, status: int, failure: Failed | None, suspect: Suspect | None, bell: _Bell
     ) -> None:
         """Gives up, or says what happened, bars whom it has to, and waits before the next start."""
-        if failure is not None and not self._ready:
+        if failure is not None and (not self._ready or failure.detail == _IN_ITS_PLACE):
             raise error_of(failure)
         self._failed_starts += 1
         if not self._ready or self._failed_starts > _FAILED_STARTS_MAX:
