@@ -234,7 +234,7 @@ def wrong_configuration(machine: Machine) -> None:
         right = (machine.root / config.lstrip("/")).read_text(encoding="utf-8")
         machine.write(config, "this is = = no TOML\n")
         machine.systemctl("restart", unit, code=1)
-        time.sleep(5)
+        time.sleep(5)  # longer than RestartSec=: what is not to come cannot be waited for
         ended = tuple(machine.property(unit, name) for name in ("ActiveState", "ExecMainStatus", "NRestarts"))
         seen(ended == ("failed", "2", "0"), f"{unit} with a wrong configuration: 2, and not tried again")
         machine.write(config, right)

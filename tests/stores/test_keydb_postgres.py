@@ -277,6 +277,7 @@ def test_a_replica_is_not_written_to(db: KeyDb, url: str, postgres: Postgres) ->
 
 
 def test_without_the_driver_it_is_said_what_to_install(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "zkc.stores.keydb_postgres", raising=False)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(UsageError, match=r"zkc\[postgres\]") as caught:
         KeyDb.open(url, MAC_KEY, create=True)

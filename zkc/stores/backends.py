@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from zkc.errors import UsageError
-from zkc.stores import keydb_postgres
-from zkc.stores.keydb_postgres import PostgresBackend
 from zkc.stores.keydb_sqlite import SqliteBackend
 from zkc.stores.migrations import Fill
+
+if TYPE_CHECKING:
+    from zkc.stores.keydb_postgres import PostgresBackend
 
 BUSY_SECONDS: Final = 10.0
 """How long a command's transaction waits for another process's; a transaction takes milliseconds."""
@@ -56,11 +57,14 @@ def open_backend(
     A transaction waits ``patience`` seconds for another process's, then it is ``busy``. ``alone``: as the one
     coordinator that runs on it. ``fill``: adds what is to be in one that is made, as part of making it.
 
-    Errors: `UsageError` for a URL of no use; else what the backend's own ``open`` says.
+    Errors: `UsageError` for a URL of no use, or a package that it needs (``extra``); else what the backend's own
+    ``open`` says.
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "postgresql":
-        return PostgresBackend.open(parsed, mac_key, create=create, patience=patience, alone=alone, fill=fill)
+        return _postgres().open(
+            parsed, _shown(parsed), mac_key, create=create, patience=patience, alone=alone, fill=fill
+        )
     return SqliteBackend.open(_path(parsed), mac_key, create=create, patience=patience, fill=fill)
 
 
@@ -68,13 +72,13 @@ def is_there(url: str) -> bool:
     """Whether there is a key database at ``url``, whosever it is. Errors: as `open_backend`."""
     parsed = _parsed(url)
     if parsed.get_backend_name() == "postgresql":
-        return PostgresBackend.is_there(parsed, BUSY_SECONDS)
+        return _postgres().is_there(parsed, _shown(parsed), BUSY_SECONDS)
     return os.path.lexists(_path(parsed))
 
 
 def shown(url: str) -> str:
     """``url`` as a person may read it: nothing behind the ``?``, and no password."""
-    return keydb_postgres.shown(_parsed(url))
+    return _shown(_parsed(url))
 
 
 def _parsed(url: str) -> URL:
@@ -88,7 +92,7 @@ def _parsed(url: str) -> URL:
     is_file = parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:")
     if parsed.drivername == "postgresql" or (is_file and not parsed.query and not parsed.host):
         return parsed
-    raise UsageError(f"{keydb_postgres.shown(parsed)!r} is not a key database that zkc can use", hint=_FORMS)
+    raise UsageError(f"{_shown(parsed)!r} is not a key database that zkc can use", hint=_FORMS)
 
 
 def _malformed() -> UsageError:
@@ -96,6 +100,21 @@ def _malformed() -> UsageError:
     return UsageError(
         "the key database's URL is malformed", hint=f"{_FORMS}, with an @ or % of a password as %40 or %25"
     )
+
+
+def _postgres() -> type[PostgresBackend]:
+    try:
+        from zkc.stores.keydb_postgres import PostgresBackend  # noqa: PLC0415 - its driver is part of an extra
+    except ImportError:
+        raise UsageError(
+            "a key database in PostgreSQL needs psycopg, which is not installed", detail="extra",
+            hint="install it: pip install 'zkc[postgres]'",
+        ) from None
+    return PostgresBackend
+
+
+def _shown(parsed: URL) -> str:
+    return parsed.set(query={}).render_as_string(hide_password=True)
 
 
 def _path(parsed: URL) -> Path:

@@ -1,5 +1,5 @@
 """A key database in PostgreSQL, reached by the driver psycopg: for sites that have such a server, with its replicas and
-its backups.
+its backups. Imported only where one is configured: psycopg is part of an extra.
 
 Its tables are those of `zkc.stores.migrations`, in the first schema of the connection's ``search_path``, and one of
 its own: ``writes``, a single row that every writing transaction counts up first. The lock on that row is what lets no
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
+import psycopg
+from psycopg.errors import ConnectionTimeout, LockNotAvailable
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
@@ -68,16 +70,17 @@ class PostgresBackend:
 
     @classmethod
     def open(
-        cls, url: URL, mac_key: bytes, *, create: bool, patience: float, alone: bool, fill: Fill | None = None
+        cls, url: URL, where: str, mac_key: bytes, *, create: bool, patience: float, alone: bool,
+        fill: Fill | None = None,
     ) -> Self:
-        """The database at ``url``; its tables are made, with what ``fill`` adds, where there are none and ``create`` is
-        set.
+        """The database at ``url``, which errors call ``where``; its tables are made, with what ``fill`` adds, where
+        there are none and ``create`` is set.
 
         Errors: `LocalIOError` with ``missing``, ``unreachable``, ``permission``, ``damaged``, ``no-space``, ``busy``,
-        ``io``; `UsageError` (``extra``: psycopg is not installed; ``config``: its text is not in UTF-8); `DaemonError`
-        (``already-running``) where ``alone`` and another is; `VersionMismatch`.
+        ``io``; `UsageError` (``config``: its text is not in UTF-8, or the URL has a parameter that nobody knows);
+        `DaemonError` (``already-running``) where ``alone`` and another is; `VersionMismatch`.
         """
-        backend = cls(_engine(url, patience, alone), shown(url))
+        backend = cls(_engine(url, where, patience, alone), where)
         try:
             backend._prepare(mac_key, create, fill)
         except BaseException:
@@ -86,9 +89,9 @@ class PostgresBackend:
         return backend
 
     @classmethod
-    def is_there(cls, url: URL, patience: float) -> bool:
+    def is_there(cls, url: URL, where: str, patience: float) -> bool:
         """Whether there is a key database at ``url``. Errors: as `open`."""
-        backend = cls(_engine(url, patience, alone=False), shown(url))
+        backend = cls(_engine(url, where, patience, alone=False), where)
         try:
             with backend.reading() as connection:
                 return _has_tables(connection)
@@ -160,13 +163,13 @@ class PostgresBackend:
         try:
             yield
         except DBAPIError as error:
-            if _is_silence(error.orig):
+            if isinstance(error.orig, ConnectionTimeout):  # nothing answered for as long as a connection may take
                 self._silent_until = self._clock.monotonic() + _SILENT_SECONDS
             # Without its cause: a server quotes the row that it does not take.
             raise _error_from(error.orig, self._where) from None
 
 
-def _engine(url: URL, patience: float, alone: bool) -> Engine:
+def _engine(url: URL, where: str, patience: float, alone: bool) -> Engine:
     """An engine of one connection, with transactions begun by us alone."""
     # A patience of 0 would be to wait for ever.
     session = {"lock_timeout": f"{max(1, round(patience * 1000))}ms", **_SESSION}
@@ -178,22 +181,14 @@ def _engine(url: URL, patience: float, alone: bool) -> Engine:
         # At a Unix socket it says nothing.
         options["sslmode"] = "verify-full"
     options = {name: value for name, value in options.items() if name not in url.query}
-    try:
-        engine = create_engine(
-            url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=0,
-            pool_pre_ping=True, hide_parameters=True, connect_args=options,
-        )  # fmt: skip
-    except ModuleNotFoundError:
-        raise UsageError(
-            "a key database in PostgreSQL needs psycopg, which is not installed", detail="extra",
-            hint="install it: pip install 'zkc[postgres]'",
-        ) from None
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=0,
+        pool_pre_ping=True, hide_parameters=True, connect_args=options,
+    )  # fmt: skip
 
     @event.listens_for(engine, "connect")
     def prepare(raw: Any, _record: object) -> None:
-        _set(raw, session, shown(url))
-        if alone:
-            _hold(raw, shown(url))
+        _set_up(raw, session, alone, where)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -208,38 +203,22 @@ def _is_to_this_host(url: URL) -> bool:
     return url.host in _LOOPBACK and not elsewhere
 
 
-def _is_silence(error: BaseException | None) -> bool:
-    """Whether nothing answered for as long as a connection may take."""
-    from psycopg.errors import ConnectionTimeout  # noqa: PLC0415 - part of an extra
-
-    return isinstance(error, ConnectionTimeout)
-
-
-def _set(raw: Any, session: dict[str, str], where: str) -> None:
-    """Settings of this session; by a statement, since poolers take no ``options`` of a connection."""
-    from psycopg import Error  # noqa: PLC0415 - part of an extra
-
+def _set_up(raw: Any, session: dict[str, str], alone: bool, where: str) -> None:
+    """A new session: its settings, by statements, since poolers take no ``options`` of a connection; and where it is to
+    be the one of the coordinator that runs on the database, the lock that says so. A former one's may just be ending.
+    """
     try:
         for name, value in session.items():
             raw.execute("SELECT set_config(%s, %s, false)", (name, value))
         raw.commit()
-    except Error as error:
-        raise _error_from(error, where) from None
-
-
-def _hold(raw: Any, where: str) -> None:
-    """Make this session the one of the coordinator that runs on the database. A former one's may just be ending."""
-    from psycopg import Error  # noqa: PLC0415 - part of an extra
-    from psycopg.errors import LockNotAvailable  # noqa: PLC0415
-
-    try:
-        raw.execute(f"SELECT pg_advisory_lock({_LOCK_CLASS}, {_SCHEMA_OID})")
+        if alone:
+            raw.execute(f"SELECT pg_advisory_lock({_LOCK_CLASS}, {_SCHEMA_OID})")
     except LockNotAvailable:
         raise DaemonError(
             f"another coordinator runs on the key database {where}", detail="already-running",
             hint="end it first, or give this one a database of its own",
         ) from None
-    except Error as error:
+    except psycopg.Error as error:
         raise _error_from(error, where) from None
 
 
@@ -249,15 +228,8 @@ def _has_tables(connection: Connection) -> bool:
     return connection.exec_driver_sql(query).first() is not None
 
 
-def shown(url: URL) -> str:
-    """``url`` as a person may read it: nothing behind the ``?``, and no password."""
-    return url.set(query={}).render_as_string(hide_password=True)
-
-
 def _error_from(error: BaseException | None, where: str) -> ZkcError:
     """What the driver's ``error`` means. Its codes: PostgreSQL's manual, appendix A; none where there was no answer."""
-    import psycopg  # noqa: PLC0415 - part of an extra
-
     state: str = getattr(error, "sqlstate", None) or ""
     said = escape(str(error).strip().partition("\n")[0])
     what = f"the key database {where}"
