@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -31,9 +30,10 @@ class Entropy(Protocol):
         """A number between ``low`` and ``high``, for deadlines that must not fall together."""
 
 
-@dataclass(frozen=True, slots=True)
 class SystemClock:
     """The machine's clocks."""
+
+    __slots__ = ()
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -42,9 +42,10 @@ class SystemClock:
         return time.time()
 
 
-@dataclass(frozen=True, slots=True)
 class SystemEntropy:
     """The operating system's generator."""
+
+    __slots__ = ()
 
     def bytes(self, n: int) -> bytes:
         return os.urandom(n)

@@ -14,10 +14,11 @@ import pytest
 from tests.support.env import FixedClock
 from tests.support.waiting import DEADLINE, until
 from zkc.client.bus import EventBus
+from zkc.client.control import Job
 from zkc.client.events import Options, Progress, Requested
 from zkc.client.grants import Grant, Wanted
 from zkc.client.handed import PROGRESS_SECONDS, Handed, _Talk
-from zkc.client.small import GIVEN_BACK, Job, Notice, OnDisk, Small, Told, Waiting
+from zkc.client.small import GIVEN_BACK, Notice, OnDisk, Small, Told, Waiting
 from zkc.constants import HANDED_FILES_MAX
 from zkc.env import SystemClock, SystemEntropy
 from zkc.errors import DaemonError, PolicyRefused, RecipientOffline, UsageError

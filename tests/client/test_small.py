@@ -142,7 +142,7 @@ def test_the_daemon_gets_the_whole_job_and_the_command_every_event(home: Home) -
     assert events == [REQUESTED, GRANTED]
     (ask,) = (decode(request, control.ControlRequest) for request in requests)
     assert ask == control.AskSend(
-        small.Job(
+        control.Job(
             "bob", MESSAGE, None, None, "für dich", Options(wait=1.0, key_source="sender"), os.fspath(home.config_file),
             {},
         )

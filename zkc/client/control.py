@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from zkc.client.events import Place, WouldAccept
+from msgspec import Struct
+
+from zkc.client.events import Options, Place, WouldAccept
 from zkc.client.grants import Grant, Have, Wanted
 from zkc.client.happenings import Begun, Delivered, Ended, Happened, Progress
 from zkc.client.judging import Consent
-from zkc.client.small import Job
+from zkc.client.small import OnDisk, Small
 from zkc.crypto.cards import verify_card
 from zkc.crypto.primitives import Secret
 from zkc.crypto.suites import read_private, suite_named
@@ -62,6 +64,20 @@ class AskGrant(Message, frozen=True, tag="grant"):
     preview: bytes
     within: float | None
     """Seconds after which the command has no more use for an answer; None: as long as it takes."""
+
+
+class Job(Struct, frozen=True):
+    """What a command hands over: one of `small` and `file`."""
+
+    recipient: str
+    small: Small | None
+    file: OnDisk | None
+    name: str | None
+    note: str
+    options: Options
+    config_file: str
+    variables: dict[str, str]
+    """The command's own ``ZKC_...``, which may change the configuration for this delivery."""
 
 
 class AskSend(Message, frozen=True, tag="send"):

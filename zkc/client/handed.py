@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from zkc.client.bus import EventBus
 from zkc.client.call import Call
+from zkc.client.control import Job
 from zkc.client.events import Delivery, Progress, WouldAccept
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
 from zkc.client.happenings import Begun, Delivered, Ended
 from zkc.client.reporting import HowFar, Reports
 from zkc.client.sending import Sending
-from zkc.client.small import Job, Notice, Told, Waiting
+from zkc.client.small import Notice, Told, Waiting
 from zkc.client.sources import BytesSource, FileSource, handed_file, small_source
 from zkc.config import load
 from zkc.constants import CONTROL_CONNECTIONS_MAX, HANDED_FILES_MAX

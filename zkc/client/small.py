@@ -13,9 +13,8 @@ import stat
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress, Requested, WouldAccept
 from zkc.constants import CONTROL_REQUEST_MAX, HOLES_MIN, SMALL_MAX
@@ -34,8 +33,7 @@ _GRACE_SECONDS: Final = 1.0
 """What a daemon has for its answer beyond ``--timeout``, which it counts itself."""
 
 
-@dataclass(frozen=True)
-class Small:
+class Small(NamedTuple):
     """A payload that is here whole."""
 
     kind: Literal["file", "stream", "message"]
@@ -48,8 +46,7 @@ class Small:
     """Of a file: its real one."""
 
 
-@dataclass(frozen=True)
-class OnDisk:
+class OnDisk(NamedTuple):
     """A regular file that the daemon reads by itself."""
 
     name: str
@@ -61,35 +58,17 @@ class OnDisk:
     """Both as the command sees it: under another root or another mount there is something else at that path."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a command hands over: one of `small` and `file`."""
-
-    recipient: str
-    small: Small | None
-    file: OnDisk | None
-    name: str | None
-    note: str
-    options: Options
-    config_file: str
-    variables: dict[str, str]
-    """The command's own ``ZKC_...``, which may change the configuration for this delivery."""
-
-
-@dataclass(frozen=True)
-class Notice:
+class Notice(NamedTuple):
     """Something that the user should know."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """Nothing new; the daemon lives."""
 
 
-@dataclass(frozen=True)
-class Undone:
+class Undone(NamedTuple):
     """The daemon does not send it, or no more: the command does."""
 
     begun: bool = False
@@ -185,9 +164,12 @@ def hand_over(
     check_file(home.keys_db)
     variables = {key: value for key, value in environ.items() if key.startswith("ZKC_") and key not in VARIABLES}
     small, file = (payload, None) if isinstance(payload, Small) else (None, payload)
-    job = Job(recipient, small, file, name, note, options, os.fspath(home.config_file), variables)
+    job = {
+        "recipient": recipient, "small": small, "file": file, "name": name, "note": note, "options": options,
+        "config_file": os.fspath(home.config_file), "variables": variables,
+    }
     try:
-        request = json.dumps(["send", vars(job)], default=_plain, ensure_ascii=False).encode()
+        request = json.dumps(["send", job], default=_base64, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return Undone()
     if len(request) > CONTROL_REQUEST_MAX:
@@ -226,7 +208,7 @@ def hand_over(
 
 def as_told(event: Told) -> tuple[str, dict[str, object]]:
     """``event`` for the way to the command: its name, and its fields as JSON has them."""
-    fields = {key: os.fspath(value) if isinstance(value, Path) else value for key, value in vars(event).items()}
+    fields = {key: os.fspath(value) if isinstance(value, Path) else value for key, value in event._asdict().items()}
     return type(event).__name__, fields
 
 
@@ -240,7 +222,5 @@ def _read(path: Path, reply: bytes) -> Told:
         raise bad_answer(path, PeerViolation("malformed", "an event of another form")) from None
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, bytes):
-        return b2a_base64(value, newline=False).decode()
-    return vars(value)
+def _base64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode()

@@ -20,10 +20,9 @@ import os
 import socket
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from zkc.constants import CONTROL_REQUEST_MAX
 from zkc.errors import DaemonError, InternalError, PeerViolation, ZkcError, error_for
@@ -49,8 +48,7 @@ class Mark(IntEnum):
     FAILURE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """Who is at the other end, by the kernel's word (SO_PEERCRED)."""
 
     pid: int

@@ -13,11 +13,10 @@ import select
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from types import TracebackType
-from typing import Final, Literal, Self, get_args
+from typing import Final, Literal, NamedTuple, Self, get_args
 
 from zkc.errors import DaemonError, LocalIOError, UsageError
 from zkc.stores import files
@@ -36,8 +35,7 @@ LOCK_PAUSE_SECONDS: Final = 0.05
 _RUNS: Final[dict[Role, str]] = {"client": "daemon", "coordinator": "coordinator"}
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(NamedTuple):
     """The folders of one client or one coordinator."""
 
     role: Role

@@ -54,6 +54,7 @@ COMMANDS: Final = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``zkc`` with ``argv`` (the process's own arguments by default) and returns its exit code."""
     # The interpreter's last search for garbage takes a tenth of a short command's time, and finds what ends anyway.
+    gc.set_threshold(10_000)
     atexit.register(gc.freeze)
     try:
         _open_standard_streams()

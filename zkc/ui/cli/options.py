@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 import click
 
@@ -25,8 +24,7 @@ R = TypeVar("R")
 CONTEXT: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """The options that may stand anywhere after ``zkc``."""
 
     json: bool = False
@@ -37,13 +35,13 @@ class Options:
     progress: bool = False
 
 
-@dataclass
 class Invocation:
     """One call of ``zkc``: its options, complete once all arguments are parsed, and the way to print."""
 
-    options: Options = field(default_factory=Options)
-    parsed: bool = False
-    """Whether a command runs, so that `options` are complete."""
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.parsed = False
+        """Whether a command runs, so that `options` are complete."""
 
     @cached_property
     def out(self) -> Out:
@@ -55,7 +53,7 @@ class Invocation:
         """Looks in ``words`` for how to tell of an error, if parsing ended before it reached those options."""
         if not self.parsed:
             told = self.options
-            self.options = replace(told, json=told.json or "--json" in words, debug=told.debug or "--debug" in words)
+            self.options = told._replace(json=told.json or "--json" in words, debug=told.debug or "--debug" in words)
             self.__dict__.pop("out", None)
 
 
@@ -101,7 +99,7 @@ def _told(context: click.Context, parameter: click.Parameter, value: Any) -> Non
         raise UsageError(f"{spot(context)}--home is empty", hint="give it a folder, or leave it out")
     if value and parameter.name:
         call = _invocation(context)
-        call.options = replace(call.options, **{parameter.name: value})
+        call.options = call.options._replace(**{parameter.name: value})
 
 
 def _version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -12,8 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from zkc.errors import Interrupted, LocalIOError, ZkcError
 
@@ -28,8 +27,7 @@ class StdoutClosedError(Exception):
     """The reader of our stdout went away: the command ends quietly with 141."""
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """What the options say about printing."""
 
     json: bool = False

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
@@ -113,6 +112,8 @@ def command(
     payload = _payload(call.out, paths, message, dry_run=dry_run)
     if exclude and not isinstance(payload, list):
         raise UsageError("send: --exclude is for paths", hint="leave it out, or name a folder")
+    if key == "":
+        raise UsageError("an empty key is no key", detail="payload", hint="is a variable unset?")
 
     from zkc.client.events import Delivery, Options
 
@@ -140,8 +141,7 @@ def command(
 # --- the two ways ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class What:
+class What(NamedTuple):
     """The words of the command that say what is sent."""
 
     payload: str | list[Path] | BinaryIO
@@ -188,10 +188,8 @@ def _send(call: Invocation, recipient: str, what: What, options: Options) -> Del
 
 def _less(options: Options, spent: float) -> Options:
     """``options`` for what comes after ``spent`` seconds."""
-    from dataclasses import replace
-
     wait, timeout = (None if given is None else max(given - spent, 0.0) for given in (options.wait, options.timeout))
-    return replace(options, wait=wait, timeout=timeout)
+    return options._replace(wait=wait, timeout=timeout)
 
 
 def _send_from_here(
