@@ -541,7 +541,7 @@ def test_the_last_flag_on_an_earlier_chunk_does_not_open() -> None:
     delivery = Delivery.of().begin()
     (frame,) = delivery.sender.chunk(content(C), last=False)
     header = DataHeader.unpack(bytes(frame))
-    changed = dataclasses.replace(header, flags=Flag.LAST).pack() + bytes(frame[DATA_HEADER_BYTES:])
+    changed = msgspec.structs.replace(header, flags=Flag.LAST).pack() + bytes(frame[DATA_HEADER_BYTES:])
     assert violation(lambda: delivery.recipient.receive(changed)) == "forged"
 
 
@@ -550,7 +550,7 @@ def test_a_removed_last_flag_does_not_open() -> None:
     delivery = Delivery.of().begin()
     (frame,) = delivery.sender.chunk(b"end", last=True)
     header = DataHeader.unpack(bytes(frame))
-    changed = dataclasses.replace(header, flags=Flag.NONE).pack() + bytes(frame[DATA_HEADER_BYTES:])
+    changed = msgspec.structs.replace(header, flags=Flag.NONE).pack() + bytes(frame[DATA_HEADER_BYTES:])
     assert violation(lambda: delivery.recipient.receive(changed)) == "forged"
 
 
@@ -706,7 +706,7 @@ def test_no_frame_of_an_earlier_connection_opens_in_a_later_one() -> None:
     for frame in (*first.frames, bytes(chunk)):
         with pytest.raises(NotOpened):
             resumed(Delivery.of().begin(), 1).recipient.receive(frame)
-        renamed = dataclasses.replace(DataHeader.unpack(frame), attempt=1).pack() + frame[DATA_HEADER_BYTES:]
+        renamed = msgspec.structs.replace(DataHeader.unpack(frame), attempt=1).pack() + frame[DATA_HEADER_BYTES:]
         with pytest.raises(NotOpened):
             resumed(Delivery.of().begin(), 1).recipient.receive(renamed)
 
@@ -817,7 +817,7 @@ def test_a_frame_of_an_earlier_attempt_is_refused() -> None:
         assert violation(lambda: fresh.recipient.receive(frame)) == "unexpected"  # noqa: B023
     fresh = Delivery.of(attempt=1).begin()
     header = DataHeader.unpack(bytes(chunk))
-    renamed = dataclasses.replace(header, attempt=1).pack() + bytes(chunk[DATA_HEADER_BYTES:])
+    renamed = msgspec.structs.replace(header, attempt=1).pack() + bytes(chunk[DATA_HEADER_BYTES:])
     assert violation(lambda: fresh.recipient.receive(renamed)) == "forged"
 
 
@@ -851,7 +851,7 @@ def test_a_frame_of_another_transfer_of_the_same_peers_is_refused() -> None:
         elif at == 1:
             target.hear(Delivery.of().begin().frames[0])
         tag = DataHeader.unpack(Delivery.of().begin().frames[0]).xid_tag
-        renamed = dataclasses.replace(DataHeader.unpack(frame), xid_tag=tag).pack() + frame[DATA_HEADER_BYTES:]
+        renamed = msgspec.structs.replace(DataHeader.unpack(frame), xid_tag=tag).pack() + frame[DATA_HEADER_BYTES:]
         assert violation(lambda: target.recipient.receive(renamed)) == "forged"  # noqa: B023
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ def test_every_preview_is_as_long_as_any_other_and_fits_what_is_sent(name: str, 
 
 def asked(world: World, *, pinned: bool, serial: int = 1) -> Req:
     sender = world.alice.sender()
-    known = dataclasses.replace(sender.known, card=world.bob.card.encoded if pinned else b"")
+    known = msgspec.structs.replace(sender.known, card=world.bob.card.encoded if pinned else b"")
     wanted = dataclasses.replace(terms("bob", serial=serial), preview=make_preview("secret.txt", "", 3))
     made = ts.create_request(dataclasses.replace(sender, known=known), wanted)
     req: Req = made.state.req

@@ -124,7 +124,7 @@ def test_a_server_key_of_another_epoch_or_coordinator_is_refused(default_world: 
     renewal, thief = renewal_of(default_world, alice), identity_of("thief")
     certificate = certify(coordinator.identity, "alice", alice.uid, renewal.card.hash, 2)
     good = create_rotated(coordinator.identity, renewal.card, certificate, default_world.suite.generate().public)
-    older = replace(renewal.card, body=structs.replace(renewal.card.body, epoch=1))
+    older = structs.replace(renewal.card, body=structs.replace(renewal.card.body, epoch=1))
     for bad in (
         create_rotated(thief, renewal.card, certificate, default_world.suite.generate().public),
         create_rotated(coordinator.identity, older, certificate, default_world.suite.generate().public),

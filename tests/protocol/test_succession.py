@@ -113,8 +113,8 @@ def test_an_application_that_is_pinned_may_wait_for_its_owners_new_word_and_a_ne
     """A stolen identity that was left behind vouches for nobody."""
     backup, bob = default_world.backup, default_world.bob
     moved = Known(owner_fingerprint=b"n" * 32, owner_former=(bob.fingerprint,))
-    judge_peer(backup.card, replace(moved, fingerprint=backup.fingerprint), None)
+    judge_peer(backup.card, structs.replace(moved, fingerprint=backup.fingerprint), None)
     with pytest.raises(OwnerChanged):
         judge_peer(backup.card, moved, None)
     with pytest.raises(OwnerChanged):
-        judge_peer(backup.card, replace(moved, fingerprint=backup.fingerprint, owner_former=()), None)
+        judge_peer(backup.card, structs.replace(moved, fingerprint=backup.fingerprint, owner_former=()), None)

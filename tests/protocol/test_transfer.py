@@ -806,10 +806,10 @@ def test_the_card_of_another_pinned_peer_is_not_taken_for_the_name_asked(
 ) -> None:
     """The coordinator answers a request for bob with carol, whom alice knows."""
     carol = default_world.carol
-    known = dataclasses.replace(carol.pin, names=("carol",)) if pinned else ts.Known()
+    known = msgspec.structs.replace(carol.pin, names=("carol",)) if pinned else ts.Known()
     as_bob = dataclasses.replace(
         carol.recipient(),
-        card=dataclasses.replace(carol.card, body=msgspec.structs.replace(carol.card.body, name="bob")),
+        card=msgspec.structs.replace(carol.card, body=msgspec.structs.replace(carol.card.body, name="bob")),
     )
     talk = TransferTalk(default_world.alice.sender(known), default_world.broker(recipient=carol), as_bob, asked(form))
     with pytest.raises(IdentityError) as caught:
@@ -1188,7 +1188,7 @@ def test_a_sender_that_pinned_another_key_of_the_recipient_is_told_so(default_wo
 def test_a_sender_whose_key_is_not_the_pinned_one_is_refused(default_world: World) -> None:
     talk = TransferTalk(
         default_world.alice.sender(), default_world.broker(),
-        default_world.bob.recipient(dataclasses.replace(default_world.alice.pin, fingerprint=bytes(32))),
+        default_world.bob.recipient(msgspec.structs.replace(default_world.alice.pin, fingerprint=bytes(32))),
         asked(SENDER_MADE),
     )  # fmt: skip
     with pytest.raises(IdentityError, match="CHANGED"):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from tests.support.link import flipped, places, sampled
@@ -198,7 +197,7 @@ def test_every_alarm_has_a_word_of_its_own(default_world: World, authority: Auth
         alarm("bob", b"", b"", authority).detail,
         alarm("robert", bob.card.encoded, bob.certificate, authority).detail,
         alarm("bob", bob.card.encoded, b"", authority).detail,
-        judged(card, dataclasses.replace(bob.pin, fingerprint=bytes(31) + b"\1")).detail,
+        judged(card, msgspec.structs.replace(bob.pin, fingerprint=bytes(31) + b"\1")).detail,
         judged(card, Known(names=("robert",))).detail,
         judged(card, Known(owner_fingerprint=bytes(32))).detail,
         judged(card, Known(epoch=2)).detail,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -51,21 +50,21 @@ def test_what_meets_every_rule_exactly_may_be() -> None:
 def test_one_step_beyond_one_rule_is_refused_with_its_code(
     asked: dict[str, object], rules: dict[str, object], standing: dict[str, object], code: int, detail: str
 ) -> None:
-    refusal = judge(replace(ASKED, **asked), replace(RULES, **rules), replace(STANDING, **standing)).refusal
+    refusal = judge(ASKED._replace(**asked), RULES._replace(**rules), STANDING._replace(**standing)).refusal
     assert refusal is not None
     assert (refusal.code, refusal.detail) == (code, detail)
     assert "\n" not in refusal.text
 
 
 def test_the_flood_of_a_sender_is_judged_before_anything_else() -> None:
-    refusal = judge(Asked("coordinator", "idea", 10**9), replace(RULES, accept="none"), Standing(9, 99, 0)).refusal
+    refusal = judge(Asked("coordinator", "idea", 10**9), RULES._replace(accept="none"), Standing(9, 99, 0)).refusal
     assert refusal is not None
     assert "requests a second" in refusal.text
 
 
 def test_zero_means_no_bound_and_who_stores_nothing_needs_no_space() -> None:
     rules = Rules(["sender"], ["aes-256-gcm"])
-    assert judge(replace(ASKED, least_bytes=2**62), rules, Standing(10**6, 10**6)).refusal is None
+    assert judge(ASKED._replace(least_bytes=2**62), rules, Standing(10**6, 10**6)).refusal is None
 
 
 def test_bytes_that_are_on_the_disk_already_need_no_space_again() -> None:
@@ -74,7 +73,7 @@ def test_bytes_that_are_on_the_disk_already_need_no_space_again() -> None:
 
 
 def test_who_was_let_in_is_judged_by_size_alone() -> None:
-    assert decide_size(Asked("coordinator", "idea", 5), replace(RULES, accept="none"), Standing(9, 99, 105)) is None
+    assert decide_size(Asked("coordinator", "idea", 5), RULES._replace(accept="none"), Standing(9, 99, 105)) is None
 
 
 def test_a_refusal_is_an_exception_of_its_code() -> None:
@@ -85,7 +84,7 @@ def test_a_refusal_is_an_exception_of_its_code() -> None:
 
 
 def test_a_cipher_that_a_peer_made_up_is_not_repeated_in_the_text() -> None:
-    refusal = judge(replace(ASKED, cipher="\x1b]0;{rules}\x07"), RULES, STANDING).refusal
+    refusal = judge(ASKED._replace(cipher="\x1b]0;{rules}\x07"), RULES, STANDING).refusal
     assert refusal is not None
     assert refusal.text.isprintable()
     assert "rules" not in refusal.text

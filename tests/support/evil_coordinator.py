@@ -694,7 +694,7 @@ class Evil:
         persona = Persona.make(self, name, home, on_card)
         card = verify_card(persona.card, self.identity.suite)
         # Whatever stands on the card, the request says that it is of ``name``.
-        card = replace(card, body=msgspec.structs.replace(card.body, name=name))
+        card = msgspec.structs.replace(card, body=msgspec.structs.replace(card.body, name=name))
         context = sender.Sender(
             Authority(self.identity.signing.public, self.identity.suite), persona.identity, persona.kem_key, card,
             Known(), time.time(),

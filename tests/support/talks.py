@@ -34,6 +34,7 @@ from zkc.wire.messages import (
     ChannelMessage,
     Endpoints,
     HelloInfo,
+    Message,
     RegMessage,
     RequestBody,
     TransferAnswer,
@@ -351,12 +352,11 @@ def secrets_in(value: Any, path: str = "") -> Iterator[tuple[str, Secret]]:
     """Every secret that can be reached from a state: (where, secret)."""
     if isinstance(value, Secret):
         yield path, value
-    elif is_dataclass(value) and not isinstance(value, type):
-        for each in fields(value):
-            yield from secrets_in(getattr(value, each.name), f"{path}.{each.name}")
     elif isinstance(value, list | tuple):
         for i, each in enumerate(value):
             yield from secrets_in(each, f"{path}[{i}]")
+    for name in _names(value):
+        yield from secrets_in(getattr(value, name), f"{path}.{name}")
 
 
 def is_wiped(secret: Secret) -> bool:
@@ -368,14 +368,17 @@ def snapshot(value: Any) -> Any:
     """All that a state consists of, secrets revealed: to be compared with another snapshot."""
     if isinstance(value, Secret):
         return ("secret", b"" if is_wiped(value) else value.reveal())
-    if isinstance(value, msgspec.Struct):
+    if isinstance(value, Message):
         return (type(value).__name__, encode(value))
-    if is_dataclass(value) and not isinstance(value, type):
-        held = tuple(
-            (each.name, snapshot(getattr(value, each.name))) for each in fields(value) if each.name != "native"
-        )
-        return (type(value).__name__, held)
-    return value
+    held = tuple((name, snapshot(getattr(value, name))) for name in _names(value) if name != "native")
+    return (type(value).__name__, held) if held else value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Of what a value holds; none where it is no dataclass and no Struct."""
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    return tuple(each.name for each in fields(value)) if is_dataclass(value) and not isinstance(value, type) else ()
 
 
 def spans(message: msgspec.Struct) -> dict[str, tuple[int, int]]:

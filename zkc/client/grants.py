@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from zkc.client.events import WouldAccept
 from zkc.ids import Acknowledgement, Compression, KeyOrder, KeySource, Presence
 from zkc.protocol.session import Session
 from zkc.wire.messages import Endpoints
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What a sender asks for; one tid for all tries of one delivery."""
 
     tid: bytes
@@ -44,8 +45,7 @@ class Wanted:
     """Fingerprint that the recipient must have, whatever is pinned here; empty: any that the pins allow."""
 
 
-@dataclass(frozen=True)
-class OnRequest:
+class OnRequest(Struct, frozen=True):
     """A delivery that a third client has asked for."""
 
     tid: bytes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from msgspec import Struct
 
 from zkc.errors import PolicyRefused
@@ -32,7 +30,7 @@ def check_manifest(manifest: Manifest, session: Session, rules: Rules, wall: flo
         req.key_source, req.cipher, manifest.size or 0, manifest.size, req.sender, req.recipient, manifest.name
     )
     if consent.given:
-        rules = replace(rules, accept="all")  # which spoke before he was asked
+        rules = rules._replace(accept="all")  # which spoke before he was asked
     standing = Standing(wall=wall, presence=session.resp.presence)
     refusal = judge_again(asked, rules, standing, agreed=consent.given)
     if refusal is not None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from zkc.client.events import Delivery, Event, Granted, Options, Pending, Progress, Requested, WouldAccept
 from zkc.client.grants import Grant, Have, Listen, OnPending, OnRequest, Wanted

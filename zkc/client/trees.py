@@ -11,10 +11,10 @@ import os
 import stat
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
+from msgspec import Struct
 
 from zkc.client.walking import FILE, FOLDER, Root, Skipped, Walk, nothing_left, too_much, unreadable
 from zkc.constants import LISTING_HEADER_BYTES, TREE_TOPS_MAX
@@ -24,8 +24,7 @@ from zkc.wire.listing import data_bytes, entries_of, header, runs_of
 from zkc.wire.messages import TreeEntry, TreeFile
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """What a walk has found; whoever reads it shares it."""
 
     head: bytearray

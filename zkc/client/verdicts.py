@@ -7,7 +7,6 @@ machine (`zkc.protocol.transfer_recipient`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from zkc.client.asking import Asking, preview_of
 from zkc.client.control import AskLive
@@ -83,7 +82,7 @@ class Judge:
             req.recipient, name=None if preview is None else preview.name, final=False,
         )
         standing = self._standing(transfer)
-        verdict = judge(asked, rules, replace(standing, free_bytes=None))
+        verdict = judge(asked, rules, standing._replace(free_bytes=None))
         transfer.rule = verdict.rule
         if verdict.refusal is not None:
             return machine.Decline(verdict.refusal.code, verdict.refusal.detail)
@@ -123,7 +122,7 @@ class Judge:
     def _rules(self, transfer: Transfer) -> Rules:
         """Own policy; what somebody here has asked for himself he has accepted."""
         rules, agreed = self._config().receiving_rules(), self._asking.agreement(transfer)
-        return rules if agreed is None or not agreed.own_wish else replace(rules, accept="all")
+        return rules if agreed is None or not agreed.own_wish else rules._replace(accept="all")
 
     def _standing(self, transfer: Transfer) -> Standing:
         req, now = transfer.req, self._clock.monotonic()

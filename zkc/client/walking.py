@@ -11,10 +11,11 @@ import stat
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from zkc.constants import (
     FILE_NAME_MAX,
@@ -38,8 +39,7 @@ _SPARSE_FROM: Final = 64 * 1024
 _KINDS: Final = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(Struct, frozen=True):
     """What is neither file nor folder nor link stays behind."""
 
     path: str
@@ -47,8 +47,7 @@ class Skipped:
     """FIFO, socket, device."""
 
 
-@dataclass(frozen=True)
-class Root:
+class Root(Struct, frozen=True):
     """A path that the user named, whose links are his, and its name at the top of the tree.
 
     Empty: the tree is this folder, or this file, and has the name of its manifest. ``descriptor``: of a folder that
@@ -216,8 +215,7 @@ class Walk:
         return any(pattern.matches(*names, is_folder=is_folder) for pattern in self._exclude)
 
 
-@dataclass(frozen=True)
-class _Pattern:
+class _Pattern(Struct, frozen=True):
     """One ``--exclude``: a name anywhere, or where it has a slash a path from the folder that is sent, with that
     folder's name before it or without. Stars match slashes too."""
 

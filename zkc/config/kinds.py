@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zkc.rules.units import SIZE_MAX, format_duration, format_size, parse_duration, parse_size
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(NamedTuple):
     """One kind of value. ``read`` takes what TOML gives and raises for what does not fit."""
 
     expects: str

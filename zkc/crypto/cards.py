@@ -7,8 +7,9 @@ certificate = SIG(coordinator, "cert", H(`Certified`)).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from zkc.constants import VERIFIED_KEPT_MAX
 from zkc.crypto.primitives import digest
@@ -20,8 +21,7 @@ from zkc.wire.codec import decode, encode
 from zkc.wire.messages import Card, CardBody, Certified, CoordinatorCard
 
 
-@dataclass(frozen=True)
-class VerifiedCard:
+class VerifiedCard(Struct, frozen=True):
     """A card whose signatures verified; ``encoded`` is the card as it travels."""
 
     encoded: bytes
@@ -128,8 +128,7 @@ def make_coordinator_card(identity: IdentityKey, general: KemPublicKey, curve: b
     return encode(CoordinatorCard(keys.ed25519, keys.ml_dsa, general.encode(), curve, suite, epoch))
 
 
-@dataclass(frozen=True)
-class VerifiedCoordinator:
+class VerifiedCoordinator(Struct, frozen=True):
     """The coordinator's keys after the fingerprint was compared."""
 
     identity: IdentityPublic

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from zkc.crypto.cards import VerifiedCard, verify_card
 from zkc.crypto.primitives import digest
@@ -42,8 +42,7 @@ def verify_receipt(identity: IdentityPublic, encoded: bytes) -> ReceiptBody:
     return body
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedReceipt:
+class OpenedReceipt(Struct, frozen=True):
     """A receipt that holds together: who has the key of ``card`` signed ``body``."""
 
     body: ReceiptBody

@@ -6,7 +6,6 @@ body = `SuccessionBody`; succession = body, SIG(former identity, "succession", H
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from msgspec import Struct
@@ -22,8 +21,7 @@ COORDINATOR_NAME: Final = ""
 """In a succession of the coordinator's own identity: no client has this name."""
 
 
-@dataclass(frozen=True)
-class Heir:
+class Heir(Struct, frozen=True):
     """The identity that a succession leads to."""
 
     identity: IdentityPublic

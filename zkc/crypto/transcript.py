@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
+
+from msgspec import Struct
 
 from zkc.crypto.primitives import digest
 
 Pattern = Literal["reg", "chan", "xfer", "ask"]
 
 
-@dataclass(frozen=True, slots=True)
-class Transcript:
+class Transcript(Struct, frozen=True):
     """``th``: a value, so a machine verifies into a new one and commits it last.
 
     th0 = H("zkc/1" 0x00 pattern 0x00 suite); absorbing a field: th = H(th || u32(len field) || field), as received.

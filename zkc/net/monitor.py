@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import zmq
+from msgspec import Struct
+from msgspec.structs import replace
 
 from zkc.env import Clock, SystemClock
 from zkc.errors import InternalError
@@ -65,8 +66,7 @@ _EVENT: Final = struct.Struct("=HI")
 _NUMBERS: Final = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
-class SocketEvent:
+class SocketEvent(Struct, frozen=True):
     """One event of one socket."""
 
     kind: EventKind

@@ -22,8 +22,9 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from zkc.constants import CHUNK_MAX, CONTROL_MESSAGE_MAX, WINDOW_BUDGET
 from zkc.env import Clock, SystemClock
@@ -65,8 +66,7 @@ def data_bytes(chunk: int) -> int:
     return queue_bytes(DATA_RCVHWM, chunk + CHUNK_OVERHEAD)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """How far bytes may be ahead of whole messages, each in bytes."""
 
     each: int
@@ -89,8 +89,7 @@ UNREAD_BYTES: Final = 64 * 1024
 """For a connection on which nobody has anything to say to us, as on a PUSH socket: its handshake, with room."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """A connection that was shut down."""
 
     fd: int

@@ -6,7 +6,8 @@ New -> pinned -> verified -> changed: a changed key is blocked until a command n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from zkc.constants import CARD_GRACE_SECONDS
 from zkc.crypto.cards import (
@@ -50,8 +51,7 @@ class OwnerChanged(IdentityError):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What this client already knows that bears on one name."""
 
     fingerprint: bytes = b""
@@ -67,8 +67,7 @@ class Known:
     """The one that was seen last under the name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
+class Authority(Struct, frozen=True):
     """Whose certificates count: one coordinator, one suite."""
 
     identity: IdentityPublic

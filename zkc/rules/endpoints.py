@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from zkc.errors import UsageError
 
@@ -21,8 +20,7 @@ _KEPT: Final = 256
 _IPV4_LIKE: Final = re.compile(r"[\d.]+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """Where to connect to or to listen: ``host`` as libzmq takes it (IPv6 in brackets, ``*`` for every address)."""
 
     host: str
@@ -32,8 +30,7 @@ class Endpoint:
         return f"tcp://{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class PortRange:
+class PortRange(NamedTuple):
     """Where transfers listen: ports ``first`` to ``last``, two for each transfer; ``first`` 0: the system chooses."""
 
     host: str

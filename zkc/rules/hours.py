@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _FORM: Final = re.compile(r"(?:([A-Za-z,-]{3,32}) )?(\d\d):(\d\d)-(\d\d):(\d\d)", re.ASCII)
 _DAY: Final = 24 * 60
 
 
-@dataclass(frozen=True, slots=True)
-class Hours:
+class Hours(NamedTuple):
     """Minutes of the day from ``start`` to before ``end``, on ``days`` (0: Monday). An end that is not after the start
     is on the next day."""
 

@@ -8,8 +8,7 @@ differ only in the `Rules` that they bring: what one does not judge stays at its
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from zkc.errors import LocalIOError, NobodyThere, NotAuthorised, PolicyRefused, Refused, ZkcError, error_for
 from zkc.ids import KEY_ORDERS, KeyOrder, KeySource, Presence
@@ -24,8 +23,7 @@ SIZE_UNKNOWN: Final = 255
 """The size class of a stream whose length nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a transfer asks for. ``least_bytes`` and ``most_bytes``: what is known of its size (`least_size`,
     `most_size`, or the size); ``name``: None as long as nobody has said it.
     """
@@ -43,8 +41,7 @@ class Asked:
     """Means nothing where the sender makes the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One ``[[policy]]``. What is None, empty or 0 selects everything, or is no condition."""
 
     name: str
@@ -63,8 +60,7 @@ class Rule:
     rate: Rate | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """What one party allows. 0 in a number: no bound.
 
     ``max_bytes`` of one transfer; ``min_free`` bytes stay free on the disk; ``at_once`` transfers or handshakes, and
@@ -88,8 +84,7 @@ class Rules:
         return any(rule.names is not None for rule in self.policy)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How things stand, without the transfer in question: of its sender ``at_once`` under way and ``last_second``
     requests seen; ``free_bytes`` on the disk, None for who stores nothing; ``held_bytes`` of it are there already;
     ``wall``: seconds since 1970; ``presence``: the level that this side states, None for who states none.
@@ -103,8 +98,7 @@ class Standing:
     presence: Presence | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why not: a code of the contract, its finer word for the wire, a line for the own log and output, what to do."""
 
     code: int
@@ -117,8 +111,7 @@ class Refusal:
         return error_for(self.code, self.text, detail=self.detail, hint=self.hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What `judge` found. ``rule``: the name of the one that decided, empty where none did; ``why``: for this side's
     own log and eyes; ``require``: the least presence level; ``refusal``: what the sender is told where it may not be.
     """
@@ -131,15 +124,13 @@ class Verdict:
     refusal: Refusal | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
+class _Case(NamedTuple):
     asked: Asked
     rules: Rules
     now: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     refuses: Callable[[_Case], bool]
     code: int
     detail: str
@@ -276,8 +267,7 @@ def higher(*levels: Presence) -> Presence:
     return max(levels, key=_LEVELS.index)
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """One ``[[visible]]`` of a coordinator: may ``who`` see ``whom`` among those that are there? None: anyone."""
 
     who: Patterns | None

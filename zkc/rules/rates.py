@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 PIECE_MIN: Final = 4096
 """Bytes that leave at once under the slowest of limits: below it a frame's own bytes would weigh."""
@@ -12,8 +11,7 @@ _BURST_SECONDS: Final = 0.1
 """What was not sent is made up for by at most so much at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     """So many at once, and so many a second for long."""
 
     at_once: int

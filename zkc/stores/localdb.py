@@ -15,9 +15,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from zkc.env import Clock, SystemClock
 from zkc.errors import LocalIOError
@@ -33,8 +32,7 @@ CHECKPOINT_BUSY_SECONDS: Final = 0.1
 """A checkpoint is a courtesy; readers hold it up no longer than this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+class Schema(NamedTuple):
     """What a file of one kind holds."""
 
     what: str

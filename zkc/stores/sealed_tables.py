@@ -12,9 +12,8 @@ import hmac
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import LocalIOError
@@ -25,8 +24,7 @@ T = TypeVar("T")
 Row = Sequence[Field]
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A table at one moment, verified: its rows, each with its MAC."""
 
     seal: bytes

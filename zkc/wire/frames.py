@@ -6,9 +6,10 @@ Integers are big-endian. Counts and sizes are checked here; nothing is decrypted
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import STRICT, IntEnum, IntFlag
 from typing import Final
+
+from msgspec import Struct
 
 from zkc.constants import CONTROL_MESSAGE_MAX, TAG_BYTES, VERSION, XID_TAG_BYTES
 from zkc.errors import PeerViolation
@@ -82,8 +83,7 @@ _DATA: Final = struct.Struct(f">BBBIQ{XID_TAG_BYTES}s")
 DATA_HEADER_BYTES: Final = _DATA.size
 
 
-@dataclass(frozen=True, slots=True)
-class DataHeader:
+class DataHeader(Struct, frozen=True):
     """``u8 version, u8 stream, u8 flags, u32 attempt, u64 index, xid_tag 16``."""
 
     stream: Stream

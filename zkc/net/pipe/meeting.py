@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import zmq
+from msgspec import Struct
 
 from zkc.env import Clock
 from zkc.net.pipe.link import Bell
@@ -73,8 +73,7 @@ def bounds(chunk: int, *, sends: bool) -> tuple[int, int]:
     return (UNREAD_BYTES, ACK_BYTES) if sends else (data_bytes(chunk), UNREAD_BYTES)
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """One connection for each direction. A listening end may have it before both handshakes are over."""
 
     attempt: int

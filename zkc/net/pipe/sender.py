@@ -7,10 +7,10 @@ import math
 import select
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import zmq
+from msgspec import Struct
 
 from zkc.constants import BAD_FRAMES_MAX, SMALL_MAX
 from zkc.env import Clock, SystemClock
@@ -54,8 +54,7 @@ FRAMES_A_TURN: Final = 16
 """Acknowledgements read, and chunks sent, before the bell, the clock and the other direction have their turn."""
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(Struct, frozen=True):
     """Who hears what of a delivery on its way. Each is called in the sending thread, and may raise."""
 
     on_begun: Callable[[str, int], None] = lambda _path, _position: None

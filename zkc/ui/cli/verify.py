@@ -74,6 +74,8 @@ def _judged(
     now: float, notes: Notes,
 ) -> Pin:
     """The pin of ``name``, made now where there is none; `IdentityError` while another key than it was seen."""
+    from msgspec import structs
+
     from zkc.client.principal import another_key_seen, known_about, note_alarm, pin_peer, trust_peer
     from zkc.protocol.trust import KeyChanged, judge_peer
 
@@ -92,7 +94,7 @@ def _judged(
                 f"{trusted.hex()} is not the key that {name} has now: the coordinator gives {card.fingerprint.hex()}",
                 detail="identity", hint=f"ask {name} again over another channel",
             )
-        judge_peer(card, replace(known_about(store, name, card.fingerprint), fingerprint=b"", epoch=0), None)
+        judge_peer(card, structs.replace(known_about(store, name, card.fingerprint), fingerprint=b"", epoch=0), None)
         trust_peer(store, card, now)
         notes.note("trusted", own.name, name)
     else:
