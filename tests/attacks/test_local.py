@@ -329,7 +329,7 @@ def test_a_daemon_ends_with_0_whatever_the_coordinator_does(fleet: Fleet, number
 @pytest.mark.parametrize("number", ENDINGS, ids=lambda number: number.name)
 def test_a_daemon_ends_in_the_middle_of_a_transfer_and_its_sender_knows(fleet: Fleet, number: int) -> None:
     daemon = fleet.start_daemon("carol")
-    sender = slow_send(fleet, "alice", "carol", "--timeout", "20s")
+    sender = slow_send(fleet, "alice", "carol", ZKC_TRANSFER_PATIENCE="2s")
     daemon.process.send_signal(number)
     assert daemon.process.wait(DEADLINE) == 0
     daemon.terminate()
@@ -342,10 +342,11 @@ def test_a_daemon_ends_in_the_middle_of_a_transfer_and_its_sender_knows(fleet: F
     sender.stdout.close()
 
 
-def slow_send(fleet: Fleet, name: str, recipient: str, *words: str) -> subprocess.Popen[bytes]:
+def slow_send(fleet: Fleet, name: str, recipient: str, **variables: str) -> subprocess.Popen[bytes]:
     """A sender of a pipe that goes on, once its first bytes are at the recipient."""
     known = {item.id for item in inbox_of(fleet.home(recipient))[1]}
-    process = fleet.popen(name, "send", recipient, "--json", *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    process = fleet.popen(name, "send", recipient, "--json", env=variables, stdin=pipe, stdout=pipe)
     assert process.stdin is not None
     process.stdin.write(bytes(200 * 1024))
     process.stdin.flush()

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from zkc.wire.messages import Receipt, ReceiptBody, Stop
 
 MIB: Final = 1 << 20
 CONFIG: Final = {"transfer.listen": "tcp://127.0.0.1:0", "transfer.patience": "20s", "log.level": "debug"}
+IMPATIENT: Final = {"ZKC_TRANSFER_PATIENCE": "3s"}
+"""Of a reader whose sender does not come back."""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,11 @@ def no_defect(fleet: Fleet) -> Iterator[None]:
 class Live:
     """``zkc recv --live`` by bob, which waits for a transfer by now."""
 
-    def __init__(self, fleet: Fleet, *words: str, stdout: int = subprocess.PIPE, name: str = "bob") -> None:
-        self.process = fleet.popen(name, "recv", "--live", *words, stdout=stdout, stderr=subprocess.PIPE)
+    def __init__(
+        self, fleet: Fleet, *words: str, stdout: int = subprocess.PIPE, name: str = "bob",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.process = fleet.popen(name, "recv", "--live", *words, env=env, stdout=stdout, stderr=subprocess.PIPE)
         assert self.process.stderr is not None
         self.errors = self.process.stderr
         self.said = b""
@@ -504,7 +509,7 @@ def test_the_retry_of_a_file_goes_to_the_next_reader_from_its_first_byte(fleet: 
 
 def test_a_killed_sender_is_31_for_the_reader_and_every_byte_before_was_its(fleet: Fleet) -> None:
     payload = os.urandom(8 * MIB)
-    with live(fleet, "--json", "--loop") as reader, sending(fleet) as pipe:
+    with live(fleet, "--json", "--loop", env=IMPATIENT) as reader, sending(fleet) as pipe:
         pipe.feed(payload, whole=False)
         first = reader.read(MIB)
         pipe.process.kill()
@@ -516,7 +521,7 @@ def test_a_killed_sender_is_31_for_the_reader_and_every_byte_before_was_its(flee
 
 def test_a_sender_that_agrees_and_does_not_come_ends_no_reader(fleet: Fleet) -> None:
     """Nothing was taken, so the reader waits on: for anybody, that sender's next try too."""
-    with live(fleet, "--json") as reader, EvilSender(fleet.home("mallory")) as mallory:
+    with live(fleet, "--json", env=IMPATIENT) as reader, EvilSender(fleet.home("mallory")) as mallory:
         session = mallory.agree("bob")
         with Line(session) as line:
             assert line.admitted() == (True, True)  # and gone without a word
@@ -541,7 +546,7 @@ def test_an_interrupted_sender_is_31_for_the_reader(fleet: Fleet) -> None:
 @pytest.mark.attack("D01", "D03")
 def test_nothing_of_a_damaged_chunk_is_written(fleet: Fleet) -> None:
     """It costs the connection; and where nobody comes back, the stream has broken off."""
-    with live(fleet, "--json") as reader, EvilSender(fleet.home("mallory")) as mallory:
+    with live(fleet, "--json", env=IMPATIENT) as reader, EvilSender(fleet.home("mallory")) as mallory:
         session = mallory.agree("bob")
         with Line(session) as line:
             assert line.admitted() == (True, True)
@@ -574,7 +579,7 @@ def test_an_end_whose_totals_do_not_fit_is_32(fleet: Fleet) -> None:
 def test_a_stream_without_its_end_is_never_0(fleet: Fleet) -> None:
     """A farewell in place of the end is 32, a lost link 31."""
     for with_farewell in (True, False):
-        with live(fleet) as reader, EvilSender(fleet.home("mallory")) as mallory:
+        with live(fleet, env=IMPATIENT) as reader, EvilSender(fleet.home("mallory")) as mallory:
             session = mallory.agree("bob")
             with Line(session) as line:
                 assert line.admitted() == (True, True)

@@ -353,7 +353,8 @@ def _restore(call: Invocation, *, file: str) -> None:
         "restored", {**fields, "last": rfc3339(told.last) if told.log else None, "invitations": done.cancelled}
     )
     if not call.out.json:
-        call.out.notice(f"restored {told.fingerprint}: {told.clients} clients, as of {local_time(told.made)}")
+        clients = "1 client" if told.clients == 1 else f"{told.clients} clients"
+        call.out.notice(f"restored {told.fingerprint}: {clients}, as of {local_time(told.made)}")
         call.out.notice(
             "what was registered, revoked or rotated since has to be again; clients that know of such refuse "
             "those whom they meet for the first time (12 log-shrunk, log-fork)"
