@@ -156,5 +156,38 @@ def test_an_entry_is_named_where_there_are_several() -> None:
     clock, stdout = Clock(), io.StringIO()
     with Progress(Out(Style(json=True), stdout, io.StringIO()), "x", 10, clock=clock) as progress:
         clock.now += 1
-        progress.update(5, "photos/one.jpg")
-    assert json.loads(stdout.getvalue())["entry"] == "photos/one.jpg"
+        progress.update(5, "photos/one.jpg", 2, 3)
+    told = json.loads(stdout.getvalue())
+    assert (told["entry"], told["entry_bytes"], told["entry_total"]) == ("photos/one.jpg", 2, 3)
+
+
+def test_of_several_files_the_one_that_it_is_at_has_a_bar_of_its_own(terminal: Terminal) -> None:
+    clock = Clock()
+    with Progress(on(terminal), "photos", 10 * MIB, clock=clock) as progress:
+        progress.begin(0)
+        progress.update(MIB, "one\x1b.jpg", MIB, 8 * MIB)
+        clock.now += 2
+        progress.update(5 * MIB, "one\x1b.jpg", 5 * MIB, 8 * MIB)
+        whole, file = terminal.shown
+        assert ("photos" in whole, "50%" in whole) == (True, True)
+        assert ("one\\x1b"[:5] in file, "62%" in file) == (True, True)
+        if terminal.columns >= 50:
+            assert ("2.5M/s" in whole, "0:02" in whole, "2.0M/s" in file) == (True, True, True)
+        # The next one begins at its own beginning.
+        clock.now += 1
+        progress.update(8 * MIB, "two.jpg", 0, 2 * MIB)
+        whole, file = terminal.shown
+        assert ("80%" in whole, "two" in file, "0%" in file, "M/s" in file) == (True, True, True, False)
+    assert terminal.shown == []
+
+
+def test_lines_tell_of_the_file_too() -> None:
+    clock, stderr = Clock(), io.StringIO()
+    with Progress(Out(Style(progress=True), io.StringIO(), stderr), "photos", 10 * MIB, clock=clock) as progress:
+        progress.begin(0)
+        progress.update(0, "one.jpg", 0, 8 * MIB)
+        clock.now += 2
+        progress.update(4 * MIB, "one.jpg", 4 * MIB, 8 * MIB)
+    assert stderr.getvalue() == (
+        "photos: 4.0M of 10.0M, 2.0M/s, 0:03 left; one.jpg: 4.0M of 8.0M, 2.0M/s, 0:02 left\n"
+    )

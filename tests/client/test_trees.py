@@ -81,16 +81,19 @@ def test_it_says_which_file_a_byte_belongs_to_forwards_and_back(place: Path, tmp
     with closing(source):
         entries, size = listed(whole(source)), source.tree.size
         at = size - sum(data_bytes(entry) for entry in entries if isinstance(entry, TreeFile))
-        expected, path = [(0, ""), (at - 1, "")], list[bytes]()
+        expected, path = [(0, ("", 0, 0)), (at - 1, ("", 0, 0))], list[bytes]()
         for entry in entries:
             path[entry.depth :] = [entry.name]
             if isinstance(entry, TreeFile) and data_bytes(entry):
                 name = os.fsdecode(b"/".join(path))
-                expected += [(at, name), (at + data_bytes(entry) - 1, name)]
-                at += data_bytes(entry)
-        assert "many/sparse.img" in {name for _, name in expected}
+                total = data_bytes(entry)
+                expected += [(at, (name, 0, total)), (at + total - 1, (name, total - 1, total))]
+                at += total
+        assert "many/sparse.img" in {name for _, (name, _, _) in expected}
         for each in (expected, reversed(expected)):
-            assert all(source.entry_at(position) == name for position, name in each)
+            assert all(source.entry_at(position) == told for position, told in each)
+        _, done, total = source.entry_at(size)
+        assert done == total
 
 
 @pytest.mark.parametrize("n", [1, 7, 4096, 1 << 20])

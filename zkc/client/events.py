@@ -57,6 +57,8 @@ class Progress(NamedTuple):
     total: int | None
     entry: str = ""
     """Of several files: at which of them it is."""
+    entry_bytes: int = 0
+    entry_total: int = 0
 
 
 class Delivery(NamedTuple):

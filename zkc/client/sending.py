@@ -390,7 +390,7 @@ class Sending:
     def _on_progress(self, position: int) -> None:
         if position > self._farthest:
             self._farthest, self._patience, self._next_pause = position, None, _PAUSE_FIRST
-        self._on_event(Progress(position, self._manifest.size, self._source.entry_at(position)))
+        self._on_event(Progress(position, self._manifest.size, *self._source.entry_at(position)))
         self._reports.moved()
 
     def _on_receipt(self, done: Delivered) -> None:

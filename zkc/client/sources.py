@@ -25,9 +25,10 @@ OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 class _One:
     """One thing, of which no part has a name."""
 
-    def entry_at(self, position: int) -> str:
-        """The file that the byte at ``position`` belongs to, as a person knows it; empty where there is only one."""
-        return ""
+    def entry_at(self, position: int) -> tuple[str, int, int]:
+        """The file that the byte at ``position`` belongs to, as a person knows it, how many bytes of it are before that
+        one, and how many it has; an empty name where there is only one."""
+        return "", 0, 0
 
 
 class FileSource(_One):

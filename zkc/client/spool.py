@@ -98,9 +98,9 @@ class SpoolSource:
             self._chunk = self._chunk[len(skipped) :]
             position -= len(skipped)
 
-    def entry_at(self, position: int) -> str:
+    def entry_at(self, position: int) -> tuple[str, int, int]:
         """No part of it has a name."""
-        return ""
+        return "", 0, 0
 
     def check(self) -> None:
         """Every frame was authenticated."""

@@ -95,8 +95,9 @@ class TreeSource:
         self._contents.skip(max(offset - len(self._head), 0))
         self._position = offset
 
-    def entry_at(self, position: int) -> str:
-        """The file that the byte at ``position`` belongs to, by its path in the tree; empty in the listing."""
+    def entry_at(self, position: int) -> tuple[str, int, int]:
+        """The file that the byte at ``position`` belongs to, by its path in the tree, how many bytes of it are before
+        that one, and how many it has; an empty name in the listing."""
         if self._places is None or position < self._places.begin:
             self._places = _Places(memoryview(self._head))
         return self._places.at(position)
@@ -122,12 +123,13 @@ class _Places:
         """Of the file at `_path`."""
         self._path: list[bytes] = []
 
-    def at(self, position: int) -> str:
+    def at(self, position: int) -> tuple[str, int, int]:
         while position >= self._end and (entry := next(self._entries, None)) is not None:
             self._path[entry.depth :] = [entry.name]
             if isinstance(entry, TreeFile):
                 self.begin, self._end = self._end, self._end + data_bytes(entry)
-        return os.fsdecode(b"/".join(part for part in self._path if part))
+        name = os.fsdecode(b"/".join(part for part in self._path if part))
+        return (name, min(position, self._end) - self.begin, self._end - self.begin) if name else ("", 0, 0)
 
 
 class _Contents:

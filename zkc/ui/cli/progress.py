@@ -122,7 +122,8 @@ class Progress:
     """The progress of one transfer, as a context manager; `update` may be called for each chunk.
 
     ``label`` is for people and is printed escaped already; ``total`` is in bytes, None while nobody knows.
-    ``fields`` are added to each object. Of several transfers that share a ``board`` each has a bar.
+    ``fields`` are added to each object. Of several transfers that share a ``board`` each has a bar, and another for
+    the file that it is at, where there are several.
     """
 
     def __init__(
@@ -141,6 +142,9 @@ class Progress:
         self._done = 0
         self._told: int | None = None
         self._entry = ""
+        self._entry_done = self._entry_total = 0
+        self._entry_pulse: Final = Pulse()
+        self._entry_bar: TaskID | None = None
         now = self._clock.monotonic()
         self._pulse.begin(now, 0)
         self._next = now + (OBJECT_SECONDS if out.json else QUIET_SECONDS)
@@ -156,17 +160,20 @@ class Progress:
     def begin(self, done: int) -> None:
         """It begins, or goes on after an interruption, where ``done`` bytes are there: they are no part of the rate."""
         with self._board.mutex:
-            self._done = done
+            self._done, self._entry = done, ""
             self._pulse.begin(self._clock.monotonic(), done)
 
-    def update(self, done: int, entry: str = "") -> None:
-        """``done`` bytes by now; of several files it is at ``entry``."""
+    def update(self, done: int, entry: str = "", entry_done: int = 0, entry_total: int = 0) -> None:
+        """``done`` bytes by now; of several files it is at ``entry``, of which ``entry_done`` bytes are done."""
         with self._board.mutex:
-            self._done, self._entry = done, entry
             now = self._clock.monotonic()
+            if entry != self._entry:
+                self._entry_pulse.begin(now, entry_done)
+            self._done, self._entry, self._entry_done, self._entry_total = done, entry, entry_done, entry_total
             if now < self._next or done == self._told:
                 return
             self._pulse.add(now, done)
+            self._entry_pulse.add(now, entry_done)
             if self._out.json:
                 self._next = now + OBJECT_SECONDS
                 self._tell()
@@ -186,38 +193,55 @@ class Progress:
             if self._out.json and self._done not in (0, self._told):
                 self._tell()
                 self._told = self._done
-            if self._bar is not None:
-                self._board.bars().remove_task(self._bar)
-                self._bar = None
+            for bar in (self._bar, self._entry_bar):
+                if bar is not None:
+                    self._board.bars().remove_task(bar)
+            self._bar = self._entry_bar = None
             if self._owns_board:
                 self._board.close()
 
     def _tell(self) -> None:
-        entry = {"entry": self._entry} if self._entry else {}
+        entry: dict[str, object] = {}
+        if self._entry:
+            entry = {"entry": self._entry, "entry_bytes": self._entry_done, "entry_total": self._entry_total}
         self._out.event("progress", {**self._fields, "bytes": self._done, "total": self._total, **entry})
-
-    @property
-    def _described(self) -> str:
-        return f"{self._label}: {escape(self._entry)}" if self._entry else self._label
 
     def _draw(self) -> None:
         bars = self._board.bars()
-        rate, left = self._pulse.rate, self._pulse.left(self._total)
         if self._bar is None:
-            self._bar = bars.add_task(self._described, total=self._total, rate="", left="")
-        bars.update(
-            self._bar, completed=self._done, description=self._described, refresh=True,
-            rate=f"{show_size(rate)}/s" if rate else "", left="" if left is None else show_left(left),
-        )
+            self._bar = bars.add_task(self._label, total=self._total, rate="", left="")
+            self._entry_bar = bars.add_task("", rate="", left="")
+        if self._entry_bar is not None:
+            rate, left = _pace(self._entry_pulse, self._entry_total)
+            bars.update(
+                self._entry_bar, visible=bool(self._entry), completed=self._entry_done, total=self._entry_total,
+                description=f"  {escape(self._entry)}", rate=rate, left=left,
+            )
+        rate, left = _pace(self._pulse, self._total)
+        bars.update(self._bar, completed=self._done, refresh=True, rate=rate, left=left)
 
     def _line(self) -> str:
-        total, rate, left = self._total, self._pulse.rate, self._pulse.left(self._total)
-        return (
-            f"{self._described}: {show_size(self._done)}"
-            + (f" of {show_size(total)}" if total is not None else "")
-            + (f", {show_size(rate)}/s" if rate else "")
-            + (f", {show_left(left)} left" if left is not None else "")
-        )
+        line = f"{self._label}: {_so_far(self._done, self._total, self._pulse)}"
+        if self._entry:
+            line += f"; {escape(self._entry)}: {_so_far(self._entry_done, self._entry_total, self._entry_pulse)}"
+        return line
+
+
+def _pace(pulse: Pulse, total: int | None) -> tuple[str, str]:
+    """Rate and time left, as they stand at the end of a bar."""
+    rate, left = pulse.rate, pulse.left(total)
+    return f"{show_size(rate)}/s" if rate else "", "" if left is None else show_left(left)
+
+
+def _so_far(done: int, total: int | None, pulse: Pulse) -> str:
+    """The same as a piece of a line."""
+    rate, left = _pace(pulse, total)
+    return (
+        show_size(done)
+        + (f" of {show_size(total)}" if total is not None else "")
+        + (f", {rate}" if rate else "")
+        + (f", {left} left" if left else "")
+    )
 
 
 def show_left(seconds: float) -> str:

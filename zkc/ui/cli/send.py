@@ -310,7 +310,7 @@ class Shown:
             with self._alone():
                 self._tell(event)
         elif self._progress is not None:
-            self._progress.update(event.bytes, event.entry)
+            self._progress.update(event.bytes, event.entry, event.entry_bytes, event.entry_total)
 
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self._board is None else self._board.mutex
