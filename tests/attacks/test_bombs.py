@@ -22,7 +22,8 @@ GIB = 1 << 30
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with Fleet("bob", client={"transfer.listen": "tcp://127.0.0.1:0", "log.level": "debug"}) as fleet:
+    client = {"transfer.listen": "tcp://127.0.0.1:0", "inbox.max_bytes": "64M", "log.level": "debug"}
+    with Fleet("bob", client=client) as fleet:
         fleet.join("mallory")
         yield fleet
 
@@ -66,7 +67,8 @@ def test_a_thousand_bytes_that_unpack_to_ten_gigabytes_stop_at_what_was_declared
 
 @pytest.mark.attack("F13")
 def test_what_declares_no_size_is_held_to_the_bounds_of_the_recipient(fleet: Fleet, mallory: EvilSender) -> None:
-    """Of `inbox.max_bytes` and credit each byte counts that is written, and not the frame that it came in."""
+    """Of credit each byte counts that is written, and not the frame that it came in; and where bob is so quick that his
+    credit is never used up, `inbox.max_bytes` ends it."""
     session = agree(mallory)
     frames = Frames(session, kind="stream")
     bomb = Packer().pack(bytes(session.resp.chunk))

@@ -232,6 +232,15 @@ def test_a_daemon_that_stands_still_is_34_and_is_waited_for_by_who_waits(home: H
         held.clear()
 
 
+def test_what_a_later_daemon_tells_besides_is_passed_over(home: Home) -> None:
+    events: list[object] = []
+    name, fields = as_told(GRANTED)
+    later = pack_reply(encode(control.EventReply(name, fields | {"colour": "red"})))
+    with served(home, lambda connection: connection.sendall(later + told(DELIVERY) + pack_end())):
+        assert hand(home, events) == DELIVERY
+    assert events == [GRANTED]
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -217,7 +217,9 @@ def _read(path: Path, reply: bytes) -> Told:
         _tag, name, fields = json.loads(reply)
         if "receipt" in fields:
             fields["receipt"] = Path(fields["receipt"])
-        return EVENTS[name](**fields)
+        kind = EVENTS[name]
+        # A daemon of a later version may tell more.
+        return kind(**{key: value for key, value in fields.items() if key in kind._fields})
     except (ValueError, TypeError, KeyError, RecursionError):
         raise bad_answer(path, PeerViolation("malformed", "an event of another form")) from None
 
