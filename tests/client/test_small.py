@@ -245,7 +245,7 @@ def test_what_a_later_daemon_tells_besides_is_passed_over(home: Home) -> None:
     "body",
     [
         b"[]", b"{}", b"\xff", b'["event","Nothing",{}]', b'["event","Granted",{}]',
-        b'["event","Delivery",{"receipt":1}]',
+        b'["event","Delivery",{"receipt":1}]', b'["event","Notice",["x"]]',
     ],
 )
 def test_an_event_of_another_form_is_a_daemon_error(home: Home, body: bytes) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
@@ -32,6 +34,10 @@ class Relay:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        with warnings.catch_warnings():
+            # Python 3.11's asyncio leaves a connection open that is accepted while its server closes.
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
     def run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)

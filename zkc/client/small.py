@@ -220,7 +220,7 @@ def _read(path: Path, reply: bytes) -> Told:
         kind = EVENTS[name]
         # A daemon of a later version may tell more.
         return kind(**{key: value for key, value in fields.items() if key in kind._fields})
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise bad_answer(path, PeerViolation("malformed", "an event of another form")) from None
 
 

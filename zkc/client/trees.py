@@ -122,14 +122,15 @@ class _Places:
         self.begin, self._end = 0, len(head)
         """Of the file at `_path`."""
         self._path: list[bytes] = []
+        self._file = ""
 
     def at(self, position: int) -> tuple[str, int, int]:
         while position >= self._end and (entry := next(self._entries, None)) is not None:
             self._path[entry.depth :] = [entry.name]
             if isinstance(entry, TreeFile):
                 self.begin, self._end = self._end, self._end + data_bytes(entry)
-        name = os.fsdecode(b"/".join(part for part in self._path if part))
-        return (name, min(position, self._end) - self.begin, self._end - self.begin) if name else ("", 0, 0)
+                self._file = os.fsdecode(b"/".join(part for part in self._path if part))
+        return (self._file, min(position, self._end) - self.begin, self._end - self.begin) if self._file else ("", 0, 0)
 
 
 class _Contents:

@@ -210,7 +210,7 @@ class Progress:
         bars = self._board.bars()
         if self._bar is None:
             self._bar = bars.add_task(self._label, total=self._total, rate="", left="")
-            self._entry_bar = bars.add_task("", rate="", left="")
+            self._entry_bar = bars.add_task("", visible=False, rate="", left="")
         if self._entry_bar is not None:
             rate, left = _pace(self._entry_pulse, self._entry_total)
             bars.update(
