@@ -206,7 +206,8 @@ def test_a_condition_that_is_not_met_ends_with_its_code(
 
 @pytest.mark.parametrize(
     "words",
-    [[""], ["report.txt", ""], ["report.txt", "--id", ""], ["-m", "x", "--id", ""], ["report.txt", "./report.txt"]],
+    [[""], ["report.txt", ""], ["report.txt", "--id", ""], ["-m", "x", "--id", ""],
+     ["photos/a", "--from", "carol", "--id", ""], ["report.txt", "./report.txt"]],
 )
 def test_a_variable_that_is_unset_names_nothing_and_a_file_is_named_once(
     fleet: Fleet, tmp_path: Path, words: list[str]

@@ -96,6 +96,14 @@ def test_it_says_which_file_a_byte_belongs_to_forwards_and_back(place: Path, tmp
         assert done == total
 
 
+def test_at_the_end_it_is_at_the_last_file_and_at_no_folder_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "z").mkdir(parents=True)
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"12345")
+    source, _ = tree_of(tmp_path / "photos")
+    with closing(source):
+        assert source.entry_at(source.tree.size) == ("a.jpg", 5, 5)
+
+
 @pytest.mark.parametrize("n", [1, 7, 4096, 1 << 20])
 def test_it_can_be_read_from_any_byte_on_in_parts_of_any_size(tmp_path: Path, n: int) -> None:
     """What `seek` promises a transfer that goes on."""

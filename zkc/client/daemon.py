@@ -128,7 +128,7 @@ async def run(
             manager.ready()
             # What stands now stays: the collector need not go through it again and again.
             gc.freeze()
-            gc.set_threshold(700)  # what ends holds chunks: it goes sooner than in a command
+            gc.set_threshold(700)  # not that of a command's start: deliveries that have ended hold chunks
             besides = [asyncio.create_task(keeping.run()), asyncio.create_task(manager.keep_alive())]
             try:
                 await daemon.until_ended(stop)

@@ -34,7 +34,7 @@ _GRACE_SECONDS: Final = 1.0
 
 
 class Small(NamedTuple):
-    """A payload that is here whole."""
+    """A payload that is here whole. Goes over the control socket in this order, as `OnDisk` does."""
 
     kind: Literal["file", "stream", "message"]
     name: str

@@ -230,7 +230,6 @@ class Engine:
             self._settings.on_ready(Ready(self._bound, fingerprint))
             # What stands now stays: the collector need not go through it again and again.
             gc.freeze()
-            gc.set_threshold(700)  # as in the daemon: what ends goes sooner than in a command
             await self._until_stopped(ctx, identity)
         self._log.info("stopped")
         if self._broken is not None:

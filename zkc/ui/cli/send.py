@@ -87,6 +87,8 @@ def command(
     from zkc.ui.cli.send_several import receipt_files, recipients_of
 
     names = recipients_of(recipient)
+    if key == "":
+        raise UsageError("an empty key is no key", detail="payload", hint="is a variable unset?")
     if sender is not None:
         from zkc.ui.cli.fetching import check_words, fetch, fetch_each, wish
 
@@ -112,8 +114,6 @@ def command(
     payload = _payload(call.out, paths, message, dry_run=dry_run)
     if exclude and not isinstance(payload, list):
         raise UsageError("send: --exclude is for paths", hint="leave it out, or name a folder")
-    if key == "":
-        raise UsageError("an empty key is no key", detail="payload", hint="is a variable unset?")
 
     from zkc.client.events import Delivery, Options
 
