@@ -21,6 +21,7 @@ from tests.support.parties import world
 from tests.support.streams import WHAT, Kept, Memory, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
+from zkc.env import SystemClock
 from zkc.net.pipe import Attempts, Bell, Bulk, LinkLost, Outgoing, Told
 from zkc.net.pipe.dialling import Dialling
 from zkc.net.pipe.link import CONNECT_SECONDS
@@ -92,7 +93,7 @@ def test_of_many_addresses_that_are_silent_a_few_are_tried_at_once(monkeypatch: 
         bell = closing.enter_context(contextlib.closing(Bell()))
         begun = time.monotonic()
         with pytest.raises(LinkLost, match="cannot reach bob at 127.0.0.10, "):
-            dials.meet(bell, begun + DEADLINE)
+            dials.meet(bell, begun + DEADLINE, SystemClock())
         assert time.monotonic() - begun > math.ceil(len(addresses) / ADDRESSES_AT_ONCE) * 0.5
 
 
@@ -137,9 +138,9 @@ def test_a_recipient_that_finds_no_socket_tries_again(monkeypatch: pytest.Monkey
     made, meetings = Meeting("sender listens"), []
     meet = Dialling.meet
 
-    def counted(dialling: Dialling, bell: Bell, until: float) -> Any:
+    def counted(dialling: Dialling, *words: Any) -> Any:
         meetings.append(dialling.number)
-        return meet(dialling, bell, until)
+        return meet(dialling, *words)
 
     monkeypatch.setattr(Dialling, "meet", counted)
     with contextlib.closing(made), contextlib.ExitStack() as taken, ThreadPoolExecutor(1) as pool:

@@ -208,8 +208,9 @@ def test_a_connection_is_kept_no_longer_than_the_other_end_and_its_owner_do(tmp_
                 return bool(on.server._connections)
 
             assert await used()
-            await until(lambda: not on.server._connections)
-            assert kept.take() is None, "the other end has closed it"
+            ((_, idle),) = kept._idle
+            assert await asyncio.to_thread(idle.recv, 1, socket.MSG_PEEK) == b"", "the other end has closed it"
+            assert kept.take() is None
             assert await used()
             clock.now += KEPT_SECONDS + 1
             assert kept.take() is None, "it is too old"

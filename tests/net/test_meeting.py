@@ -18,6 +18,7 @@ from tests.support.meetings import FORMS, HOST, C, Meeting, silent
 from tests.support.streams import Slow, persist
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CONTROL_MESSAGE_MAX
+from zkc.env import SystemClock
 from zkc.errors import Interrupted, PolicyRefused, ZkcError
 from zkc.net.pipe import Bell, LinkLost, Told
 from zkc.net.pipe.dialling import Dialling
@@ -174,11 +175,11 @@ def test_a_ring_ends_the_wait_of_either_end(sender_listens: Meeting) -> None:
     here.expect(sender_listens.sender.k, C)
     ring.ring()
     with pytest.raises(Rung):
-        here.meet(ring, time.monotonic() + DEADLINE)
+        here.meet(ring, time.monotonic() + DEADLINE, SystemClock())
     dialling = Dialling(
         sender_listens.doors.context, sender_listens.sender.k, here.at(["127.0.0.9"]), chunk=C, sends=False,
         peer="x",
     )
     with silent("127.0.0.9", here.data_port, here.ack_port), pytest.raises(Rung):
-        dialling.meet(ring, time.monotonic() + DEADLINE)
+        dialling.meet(ring, time.monotonic() + DEADLINE, SystemClock())
     assert dialling.number == 1, "its tokens may have been shown"

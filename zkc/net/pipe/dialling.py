@@ -9,7 +9,7 @@ from typing import Final
 import zmq
 
 from zkc.crypto.primitives import Secret
-from zkc.env import Clock, SystemClock
+from zkc.env import Clock
 from zkc.errors import PeerViolation
 from zkc.net.addresses import is_address
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
@@ -44,7 +44,7 @@ class Dialling:
 
     def __init__(
         self, ctx: Context, k: Secret, endpoints: Endpoints, *, chunk: int, sends: bool, peer: str, number: int = 0,
-        by: str = "", clock: Clock | None = None,
+        by: str = "",
     ) -> None:
         """``by``: the relay to which the endpoints, this machine's own, lead."""
         self._context = ctx
@@ -58,7 +58,6 @@ class Dialling:
         self._watch = _over_what_is_dialled()
         self._peer = peer
         self._by = by
-        self._clock = clock or SystemClock()
         self._waiting: dict[Socket, _Candidate] = {}
         self._stand: dict[bool, _Candidate] = {}
         """The connections that stand, by whether they are the data's."""
@@ -67,15 +66,15 @@ class Dialling:
         self.number = number
         """Of the next attempt."""
 
-    def meet(self, bell: Bell, until: float) -> Pair:
-        number, now = self.number, self._clock.monotonic()
+    def meet(self, bell: Bell, until: float, clock: Clock) -> Pair:
+        number, now = self.number, clock.monotonic()
         # Tokens that were shown are spent, whatever comes of them.
         self.number += 1
         self._cut = False
         left, due = deque(self._addresses), now
         try:
             while len(self._stand) < 2:
-                now = self._clock.monotonic()
+                now = clock.monotonic()
                 for late in [each for each in self._waiting.values() if now >= each.until]:
                     self._fail(late)
                 if left and (not self._waiting or (now >= due and self._has_room())):
@@ -83,7 +82,7 @@ class Dialling:
                     due = now + NEXT_ADDRESS_SECONDS
                 if not self._waiting or now >= until:
                     raise self._nobody()
-                self._await_one(bell, min(until, due) if left and self._has_room() else until)
+                self._await_one(bell, min(until, due) if left and self._has_room() else until, clock)
         except BaseException:
             self._drop(0)
             raise
@@ -119,13 +118,13 @@ class Dialling:
             self._context, address, told.data_port, told.ack_port, *tokens, sends=self._sends, watch=watch
         )
 
-    def _await_one(self, bell: Bell, until: float) -> None:
+    def _await_one(self, bell: Bell, until: float, clock: Clock) -> None:
         poller = zmq.Poller()
         poller.register(bell.fd, zmq.POLLIN)
         for waiting in self._waiting.values():
             poller.register(waiting.events, zmq.POLLIN)
             until = min(until, waiting.until)
-        ready = dict(poller.poll(int(max(until - self._clock.monotonic(), 0) * 1000) + 1))
+        ready = dict(poller.poll(int(max(until - clock.monotonic(), 0) * 1000) + 1))
         if bell.fd in ready:
             raise Rung
         for waiting in [each for each in self._waiting.values() if each.events in ready]:

@@ -12,7 +12,7 @@ import zmq
 
 from zkc.constants import CHUNK_MAX
 from zkc.crypto.primitives import Secret, check_mac
-from zkc.env import Clock, SystemClock
+from zkc.env import Clock
 from zkc.errors import PeerViolation
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
 from zkc.net.pipe.link import Bell, LinkLost, attempt_of, login
@@ -146,8 +146,7 @@ class Listening:
     """One transfer's ports and the pair on them. Made on any thread; from `meet` on it belongs to the calling."""
 
     def __init__(
-        self, doors: Doors, domain: str, door: Door, ports: BulkPorts, *, sends: bool, peer: str,
-        clock: Clock | None = None,
+        self, doors: Doors, domain: str, door: Door, ports: BulkPorts, *, sends: bool, peer: str
     ) -> None:
         self._doors = doors
         self._domain = domain
@@ -155,7 +154,6 @@ class Listening:
         self._sends = sends
         self._chunk = CHUNK_MAX
         self._peer = peer
-        self._clock = clock or SystemClock()
         self._pair: tuple[Socket, Socket] | None = None
         self._ends: tuple[_Admitted, _Admitted] | None = None
         self.door: Final = door
@@ -185,7 +183,7 @@ class Listening:
         """What the other end is told."""
         return Endpoints(addresses, self.data_port, self.ack_port, 0, "", b"")
 
-    def meet(self, bell: Bell, until: float) -> Pair:
+    def meet(self, bell: Bell, until: float, clock: Clock) -> Pair:
         while True:
             if self._pair is None:
                 self._open()  # there was no descriptor for it
@@ -199,7 +197,7 @@ class Listening:
             if stale:
                 self.leave(-1)
                 continue
-            now = self._clock.monotonic()
+            now = clock.monotonic()
             if now >= until:
                 raise LinkLost(
                     f"{self._peer} did not connect to ports {self.data_port} and {self.ack_port} of this client",

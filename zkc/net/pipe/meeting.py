@@ -4,8 +4,8 @@ The listening end binds its ports before it tells them, and lets in whoever show
 attempts before. The dialling end counts the attempts, and tries the addresses that it was told. Each connection has
 sockets of its own, so that nothing of two is ever mixed. Either end gives its loop one `Pair` after the other::
 
-    pair = meeting.meet(bell, until)      the next connection
-    meeting.leave(highest)                it has ended: the next attempt is above `highest`
+    pair = meeting.meet(bell, until, clock)      the next connection
+    meeting.leave(highest)                       it has ended: the next attempt is above `highest`
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Rung(Exception):
 class Meeting(Protocol):
     """Either end. One thread at a time."""
 
-    def meet(self, bell: Bell, until: float) -> Pair:
-        """The next connection, waited for until ``until`` (monotonic seconds), or until nothing is left to try.
+    def meet(self, bell: Bell, until: float, clock: Clock) -> Pair:
+        """The next connection, waited for until ``until`` (monotonic seconds of ``clock``), or until nothing is left
+        to try.
 
         `LinkLost` where there is none; `Rung`; `DescriptorsTaken`; `PeerViolation` for one that was cut off.
         """

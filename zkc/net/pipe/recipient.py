@@ -155,17 +155,17 @@ class Incoming:
         bell rings; what ``sink`` raises. The sender is told.
         """
         self.share.begin(session.resp.chunk)
-        with contextlib.closing(self._meeting(session, clock)) as meeting:
+        with contextlib.closing(self._meeting(session)) as meeting:
             _Receiver(self, meeting, session, sink, bell, clock or SystemClock(), patience).run()
 
-    def _meeting(self, session: Session, clock: Clock | None) -> Meeting:
+    def _meeting(self, session: Session) -> Meeting:
         if self.listening is not None:
             return self.listening
         if session.endpoints is None:
             raise ValueError("neither end listens")
         return Dialling(
             self._context, session.k, session.endpoints, chunk=session.resp.chunk, sends=False,
-            peer=session.req.sender, clock=clock,
+            peer=session.req.sender,
         )
 
 
@@ -229,7 +229,7 @@ class _Receiver:
         pair: Pair | None = None
         while pair is None:
             try:
-                pair = self._meeting.meet(self._bell, self._deadline)
+                pair = self._meeting.meet(self._bell, self._deadline, self._clock)
             except Rung:
                 self._hurry()
                 return None

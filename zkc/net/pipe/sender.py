@@ -100,7 +100,7 @@ class Attempts:
         with self._meeting() as meeting:
             until = self.clock.monotonic() + COME_SECONDS if self._listening is not None else math.inf
             try:
-                pair = meeting.meet(bell, until if deadline is None else min(until, deadline))
+                pair = meeting.meet(bell, until if deadline is None else min(until, deadline), self.clock)
             except Rung:
                 raise interrupted(self.session.req.recipient, bell) from None
             except PeerViolation as violation:
@@ -135,7 +135,6 @@ class Attempts:
                     dialling = Dialling(
                         ctx, session.k, session.endpoints if passage is None else passage.here,
                         chunk=session.resp.chunk, sends=True, peer=session.req.recipient, number=self.number, by=relay,
-                        clock=self.clock,
                     )
                     try:
                         yield dialling
