@@ -308,4 +308,4 @@ def test_a_small_command_imports_little() -> None:
 
 def test_the_console_script_is_the_entry_that_these_tests_run() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["scripts"] == {"zkc": "zkc.ui.cli.main:main"}
+    assert project["scripts"] == {"zkc": "zkc.ui.cli.main:console"}

@@ -437,14 +437,15 @@ def test_a_signal_while_it_waits_for_the_recipient_ends_it_with_its_code(
 
 LOSES = """
 import sys
-from zkc.client import sending
-from zkc.net.pipe import Attempts, LinkLost, Told
+from zkc.net.pipe import sender
+from zkc.net.pipe.bell import LinkLost
+from zkc.net.pipe.sender import Attempts, Told
 class Losing(Attempts):
     def next(self, bell, told, **more):
         def lose(done):
             raise LinkLost("the link broke off", detail="link")
         return super().next(bell, Told(told.on_begun, told.on_flowing, told.on_progress, lose), **more)
-sending.Attempts = Losing
+sender.Attempts = Losing
 from zkc.ui.cli.main import main
 sys.exit(main())
 """

@@ -17,7 +17,8 @@ from tests.support.looking import memory
 from tests.support.waiting import DEADLINE, until
 from zkc.client.dial import Connection
 from zkc.errors import UsageError, ZkcError
-from zkc.net.sockets import DescriptorsTaken, bind_router, context, generate_curve
+from zkc.net.descriptors import DescriptorsTaken
+from zkc.net.sockets import bind_router, context, generate_curve
 from zkc.net.zap import AsyncZap, Overloaded, ZapRequest
 
 

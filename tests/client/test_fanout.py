@@ -16,7 +16,7 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.client.fanout import Branch, Fan, SharedPace, Team
 from zkc.env import SystemClock
 from zkc.errors import Interrupted, LocalIOError, UsageError
-from zkc.net.pipe import Bell
+from zkc.net.pipe.bell import Bell
 from zkc.stores.pipes import PIPE_BYTES
 
 MIB = 1 << 20

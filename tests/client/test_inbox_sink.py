@@ -20,8 +20,8 @@ from zkc.client.judging import Consent
 from zkc.config import ClientConfig
 from zkc.constants import SMALL_MAX
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
-from zkc.net.pipe import Bell, LinkLost
-from zkc.net.sockets import DescriptorsTaken
+from zkc.net.descriptors import DescriptorsTaken
+from zkc.net.pipe.bell import Bell, LinkLost
 from zkc.protocol.session import make_preview
 from zkc.rules.patterns import Patterns
 from zkc.rules.policy import Rule

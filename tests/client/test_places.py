@@ -18,7 +18,8 @@ from zkc.client import places
 from zkc.client.sending import _COMES_BACK
 from zkc.client.transfers import Transfer
 from zkc.errors import PeerViolation
-from zkc.net.pipe import Bell, Incoming
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.recipient import Incoming
 from zkc.stores.home import Home
 from zkc.wire.messages import TransferEnd
 

@@ -21,7 +21,6 @@ from tests.support.env import FixedClock, SeededEntropy
 from tests.support.parties import identity_of, world
 from tests.support.ports import two_ports
 from tests.support.talks import terms
-from zkc.client import sending
 from zkc.client.events import Delivery, Event, Granted, Options
 from zkc.client.grants import Grant, Have, Listen, OnPending, Wanted
 from zkc.client.sending import Sending
@@ -40,7 +39,10 @@ from zkc.errors import (
 )
 from zkc.hardening import claim_descriptors
 from zkc.net.local_frames import NoAnswer
-from zkc.net.pipe import Bell, LinkLost, Outgoing, Told
+from zkc.net.pipe import sender
+from zkc.net.pipe.bell import Bell, LinkLost
+from zkc.net.pipe.outgoing import Outgoing
+from zkc.net.pipe.sender import Told
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.delivery_sender import Delivered
 from zkc.protocol.session import Session
@@ -156,7 +158,7 @@ class Bob:
 
 
 class Attempts:
-    """In place of `zkc.net.pipe.Attempts`: each connection is what the script makes of it."""
+    """In place of `zkc.net.pipe.sender.Attempts`: each connection is what the script makes of it."""
 
     bob: Bob
 
@@ -179,7 +181,7 @@ class Attempts:
 def bob(monkeypatch: pytest.MonkeyPatch) -> Bob:
     made = Bob()
     monkeypatch.setattr(Attempts, "bob", made, raising=False)
-    monkeypatch.setattr(sending, "Attempts", Attempts)
+    monkeypatch.setattr(sender, "Attempts", Attempts)
     return made
 
 

@@ -22,10 +22,13 @@ from tests.support.streams import WHAT, Kept, Memory, persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
 from zkc.env import SystemClock
-from zkc.net.pipe import Attempts, Bell, Bulk, LinkLost, Outgoing, Told
+from zkc.net.pipe.bell import Bell, LinkLost
 from zkc.net.pipe.dialling import Dialling
 from zkc.net.pipe.link import CONNECT_SECONDS
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE
+from zkc.net.pipe.outgoing import Outgoing
+from zkc.net.pipe.recipient import Bulk
+from zkc.net.pipe.sender import Attempts, Told
 from zkc.net.sockets import BULK_FRAME_MAX, BulkPorts, context
 from zkc.wire.messages import Endpoints
 

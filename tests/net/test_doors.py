@@ -19,10 +19,14 @@ from tests.support.parties import world
 from tests.support.streams import persist
 from tests.support.talks import terms
 from tests.support.waiting import DEADLINE, wait_until
+from zkc.net.descriptors import DescriptorsTaken
 from zkc.net.monitor import EventKind, SocketEvent, ThreadMonitor
-from zkc.net.pipe import Bell, Doors, LinkLost, Told, login
+from zkc.net.pipe.bell import Bell, LinkLost
+from zkc.net.pipe.doors import Doors
+from zkc.net.pipe.link import login
 from zkc.net.pipe.passage import Passage
-from zkc.net.sockets import Context, DescriptorsTaken
+from zkc.net.pipe.sender import Told
+from zkc.net.sockets import Context
 from zkc.net.zap import ThreadZap
 from zkc.wire.messages import Endpoints
 

@@ -20,9 +20,10 @@ from tests.support.waiting import DEADLINE, wait_until
 from zkc.constants import CONTROL_MESSAGE_MAX
 from zkc.env import SystemClock
 from zkc.errors import Interrupted, PolicyRefused, ZkcError
-from zkc.net.pipe import Bell, LinkLost, Told
+from zkc.net.pipe.bell import Bell, LinkLost
 from zkc.net.pipe.dialling import Dialling
 from zkc.net.pipe.meeting import Rung
+from zkc.net.pipe.sender import Told
 from zkc.net.sockets import BULK_FRAME_MAX, CURVE_OVERHEAD
 
 MIB: Final = 1024 * 1024

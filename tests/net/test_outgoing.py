@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from zkc.constants import CHUNK
 from zkc.errors import IntegrityError, Interrupted, LocalIOError
-from zkc.net.pipe import Outgoing
+from zkc.net.pipe.outgoing import Outgoing
 
 SIZE: Final = 8
 """Bytes of a chunk here."""

@@ -29,13 +29,15 @@ from zkc.crypto.chunks import StreamSealer
 from zkc.crypto.ciphers import AeadCipher
 from zkc.env import SystemClock
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError
-from zkc.net.pipe import Attempts, Bell, Bulk, Incoming, LinkLost, Outgoing, Source, Told, login
+from zkc.net.descriptors import DescriptorsTaken
+from zkc.net.pipe.bell import Bell, LinkLost
 from zkc.net.pipe.budget import Budget, Share
 from zkc.net.pipe.doors import Door
-from zkc.net.pipe.link import CONNECT_SECONDS
-from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FAREWELL_SECONDS, FRAMES_A_TURN
-from zkc.net.pipe.sender import FLUSH_SECONDS
-from zkc.net.sockets import DescriptorsTaken, Login
+from zkc.net.pipe.link import CONNECT_SECONDS, login
+from zkc.net.pipe.outgoing import Outgoing, Source
+from zkc.net.pipe.recipient import ARRIVAL_SECONDS, FAREWELL_SECONDS, FRAMES_A_TURN, Bulk, Incoming
+from zkc.net.pipe.sender import FLUSH_SECONDS, Attempts, Told
+from zkc.net.sockets import Login
 from zkc.protocol.delivery import Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.delivery_sender import Delivered

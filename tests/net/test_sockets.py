@@ -17,9 +17,10 @@ from tests.support.waiting import DEADLINE
 from zkc.env import SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
 from zkc.net import sockets
+from zkc.net.descriptors import DescriptorsTaken
 from zkc.net.loopsocket import _source
 from zkc.net.monitor import EventKind, ThreadMonitor
-from zkc.net.sockets import BulkPorts, Context, DescriptorsTaken, Login, PortsTaken, Socket
+from zkc.net.sockets import BulkPorts, Context, Login, PortsTaken, Socket
 from zkc.net.zap import ThreadZap, ZapRequest
 
 

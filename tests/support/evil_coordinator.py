@@ -45,7 +45,8 @@ from zkc.crypto.suites import kem_encapsulate
 from zkc.crypto.transcript import Transcript
 from zkc.errors import ZkcError
 from zkc.net.loopsocket import Sent
-from zkc.net.pipe import Bell, Bulk, Incoming
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.recipient import Bulk, Incoming
 from zkc.protocol import transfer_recipient as recipient
 from zkc.protocol import transfer_sender as sender
 from zkc.protocol.delivery_recipient import receipt_body

@@ -24,7 +24,8 @@ from zkc.crypto.chunks import StreamSealer
 from zkc.crypto.receipts import make_receipt
 from zkc.crypto.signing import IdentityKey
 from zkc.env import SystemClock, SystemEntropy
-from zkc.net.pipe import Bell, Incoming
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.recipient import Incoming
 from zkc.protocol.delivery_recipient import Announced, Complete, DeliveryRecipient, Event, receipt_body
 from zkc.protocol.session import Session
 from zkc.stores.audit_file import AuditFile

@@ -19,7 +19,11 @@ from tests.support.talks import terms
 from tests.support.waiting import DEADLINE
 from zkc.constants import CHUNK_MIN
 from zkc.crypto.chunks import rendezvous
-from zkc.net.pipe import Attempts, Bell, Bulk, Doors, Incoming, Listening, Outgoing, Source
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.doors import Doors, Listening
+from zkc.net.pipe.outgoing import Outgoing, Source
+from zkc.net.pipe.recipient import Bulk, Incoming
+from zkc.net.pipe.sender import Attempts
 from zkc.wire.messages import Endpoints
 
 C: Final = CHUNK_MIN

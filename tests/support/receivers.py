@@ -24,7 +24,7 @@ from zkc.client.transfers import Transfer
 from zkc.config import ClientConfig
 from zkc.env import SystemEntropy
 from zkc.errors import PolicyRefused
-from zkc.net.pipe import Bulk
+from zkc.net.pipe.recipient import Bulk
 from zkc.protocol import transfer_sender
 from zkc.stores.home import Home
 from zkc.stores.inbox import Inbox

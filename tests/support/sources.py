@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zkc.net.pipe import Source
+from zkc.net.pipe.outgoing import Source
 
 
 def read(source: Source, n: int) -> bytes:

@@ -13,7 +13,8 @@ from blake3 import blake3
 from tests.support.parties import identity_of, world
 from tests.support.waiting import DEADLINE
 from zkc.crypto.receipts import make_receipt
-from zkc.net.pipe import Attempts, Bell, LinkLost, Told
+from zkc.net.pipe.bell import Bell, LinkLost
+from zkc.net.pipe.sender import Attempts, Told
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.delivery_sender import Delivered
 from zkc.protocol.session import Session

@@ -12,9 +12,9 @@ from typing import Any
 
 from tests.support.by_itself import send_by_itself
 from tests.support.proxy import TcpProxy
-from zkc.client import sending
 from zkc.net import sockets
-from zkc.net.pipe import Attempts, dialling
+from zkc.net.pipe import dialling, sender
+from zkc.net.pipe.sender import Attempts
 from zkc.ui.cli.main import main
 
 
@@ -36,7 +36,7 @@ def tapped(out: Path, words: list[str]) -> int:
             super().__init__(session, *rest)
 
     setattr(dialling, "connect_bulk", connect_through)  # noqa: B010  (where they are called by name)
-    setattr(sending, "Attempts", Telling)  # noqa: B010
+    setattr(sender, "Attempts", Telling)  # noqa: B010
     send_by_itself()
     try:
         code = main(words)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from zkc.client import control
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
-from zkc.client.principal import load_main
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import DaemonError, Interrupted
 from zkc.net.local_client import Kept, LocalClient
 from zkc.net.local_frames import ANSWER_SECONDS, NotRunning
 from zkc.stores.home import Home
-from zkc.stores.keystore import KeyStore
 from zkc.wire.messages import Peer, PeerCard
+
+if TYPE_CHECKING:
+    from zkc.stores.keystore import KeyStore
 
 T = TypeVar("T")
 _LINK_SECONDS: Final = 60.0 + 2 * ANSWER_SECONDS
@@ -66,13 +67,27 @@ def open_access(
 ) -> Access:
     """The daemon where it runs, else a link of this process. Asks nobody yet; `NotRegistered`. ``kept``: for one who
     asks again and again."""
+    from zkc.client.principal import load_main  # noqa: PLC0415
+
     load_main(store)
+    return access_without_keys(home, lambda: store, config, clock, entropy, kept)
+
+
+def access_without_keys(
+    home: Home, open_store: Callable[[], KeyStore], config: ClientConfig, clock: Clock, entropy: Entropy,
+    kept: Kept | None = None,
+) -> Access:
+    """The same for who needs no keys where a daemon answers: ``open_store`` is called only if none does, and who is not
+    registered hears so then."""
 
     def link() -> Access:
         # asyncio costs, and with a daemon nothing needs it
         from zkc.client.by_link import ByLink  # noqa: PLC0415
         from zkc.client.command_audit import CommandAudit  # noqa: PLC0415
+        from zkc.client.principal import load_main  # noqa: PLC0415
 
+        store = open_store()
+        load_main(store)  # before a passphrase is asked for
         return ByLink(store, config, clock, entropy, CommandAudit(home, config, clock))
 
     return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply, kept)), link)
@@ -141,8 +156,11 @@ class ByDaemon:
         # A daemon that lives says so at once and then every second or two: only one that stands still is silent.
         silence = ANSWER_SECONDS if within is None else min(within + _GRACE_SECONDS, ANSWER_SECONDS)
         grant: Grant | None = None
-        with contextlib.closing(self._client.stream(control.ask_grant(wanted, within), within=silence)) as replies:
-            for reply in replies:
+        with contextlib.closing(self._client.ask(control.ask_grant(wanted, within), within=silence)) as answer:
+            # While others work: what the answer leads to, libzmq with it, takes a command longer than they take.
+            import zkc.net.pipe.sender  # noqa: F401, PLC0415
+
+            while (reply := answer.next()) is not None:
                 if isinstance(reply, control.MustListen):
                     where = listen(reply.coordinator)
                     self._client.call(control.AskListening(reply.ticket, where), within=silence)

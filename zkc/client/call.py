@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from zkc.errors import Interrupted, ZkcError
-from zkc.net.pipe import Bell
+from zkc.net.pipe.bell import Bell
 
 
 class Call:

@@ -60,7 +60,7 @@ from zkc.metrics.serving import serve_metrics
 from zkc.net.desktop import Bus
 from zkc.net.local import LocalServer, serve_local
 from zkc.net.local_frames import Credentials
-from zkc.net.pipe import Bulk
+from zkc.net.pipe.recipient import Bulk
 from zkc.net.sockets import context
 from zkc.protocol.session import Session
 from zkc.rules.policy import locked_out

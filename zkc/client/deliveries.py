@@ -20,7 +20,8 @@ from zkc.constants import TRANSFERS_MAX
 from zkc.env import Clock
 from zkc.errors import InternalError, Interrupted, ZkcError
 from zkc.logs import Repeats
-from zkc.net.pipe import Bell, Incoming
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.recipient import Incoming
 from zkc.protocol.session import Session
 from zkc.stores.files import translated
 from zkc.stores.inbox import Inbox

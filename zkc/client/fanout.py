@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, Generic, TypeVar
 from zkc.client.sources import PipeSource
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError
-from zkc.net.pipe import Bell
+from zkc.net.pipe.bell import Bell
 from zkc.rules.rates import Pace
 from zkc.stores.pipes import PIPE_BYTES
 

@@ -18,8 +18,9 @@ from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
-from zkc.net.pipe import Bell, Incoming
-from zkc.net.sockets import DescriptorsTaken
+from zkc.net.descriptors import DescriptorsTaken
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.recipient import Incoming
 from zkc.protocol.delivery_recipient import receipt_body
 from zkc.protocol.session import Session
 from zkc.protocol.transfer_recipient import Recipient
@@ -46,7 +47,7 @@ def deliver(incoming: Incoming, session: Session, sink: InboxSink, bell: Bell, p
 
 
 class InboxSink:
-    """`zkc.net.pipe.Sink` into the inbox."""
+    """`zkc.net.pipe.recipient.Sink` into the inbox."""
 
     def __init__(
         self, inbox: Inbox, session: Session, recipient: Recipient, config: ClientConfig, clock: Clock, bell: Bell,

@@ -25,10 +25,12 @@ from zkc.constants import CHUNK_MAX
 from zkc.env import Clock
 from zkc.errors import InternalError, Interrupted, PeerViolation, UsageError, ZkcError
 from zkc.ids import owner_of
+from zkc.net.descriptors import DescriptorsTaken
 from zkc.net.local_client import Answer, LocalClient
 from zkc.net.local_frames import bad_answer
-from zkc.net.pipe import Bell, Bulk, Incoming, LinkLost
-from zkc.net.sockets import DescriptorsTaken, PortsTaken
+from zkc.net.pipe.bell import Bell, LinkLost
+from zkc.net.pipe.recipient import Bulk, Incoming
+from zkc.net.sockets import PortsTaken
 from zkc.protocol.session import Session
 from zkc.rules.endpoints import parse_listen
 from zkc.rules.policy import Asked, Standing, decide_size
@@ -224,7 +226,7 @@ def _watched(answer: Answer[control.ControlReply], bell: Bell) -> Iterator[list[
 
 
 class LiveSink:
-    """`zkc.net.pipe.Sink` into a stream: every byte is handed on, and none is kept."""
+    """`zkc.net.pipe.recipient.Sink` into a stream: every byte is handed on, and none is kept."""
 
     def __init__(
         self, config: ClientConfig, session: Session, glob: str, write: Callable[[bytes], None],

@@ -13,8 +13,9 @@ from zkc.crypto.chunks import rendezvous
 from zkc.env import Clock, Entropy
 from zkc.errors import Interrupted, PeerViolation, PolicyRefused
 from zkc.net.addresses import told
-from zkc.net.pipe import Bulk, Incoming
-from zkc.net.sockets import DescriptorsTaken, PortsTaken, split_endpoint
+from zkc.net.descriptors import DescriptorsTaken
+from zkc.net.pipe.recipient import Bulk, Incoming
+from zkc.net.sockets import PortsTaken, split_endpoint
 from zkc.rules.endpoints import PortRange
 from zkc.wire.messages import AnswerBody, Endpoints, RelayAt, RequestBody, WantRelay
 

@@ -39,7 +39,7 @@ from zkc.errors import (
 )
 from zkc.ids import Presence
 from zkc.logs import Repeats
-from zkc.net.pipe import Bulk
+from zkc.net.pipe.recipient import Bulk
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import level_met
 from zkc.protocol.step import Step, erase, step

@@ -1,7 +1,8 @@
 """One delivery from request to receipt: tries, waits, retries; a plain blocking function.
 
 The handshake comes from a `Granter` (this process's own link, or the daemon); the bytes are encrypted and pushed by the
-process that owns them, here. `zkc send` calls it in its main thread, the Python API in a worker thread.
+process that owns them, here. `zkc send` calls it in its main thread, the Python API in a worker thread. Imports zmq
+only once there is a key: until then a command has asked its daemon (decision 0007).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
 
@@ -38,9 +39,8 @@ from zkc.errors import (
     ZkcError,
 )
 from zkc.ids import check_name
-from zkc.net.addresses import told
-from zkc.net.pipe import Attempts, Bell, Doors, LinkLost, Listening, Outgoing, Told, interrupted
-from zkc.net.sockets import PortsTaken, split_endpoint
+from zkc.net.pipe.bell import Bell, LinkLost, interrupted
+from zkc.net.pipe.outgoing import Outgoing
 from zkc.protocol.delivery_sender import WRONG_RECEIPT, Delivered
 from zkc.protocol.session import Session, make_preview
 from zkc.rules.endpoints import parse_listen
@@ -51,6 +51,10 @@ from zkc.stores.receipts import check_receipts, find_receipt, has_receipt, recei
 from zkc.stores.under_way import UnderWay, key_of, of_key, of_source, tid_of
 from zkc.wire.codec import decode
 from zkc.wire.messages import Card, Endpoints, Manifest, Receipt, ReceiptBody
+
+if TYPE_CHECKING:
+    from zkc.net.pipe.doors import Doors, Listening
+    from zkc.net.pipe.sender import Attempts
 
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_MAX: Final = 2.0
@@ -76,8 +80,6 @@ class Granter(Protocol):
 
     def grant(self, wanted: Wanted, within: float | None, listen: Listen, on_pending: OnPending) -> Grant:
         """One try, at most ``within`` seconds; raises the errors of the contract, and what ``listen`` raises."""
-
-
 
 
 class Sending:
@@ -292,6 +294,8 @@ class Sending:
                 return done
         if self._attempts is None:
             raise ValueError("a handshake that led to nothing")
+        from zkc.net.pipe.sender import Told  # noqa: PLC0415
+
         hearing = Told(self._on_begun, self._on_flowing, self._on_progress, self._on_receipt)
         self._hears = True
         try:
@@ -329,6 +333,8 @@ class Sending:
             self._record.add(granted.req.xid, granted.th)
         self._session, self._announced = granted, False
         comes = granted.endpoints is not None and not granted.endpoints.addresses
+        from zkc.net.pipe.sender import Attempts  # noqa: PLC0415
+
         self._attempts = Attempts(
             granted, self._manifest, self._outgoing, self._clock, self._pace, self._listening if comes else None
         )
@@ -339,6 +345,10 @@ class Sending:
 
     def _listen(self, coordinator: str) -> Endpoints:
         """The recipient cannot be connected to, and comes here: bind, in turn with the other transfers to this home."""
+        from zkc.net.addresses import told  # noqa: PLC0415
+        from zkc.net.pipe.doors import Doors  # noqa: PLC0415
+        from zkc.net.sockets import PortsTaken, split_endpoint  # noqa: PLC0415
+
         listen = parse_listen(self._config.transfer.listen)
         if listen is None:
             raise ValueError("a client that cannot listen said so")

@@ -10,7 +10,8 @@ from zkc.client.readers import Reader
 from zkc.crypto.cards import VerifiedCard
 from zkc.errors import Interrupted, PeerViolation
 from zkc.ids import Presence
-from zkc.net.pipe import Bell, Incoming
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.recipient import Incoming
 from zkc.protocol import transfer_recipient as machine
 from zkc.protocol.session import Session
 from zkc.wire.messages import AnswerBody, Notify, Req

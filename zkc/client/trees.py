@@ -53,7 +53,7 @@ def walk(
 
 
 class TreeSource:
-    """`zkc.net.pipe.Source` of files and folders."""
+    """`zkc.net.pipe.outgoing.Source` of files and folders."""
 
     fd: int | None = None
     again = True

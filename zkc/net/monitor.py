@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from zkc.env import Clock, SystemClock
 from zkc.errors import InternalError
-from zkc.net.sockets import Socket, descriptors, inode_of, is_readable, new_socket
+from zkc.net.descriptors import descriptors
+from zkc.net.sockets import Socket, inode_of, is_readable, new_socket
 
 if TYPE_CHECKING:
     import asyncio

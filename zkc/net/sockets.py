@@ -29,6 +29,7 @@ from zmq.utils import z85
 from zkc.constants import ASKED_MAX, CHUNK_MAX, CONTROL_MESSAGE_MAX
 from zkc.env import Entropy, SystemEntropy
 from zkc.errors import InternalError, LocalIOError, UsageError, VersionMismatch
+from zkc.net.descriptors import descriptors
 from zkc.rules.endpoints import parse_endpoint
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
@@ -134,10 +135,6 @@ _ACKS: Final[Mapping[int, int]] = {
 
 class PortsTaken(LocalIOError):
     """Every port that bulk sockets may use here is taken (detail ``no-port``), until a transfer ends."""
-
-
-class DescriptorsTaken(LocalIOError):
-    """No descriptor, or no room in the context, is left for another socket (detail ``descriptors``)."""
 
 
 # --- start ---------------------------------------------------------------------------------------------------------
@@ -494,20 +491,6 @@ def new_socket(ctx: Context, kind: int) -> Socket:
     """A bare socket; `DescriptorsTaken`."""
     with descriptors():
         return ctx.socket(kind)
-
-
-@contextlib.contextmanager
-def descriptors() -> Iterator[None]:
-    """`DescriptorsTaken` where libzmq, or the system, has none for what the block makes."""
-    try:
-        yield
-    except (zmq.ZMQError, OSError) as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
-        raise DescriptorsTaken(
-            f"no socket can be made: {error.strerror}", detail="descriptors",
-            hint="allow more open files: ulimit -n, or LimitNOFILE= of its service",
-        ) from None
 
 
 @contextlib.contextmanager

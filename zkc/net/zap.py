@@ -17,17 +17,9 @@ from typing import TYPE_CHECKING, Final
 import zmq
 
 from zkc.errors import InternalError, PeerViolation
+from zkc.net.descriptors import descriptors
 from zkc.net.monitor import AsyncMonitor, EventKind, SocketEvent
-from zkc.net.sockets import (
-    Context,
-    Socket,
-    connect_dealer,
-    descriptors,
-    generate_curve,
-    new_socket,
-    plain_address,
-    reach_locally,
-)
+from zkc.net.sockets import Context, Socket, connect_dealer, generate_curve, new_socket, plain_address, reach_locally
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,14 +6,3 @@ recipient, `Attempts.next` at the sender. Which of the two listens and which one
 delivery machines; here are polling, sockets and backpressure. Both ends hold at most the credit window in memory,
 whatever the length.
 """
-
-from zkc.net.pipe.doors import Doors, Listening
-from zkc.net.pipe.link import Bell, LinkLost, interrupted, login
-from zkc.net.pipe.outgoing import Outgoing, Source
-from zkc.net.pipe.recipient import Bulk, Incoming, Sink
-from zkc.net.pipe.sender import Attempts, Told
-
-__all__ = [
-    "Attempts", "Bell", "Bulk", "Doors", "Incoming", "LinkLost", "Listening", "Outgoing", "Sink", "Source", "Told",
-    "interrupted", "login",
-]

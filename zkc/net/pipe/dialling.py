@@ -13,7 +13,8 @@ from zkc.env import Clock
 from zkc.errors import PeerViolation
 from zkc.net.addresses import is_address
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
-from zkc.net.pipe.link import CONNECT_SECONDS, Bell, LinkLost, login
+from zkc.net.pipe.bell import Bell, LinkLost
+from zkc.net.pipe.link import CONNECT_SECONDS, login
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Pair, Rung, bounds
 from zkc.net.sockets import Context, Socket, bound_loopback, connect_bulk, tcp_endpoint, unsent
 from zkc.net.watch import BULK_BOUNDS, Progress, Watch

@@ -15,7 +15,8 @@ from zkc.crypto.primitives import Secret, check_mac
 from zkc.env import Clock
 from zkc.errors import PeerViolation
 from zkc.net.monitor import CONNECTION_KINDS, EventKind, ThreadMonitor
-from zkc.net.pipe.link import Bell, LinkLost, attempt_of, login
+from zkc.net.pipe.bell import Bell, LinkLost
+from zkc.net.pipe.link import attempt_of, login
 from zkc.net.pipe.meeting import ADDRESSES_AT_ONCE, Pair, Rung, bounds
 from zkc.net.sockets import BulkPorts, Context, Socket, bound_loopback, context, own_endpoint, serve_bulk, unsent
 from zkc.net.watch import BULK_BOUNDS, Progress, Watch

@@ -1,10 +1,7 @@
-"""What both ends of a bulk link share: the bell, the tokens, frames in and out, and what a failure is told as."""
+"""What both ends of a bulk link share: the tokens, frames in and out, and what a failure is told as."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 from collections import deque
 from typing import Final
 
@@ -13,7 +10,7 @@ import zmq
 from zkc.crypto.chunks import token, xid_tag
 from zkc.crypto.primitives import Secret
 from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError
-from zkc.net.sockets import Login, Socket, descriptors, is_readable
+from zkc.net.sockets import Login, Socket, is_readable
 from zkc.protocol.delivery import NotOpened
 from zkc.rules.refusals import refused_by
 
@@ -29,55 +26,6 @@ _ATTEMPT_DIGITS: Final = 9
 """Attempts are u32 on the wire; nobody makes so many connections."""
 _STOP_CODES: Final = frozenset({22, 23, 24, 25, 30, 31, 32, 33})
 """With which an end may give a delivery up; any other code of a peer is told as an interruption."""
-
-
-class LinkLost(Interrupted):
-    """The other end vanished in the middle, or cannot be reached: another connection may go on."""
-
-
-class Bell:
-    """Wakes a thread that polls: rung once, from anywhere (a signal handler included)."""
-
-    def __init__(self) -> None:
-        """`DescriptorsTaken`."""
-        with descriptors():
-            self.fd, self._ring = os.pipe()
-        os.set_blocking(self.fd, False)
-        self.rung = False
-        self.said: ZkcError | None = None
-        """Why it was rung, where that was told."""
-
-    def ring(self, reason: ZkcError | None = None) -> None:
-        """``reason``: what ends then, where that is not this process; of several the first counts."""
-        self.said = self.said or reason
-        self.rung = True
-        with contextlib.suppress(OSError):
-            os.write(self._ring, b"!")
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep until it is rung, at most so long: whether it was."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        poll.poll(max(seconds, 0.0) * 1000)
-        return self.rung
-
-    @property
-    def reason(self) -> ZkcError:
-        """What a recipient that hears it raises."""
-        return self.said or Interrupted("this client ends", detail="shutdown")
-
-    def hush(self) -> None:
-        """For one that is rung again and again: until the next time. Where it was not rung: nothing."""
-        self.rung = False
-        with contextlib.suppress(OSError):
-            os.read(self.fd, 4096)
-
-    def close(self) -> None:
-        """Again: nothing. Rung later, it wakes nobody, whoever may have its descriptors then."""
-        fds, self.fd, self._ring = (self.fd, self._ring), -1, -1
-        for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
 
 
 def login(k: Secret, socket: str, attempt: int) -> Login:
@@ -112,11 +60,6 @@ def flush(sock: Socket, queue: deque[bytearray]) -> None:
         except zmq.Again:
             queue.appendleft(frame)
             return
-
-
-def interrupted(recipient: str, bell: Bell) -> ZkcError:
-    """The bell, as the sender's user is told."""
-    return bell.said or Interrupted(f"the transfer to {recipient} was interrupted", detail="signal")
 
 
 def given_up(peer: str, code: int, detail: str) -> ZkcError:

@@ -18,7 +18,7 @@ import zmq
 from msgspec import Struct
 
 from zkc.env import Clock
-from zkc.net.pipe.link import Bell
+from zkc.net.pipe.bell import Bell
 from zkc.net.sockets import Socket
 from zkc.net.watch import ACK_BYTES, UNREAD_BYTES, data_bytes
 

@@ -17,8 +17,9 @@ from typing import Final, Literal
 
 from zkc.crypto.chunks import rendezvous
 from zkc.env import Clock, SystemClock
-from zkc.net.pipe.link import CONNECT_SECONDS, Bell
-from zkc.net.sockets import descriptors
+from zkc.net.descriptors import descriptors
+from zkc.net.pipe.bell import Bell
+from zkc.net.pipe.link import CONNECT_SECONDS
 from zkc.wire.messages import Endpoints
 
 _LOOPBACK: Final = "127.0.0.1"

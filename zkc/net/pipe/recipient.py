@@ -13,6 +13,8 @@ from blake3 import blake3
 from zkc.constants import BAD_FRAMES_MAX, TRANSFERS_MAX
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, ZkcError
+from zkc.net.descriptors import DescriptorsTaken
+from zkc.net.pipe.bell import Bell, LinkLost
 from zkc.net.pipe.budget import Budget, Share
 from zkc.net.pipe.dialling import Dialling
 from zkc.net.pipe.doors import Doors, Listening
@@ -21,8 +23,6 @@ from zkc.net.pipe.link import (
     PARTING_SECONDS,
     REPEAT_SECONDS,
     TELL_SECONDS,
-    Bell,
-    LinkLost,
     broken_rule,
     given_up,
     receive_frame,
@@ -30,7 +30,7 @@ from zkc.net.pipe.link import (
 from zkc.net.pipe.meeting import Meeting, Pair, Rung
 from zkc.net.pipe.memory import keep_chunk_memory
 from zkc.net.pipe.passage import Passage
-from zkc.net.sockets import DescriptorsTaken, is_writable
+from zkc.net.sockets import is_writable
 from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_recipient import Announced, Complete, Data, DeliveryRecipient, Farewell
 from zkc.protocol.session import Session

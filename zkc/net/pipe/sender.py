@@ -16,18 +16,16 @@ from zkc.constants import BAD_FRAMES_MAX, SMALL_MAX
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
 from zkc.net.pipe import together
+from zkc.net.pipe.bell import Bell, LinkLost, interrupted
 from zkc.net.pipe.dialling import Dialling
 from zkc.net.pipe.doors import Listening
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
     PARTING_SECONDS,
     TELL_SECONDS,
-    Bell,
-    LinkLost,
     broken_rule,
     flush,
     given_up,
-    interrupted,
     receive_frame,
 )
 from zkc.net.pipe.meeting import Meeting, Pair, Rung

@@ -33,13 +33,12 @@ def command(
     timeout: float | None,
 ) -> None:
     """``requested``, then ``accepted`` with ``presence`` and ``asks``."""
-    from zkc.client.access import open_access
     from zkc.client.events import Options
     from zkc.client.sending import Sending
     from zkc.client.sources import source_of
     from zkc.env import SystemClock, SystemEntropy
-    from zkc.net.pipe import Bell
-    from zkc.ui.cli.homes import client_config, client_home, open_store
+    from zkc.net.pipe.bell import Bell
+    from zkc.ui.cli.homes import client_config, client_home, reached
     from zkc.ui.cli.send import Shown
     from zkc.ui.cli.signals import Signals
 
@@ -52,9 +51,8 @@ def command(
         closing.callback(bell.close)
         closing.enter_context(Signals(bell.ring))
         closing.callback(source.close)
-        store = closing.enter_context(open_store(home))
         config = client_config(call, home)
-        access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
+        access = closing.enter_context(reached(home, config, clock, entropy))
         shown = closing.enter_context(Shown(call.out, name))
         asked = type(manifest)("stream", "check", "", size, 0o600, 0)
         shown.done(

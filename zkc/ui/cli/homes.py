@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from zkc.config import ClientConfig, Loaded, load
 from zkc.errors import NotRegistered
 from zkc.stores.files import check_file
 from zkc.stores.home import Home
-from zkc.stores.inbox import Inbox
-from zkc.stores.keystore import KeyStore
 from zkc.ui.cli.options import Invocation
 from zkc.ui.cli.passphrases import passphrase
+
+if TYPE_CHECKING:
+    from zkc.client.access import Access
+    from zkc.env import Clock, Entropy
+    from zkc.stores.inbox import Inbox
+    from zkc.stores.keystore import KeyStore
 
 
 def client_home(call: Invocation) -> Home:
@@ -40,6 +46,30 @@ def open_store(home: Home) -> KeyStore:
 
     Who has them is protected from here on (attack K07): no command forgets it.
     """
+    from zkc.stores.keystore import KeyStore
+
+    _check_keys(home)
+    return KeyStore.open(home, passphrase=passphrase)
+
+
+@contextlib.contextmanager
+def reached(home: Home, config: ClientConfig, clock: Clock, entropy: Entropy) -> Iterator[Access]:
+    """The coordinator, for a command that needs its keys only where no daemon answers; else like `open_store`. K of a
+    transfer is protected in either case."""
+    from zkc.client.access import access_without_keys
+
+    _check_keys(home)
+    check_file(home.keys_db)
+    with (
+        contextlib.ExitStack() as stores,
+        contextlib.closing(access_without_keys(
+            home, lambda: stores.enter_context(open_store(home)), config, clock, entropy
+        )) as access,
+    ):
+        yield access
+
+
+def _check_keys(home: Home) -> None:
     from zkc.hardening import protect_memory
 
     protect_memory()
@@ -47,7 +77,6 @@ def open_store(home: Home) -> KeyStore:
         raise NotRegistered(
             f"nobody is registered in {home.data}", detail="no-registration", hint="zkc join, with an invitation"
         )
-    return KeyStore.open(home, passphrase=passphrase)
 
 
 def open_inbox(home: Home) -> Inbox:
@@ -56,6 +85,8 @@ def open_inbox(home: Home) -> Inbox:
     `LocalIOError` (``permission``) beside keys that others can read, though none is read here (attack K01): who only
     ever receives hears of it too.
     """
+    from zkc.stores.inbox import Inbox
+
     if not home.exists():
         open_store(home).close()
     if os.path.lexists(home.keys_db):

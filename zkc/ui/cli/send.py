@@ -197,12 +197,11 @@ def _send_from_here(
 ) -> Delivery | WouldAccept:
     source, manifest = open_source(call.out, what, head)
 
-    from zkc.client.access import open_access
     from zkc.client.reporting import DaemonReports
     from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
-    from zkc.net.pipe import Bell
-    from zkc.ui.cli.homes import client_config, client_home, open_store
+    from zkc.net.pipe.bell import Bell
+    from zkc.ui.cli.homes import client_config, client_home, reached
     from zkc.ui.cli.signals import Signals
 
     home = client_home(call)
@@ -213,9 +212,8 @@ def _send_from_here(
         under_way: list[Sending] = []
         closing.enter_context(Signals(lambda: under_way[0].interrupt() if under_way else bell.ring()))
         closing.callback(source.close)
-        store = closing.enter_context(open_store(home))
         config = client_config(call, home)
-        access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
+        access = closing.enter_context(reached(home, config, clock, entropy))
         under_way.append(Sending(
             home, config, access, recipient, source, manifest, options, clock=clock, entropy=entropy, bell=bell,
             on_event=shown.event, reports=DaemonReports(home.socket_path(), clock), begun=begun,

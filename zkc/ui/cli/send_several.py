@@ -16,7 +16,7 @@ from zkc.ui.cli.options import Invocation
 if TYPE_CHECKING:
     from zkc.client.events import Options
     from zkc.client.sources import AnySource
-    from zkc.net.pipe import Bell
+    from zkc.net.pipe.bell import Bell
     from zkc.ui.cli.send import What
     from zkc.wire.messages import Manifest
 
@@ -56,13 +56,12 @@ def send_to_each(
     call: Invocation, names: Sequence[str], what: What, options: Options, copies: Mapping[str, Path | None]
 ) -> int:
     """Send to all at the same time; the highest exit code. Each result is told as soon as it is there."""
-    from zkc.client.access import open_access
     from zkc.client.events import Delivery
     from zkc.client.fanout import Fan, SharedPace, Team
     from zkc.client.reporting import DaemonReports
     from zkc.client.sending import Sending
     from zkc.env import SystemClock, SystemEntropy
-    from zkc.ui.cli.homes import client_config, client_home, open_store
+    from zkc.ui.cli.homes import client_config, client_home, reached
     from zkc.ui.cli.meant import add_hint_about
     from zkc.ui.cli.progress import Board
     from zkc.ui.cli.send import Shown, copy_receipt, open_source
@@ -73,7 +72,6 @@ def send_to_each(
     clock, entropy = SystemClock(), SystemEntropy()
     pace = SharedPace(options.bwlimit or math.inf)
     with contextlib.ExitStack() as closing:
-        store = closing.enter_context(open_store(home))
         config = client_config(call, home)
         with contextlib.ExitStack() as opened:
             sources: dict[str, tuple[AnySource, Manifest]] = {}
@@ -85,7 +83,7 @@ def send_to_each(
         if not isinstance(what.payload, str | list) and not options.dry_run:
             fan = closing.enter_context(Fan(what.payload, len(names)))
             sources = {name: (branch, sources[name][1]) for name, branch in zip(names, fan.branches, strict=True)}
-        access = closing.enter_context(contextlib.closing(open_access(home, store, config, clock, entropy)))
+        access = closing.enter_context(reached(home, config, clock, entropy))
         board = closing.enter_context(Board(call.out))
 
         def one(name: str, bell: Bell) -> int:
