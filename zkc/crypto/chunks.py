@@ -8,6 +8,7 @@ stands in clear after the header and is compared before anything is opened (GCM 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from zkc.constants import COMMITMENT_BYTES, XID_TAG_BYTES
@@ -16,6 +17,9 @@ from zkc.crypto.primitives import NONCE_BYTES, Secret, check_mac, digest, expand
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.wire.frames import DATA_HEADER_BYTES, DataHeader, Flag, Stream
+
+Frame = bytearray | memoryview
+"""What a frame is sealed into."""
 
 _KEY: Final = 32
 
@@ -68,11 +72,18 @@ class _StreamKeys:
 class StreamSealer(_StreamKeys):
     """Makes the frames of one stream, in order."""
 
-    def seal(self, plaintext: Buffer, flags: Flag = Flag.NONE) -> bytearray:
+    def __init__(
+        self, k: Secret, stream: Stream, attempt: int, cipher: str, allot: Callable[[int], Frame] = bytearray
+    ) -> None:
+        """``allot``: bytes of the next frame -> room for exactly as many, whatever is in it."""
+        super().__init__(k, stream, attempt, cipher)
+        self._allot = allot
+
+    def seal(self, plaintext: Buffer, flags: Flag = Flag.NONE) -> Frame:
         """The next frame: header, in the first one the commitment, ciphertext."""
         header = DataHeader(self.stream, flags, self.attempt, self.index, self._tag).pack()
         aad = header if self.index else header + self._commitment
-        frame = bytearray(len(aad) + len(plaintext) + self._cipher.overhead(len(plaintext)))
+        frame = self._allot(len(aad) + len(plaintext) + self._cipher.overhead(len(plaintext)))
         frame[: len(aad)] = aad
         self._cipher.seal_into(self._nonce(Flag.LAST in flags), aad, plaintext, memoryview(frame)[len(aad) :])
         self._advance(len(plaintext))

@@ -6,9 +6,11 @@ machine of its own; what goes on from one to the next is the position, the runni
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
-from zkc.crypto.chunks import StreamOpener, StreamSealer
+from zkc.crypto.chunks import Frame, StreamOpener, StreamSealer
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
@@ -49,9 +51,11 @@ def read_header(frame: Buffer) -> DataHeader:
         raise NotOpened(violation.detail, str(violation)) from None
 
 
-def sealer_of(session: Session, stream: Stream, attempt: int) -> StreamSealer:
+def sealer_of(
+    session: Session, stream: Stream, attempt: int, allot: Callable[[int], Frame] = bytearray
+) -> StreamSealer:
     """What seals the frames of one stream of one attempt, from index 0."""
-    return StreamSealer(session.k, stream, attempt, session.req.cipher)
+    return StreamSealer(session.k, stream, attempt, session.req.cipher, allot)
 
 
 def opener_of(session: Session, stream: Stream, attempt: int) -> StreamOpener:

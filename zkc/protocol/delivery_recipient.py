@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from zkc.constants import MANIFEST_MAX, MESSAGE_TEXT_MAX, TRAILER_BYTES
-from zkc.crypto.chunks import StreamOpener
+from zkc.crypto.chunks import Frame, StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
@@ -215,7 +215,7 @@ class Line:
         self.attempt += 1
         self._acks = sealer_of(self.session, Stream.ACK, self.attempt)
 
-    def seal(self, message: Ack | Done | Stop) -> bytearray:
+    def seal(self, message: Ack | Done | Stop) -> Frame:
         """One frame of the acknowledgement stream."""
         return self._acks.seal(encode(message))
 
@@ -414,15 +414,15 @@ class DeliveryRecipient:
         """Whether one of the two has said its last word."""
         return isinstance(self.state, Ended)
 
-    def ack(self, position: int, credit: int) -> bytearray:
+    def ack(self, position: int, credit: int) -> Frame:
         """``position`` bytes are taken over; ``credit`` more may be under way."""
         return self._say(Acknowledge(position, credit))
 
-    def done(self, receipt: bytes) -> bytearray:
+    def done(self, receipt: bytes) -> Frame:
         """Everything is durable here."""
         return self._say(Durable(receipt))
 
-    def stop(self, code: int, detail: str) -> bytearray:
+    def stop(self, code: int, detail: str) -> Frame:
         """The recipient gives up: the sender need not wait."""
         return self._say(GiveUp(code, detail))
 
@@ -442,11 +442,11 @@ class DeliveryRecipient:
         (event,) = result.effects
         return event
 
-    def _say(self, event: Acknowledge | Durable | GiveUp) -> bytearray:
+    def _say(self, event: Acknowledge | Durable | GiveUp) -> Frame:
         result = step(TABLE, self._line, self.state, event)
         self.state = result.state
         (effect,) = result.effects
-        frame: bytearray = effect.message
+        frame: Frame = effect.message
         return frame
 
 

@@ -17,6 +17,7 @@ States are values; `Line` owns the nonce counters and the running digest, and is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from blake3 import blake3
@@ -24,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from zkc.constants import WINDOW_MAX
-from zkc.crypto.chunks import StreamOpener
+from zkc.crypto.chunks import Frame, StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import IntegrityError, PeerViolation
@@ -135,14 +136,16 @@ class Line:
     """What seals and opens, counter by counter: never copied, never stored."""
 
     def __init__(
-        self, session: Session, manifest: Manifest, attempt: int, whole: tuple[int, bytes] | None
+        self, session: Session, manifest: Manifest, attempt: int, whole: tuple[int, bytes] | None,
+        allot: Callable[[int], Frame],
     ) -> None:
         self.session = session
         self.manifest = manifest
         self.attempt = attempt
         self.whole = whole
         """Size and BLAKE3 of the stream, where an earlier connection took all of it."""
-        self.data = sealer_of(session, Stream.DATA, attempt)
+        self._allot = allot
+        self.data = sealer_of(session, Stream.DATA, attempt, allot)
         self.acks = opener_of(session, Stream.ACK, attempt)
         self._next_acks: StreamOpener | None = None
         self.hash = blake3()
@@ -153,21 +156,21 @@ class Line:
         """Whether the key is used up while the recipient has not yet acknowledged under it: one rollover at a time."""
         return self.data.used_up and self._next_acks is not None
 
-    def seal_chunk(self, data: Buffer, trailer: bytes = b"", flags: Flag = Flag.NONE) -> bytearray:
+    def seal_chunk(self, data: Buffer, trailer: bytes = b"", flags: Flag = Flag.NONE) -> Frame:
         """A chunk's frame, shorter where that was agreed and it can be."""
         packed = self._packer.pack(data) if self._packer is not None else None
         if packed is not None:
             data, flags = packed, flags | Flag.ZSTD
         return self.data.seal(bytes(data) + trailer if trailer else data, flags)
 
-    def seal_manifest(self) -> bytearray:
+    def seal_manifest(self) -> Frame:
         """The manifest's one frame, under a key of its own."""
         return sealer_of(self.session, Stream.MANIFEST, self.attempt).seal(encode(self.manifest), Flag.LAST)
 
     def roll_over(self) -> None:
         """The next attempt's keys; the recipient's acknowledgements follow once it has read so far."""
         self.attempt += 1
-        self.data = sealer_of(self.session, Stream.DATA, self.attempt)
+        self.data = sealer_of(self.session, Stream.DATA, self.attempt, self._allot)
         self._next_acks = opener_of(self.session, Stream.ACK, self.attempt)
 
     def open(self, frame: Buffer) -> Ack | Done | Stop:
@@ -312,13 +315,15 @@ TABLE: Final[Table] = {
 class DeliverySender:
     """One delivery over one connection: the machine's state and its line, and the doors to the table.
 
-    ``whole``: size and BLAKE3 of the stream, where an earlier connection of this session took all of it.
+    ``whole``: size and BLAKE3 of the stream, where an earlier connection of this session took all of it. ``allot``: as
+    in `StreamSealer`, for all that is said under the data's keys.
     """
 
     def __init__(
-        self, session: Session, manifest: Manifest, attempt: int = 0, whole: tuple[int, bytes] | None = None
+        self, session: Session, manifest: Manifest, attempt: int = 0, whole: tuple[int, bytes] | None = None,
+        allot: Callable[[int], Frame] = bytearray,
     ) -> None:
-        self._line = Line(session, manifest, attempt, whole)
+        self._line = Line(session, manifest, attempt, whole, allot)
         self.state: State = AwaitingAck()
         self.chunk_size: Final = session.resp.chunk
 
@@ -356,21 +361,21 @@ class DeliverySender:
         room = isinstance(state, Sending) and state.sent + self.chunk_size <= state.limit
         return room and not self._line.awaits_rollover
 
-    def start(self, digest: blake3 | None = None) -> list[bytearray]:
+    def start(self, digest: blake3 | None = None) -> list[Frame]:
         """START and the manifest, after the recipient's first word; ``digest`` has taken every byte before its
         position."""
         return self._say(Begin(blake3() if digest is None else digest))
 
-    def chunk(self, data: Buffer, *, last: bool) -> list[bytearray]:
+    def chunk(self, data: Buffer, *, last: bool) -> list[Frame]:
         """The next chunk, at most `chunk_size` bytes; before it a rollover where one is due."""
         return self._say(LastChunk(data) if last else Chunk(data))
 
-    def bye(self) -> bytearray:
+    def bye(self) -> Frame:
         """The last word: the receipt is here."""
         (frame,) = self._say(Leave())
         return frame
 
-    def stop(self, code: int, detail: str) -> bytearray:
+    def stop(self, code: int, detail: str) -> Frame:
         """The sender gives up: the recipient need not wait."""
         (frame,) = self._say(GiveUp(code, detail))
         return frame
@@ -390,7 +395,7 @@ class DeliverySender:
         (event,) = result.effects
         return event
 
-    def _say(self, event: Begin | Chunk | LastChunk | Leave | GiveUp) -> list[bytearray]:
+    def _say(self, event: Begin | Chunk | LastChunk | Leave | GiveUp) -> list[Frame]:
         result = step(TABLE, self._line, self.state, event)
         self.state = result.state
         return [effect.message for effect in result.effects]

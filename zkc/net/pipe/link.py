@@ -7,9 +7,10 @@ from typing import Final
 
 import zmq
 
-from zkc.crypto.chunks import token, xid_tag
+from zkc.crypto.chunks import Frame, token, xid_tag
 from zkc.crypto.primitives import Secret
 from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError
+from zkc.net.pipe.frames import message_of
 from zkc.net.sockets import Login, Socket, is_readable
 from zkc.protocol.delivery import NotOpened
 from zkc.rules.refusals import refused_by
@@ -50,13 +51,13 @@ def receive_frame(sock: Socket) -> zmq.Frame | None:
     return frame
 
 
-def flush(sock: Socket, queue: deque[bytearray]) -> None:
+def flush(sock: Socket, queue: deque[Frame]) -> None:
     """As many frames as the socket takes now."""
     while queue:
         # Out of the queue first: a signal's exception may come once the socket has it, and nothing may go twice.
         frame = queue.popleft()
         try:
-            sock.send(frame, zmq.DONTWAIT, copy=False)
+            sock.send(message_of(frame), zmq.DONTWAIT, copy=False)
         except zmq.Again:
             queue.appendleft(frame)
             return

@@ -52,6 +52,8 @@ class Outgoing:
         """What is between two marks each, where the source cannot be read again."""
         self._again: deque[memoryview] = deque()
         """What was read from such a source, and is to go out once more."""
+        self._spare: list[memoryview] = []
+        """Buffers of chunks that were kept and are taken over."""
         self._buffer = memoryview(b"")
         self._filled = 0
         self.whole: tuple[int, bytes] | None = None
@@ -70,7 +72,9 @@ class Outgoing:
     def read(self, size: int) -> bool:
         """One read, until `chunk` has ``size`` bytes; whether there was anything. At the end the source is checked."""
         if len(self._buffer) < size:
-            grown = memoryview(bytearray(size))
+            while self._spare and len(self._spare[-1]) < size:
+                self._spare.pop()
+            grown = self._spare.pop() if self._spare else memoryview(bytearray(size))
             grown[: self._filled] = self.chunk
             self._buffer = grown
         into = self._buffer[self._filled : size]
@@ -107,8 +111,8 @@ class Outgoing:
         """The recipient has everything before ``position``: it will not ask for it again."""
         while len(self._marks) > 1 and self._marks[1][0] <= position:
             self._marks.popleft()
-            if self._kept:
-                self._kept.popleft()
+            if self._kept and not (piece := self._kept.popleft()).readonly:
+                self._spare.append(piece)
 
     def go_to(
         self, position: int, pause: Callable[[], None] = lambda: None, *, fresh: bool = False

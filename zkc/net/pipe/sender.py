@@ -12,13 +12,15 @@ from typing import Any, Final
 import zmq
 from msgspec import Struct
 
-from zkc.constants import BAD_FRAMES_MAX, SMALL_MAX
+from zkc.constants import AEAD_TAG_BYTES, BAD_FRAMES_MAX, SMALL_MAX
+from zkc.crypto.chunks import Frame
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
 from zkc.net.pipe import together
 from zkc.net.pipe.bell import Bell, LinkLost, interrupted
 from zkc.net.pipe.dialling import Dialling
 from zkc.net.pipe.doors import Listening
+from zkc.net.pipe.frames import Frames
 from zkc.net.pipe.link import (
     CONNECT_SECONDS,
     PARTING_SECONDS,
@@ -37,6 +39,7 @@ from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
 from zkc.rules.rates import Pace
+from zkc.wire.frames import DATA_HEADER_BYTES
 from zkc.wire.messages import Manifest
 
 FIRST_WORD_SECONDS: Final = 20.0
@@ -164,7 +167,10 @@ class _Attempt:
         self._pair = pair
         self._session = attempts.session
         self._outgoing = attempts.outgoing
-        self._machine = DeliverySender(self._session, attempts.manifest, pair.attempt, self._outgoing.whole)
+        self._frames = Frames(DATA_HEADER_BYTES + self._session.resp.chunk + AEAD_TAG_BYTES)
+        self._machine = DeliverySender(
+            self._session, attempts.manifest, pair.attempt, self._outgoing.whole, self._frames.allot
+        )
         self._bell = bell
         self._told = told
         self._clock = attempts.clock
@@ -172,7 +178,7 @@ class _Attempt:
         self._poller = zmq.Poller()
         for readable in (pair.acks, bell.fd, *pair.watched):
             self._poller.register(readable, zmq.POLLIN)
-        self._queue: deque[bytearray] = deque()
+        self._queue: deque[Frame] = deque()
         """Sealed, and not taken by the socket."""
         self._ended = False
         """Whether the source's last bytes are sealed."""
@@ -305,6 +311,7 @@ class _Attempt:
                 self._queue.extend(self._machine.start(digest))
             self._check_stall(event.position)
             self._outgoing.taken(event.position)
+            self._frames.taken(event.position)
             self._told.on_progress(event.position)
         return event
 
@@ -351,6 +358,7 @@ class _Attempt:
         frames = machine.chunk(outgoing.chunk, last=last)
         self._pace.take(sum(map(len, frames)), self._clock.monotonic())
         self._queue.extend(frames)
+        self._frames.sealed(machine.sent, frames)
         outgoing.sealed(machine.sent, machine.digest)
         if last:
             outgoing.whole = machine.whole
