@@ -468,7 +468,7 @@ def test_a_pipe_whose_receipt_was_lost_is_delivered_once(sender: str, inbox: Fle
 
 # --- with and without a daemon --------------------------------------------------------------------------------------
 
-HEAVY = {"zmq", "cryptography", "msgspec", "sqlite3", "tomli"}
+HEAVY = {"zmq", "cryptography", "msgspec", "tomli"}
 
 
 @pytest.mark.parametrize(
@@ -486,9 +486,36 @@ def test_with_a_daemon_it_imports_little(size: int, piped: bool, heavy: bool, in
         text=True, timeout=PATIENCE, check=True,
     )
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert not imported & {"asyncio", "platformdirs", "rich", "sqlalchemy", "structlog", "segno"}
+    assert not imported & {"asyncio", "platformdirs", "rich", "sqlalchemy", "sqlite3", "structlog", "segno"}
     assert imported & HEAVY == (HEAVY if heavy else set())
 
+
+ASKS = """
+import sys
+from zkc.net import local_frames
+dial, loaded = local_frames.dial, []
+def telling(path, said, within):
+    sock = dial(path, said, within)
+    if b'"grant"' in said:
+        loaded.append("zmq" in sys.modules)
+    return sock
+local_frames.dial = telling
+from zkc.net import local_client
+local_client.dial = telling
+from zkc.ui.cli.main import main
+code = main()
+print(loaded, "zmq" in sys.modules, "zkc.stores.keystore" in sys.modules)
+sys.exit(code)
+"""
+"""``zkc``, which tells whether libzmq was there when its daemon was asked, and at the end."""
+
+
+def test_a_pipe_asks_the_daemon_before_it_loads_what_the_answer_is_for(inbox: Fleet) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASKS, "send", "bob"], input=bytes(SMALL_MAX + 1), capture_output=True,
+        env=inbox.environment("alice"), timeout=PATIENCE, check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"[False] True False\n"), done
 
 def test_a_pipe_that_has_not_ended_is_sent_as_it_comes(inbox: Fleet) -> None:
     """It is not waited for until it is known to be small."""

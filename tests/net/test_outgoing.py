@@ -160,6 +160,21 @@ def test_a_full_chunk_is_kept_without_a_copy() -> None:
         assert outgoing._kept[-1].obj is read
 
 
+def test_the_buffer_of_a_chunk_is_used_again_once_it_is_taken_over() -> None:
+    outgoing = Outgoing(Bytes(bytes(5 * CHUNK), again=False))
+    sent, buffers = Sent(outgoing), []
+    for taken in (0, 0, CHUNK, CHUNK, 4 * CHUNK):
+        outgoing.taken(taken)
+        assert outgoing.read(CHUNK)
+        buffers.append(outgoing.chunk.obj)
+        sent.at += CHUNK
+        outgoing.sealed(sent.at, sent.digest)
+    first, second, third, fourth, fifth = map(id, buffers)
+    assert third == first
+    assert len({first, second, fourth}) == 3
+    assert fifth in (second, third, fourth)
+
+
 def test_what_a_recipient_has_lost_of_a_pipe_is_gone_and_of_a_file_read_again() -> None:
     piped = Outgoing(Bytes(DATA, again=False), apart=SIZE)
     sent = Sent(piped)

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, Final, Self
 
 import msgspec
@@ -120,6 +121,25 @@ def test_a_stream_of_several_windows_arrives_and_is_receipted(pair: Pair) -> Non
     receiving.result(DEADLINE)
     assert delivered.body.digest == blake3(data).digest()
     assert pair.sink.got == data
+
+
+def test_a_long_stream_is_sealed_into_as_few_messages_as_there_is_credit_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what goes out in memory that was used before arrives as well as the first."""
+    made: list[zmq.Frame] = []
+
+    def make(data: bytes, **how: Any) -> zmq.Frame:
+        made.append(zmq.Frame(data, **how))
+        return made[-1]
+
+    monkeypatch.setattr("zkc.net.pipe.frames.zmq", SimpleNamespace(Frame=make))
+    data = random.Random(3).randbytes(4 * WINDOW_MAX)
+    receiving = pair.receive()
+    pair.send(data)
+    receiving.result(DEADLINE)
+    assert pair.sink.got == data
+    assert 0 < len(made) <= WINDOW_MAX // C
 
 
 # --- credit ----------------------------------------------------------------------------------------------------------
