@@ -1,5 +1,7 @@
 """``python -m zkc``: the same as the ``zkc`` command."""
 
-from zkc.ui.cli.main import console
+import sys
 
-console()
+from zkc.ui.cli.main import main
+
+sys.exit(main())

@@ -19,6 +19,7 @@ from typing import Final
 from scripts.bench.report import timed
 
 HOST: Final = "127.0.0.1"
+_SHARED: Final = "/dev/shm"
 SECONDS: Final = 60.0
 _BARE: Final = Path(__file__).with_name("bare.py")
 
@@ -26,21 +27,22 @@ _BARE: Final = Path(__file__).with_name("bare.py")
 @contextmanager
 def memory_folder() -> Iterator[Path]:
     """In memory, where there is some: disks differ more than programs."""
-    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    shared = _SHARED if os.access(_SHARED, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="zkc-bench-", dir=shared) as folder:
         yield Path(folder)
 
 
 def warm_memory(path: Path, size: int) -> None:
-    """``size`` bytes of memory, where ``path`` is in memory, have just been used, and are free: it is gone after this.
+    """``size`` bytes of memory have just been used, and are free, where ``path`` is in memory: it is gone after this.
 
     A host may take from its guest what has been free for a while, and give it back page by page: on such a machine a
     GiB that was written there took up to 3 s more than one that went where another had just been.
     """
-    with path.open("wb") as file:
-        for _ in range(0, size, 1 << 20):
-            file.write(bytes(1 << 20))
-    path.unlink()
+    if path.is_relative_to(_SHARED):
+        with path.open("wb") as file:
+            for _ in range(0, size, 1 << 20):
+                file.write(bytes(1 << 20))
+    path.unlink(missing_ok=True)
 
 
 def random_file(path: Path, size: int) -> Path:

@@ -306,38 +306,6 @@ def test_a_small_command_imports_little() -> None:
     assert "click" in imported
 
 
-ENDS = """
-import sys, threading, time
-from zkc.ui.cli import main
-def work():
-    {work}
-main.main = lambda: work() or 7
-main.console()
-"""
-"""The process's entry, around a command of ours that ends with 7."""
-
-
-@pytest.mark.parametrize(
-    ("work", "out"),
-    [
-        ("print('said', end='')", "said"),
-        ("threading.Timer(0.2, print, ['late']).start()", "late\n"),
-        ("threading.Thread(target=time.sleep, args=[3600], daemon=True).start()", ""),
-    ],
-    ids=["what it wrote", "a thread that is at work", "one that only serves"],
-)
-def test_the_process_ends_with_the_code_and_loses_nothing(work: str, out: str) -> None:
-    done = finished([sys.executable, "-c", ENDS.format(work=work)])
-    assert (done.code, done.out, done.err) == (7, out, "")
-
-
-def test_what_it_cannot_write_at_the_end_is_told() -> None:
-    command = [sys.executable, "-c", ENDS.format(work="print('said')")]
-    done = subprocess.run(["sh", "-c", '"$@" >/dev/full', "sh", *command], capture_output=True, check=False)
-    assert done.returncode not in (0, 7)
-    assert b"No space left" in done.stderr
-
-
 def test_the_console_script_is_the_entry_that_these_tests_run() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["scripts"] == {"zkc": "zkc.ui.cli.main:console"}
+    assert project["scripts"] == {"zkc": "zkc.ui.cli.main:main"}

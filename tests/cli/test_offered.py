@@ -168,7 +168,8 @@ def test_an_unknown_word_is_told_the_nearest(words: list[str], nearest: str) -> 
     ("words", "code", "detail"),
     [
         (["status"], 34, "not-running"), (["status", "--wait", "0.2s"], 34, "not-running"),
-        (["send", "bob", "-m", "x"], 11, "no-registration"), (["recv"], 11, "no-registration"),
+        (["send", "bob", "-m", "x"], 11, "no-registration"),
+        (["send", "bob,carol", "gone"], 11, "no-registration"), (["recv"], 11, "no-registration"),
         (["recv", "--app", "backup"], 11, "no-registration"), (["inbox"], 11, "no-registration"),
         (["peers"], 11, "no-registration"), (["verify", "bob"], 11, "no-registration"),
         (["leave"], 11, "no-registration"), (["daemon"], 11, "no-registration"),

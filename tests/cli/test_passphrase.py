@@ -75,6 +75,8 @@ def test_locked_keys_serve_who_gives_the_passphrase_and_nobody_else(fleet: Fleet
     # Without a daemon each command that needs a key needs the passphrase; the others do not.
     refusals = [fleet.zkc("alice", "send", "bob", "-m", "x", "--json", env=env) for env in ({}, lied)]
     assert [error_of(done) for done in refusals] == [(33, "locked")] * 2
+    several = fleet.zkc("alice", "send", "bob,carol", "-m", "x")
+    assert (several.code, several.err.count(b"passphrase"), several.err.count(b"defect")) == (33, 2, 0), several
     assert error_of(fleet.zkc("alice", "daemon", "--json", env=lied)) == (33, "locked")
     assert fleet.zkc("alice", "send", "bob", "-m", "by file", env=given).code == 0
     credentials = fleet.folder / "credentials"

@@ -517,6 +517,7 @@ def test_a_pipe_asks_the_daemon_before_it_loads_what_the_answer_is_for(inbox: Fl
     )
     assert (done.returncode, done.stdout) == (0, b"[False] True False\n"), done
 
+
 def test_a_pipe_that_has_not_ended_is_sent_as_it_comes(inbox: Fleet) -> None:
     """It is not waited for until it is known to be small."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

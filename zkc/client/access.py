@@ -77,18 +77,15 @@ def access_without_keys(
     home: Home, open_store: Callable[[], KeyStore], config: ClientConfig, clock: Clock, entropy: Entropy,
     kept: Kept | None = None,
 ) -> Access:
-    """The same for who needs no keys where a daemon answers: ``open_store`` is called only if none does, and who is not
-    registered hears so then."""
+    """The same for who needs no keys where a daemon answers: ``open_store`` is called only if none does, and only then
+    comes of it what is wrong with them, or `NotRegistered`."""
 
     def link() -> Access:
         # asyncio costs, and with a daemon nothing needs it
         from zkc.client.by_link import ByLink  # noqa: PLC0415
         from zkc.client.command_audit import CommandAudit  # noqa: PLC0415
-        from zkc.client.principal import load_main  # noqa: PLC0415
 
-        store = open_store()
-        load_main(store)  # before a passphrase is asked for
-        return ByLink(store, config, clock, entropy, CommandAudit(home, config, clock))
+        return ByLink(open_store(), config, clock, entropy, CommandAudit(home, config, clock))
 
     return _Either(ByDaemon(LocalClient(home.socket_path(), control.ControlReply, kept)), link)
 
@@ -157,8 +154,9 @@ class ByDaemon:
         silence = ANSWER_SECONDS if within is None else min(within + _GRACE_SECONDS, ANSWER_SECONDS)
         grant: Grant | None = None
         with contextlib.closing(self._client.ask(control.ask_grant(wanted, within), within=silence)) as answer:
-            # While others work: what the answer leads to, libzmq with it, takes a command longer than they take.
-            import zkc.net.pipe.sender  # noqa: F401, PLC0415
+            if not wanted.dry_run:
+                # While others work: what the answer leads to, libzmq with it, takes a command longer than they take.
+                import zkc.net.pipe.sender  # noqa: F401, PLC0415
 
             while (reply := answer.next()) is not None:
                 if isinstance(reply, control.MustListen):

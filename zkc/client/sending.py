@@ -1,8 +1,8 @@
 """One delivery from request to receipt: tries, waits, retries; a plain blocking function.
 
 The handshake comes from a `Granter` (this process's own link, or the daemon); the bytes are encrypted and pushed by the
-process that owns them, here. `zkc send` calls it in its main thread, the Python API in a worker thread. Imports zmq
-only once there is a key: until then a command has asked its daemon (decision 0007).
+process that owns them, here. `zkc send` calls it in its main thread, the Python API in a worker thread. Loads zmq
+where something listens or is sent, and not before: a command has asked its daemon by then (decision 0007).
 """
 
 from __future__ import annotations

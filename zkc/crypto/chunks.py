@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from zkc.constants import COMMITMENT_BYTES, XID_TAG_BYTES
+from zkc.constants import AEAD_TAG_BYTES, COMMITMENT_BYTES, XID_TAG_BYTES
 from zkc.crypto.ciphers import make_cipher
 from zkc.crypto.primitives import NONCE_BYTES, Secret, check_mac, digest, expand
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.wire.frames import DATA_HEADER_BYTES, DataHeader, Flag, Stream
 
-Frame = bytearray | memoryview
-"""What a frame is sealed into."""
+Sealed = bytearray | memoryview
+"""A frame, sealed: in memory of our own, or in some that was allotted."""
 
 _KEY: Final = 32
 
@@ -37,6 +37,11 @@ def token(k: Secret, socket: str, attempt: int) -> str:
 def rendezvous(rv: bytes, socket: str) -> bytes:
     """The name under which the two ends of one connection meet at a relay, 16 bytes; ``rv`` is 16 random bytes."""
     return digest(rv, socket.encode())[:16]
+
+
+def frame_bytes(n: int) -> int:
+    """Bytes of a frame of ``n`` bytes under an AEAD, unless it is a stream's first."""
+    return DATA_HEADER_BYTES + n + AEAD_TAG_BYTES
 
 
 class _StreamKeys:
@@ -73,13 +78,13 @@ class StreamSealer(_StreamKeys):
     """Makes the frames of one stream, in order."""
 
     def __init__(
-        self, k: Secret, stream: Stream, attempt: int, cipher: str, allot: Callable[[int], Frame] = bytearray
+        self, k: Secret, stream: Stream, attempt: int, cipher: str, allot: Callable[[int], Sealed] = bytearray
     ) -> None:
         """``allot``: bytes of the next frame -> room for exactly as many, whatever is in it."""
         super().__init__(k, stream, attempt, cipher)
         self._allot = allot
 
-    def seal(self, plaintext: Buffer, flags: Flag = Flag.NONE) -> Frame:
+    def seal(self, plaintext: Buffer, flags: Flag = Flag.NONE) -> Sealed:
         """The next frame: header, in the first one the commitment, ciphertext."""
         header = DataHeader(self.stream, flags, self.attempt, self.index, self._tag).pack()
         aad = header if self.index else header + self._commitment

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from zkc.crypto.chunks import Frame, StreamOpener, StreamSealer
+from zkc.crypto.chunks import Sealed, StreamOpener, StreamSealer
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
 from zkc.protocol.session import Session
@@ -52,7 +52,7 @@ def read_header(frame: Buffer) -> DataHeader:
 
 
 def sealer_of(
-    session: Session, stream: Stream, attempt: int, allot: Callable[[int], Frame] = bytearray
+    session: Session, stream: Stream, attempt: int, allot: Callable[[int], Sealed] = bytearray
 ) -> StreamSealer:
     """What seals the frames of one stream of one attempt, from index 0."""
     return StreamSealer(session.k, stream, attempt, session.req.cipher, allot)

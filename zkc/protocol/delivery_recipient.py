@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from zkc.constants import MANIFEST_MAX, MESSAGE_TEXT_MAX, TRAILER_BYTES
-from zkc.crypto.chunks import Frame, StreamOpener
+from zkc.crypto.chunks import Sealed, StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
@@ -215,7 +215,7 @@ class Line:
         self.attempt += 1
         self._acks = sealer_of(self.session, Stream.ACK, self.attempt)
 
-    def seal(self, message: Ack | Done | Stop) -> Frame:
+    def seal(self, message: Ack | Done | Stop) -> Sealed:
         """One frame of the acknowledgement stream."""
         return self._acks.seal(encode(message))
 
@@ -414,15 +414,15 @@ class DeliveryRecipient:
         """Whether one of the two has said its last word."""
         return isinstance(self.state, Ended)
 
-    def ack(self, position: int, credit: int) -> Frame:
+    def ack(self, position: int, credit: int) -> Sealed:
         """``position`` bytes are taken over; ``credit`` more may be under way."""
         return self._say(Acknowledge(position, credit))
 
-    def done(self, receipt: bytes) -> Frame:
+    def done(self, receipt: bytes) -> Sealed:
         """Everything is durable here."""
         return self._say(Durable(receipt))
 
-    def stop(self, code: int, detail: str) -> Frame:
+    def stop(self, code: int, detail: str) -> Sealed:
         """The recipient gives up: the sender need not wait."""
         return self._say(GiveUp(code, detail))
 
@@ -442,11 +442,11 @@ class DeliveryRecipient:
         (event,) = result.effects
         return event
 
-    def _say(self, event: Acknowledge | Durable | GiveUp) -> Frame:
+    def _say(self, event: Acknowledge | Durable | GiveUp) -> Sealed:
         result = step(TABLE, self._line, self.state, event)
         self.state = result.state
         (effect,) = result.effects
-        frame: Frame = effect.message
+        frame: Sealed = effect.message
         return frame
 
 

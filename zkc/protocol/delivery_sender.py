@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from zkc.constants import WINDOW_MAX
-from zkc.crypto.chunks import Frame, StreamOpener
+from zkc.crypto.chunks import Sealed, StreamOpener
 from zkc.crypto.receipts import manifest_digest, name_digest, verify_receipt
 from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import IntegrityError, PeerViolation
@@ -137,7 +137,7 @@ class Line:
 
     def __init__(
         self, session: Session, manifest: Manifest, attempt: int, whole: tuple[int, bytes] | None,
-        allot: Callable[[int], Frame],
+        allot: Callable[[int], Sealed],
     ) -> None:
         self.session = session
         self.manifest = manifest
@@ -156,14 +156,14 @@ class Line:
         """Whether the key is used up while the recipient has not yet acknowledged under it: one rollover at a time."""
         return self.data.used_up and self._next_acks is not None
 
-    def seal_chunk(self, data: Buffer, trailer: bytes = b"", flags: Flag = Flag.NONE) -> Frame:
+    def seal_chunk(self, data: Buffer, trailer: bytes = b"", flags: Flag = Flag.NONE) -> Sealed:
         """A chunk's frame, shorter where that was agreed and it can be."""
         packed = self._packer.pack(data) if self._packer is not None else None
         if packed is not None:
             data, flags = packed, flags | Flag.ZSTD
         return self.data.seal(bytes(data) + trailer if trailer else data, flags)
 
-    def seal_manifest(self) -> Frame:
+    def seal_manifest(self) -> Sealed:
         """The manifest's one frame, under a key of its own."""
         return sealer_of(self.session, Stream.MANIFEST, self.attempt).seal(encode(self.manifest), Flag.LAST)
 
@@ -321,7 +321,7 @@ class DeliverySender:
 
     def __init__(
         self, session: Session, manifest: Manifest, attempt: int = 0, whole: tuple[int, bytes] | None = None,
-        allot: Callable[[int], Frame] = bytearray,
+        allot: Callable[[int], Sealed] = bytearray,
     ) -> None:
         self._line = Line(session, manifest, attempt, whole, allot)
         self.state: State = AwaitingAck()
@@ -361,21 +361,21 @@ class DeliverySender:
         room = isinstance(state, Sending) and state.sent + self.chunk_size <= state.limit
         return room and not self._line.awaits_rollover
 
-    def start(self, digest: blake3 | None = None) -> list[Frame]:
+    def start(self, digest: blake3 | None = None) -> list[Sealed]:
         """START and the manifest, after the recipient's first word; ``digest`` has taken every byte before its
         position."""
         return self._say(Begin(blake3() if digest is None else digest))
 
-    def chunk(self, data: Buffer, *, last: bool) -> list[Frame]:
+    def chunk(self, data: Buffer, *, last: bool) -> list[Sealed]:
         """The next chunk, at most `chunk_size` bytes; before it a rollover where one is due."""
         return self._say(LastChunk(data) if last else Chunk(data))
 
-    def bye(self) -> Frame:
+    def bye(self) -> Sealed:
         """The last word: the receipt is here."""
         (frame,) = self._say(Leave())
         return frame
 
-    def stop(self, code: int, detail: str) -> Frame:
+    def stop(self, code: int, detail: str) -> Sealed:
         """The sender gives up: the recipient need not wait."""
         (frame,) = self._say(GiveUp(code, detail))
         return frame
@@ -395,7 +395,7 @@ class DeliverySender:
         (event,) = result.effects
         return event
 
-    def _say(self, event: Begin | Chunk | LastChunk | Leave | GiveUp) -> list[Frame]:
+    def _say(self, event: Begin | Chunk | LastChunk | Leave | GiveUp) -> list[Sealed]:
         result = step(TABLE, self._line, self.state, event)
         self.state = result.state
         return [effect.message for effect in result.effects]

@@ -7,7 +7,7 @@ from typing import Final
 
 import zmq
 
-from zkc.crypto.chunks import Frame, token, xid_tag
+from zkc.crypto.chunks import Sealed, token, xid_tag
 from zkc.crypto.primitives import Secret
 from zkc.errors import IntegrityError, Interrupted, PeerViolation, PolicyRefused, ZkcError
 from zkc.net.pipe.frames import message_of
@@ -51,7 +51,7 @@ def receive_frame(sock: Socket) -> zmq.Frame | None:
     return frame
 
 
-def flush(sock: Socket, queue: deque[Frame]) -> None:
+def flush(sock: Socket, queue: deque[Sealed]) -> None:
     """As many frames as the socket takes now."""
     while queue:
         # Out of the queue first: a signal's exception may come once the socket has it, and nothing may go twice.

@@ -11,7 +11,7 @@ import zmq
 from blake3 import blake3
 
 from zkc.constants import BAD_FRAMES_MAX, TRANSFERS_MAX
-from zkc.crypto.chunks import Frame
+from zkc.crypto.chunks import Sealed
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, ZkcError
 from zkc.net.descriptors import DescriptorsTaken
@@ -203,7 +203,7 @@ class _Receiver:
         # What belongs to one connection.
         self._pair: Pair | None = None
         self._machine: DeliveryRecipient | None = None
-        self._word: Frame | None = None
+        self._word: Sealed | None = None
         """Sealed, and not taken by the socket."""
         self._due = False
         """Whether there is something to acknowledge."""

@@ -12,8 +12,8 @@ from typing import Any, Final
 import zmq
 from msgspec import Struct
 
-from zkc.constants import AEAD_TAG_BYTES, BAD_FRAMES_MAX, SMALL_MAX
-from zkc.crypto.chunks import Frame
+from zkc.constants import BAD_FRAMES_MAX, SMALL_MAX
+from zkc.crypto.chunks import Sealed, frame_bytes
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, TimedOut, ZkcError
 from zkc.net.pipe import together
@@ -39,7 +39,6 @@ from zkc.protocol.delivery import NotOpened, Stopped
 from zkc.protocol.delivery_sender import Credited, Delivered, DeliverySender
 from zkc.protocol.session import Session
 from zkc.rules.rates import Pace
-from zkc.wire.frames import DATA_HEADER_BYTES
 from zkc.wire.messages import Manifest
 
 FIRST_WORD_SECONDS: Final = 20.0
@@ -118,6 +117,7 @@ class Attempts:
                 raise LinkLost(f"{what} ({bad})", detail="link") from None
             finally:
                 self.number = attempt.highest + 1
+                attempt.close()
 
     @contextlib.contextmanager
     def _meeting(self) -> Iterator[Meeting]:
@@ -167,7 +167,7 @@ class _Attempt:
         self._pair = pair
         self._session = attempts.session
         self._outgoing = attempts.outgoing
-        self._frames = Frames(DATA_HEADER_BYTES + self._session.resp.chunk + AEAD_TAG_BYTES)
+        self._frames = Frames(frame_bytes(self._session.resp.chunk))
         self._machine = DeliverySender(
             self._session, attempts.manifest, pair.attempt, self._outgoing.whole, self._frames.allot
         )
@@ -178,7 +178,7 @@ class _Attempt:
         self._poller = zmq.Poller()
         for readable in (pair.acks, bell.fd, *pair.watched):
             self._poller.register(readable, zmq.POLLIN)
-        self._queue: deque[Frame] = deque()
+        self._queue: deque[Sealed] = deque()
         """Sealed, and not taken by the socket."""
         self._ended = False
         """Whether the source's last bytes are sealed."""
@@ -199,6 +199,10 @@ class _Attempt:
     def highest(self) -> int:
         """The highest attempt number that was used."""
         return self._machine.attempt
+
+    def close(self) -> None:
+        """What was sealed is not used again."""
+        self._frames.close()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ import contextlib
 import os
 import select
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zkc.config import ClientConfig, Loaded, load
 from zkc.errors import NotRegistered
 from zkc.stores.files import check_file
 from zkc.stores.home import Home
-from zkc.ui.cli.options import Invocation
+from zkc.ui.cli.options import Invocation, current_out
 from zkc.ui.cli.passphrases import passphrase
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from zkc.env import Clock, Entropy
     from zkc.stores.inbox import Inbox
     from zkc.stores.keystore import KeyStore
+    from zkc.ui.cli.output import Out
 
 
 def client_home(call: Invocation) -> Home:
@@ -41,35 +43,39 @@ def client_loaded(call: Invocation, home: Home, options: Mapping[str, object] | 
     return loaded
 
 
-def open_store(home: Home) -> KeyStore:
+def open_store(home: Home, out: Out | None = None) -> KeyStore:
     """Its keys; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made.
 
-    Who has them is protected from here on (attack K07): no command forgets it.
+    ``out``: of the command, where another thread may open them.
     """
     from zkc.stores.keystore import KeyStore
 
     _check_keys(home)
-    return KeyStore.open(home, passphrase=passphrase)
+    return KeyStore.open(home, passphrase=partial(passphrase, out or current_out()))
 
 
 @contextlib.contextmanager
 def reached(home: Home, config: ClientConfig, clock: Clock, entropy: Entropy) -> Iterator[Access]:
-    """The coordinator, for a command that needs its keys only where no daemon answers; else like `open_store`. K of a
-    transfer is protected in either case."""
-    from zkc.client.access import access_without_keys
+    """The coordinator. The errors of `open_store`, and `NotRegistered`, come at once where there is no daemon. Where
+    one should be, the keys stay closed, and what is wrong with them is told by the call that finds it gone."""
+    from zkc.client.access import access_without_keys, open_access
 
-    _check_keys(home)
-    check_file(home.keys_db)
-    with (
-        contextlib.ExitStack() as stores,
-        contextlib.closing(access_without_keys(
-            home, lambda: stores.enter_context(open_store(home)), config, clock, entropy
-        )) as access,
-    ):
-        yield access
+    out = current_out()
+    with contextlib.ExitStack() as stores:
+        if os.path.lexists(home.socket_path()):
+            _check_keys(home)
+            check_file(home.keys_db)
+            access = access_without_keys(
+                home, lambda: stores.enter_context(open_store(home, out)), config, clock, entropy
+            )
+        else:
+            access = open_access(home, stores.enter_context(open_store(home, out)), config, clock, entropy)
+        with contextlib.closing(access):
+            yield access
 
 
 def _check_keys(home: Home) -> None:
+    """`NotRegistered` where there are none; what this process holds is protected from here on (attack K07)."""
     from zkc.hardening import protect_memory
 
     protect_memory()

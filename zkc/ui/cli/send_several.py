@@ -73,6 +73,7 @@ def send_to_each(
     pace = SharedPace(options.bwlimit or math.inf)
     with contextlib.ExitStack() as closing:
         config = client_config(call, home)
+        access = closing.enter_context(reached(home, config, clock, entropy))
         with contextlib.ExitStack() as opened:
             sources: dict[str, tuple[AnySource, Manifest]] = {}
             first = open_source(call.out, what)
@@ -83,7 +84,6 @@ def send_to_each(
         if not isinstance(what.payload, str | list) and not options.dry_run:
             fan = closing.enter_context(Fan(what.payload, len(names)))
             sources = {name: (branch, sources[name][1]) for name, branch in zip(names, fan.branches, strict=True)}
-        access = closing.enter_context(reached(home, config, clock, entropy))
         board = closing.enter_context(Board(call.out))
 
         def one(name: str, bell: Bell) -> int:
