@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zkc.constants import CHUNK_MIN
 from zkc.crypto.chunks import StreamOpener, StreamSealer, token, xid_tag
 from zkc.crypto.primitives import Secret, expand, mac
+from zkc.crypto.stream_cipher import Buffer
 from zkc.errors import PeerViolation
-from zkc.ids import CIPHERS
+from zkc.ids import CIPHERS, SAFE_CIPHERS
 from zkc.wire.frames import DATA_HEADER_BYTES, DataHeader, Flag, Stream
 
 K: Final = Secret(bytes(range(32)))
@@ -35,7 +37,7 @@ def frames_of(seal: StreamSealer, chunks: list[bytes] = PLAIN) -> list[bytes]:
     return [bytes(seal.seal(c, Flag.LAST if i == last else Flag.NONE)) for i, c in enumerate(chunks)]
 
 
-def take(into: StreamOpener, frame: bytes) -> bytes:
+def take(into: StreamOpener, frame: bytes) -> Buffer:
     """What a receiver does with what came from the socket."""
     return into.open(DataHeader.unpack(frame), frame)
 
@@ -316,3 +318,14 @@ def test_a_stream_shows_no_key() -> None:
     for key in (K.reveal(), seal._commitment, seal._base.to_bytes(12, "big")):
         assert key.hex() not in repr(seal)
         assert repr(key) not in repr(seal)
+
+
+@pytest.mark.parametrize("cipher", SAFE_CIPHERS)
+def test_what_a_chunk_held_is_there_until_the_next_one_is_opened_and_nobody_can_change_it(cipher: str) -> None:
+    texts = [bytes([n]) * (CHUNK_MIN + 1) for n in range(3)]
+    frames, into = frames_of(sealer(cipher=cipher), texts), opener(cipher=cipher)
+    first = memoryview(take(into, frames[0]))
+    assert (bytes(first), first.readonly) == (texts[0], True)
+    assert bytes(take(into, frames[1])) == texts[1]
+    assert bytes(first) == texts[1], "the memory is used again"
+    assert refused(into, frames[2][:-1] + bytes([frames[2][-1] ^ 1])) == "forged"

@@ -15,6 +15,7 @@ from zkc.client.judging import Consent, check_manifest
 from zkc.config import ClientConfig
 from zkc.constants import SMALL_MAX
 from zkc.crypto.receipts import make_receipt
+from zkc.crypto.stream_cipher import Buffer
 from zkc.env import Clock
 from zkc.errors import Interrupted, LocalIOError, PolicyRefused
 from zkc.ids import owner_of
@@ -126,7 +127,7 @@ class InboxSink:
             self._judge(data)
             position += len(data)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         self._judge(data)
         self.size += len(data)
         if self._small is not None:
@@ -141,7 +142,7 @@ class InboxSink:
             self._until_check = 16 * 1024 * 1024
         self._partial.write(data)
 
-    def _judge(self, data: bytes) -> None:
+    def _judge(self, data: Buffer) -> None:
         if self._listing is not None and not self._listing.complete:
             self._listing.judge(data)
             # Holes take no room here, and may where they are read: they count for the bound that a person has set.

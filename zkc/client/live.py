@@ -22,6 +22,7 @@ from zkc.client import control
 from zkc.client.judging import Consent, check_manifest
 from zkc.config import ClientConfig
 from zkc.constants import CHUNK_MAX
+from zkc.crypto.stream_cipher import Buffer
 from zkc.env import Clock
 from zkc.errors import InternalError, Interrupted, PeerViolation, UsageError, ZkcError
 from zkc.ids import owner_of
@@ -93,7 +94,7 @@ class LiveReader:
         self._daemon.call(control.AskStatus())
 
     def take(
-        self, wish: LiveWish, wait: float, write: Callable[[bytes], None], pause: Callable[[float], None],
+        self, wish: LiveWish, wait: float, write: Callable[[Buffer], None], pause: Callable[[float], None],
         on_waiting: Callable[[], None] = lambda: None,
     ) -> Item:
         """The next transfer that matches, into ``write``, which blocks for as long as its reader likes and may raise:
@@ -110,7 +111,7 @@ class LiveReader:
         return item
 
     def _take_one(
-        self, wish: LiveWish, end: float, write: Callable[[bytes], None], pause: Callable[[float], None],
+        self, wish: LiveWish, end: float, write: Callable[[Buffer], None], pause: Callable[[float], None],
         on_waiting: Callable[[], None],
     ) -> Item | None:
         """One handshake, and what comes of it; None where nothing was taken: its name did not match, or the sender did
@@ -146,7 +147,7 @@ class LiveReader:
 
     def _receive(
         self, incoming: Incoming, session: Session, answer: Answer[control.ControlReply], glob: str,
-        write: Callable[[bytes], None],
+        write: Callable[[Buffer], None],
     ) -> Item | None:
         if glob:
             incoming.hold()
@@ -182,12 +183,12 @@ class _UnderWay:
     and the sender would take that for an attack: so the bell ends it, and an exception a write alone.
     """
 
-    def __init__(self, bell: Bell, write: Callable[[bytes], None]) -> None:
+    def __init__(self, bell: Bell, write: Callable[[Buffer], None]) -> None:
         self._bell = bell
         self._write = write
         self._writes = self._interrupted = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         self._writes = True
         try:
             if not self._interrupted:
@@ -229,7 +230,7 @@ class LiveSink:
     """`zkc.net.pipe.recipient.Sink` into a stream: every byte is handed on, and none is kept."""
 
     def __init__(
-        self, config: ClientConfig, session: Session, glob: str, write: Callable[[bytes], None],
+        self, config: ClientConfig, session: Session, glob: str, write: Callable[[Buffer], None],
         daemon: LocalClient[control.ControlReply], clock: Clock, consent: Consent,
     ) -> None:
         self._consent = consent
@@ -272,7 +273,7 @@ class LiveSink:
         """A stream begins at its first byte."""
         return 0, blake3()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         self._write(data)
         self.size += len(data)
 

@@ -102,8 +102,8 @@ class StreamOpener(_StreamKeys):
         super().__init__(k, stream, attempt, cipher)
         self._failed = False
 
-    def open(self, header: DataHeader, frame: Buffer) -> bytes:
-        """The plaintext of ``frame``, whose header is ``header``.
+    def open(self, header: DataHeader, frame: Buffer) -> Buffer:
+        """The plaintext of ``frame``, whose header is ``header``; there until the next one is opened.
 
         `PeerViolation`: ``unexpected`` (another stream, attempt, transfer or index), ``forged``.
         """

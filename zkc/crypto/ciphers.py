@@ -12,7 +12,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from zkc.constants import AEAD_TAG_BYTES, ROLLOVER_BYTES
+from zkc.constants import AEAD_TAG_BYTES, CHUNK_MIN, ROLLOVER_BYTES
 from zkc.crypto.stream_cipher import Buffer, StreamCipher
 from zkc.errors import PeerViolation
 from zkc.ids import UNSAFE_CIPHERS
@@ -25,6 +25,8 @@ class AeadCipher:
 
     def __init__(self, aead: AESGCM | ChaCha20Poly1305) -> None:
         self._aead = aead
+        self._plaintext = memoryview(b"")
+        """Of a chunk, in memory that is used again: new memory is cleared before anything is opened into it."""
 
     def overhead(self, n: int) -> int:
         return AEAD_TAG_BYTES
@@ -32,9 +34,15 @@ class AeadCipher:
     def seal_into(self, nonce: bytes, aad: bytes, plaintext: Buffer, out: memoryview) -> None:
         self._aead.encrypt_into(nonce, plaintext, aad, out)
 
-    def open(self, nonce: bytes, aad: bytes, ciphertext: Buffer) -> bytes:
+    def open(self, nonce: bytes, aad: bytes, ciphertext: Buffer) -> Buffer:
+        n = len(ciphertext) - AEAD_TAG_BYTES
         try:
-            return self._aead.decrypt(nonce, ciphertext, aad)
+            if n <= CHUNK_MIN:
+                return self._aead.decrypt(nonce, ciphertext, aad)
+            if n != len(self._plaintext):
+                self._plaintext = memoryview(bytearray(n))
+            self._aead.decrypt_into(nonce, ciphertext, aad, self._plaintext)
+            return self._plaintext.toreadonly()
         except (InvalidTag, ValueError):
             raise PeerViolation("forged", "a frame does not open") from None
 

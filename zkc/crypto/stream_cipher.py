@@ -20,5 +20,5 @@ class StreamCipher(Protocol):
     def seal_into(self, nonce: bytes, aad: bytes, plaintext: Buffer, out: memoryview) -> None:
         """Ciphertext into ``out``, which is exactly ``len(plaintext) + overhead(len(plaintext))`` long."""
 
-    def open(self, nonce: bytes, aad: bytes, ciphertext: Buffer) -> bytes:
-        """The plaintext, only once authenticated; `PeerViolation` (``forged``)."""
+    def open(self, nonce: bytes, aad: bytes, ciphertext: Buffer) -> Buffer:
+        """The plaintext, only once authenticated, and there until the next call; `PeerViolation` (``forged``)."""

@@ -35,8 +35,8 @@ class NotOpened(PeerViolation):
     """A frame that did not open: not, or not only, made by who holds the key. It ends a connection, and no delivery."""
 
 
-def open_frame(opener: StreamOpener, header: DataHeader, frame: Buffer) -> bytes:
-    """The plaintext of ``frame``; `NotOpened`."""
+def open_frame(opener: StreamOpener, header: DataHeader, frame: Buffer) -> Buffer:
+    """The plaintext of ``frame``, there until the next one is opened; `NotOpened`."""
     try:
         return opener.open(header, frame)
     except PeerViolation as violation:

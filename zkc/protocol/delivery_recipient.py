@@ -59,19 +59,19 @@ class Durable(Struct, frozen=True):
 class Chunk(Struct, frozen=True):
     """A frame of data with no flag."""
 
-    data: bytes
+    data: Buffer
 
 
 class LastChunk(Struct, frozen=True):
     """A frame of data with LAST: the trailer is in it."""
 
-    data: bytes
+    data: Buffer
 
 
 class Bye(Struct, frozen=True):
     """A frame of data with BYE."""
 
-    data: bytes
+    data: Buffer
 
 
 # --- what came of it: effects ----------------------------------------------------------------------------------------
@@ -88,15 +88,15 @@ class Announced(Struct, frozen=True):
 
 
 class Data(Struct, frozen=True):
-    """Authenticated bytes, in order."""
+    """Authenticated bytes, in order; there until the next frame is received."""
 
-    data: bytes
+    data: Buffer
 
 
 class Complete(Struct, frozen=True):
-    """The last bytes; total and digest of the whole are right."""
+    """The last bytes, there until the next frame; total and digest of the whole are right."""
 
-    data: bytes
+    data: Buffer
     size: int
     digest: bytes
 
@@ -199,12 +199,12 @@ class Line:
             raise PeerViolation("limit", "a chunk where a rollover is due")
         if packed:
             end = max(len(plaintext) - (TRAILER_BYTES if form is LastChunk else 0), 0)
-            plaintext = unpack(plaintext[:end], self.session.resp.chunk) + plaintext[end:]
+            plaintext = unpack(bytes(plaintext[:end]), self.session.resp.chunk) + bytes(plaintext[end:])
         if not issubclass(form, Message):
             return form(plaintext)
         if len(plaintext) > MANIFEST_MAX:
             raise PeerViolation("limit", "the manifest is too long")
-        message: Manifest | Start | Stop = decode(plaintext, form)
+        message: Manifest | Start | Stop = decode(bytes(plaintext), form)
         return message
 
     def roll_over(self) -> None:
@@ -298,7 +298,7 @@ def consume_last_chunk(line: Line, state: Receiving, message: LastChunk) -> Step
         raise PeerViolation("limit", "a chunk above the agreed size")
     if end < 0:
         raise PeerViolation("truncated", "the last chunk has no end")
-    data, trailer = message.data[:end], message.data[end:]
+    data, trailer = message.data[:end], bytes(message.data[end:])
     received = _take(line, state, data)
     digest = line.hash.digest()
     if not compare_digest(trailer, received.to_bytes(8, "big") + digest + manifest_digest(state.manifest)):
@@ -335,7 +335,7 @@ def _check_place(attempt: int, received: int, message: Start) -> None:
         raise PeerViolation("unexpected", "a start at another place")
 
 
-def _take(line: Line, state: Receiving, data: bytes) -> int:
+def _take(line: Line, state: Receiving, data: Buffer) -> int:
     """Bytes taken with ``data``; nothing is hashed that is above a limit."""
     received, most, announced = state.received + len(data), line.session.resp.max_bytes, state.manifest.size
     if received > state.limit:

@@ -181,7 +181,7 @@ class Line:
         acks = self.acks
         if self._next_acks is not None and header.attempt == self.attempt:
             acks = self._next_acks
-        message: Ack | Done | Stop = decode(open_frame(acks, header, frame), AckMessage)
+        message: Ack | Done | Stop = decode(bytes(open_frame(acks, header, frame)), AckMessage)
         if acks is self._next_acks:
             self.acks, self._next_acks = acks, None
         return message

@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from zkc.constants import BAD_FRAMES_MAX, TRANSFERS_MAX
 from zkc.crypto.chunks import Sealed
+from zkc.crypto.stream_cipher import Buffer
 from zkc.env import Clock, SystemClock
 from zkc.errors import Interrupted, PeerViolation, ZkcError
 from zkc.net.descriptors import DescriptorsTaken
@@ -61,8 +62,8 @@ class Sink(Protocol):
     def announced(self, manifest: Manifest) -> None:
         """Judge name and size before the first byte."""
 
-    def write(self, data: bytes) -> None:
-        """Authenticated bytes, in order."""
+    def write(self, data: Buffer) -> None:
+        """Authenticated bytes, in order; they are there until it returns."""
 
     def complete(self, size: int, digest: bytes) -> bytes:
         """Make it durable; the receipt."""

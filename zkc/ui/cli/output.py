@@ -124,7 +124,7 @@ class Out:
             raise LocalIOError("standard output is closed", hint="give it a file or a pipe")
         return self._stdout.fileno()
 
-    def payload(self, chunk: bytes | memoryview) -> None:
+    def payload(self, chunk: bytes | bytearray | memoryview) -> None:
         """Bytes of the payload, past every buffer: when this returns the reader's pipe has taken them."""
         descriptor, rest = self.payload_descriptor(), memoryview(chunk)
         self._open_line = bytes(rest[-1:]) != b"\n" if rest else self._open_line
