@@ -51,8 +51,8 @@ class Frames:
         """``size``: bytes of the frames that most are; others are made for one use."""
         self._size = size
         self._room = room
-        self._blank = bytes(size)
-        """Each message keeps what it was made of: of all of them it is this one."""
+        self._blank = b""
+        """Each message keeps what it was made of: of all of them it is this one, as large, from the first on."""
         self._made = 0
         self._free: list[zmq.Frame] = []
         self._sealed: deque[tuple[int, zmq.Frame]] = deque()
@@ -66,6 +66,7 @@ class Frames:
         if not self._room.take(size):
             return bytearray(size)
         self._made += 1
+        self._blank = self._blank or bytes(size)
         return zmq.Frame(self._blank, copy=True).buffer
 
     def sealed(self, position: int, frames: Iterable[Sealed]) -> None:
