@@ -46,12 +46,12 @@ def client_loaded(call: Invocation, home: Home, options: Mapping[str, object] | 
 def open_store(home: Home, out: Out | None = None) -> KeyStore:
     """Its keys; `NotRegistered` (``no-registration``) in a home in which nobody ever joined, where nothing is made.
 
-    ``out``: of the command, where another thread may open them.
+    ``out``: of the command, where a thread may unlock them that is not its own.
     """
     from zkc.stores.keystore import KeyStore
 
     _check_keys(home)
-    return KeyStore.open(home, passphrase=partial(passphrase, out or current_out()))
+    return KeyStore.open(home, passphrase=partial(passphrase, out))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,14 +143,13 @@ def _attempt(home: Home, lock: HomeLock, invitation: InvitationText) -> Iterator
     """The home's keys. A join that fails, with no key that the coordinator may know, leaves the home as it was."""
     from zkc.config import put_back
     from zkc.stores.keystore import KeyStore
-    from zkc.ui.cli.options import current_out
     from zkc.ui.cli.passphrases import passphrase
 
     is_new = not os.path.lexists(home.keys_db)
     config = home.config_file.read_bytes() if home.config_file.exists() else None
     kept = False
     try:
-        with KeyStore.open(home, passphrase=partial(passphrase, current_out())) as store:
+        with KeyStore.open(home, passphrase=passphrase) as store:
             try:
                 yield store
             finally:

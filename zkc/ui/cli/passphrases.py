@@ -8,12 +8,14 @@ from zkc.errors import UsageError
 from zkc.ui.cli.output import Out
 
 
-def passphrase(out: Out) -> bytes:
-    """The one that there is. `LocalIOError` (``locked``) where there is nobody to ask. Any thread."""
+def passphrase(out: Out | None = None) -> bytes:
+    """The one that there is. `LocalIOError` (``locked``) where there is nobody to ask. ``out``: of the command, where a
+    thread asks that is not the command's own."""
     from zkc.client import passphrase as sources
+    from zkc.ui.cli.options import current_out
 
     found = sources.given()
-    if found is None and out.may_prompt:
+    if found is None and (out or current_out()).may_prompt:
         found = str(click.prompt("Passphrase", hide_input=True, err=True)).encode()
     return sources.passphrase() if found is None else found
 
