@@ -13,7 +13,7 @@ from zkc.client.grants import Wanted
 from zkc.protocol.session import Session
 from zkc.testing import Fleet
 from zkc.wire.frames import Flag
-from zkc.wire.messages import Stop
+from zkc.wire.messages import Ack, Stop
 from zkc.wire.packing import Packer
 
 MIB = 1 << 20
@@ -55,6 +55,7 @@ def test_a_thousand_bytes_that_unpack_to_ten_gigabytes_stop_at_what_was_declared
     assert bomb is not None
     before = memory(fleet.program("bob").process.pid)
     with Line(session) as line:
+        assert isinstance(line.answer(), Ack), "both connections stand: his last word is heard"
         line.send(*frames.opening(), *(frames.chunk(bomb, Flag.ZSTD) for _ in range(10 * GIB // whole)))
         stop = line.verdict()
     assert isinstance(stop, Stop)
