@@ -1,9 +1,10 @@
 """Runs the pages of docs/ as their reader would: what stands behind a prompt is typed into a shell, in a terminal.
 
 A block of the language ``console`` is a dialogue: ``alice$ zkc inbox`` is typed on alice's machine, and what follows,
-to the next prompt, must come: ``…`` stands for any text, alone on a line for any number of lines. Each command must end
-with 0, unless the next one is ``echo $?``; one that goes on (a daemon) must only say what is shown, and a line ``^C``
-ends it. ``alice# `` is her machine's root.
+to the next prompt, must come: ``…`` stands for any text, alone on a line for any number of lines. The programs of a
+pipe have one terminal: the line of one may come among those of the other. Each command must end with 0, unless the next
+one is ``echo $?``; one that goes on (a daemon) must only say what is shown, and a line ``^C`` ends it. ``alice# `` is
+her machine's root.
 What else a reader does is told by a comment above a block, which no reader sees:
 
 - ``<!-- file: alice ~/bin/nightly -->``: puts the block into that file, in a folder that is there
@@ -26,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -104,6 +105,15 @@ class Call:
     def expected(self, port: str) -> re.Pattern[str]:
         """The whole of what comes, where the coordinator is at ``port``."""
         return re.compile("".join(_expected(line.replace(PORT, port)) for line in self.shown))
+
+    def orders(self) -> Iterator[Call]:
+        """The same with what may come in each order that it may come in; as it is shown first."""
+        yield self
+        if " | " in self.command:
+            for place, line in enumerate(self.shown):
+                others = self.shown[:place] + self.shown[place + 1 :]
+                for before in range(len(self.shown)):
+                    yield replace(self, shown=[*others[:before], line, *others[before:]])
 
 
 def _expected(line: str) -> str:
@@ -303,11 +313,12 @@ class Reader:
         end = time.monotonic() + DEADLINE
         while True:
             said, code = terminal.type(command, expected, goes_on=call.goes_on())
-            found = expected.fullmatch(said)
+            seen = ((order, order.expected(self._port).fullmatch(said)) for order in call.orders())
+            order, found = next((each for each in seen if each[1]), (call, None))
             if found or not _LOOKS.fullmatch(command) or time.monotonic() > end:
                 break
         if found:
-            self._ids |= zip(_ID.findall("\n".join(call.shown)), found.groups(), strict=True)
+            self._ids |= zip(_ID.findall("\n".join(order.shown)), found.groups(), strict=True)
         self._tell(f"{call.host}$ {call.command}\n{said}")
         assert found, f"line {call.line}: {call.command}\nsays:\n{said}\nand not:\n" + "\n".join(
             call.shown

@@ -54,12 +54,19 @@ def test_a_dialogue_is_read() -> None:
     [
         ("a$ echo one\ntwo", "says:\none\n\nand not:\ntwo"), ("a$ false", "ended with 1"), ("a$ echo x", "says:\nx"),
         ("a$ (exit 3)\na$ echo $?\n4", "says:\n3"), ("a$ exit", "has ended"),
+        ("a$ printf '1\\n2\\n'\n2\n1", "says:\n1\n2"), ("a$ echo 1 | cat\n2", "says:\n1"),
     ],
 )
 def test_another_answer_or_a_failure_is_told(dialogue: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as caught:
         follow(page_of(tmp_path, f"```console\n{dialogue}\n```\n"), tmp_path)
     assert why in str(caught.value)
+
+
+def test_the_programs_of_a_pipe_say_their_lines_in_any_order(tmp_path: Path) -> None:
+    told = "0123456789abcdef"
+    text = f"```console\na$ echo one | {{ cat; echo two; echo id fedcba9876543210; }}\nid {told}\none\ntwo\n```\n"
+    follow(page_of(tmp_path, text), tmp_path)
 
 
 def test_files_programs_and_cron_are_done(tmp_path: Path) -> None:
