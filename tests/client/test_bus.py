@@ -31,6 +31,7 @@ from zkc.client.happenings import (
 )
 from zkc.client.noted import NotedEvents
 from zkc.constants import FOLLOWERS_MAX
+from zkc.decoders import json_decoder
 from zkc.errors import DaemonError, Interrupted
 from zkc.logs import Repeats
 from zkc.ui.cli.events import line_of, object_of
@@ -243,7 +244,7 @@ def example(kind: type[msgspec.Struct]) -> Any:
 @pytest.mark.parametrize("kind", get_args(Happening), ids=tag_of)
 def test_every_event_is_one_line_that_moves_no_cursor_and_one_object(kind: type[msgspec.Struct]) -> None:
     happened = Happened(3, 0.0, example(kind))
-    assert msgspec.json.decode(msgspec.json.encode(happened), type=Happened) == happened
+    assert json_decoder(Happened).decode(msgspec.json.encode(happened)) == happened
     line = line_of(happened)
     assert line.isprintable()
     assert line.startswith(f"1970-01-01T00:00:00.000Z  {tag_of(kind)}")

@@ -24,6 +24,7 @@ from zkc.crypto.cards import make_coordinator_card, read_coordinator_card, sign_
 from zkc.crypto.evidence import Evidence, Proved, check_evidence
 from zkc.crypto.signing import IdentityKey
 from zkc.crypto.successions import Descent, descend, make_succession
+from zkc.decoders import json_decoder
 from zkc.errors import IdentityError, UnknownRecipient
 from zkc.protocol.keylog import LogAlarm
 from zkc.stores.home import Home
@@ -313,7 +314,7 @@ def test_two_logs_signed_by_identities_of_one_coordinator_are_evidence_against_i
     assert (said["coordinator"], said["size"]) == (present.hex(), 3)
     assert said["signers"] == [reign(each).public.fingerprint.hex() for each in signers]
 
-    whole = msgspec.json.decode(path.read_bytes(), type=Evidence)
+    whole = json_decoder(Evidence).decode(path.read_bytes())
     assert (whole.descent is None) is (signers[0] == signers[1]), "it has what is needed, and no more"
     if whole.descent is not None:
         other = Descent(whole.descent.ed25519, whole.descent.ml_dsa, whole.descent.successions[:-1])

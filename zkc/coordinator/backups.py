@@ -34,6 +34,7 @@ from zkc.coordinator import identity
 from zkc.coordinator.banned import FILE_NAME as BANNED
 from zkc.coordinator.engine import keydb_url
 from zkc.crypto.audit import Note
+from zkc.decoders import convert, json_decoder
 from zkc.env import SystemClock
 from zkc.errors import LocalIOError, UsageError
 from zkc.stores import files
@@ -237,10 +238,10 @@ def _unpack(source: Source, folder: Path) -> Told:
 
 def _head(data: bytes) -> Told:
     try:
-        told = msgspec.json.decode(data, type=dict[str, Any])
+        told = json_decoder(dict[str, Any]).decode(data)
         if isinstance(version := told.get("version"), int) and version > _VERSION:
             raise files.newer("the backup", Path(_HEAD))
-        return msgspec.convert(told, Told)
+        return convert(told, Told)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _damaged() from None
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from zkc.decoders import json_decoder
+
 SUSPECT_BYTES: Final = 128
 _KEY_BYTES: Final = 32
 _LINE_MAX: Final = 64 * 1024
@@ -74,7 +76,7 @@ def read_line(source: socket.socket, kind: Any) -> Any:
             return None
         line += part
     try:
-        return msgspec.json.decode(line, type=kind)
+        return json_decoder(kind).decode(line)
     except msgspec.MsgspecError:
         return None
 

@@ -14,6 +14,7 @@ from zkc.crypto.cards import read_coordinator_card
 from zkc.crypto.heads import claim_of, verify_head
 from zkc.crypto.signing import IdentityPublic
 from zkc.crypto.successions import Descent
+from zkc.decoders import json_decoder
 from zkc.errors import IdentityError, PeerViolation
 
 EVIDENCE_MAX: Final = 256 * 1024
@@ -51,7 +52,7 @@ def encode_evidence(coordinator_card: bytes, one: bytes, other: bytes, descent: 
 def check_evidence(data: bytes) -> Proved:
     """What it proves; `IdentityError` (``evidence``): nothing."""
     try:
-        evidence = msgspec.json.decode(data, type=Evidence)
+        evidence: Evidence = json_decoder(Evidence).decode(data)
         if (evidence.v, evidence.kind, len(evidence.heads)) != (1, "log-fork", 2):
             raise PeerViolation("malformed", "of another kind")
         identity = read_coordinator_card(evidence.coordinator).identity

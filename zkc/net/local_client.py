@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from zkc.decoders import json_decoder
 from zkc.env import Clock
 from zkc.errors import PeerViolation
 from zkc.net.local_frames import ANSWER_SECONDS, KEPT_SECONDS, bad_answer, dial, next_reply, send
@@ -22,7 +23,6 @@ from zkc.net.local_frames import ANSWER_SECONDS, KEPT_SECONDS, bad_answer, dial,
 Rep = TypeVar("Rep", bound=msgspec.Struct)
 
 _ENCODER: Final = msgspec.json.Encoder()
-_DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -32,11 +32,8 @@ def encode(value: msgspec.Struct) -> bytes:
 
 def decode(body: bytes, kind: Any) -> Any:
     """``body`` as a ``kind`` (a Struct class or a union of tagged ones); `PeerViolation` (``malformed``) otherwise."""
-    decoder = _DECODERS.get(kind)
-    if decoder is None:
-        decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
     try:
-        return decoder.decode(body)
+        return json_decoder(kind).decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise PeerViolation("malformed", str(error)[:120]) from None
 

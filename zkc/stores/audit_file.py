@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from zkc.crypto.audit import GENESIS, Entry, Note, broken, entry_after, follows, verify
+from zkc.decoders import convert
 from zkc.stores.home import Home
 from zkc.stores.localdb import LocalDb, Schema
 
@@ -151,7 +152,7 @@ def _entries(connection: sqlite3.Connection, after: int = 0, limit: int = -1) ->
     for row in connection.execute(_SELECT, (after, limit)):
         seq, *told, previous, found = row
         try:
-            note = msgspec.convert(dict(zip(_NOTE, told, strict=True)), Note)
+            note = convert(dict(zip(_NOTE, told, strict=True)), Note)
         except msgspec.ValidationError:
             raise broken(seq) from None
         yield Entry(seq, note, previous, found)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from zkc.decoders import json_decoder
 from zkc.errors import LocalIOError
 from zkc.stores import files
 
@@ -22,10 +23,11 @@ def read_document(path: Path, kind: type[T], version: int, what: str, hint: str)
     `LocalIOError` (``damaged``, whose way out is ``hint``; ``permission``, ``io``)."""
     data = files.read_private(path)
     try:
-        found: Any = msgspec.json.decode(data)
+        found: Any = json_decoder(Any).decode(data)
         written = found.get("version", 1) if isinstance(found, dict) else 1
         if isinstance(written, int) and written > version:
             raise files.newer(what, path)
-        return msgspec.json.decode(data, type=kind)
+        read: T = json_decoder(kind).decode(data)
+        return read
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LocalIOError(f"{path} is damaged", detail="damaged", hint=hint) from None

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
+from zkc.decoders import msgpack_decoder
 from zkc.errors import PeerViolation
 
 T = TypeVar("T")
@@ -21,10 +22,7 @@ class _First(msgspec.Struct, array_like=True):
     version: int
 
 
-
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_FIRST: Final = msgspec.msgpack.Decoder(_First)
-_DECODERS: Final[dict[Any, msgspec.msgpack.Decoder[Any]]] = {}
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -38,11 +36,8 @@ def decode(data: bytes, kind: type[T]) -> T: ...
 def decode(data: bytes, kind: Any) -> Any: ...
 def decode(data: bytes, kind: Any) -> Any:
     """``data`` as a ``kind`` (a Struct class or a union of tagged ones); `PeerViolation` (``malformed``) otherwise."""
-    decoder = _DECODERS.get(kind)
-    if decoder is None:
-        decoder = _DECODERS[kind] = msgspec.msgpack.Decoder(kind)
     try:
-        value = decoder.decode(data)
+        value = msgpack_decoder(kind).decode(data)
         if _ENCODER.encode(value) == data:
             return value
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, OverflowError) as error:
@@ -53,6 +48,7 @@ def decode(data: bytes, kind: Any) -> Any:
 def version_of(data: bytes) -> int:
     """The number that an array begins with, whatever fields its version has; `PeerViolation` (``malformed``)."""
     try:
-        return _FIRST.decode(data).version
+        first: _First = msgpack_decoder(_First).decode(data)
+        return first.version
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise PeerViolation("malformed", str(error)[:120]) from None

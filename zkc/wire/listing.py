@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from zkc.constants import LISTING_HEADER_BYTES
+from zkc.decoders import msgpack_decoder
 from zkc.wire.codec import encode
 from zkc.wire.messages import TreeEntry, TreeFile
 
 LENGTH_BYTES: Final = 2
 
-_DECODER: Final = msgspec.msgpack.Decoder(TreeEntry)
+_DECODER: Final = msgpack_decoder(TreeEntry)
 
 
 def packed(entry: TreeEntry) -> bytes:
