@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import resource
+import sys
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4
 
 
 def protect_memory() -> None:
-    """No core dump of this process from now on, and no debugger or ``/proc/PID/mem`` of another one of this user."""
+    """No core dump of this process from now on, and no debugger or ``/proc/PID/mem`` of another one of this user.
+
+    What is left of a crash outside Python is where each thread was, on stderr: lines of code, and no value.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
+    if sys.stderr is not None:  # else what is descriptor 2 now is something else
+        faulthandler.enable(2)
 
 
 def claim_descriptors(wanted: int) -> int:
