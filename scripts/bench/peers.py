@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -229,10 +230,26 @@ def push_pull(source: Path, target: Path, *, curve: bool = False) -> float:
     """
     target.unlink(missing_ok=True)
     mode = "curve" if curve else "null"
-    with subprocess.Popen(
-        [sys.executable, _BARE, "pull", mode, target], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    ) as puller:
-        if puller.stdout is None:
-            raise RuntimeError("no output")
-        where = puller.stdout.readline().split()
+    with _pulling([sys.executable, _BARE, "pull", mode, target]) as (_, where):
         return timed(lambda: run(sys.executable, _BARE, "push", mode, source, *where))
+
+
+def push_pull_pipes(feed: str, drain: str) -> float:
+    """Seconds from a shell command's output to another's input, by the same."""
+    command = shlex.join([sys.executable, str(_BARE)])
+    with _pulling(["bash", "-c", f"{command} pull null - | {drain}"]) as (puller, where):
+
+        def both() -> None:
+            run("bash", "-c", f"{feed} | {command} push null - {shlex.join(where)}")
+            puller.wait(SECONDS)
+
+        return timed(both)
+
+
+@contextmanager
+def _pulling(command: Sequence[str | Path]) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The pulling process, and where it listens."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as puller:
+        if puller.stderr is None:
+            raise RuntimeError("no stderr")
+        yield puller, puller.stderr.readline().split()

@@ -22,6 +22,7 @@ def run(rounds: int, *, quick: bool) -> str:
             OURS: lambda: _through(ours, source, live=True),
             SPOOLED: lambda: _through(ours, source, live=False),
         }
+        contest["bare PUSH/PULL, the limit"] = lambda: peers.push_pull_pipes(f"cat {source}", "cat > /dev/null")
         if ssh is not None:
             contest["ssh HOST cat, aes256-gcm"] = lambda: timed(lambda: _shell(
                 f"cat {source} | {' '.join(ssh.command('cat'))} | cat > /dev/null"

@@ -316,12 +316,11 @@ def _note(event: str, recipient: str = "") -> Note:
 @contextmanager
 def _opened(home: Home) -> Iterator[tuple[CoordinatorIdentity, KeyDb]]:
     """Identity and key database of a home in which a coordinator has run."""
-    from zkc.coordinator.engine import keydb_url  # noqa: PLC0415 - see above
-    from zkc.coordinator.identity import load  # noqa: PLC0415
+    from zkc.coordinator.identity import load  # noqa: PLC0415 - see above
     from zkc.stores.keydb import KeyDb  # noqa: PLC0415
 
     identity = load(home.check().data)
-    db = KeyDb.open(keydb_url(home, _config(home)), identity.mac_key, create=False)
+    db = KeyDb.open(home.keydb_url(_config(home).coordinator.keydb), identity.mac_key, create=False)
     try:
         yield identity, db
     finally:

@@ -32,7 +32,6 @@ import msgspec
 from zkc.config import load as load_config
 from zkc.coordinator import identity
 from zkc.coordinator.banned import FILE_NAME as BANNED
-from zkc.coordinator.engine import keydb_url
 from zkc.crypto.audit import Note
 from zkc.decoders import convert, json_decoder
 from zkc.env import SystemClock
@@ -97,7 +96,7 @@ def write_backup(home: Home, to: Sink) -> Told:
     config = load_config("coordinator", home.config_file, os.environ).config
     with _scratch(home) as scratch:
         copy = scratch / _KEYS
-        _copy(keydb_url(home, config), f"sqlite:///{copy}", told_identity)
+        _copy(home.keydb_url(config.coordinator.keydb), f"sqlite:///{copy}", told_identity)
         told = _look_into(copy, told_identity)
         with tarfile.open(fileobj=to, mode="w|", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
             for name, data in ((_HEAD, msgspec.json.encode(told)), (identity.FILE_NAME, body)):
@@ -148,7 +147,8 @@ def restore(home: Home, source: Source) -> Restored:
         config = scratch / home.config_file.name
         if not home.config_file.exists() and config.exists():
             files.write_private(home.config_file, config.read_bytes(), replace=False)
-        to = keydb_url(home, load_config("coordinator", home.config_file, os.environ).config)
+        configured = load_config("coordinator", home.config_file, os.environ).config.coordinator.keydb
+        to = home.keydb_url(configured)
         if is_there(to):
             raise _occupied(shown(to), "move it aside, or name an empty place as coordinator.keydb")
         if (scratch / BANNED).exists():

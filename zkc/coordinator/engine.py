@@ -97,11 +97,6 @@ DESCRIPTORS_SPARE: Final = 64
 """Open files that are not connections: sockets, database, log."""
 
 
-def keydb_url(home: Home, config: CoordinatorConfig) -> str:
-    """The key database's URL: the configured one, or the embedded one in the home."""
-    return config.coordinator.keydb or f"sqlite:///{home.keys_db}"
-
-
 @dataclass(frozen=True)
 class Ready:
     """Told once, when clients can connect."""
@@ -141,7 +136,7 @@ class Engine:
         self._entropy = entropy or SystemEntropy()
         self._loaded = settings.load()
         self._had_config = settings.home.config_file.exists()
-        self._keydb_url = keydb_url(settings.home, self._loaded.config)
+        self._keydb_url = settings.home.keydb_url(self._loaded.config.coordinator.keydb)
         """In use until the end, whatever the configuration says by then."""
         self._log = logs.get_logger()
         self._stopping = asyncio.Event()

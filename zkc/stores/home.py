@@ -74,6 +74,10 @@ class Home(NamedTuple):
     def keys_db(self) -> Path:
         return self.data / "keys.db"
 
+    def keydb_url(self, configured: str) -> str:
+        """Of a coordinator's key database: the one that is ``configured``, or that of the file in this home."""
+        return configured or f"sqlite:///{self.keys_db}"
+
     @property
     def audit_db(self) -> Path:
         return self.data / "audit.db"
