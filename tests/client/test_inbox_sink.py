@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from tests.support.env import FixedClock
 from tests.support.parties import world
 from tests.support.talks import terms
+from zkc.client.consent import Consent
 from zkc.client.inbox_sink import InboxSink, deliver
-from zkc.client.judging import Consent
 from zkc.config import ClientConfig
 from zkc.constants import SMALL_MAX
 from zkc.errors import IntegrityError, Interrupted, LocalIOError, PolicyRefused, ZkcError

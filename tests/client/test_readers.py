@@ -14,6 +14,7 @@ from tests.support.receivers import COORDINATOR, Bob, play, verdict
 from tests.support.talks import terms
 from tests.support.waiting import until
 from zkc.client import control, readers
+from zkc.client.handover import grant_of
 from zkc.client.readers import BROKEN_SECONDS
 from zkc.constants import CHUNK, LIVE_READERS_MAX
 from zkc.errors import DaemonError, Interrupted, NobodyThere
@@ -94,7 +95,7 @@ class Reading:
 
     async def session(self) -> Session:
         assert self.next is not None
-        session = control.grant_of(await self.next)
+        session = grant_of(await self.next)
         assert isinstance(session, Session)
         return session
 

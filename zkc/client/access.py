@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from zkc.client import control
 from zkc.client.grants import Grant, Listen, OnPending, Wanted
+from zkc.client.handover import ask_grant, grant_of
 from zkc.config import ClientConfig
 from zkc.env import Clock, Entropy
 from zkc.errors import DaemonError, Interrupted
@@ -153,7 +154,7 @@ class ByDaemon:
         # A daemon that lives says so at once and then every second or two: only one that stands still is silent.
         silence = ANSWER_SECONDS if within is None else min(within + _GRACE_SECONDS, ANSWER_SECONDS)
         grant: Grant | None = None
-        with contextlib.closing(self._client.ask(control.ask_grant(wanted, within), within=silence)) as answer:
+        with contextlib.closing(self._client.ask(ask_grant(wanted, within), within=silence)) as answer:
             if not wanted.dry_run:
                 # While others work: what the answer leads to, libzmq with it, takes a command longer than they take.
                 import zkc.net.pipe.sender  # noqa: F401, PLC0415
@@ -165,7 +166,7 @@ class ByDaemon:
                 elif isinstance(reply, control.PendingReply):
                     on_pending()
                 elif not isinstance(reply, control.WaitReply):
-                    grant = control.grant_of(reply)
+                    grant = grant_of(reply)
         if grant is None:
             raise _bad_answer(None)
         return grant

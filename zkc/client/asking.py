@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from zkc.client.bus import EventBus
+from zkc.client.consent import Consent
 from zkc.client.control import PendingItem
 from zkc.client.happenings import Answered, Asked
-from zkc.client.judging import Consent
 from zkc.client.transfers import Transfer
 from zkc.constants import PENDING_MAX, PENDING_PER_SENDER_MAX
 from zkc.env import Clock

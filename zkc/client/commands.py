@@ -14,6 +14,7 @@ from zkc import __version__
 from zkc.client import control, inquiries
 from zkc.client.bus import EventBus
 from zkc.client.handed import Grants, Handed
+from zkc.client.handover import reply_of, wanted_of
 from zkc.client.happenings import Begun, ended
 from zkc.client.links import Links
 from zkc.client.person import PersonHere
@@ -192,7 +193,7 @@ class Commands:
                 pending.set_result(None)
 
         granting = asyncio.create_task(
-            self._granted(control.wanted_of(request), request.within, listen, ask)
+            self._granted(wanted_of(request), request.within, listen, ask)
         )
         granting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self._listening[ticket] = told
@@ -210,7 +211,7 @@ class Commands:
                     yield control.MustListen(ticket, wanted.result())
                 elif not granting.done():
                     yield control.WaitReply()
-            yield control.reply_of(granting.result(), self._links.principal.coordinator.suite.name)
+            yield reply_of(granting.result(), self._links.principal.coordinator.suite.name)
         finally:
             del self._listening[ticket]
             granting.cancel()

@@ -11,7 +11,8 @@ from typing import Final
 
 from blake3 import blake3
 
-from zkc.client.judging import Consent, check_manifest
+from zkc.client.consent import Consent
+from zkc.client.judging import check_manifest
 from zkc.config import ClientConfig
 from zkc.constants import SMALL_MAX
 from zkc.crypto.receipts import make_receipt

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
+from zkc.client.consent import Consent
 from zkc.errors import PolicyRefused
 from zkc.protocol.session import Session, is_as_shown
 from zkc.rules.policy import Asked, Rules, Standing, judge_again
-from zkc.wire.messages import Manifest, Preview
-
-
-class Consent(Struct, frozen=True):
-    """Whether a person was asked about a transfer and accepted it, and what he was shown then."""
-
-    given: bool = False
-    shown: Preview | None = None
-    """None: by whom it is, and nothing else."""
+from zkc.wire.messages import Manifest
 
 
 def check_manifest(manifest: Manifest, session: Session, rules: Rules, wall: float, consent: Consent) -> None:

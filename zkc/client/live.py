@@ -19,7 +19,9 @@ from typing import Final
 from blake3 import blake3
 
 from zkc.client import control
-from zkc.client.judging import Consent, check_manifest
+from zkc.client.consent import Consent
+from zkc.client.handover import grant_of
+from zkc.client.judging import check_manifest
 from zkc.config import ClientConfig
 from zkc.constants import CHUNK_MAX
 from zkc.crypto.stream_cipher import Buffer
@@ -127,7 +129,7 @@ class LiveReader:
                     raise self._unexpected()
                 on_waiting()
                 granted = answer.next()
-                session = None if granted is None else control.grant_of(granted)
+                session = None if granted is None else grant_of(granted)
                 if not isinstance(session, Session):
                     raise self._unexpected()
                 try:

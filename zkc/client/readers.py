@@ -19,7 +19,8 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from zkc.client import control
-from zkc.client.judging import Consent
+from zkc.client.consent import Consent
+from zkc.client.handover import reply_of
 from zkc.constants import LIVE_READERS_MAX
 from zkc.crypto.receipts import make_receipt
 from zkc.env import Clock
@@ -118,7 +119,7 @@ class Readers:
             session = await self._session_for(reader, end)
             if reader.context is None:
                 raise ValueError("a session comes with whom it was made by")
-            yield control.reply_of(session, reader.context.authority.suite.name)
+            yield reply_of(session, reader.context.authority.suite.name)
             await reader.ended
         finally:
             self._gone(reader)

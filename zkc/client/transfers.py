@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from zkc.client.judging import Consent
+from zkc.client.consent import Consent
 from zkc.client.readers import Reader
 from zkc.crypto.cards import VerifiedCard
 from zkc.errors import Interrupted, PeerViolation
