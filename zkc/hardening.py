@@ -14,7 +14,7 @@ _PR_SET_DUMPABLE: Final = 4
 def protect_memory() -> None:
     """No core dump of this process from now on, and no debugger or ``/proc/PID/mem`` of another one of this user.
 
-    What is left of a crash outside Python is where each thread was, on stderr: lines of code, and no value.
+    What is left of a crash outside Python is where each thread was, on stderr: files, lines and functions, no value.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))

@@ -1,7 +1,8 @@
 """One PUSH, one PULL, and a PULL and PUSH for the word that all has arrived: what a delivery costs ZeroMQ alone.
 
 ``bare.py pull MODE TARGET`` says on stderr where it listens; ``bare.py push MODE SOURCE DATA ACK [KEY]`` ends once it
-has been told. MODE: ``null`` or ``curve``. SOURCE and TARGET: a file, or ``-`` for the pipe that is there.
+has been told. MODE: ``null`` or ``curve``. SOURCE and TARGET: a file, or ``-`` for the pipe that is there, of which
+each chunk has memory of its own.
 """
 
 from __future__ import annotations

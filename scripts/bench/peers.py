@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from scripts.bench.report import timed
 
@@ -23,6 +23,7 @@ HOST: Final = "127.0.0.1"
 _SHARED: Final = "/dev/shm"
 SECONDS: Final = 60.0
 _BARE: Final = Path(__file__).with_name("bare.py")
+_SHELL: Final = ("bash", "-o", "pipefail", "-c")
 
 
 @contextmanager
@@ -93,6 +94,11 @@ def run(*command: str | Path, **options: object) -> None:
 # --- ssh --------------------------------------------------------------------------------------------------------------
 
 
+def _ended(process: subprocess.Popen[Any]) -> None:
+    if process.wait(SECONDS):
+        raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+
+
 @dataclass(frozen=True)
 class Ssh:
     """An sshd of our own, and the options with which ssh and scp reach it."""
@@ -149,12 +155,12 @@ class Age:
         """Seconds from a shell command's output to another's input."""
         port = free_port()
         receive = f"ncat -l {HOST} {port} | age -d -i {self.key_file} | {drain}"
-        with subprocess.Popen(["bash", "-c", receive], stdin=subprocess.DEVNULL) as receiver:
+        with subprocess.Popen([*_SHELL, receive], stdin=subprocess.DEVNULL) as receiver:
             _await_listener(port)
 
             def both() -> None:
-                run("bash", "-c", f"{feed} | age -r {self.recipient} | ncat --send-only {HOST} {port}")
-                receiver.wait(SECONDS)
+                run(*_SHELL, f"{feed} | age -r {self.recipient} | ncat --send-only {HOST} {port}")
+                _ended(receiver)
 
             return timed(both)
 
@@ -237,11 +243,11 @@ def push_pull(source: Path, target: Path, *, curve: bool = False) -> float:
 def push_pull_pipes(feed: str, drain: str) -> float:
     """Seconds from a shell command's output to another's input, by the same."""
     command = shlex.join([sys.executable, str(_BARE)])
-    with _pulling(["bash", "-c", f"{command} pull null - | {drain}"]) as (puller, where):
+    with _pulling([*_SHELL, f"{command} pull null - | {drain}"]) as (puller, where):
 
         def both() -> None:
-            run("bash", "-c", f"{feed} | {command} push null - {shlex.join(where)}")
-            puller.wait(SECONDS)
+            run(*_SHELL, f"{feed} | {command} push null - {shlex.join(where)}")
+            _ended(puller)
 
         return timed(both)
 
@@ -252,4 +258,8 @@ def _pulling(command: Sequence[str | Path]) -> Iterator[tuple[subprocess.Popen[s
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as puller:
         if puller.stderr is None:
             raise RuntimeError("no stderr")
-        yield puller, puller.stderr.readline().split()
+        try:
+            yield puller, puller.stderr.readline().split()
+        except BaseException:
+            puller.kill()
+            raise

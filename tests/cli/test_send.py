@@ -490,6 +490,17 @@ def test_with_a_daemon_it_imports_little(size: int, piped: bool, heavy: bool, in
     assert imported & HEAVY == (HEAVY if heavy else set())
 
 
+@pytest.mark.parametrize("word", ["status", "inbox"])
+def test_what_asks_the_daemon_and_sends_nothing_loads_nothing_that_encrypts(word: str, inbox: Fleet) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "zkc", word], env=inbox.environment("bob"), capture_output=True,
+        text=True, timeout=PATIENCE, check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "zkc.client.control" in imported
+    assert not imported & {"cryptography", "zmq", "asyncio", "zkc.protocol.session"}
+
+
 ASKS = """
 import sys
 from zkc.net import local_frames

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.coordinator import RunningCoordinator, coordinator_in, join
+from tests.support.program import PATIENCE
 from zkc.coordinator import admin
 from zkc.coordinator.invitations import advertised
 from zkc.crypto.invitations import parse_invitation
@@ -42,6 +45,14 @@ def test_status_tells_who_and_where(running: RunningCoordinator) -> None:
     assert status.fingerprint == running.fingerprint
     assert status.keydb == f"sqlite:///{running.home.keys_db}"
     assert status.pid != running.process.pid
+
+
+def test_a_command_loads_the_key_database_and_no_coordinator(running: RunningCoordinator) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "zkc", "--home", str(running.home.data), "coordinator"]
+    done = subprocess.run([*command, "invite", "cheap"], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "sqlalchemy" in imported
+    assert not imported & {"structlog", "rich", "zkc.coordinator.engine", "zkc.coordinator.core"}
 
 
 def test_an_invitation_names_where_the_coordinator_listens_or_what_it_is_told(running: RunningCoordinator) -> None:

@@ -107,7 +107,7 @@ class Call:
         return re.compile("".join(_expected(line.replace(PORT, port)) for line in self.shown))
 
     def orders(self) -> Iterator[Call]:
-        """The same with what may come in each order that it may come in; as it is shown first."""
+        """As it is shown; of a pipe also with any one line at another place, where the other program was quicker."""
         yield self
         if " | " in self.command:
             for place, line in enumerate(self.shown):

@@ -63,7 +63,7 @@ def test_another_answer_or_a_failure_is_told(dialogue: str, why: str, tmp_path: 
     assert why in str(caught.value)
 
 
-def test_the_programs_of_a_pipe_say_their_lines_in_any_order(tmp_path: Path) -> None:
+def test_a_line_of_one_program_of_a_pipe_may_come_among_those_of_the_other(tmp_path: Path) -> None:
     told = "0123456789abcdef"
     text = f"```console\na$ echo one | {{ cat; echo two; echo id fedcba9876543210; }}\nid {told}\none\ntwo\n```\n"
     follow(page_of(tmp_path, text), tmp_path)

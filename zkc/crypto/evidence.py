@@ -52,7 +52,7 @@ def encode_evidence(coordinator_card: bytes, one: bytes, other: bytes, descent: 
 def check_evidence(data: bytes) -> Proved:
     """What it proves; `IdentityError` (``evidence``): nothing."""
     try:
-        evidence: Evidence = json_decoder(Evidence).decode(data)
+        evidence = json_decoder(Evidence).decode(data)
         if (evidence.v, evidence.kind, len(evidence.heads)) != (1, "log-fork", 2):
             raise PeerViolation("malformed", "of another kind")
         identity = read_coordinator_card(evidence.coordinator).identity

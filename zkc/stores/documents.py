@@ -27,7 +27,6 @@ def read_document(path: Path, kind: type[T], version: int, what: str, hint: str)
         written = found.get("version", 1) if isinstance(found, dict) else 1
         if isinstance(written, int) and written > version:
             raise files.newer(what, path)
-        read: T = json_decoder(kind).decode(data)
-        return read
+        return json_decoder(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LocalIOError(f"{path} is damaged", detail="damaged", hint=hint) from None

@@ -48,7 +48,6 @@ def decode(data: bytes, kind: Any) -> Any:
 def version_of(data: bytes) -> int:
     """The number that an array begins with, whatever fields its version has; `PeerViolation` (``malformed``)."""
     try:
-        first: _First = msgpack_decoder(_First).decode(data)
-        return first.version
+        return msgpack_decoder(_First).decode(data).version
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise PeerViolation("malformed", str(error)[:120]) from None
