@@ -4,7 +4,8 @@
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P) || exit 1
 venv=$top/.venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# What is compiled once is kept: hundreds of processes of the tests start without the compiler.
+unset PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 # Where that environment is active, it is still made by a python outside of it.
 while [[ :$PATH: == *:"$venv"/bin:* ]]; do
   PATH=:$PATH: && PATH=${PATH/:"$venv"\/bin:/:} && PATH=${PATH#:} && PATH=${PATH%:}
@@ -55,8 +56,8 @@ PY
     printf '%s\n' "$stamp" >"$venv/stamp"
   fi
   PATH=$venv/bin:$PATH
-  # As pip does with what it installs: hundreds of processes of the tests start without the compiler.
-  (cd "$top" && env -u PYTHONDONTWRITEBYTECODE python -m compileall -q zkc) </dev/null
+  # As pip does with what it installs.
+  (cd "$top" && python -m compileall -q zkc tests) </dev/null
 }
 
 # temporary_folder: sets $temporary, a folder that goes when the script ends. Short: sockets live below it.
