@@ -57,7 +57,7 @@ def _send(ours: Pair, source: Path) -> float:
 def _tar(ssh: peers.Ssh, source: Path, target: Path) -> float:
     remote = " ".join(ssh.command("tar", "x", "-C", str(target)))
     command = f"tar c -C {source.parent} {source.name} | {remote}"
-    return _fresh(target, lambda: timed(lambda: peers.run("bash", "-o", "pipefail", "-c", command)))
+    return _fresh(target, lambda: timed(lambda: peers.shell(command)))
 
 
 def _rsync(ssh: peers.Ssh, source: Path, target: Path) -> float:

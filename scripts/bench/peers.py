@@ -91,12 +91,17 @@ def run(*command: str | Path, **options: object) -> None:
     subprocess.run([str(word) for word in command], check=True, capture_output="stdout" not in options, **options)  # type: ignore[call-overload]
 
 
-# --- ssh --------------------------------------------------------------------------------------------------------------
+def shell(line: str) -> None:
+    """A line of programs, to the end of all, which must be 0."""
+    run(*_SHELL, line)
 
 
 def _ended(process: subprocess.Popen[Any]) -> None:
     if process.wait(SECONDS):
         raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+
+
+# --- ssh --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ class Age:
             _await_listener(port)
 
             def both() -> None:
-                run(*_SHELL, f"{feed} | age -r {self.recipient} | ncat --send-only {HOST} {port}")
+                shell(f"{feed} | age -r {self.recipient} | ncat --send-only {HOST} {port}")
                 _ended(receiver)
 
             return timed(both)
@@ -246,7 +251,7 @@ def push_pull_pipes(feed: str, drain: str) -> float:
     with _pulling([*_SHELL, f"{command} pull null - | {drain}"]) as (puller, where):
 
         def both() -> None:
-            run(*_SHELL, f"{feed} | {command} push null - {shlex.join(where)}")
+            shell(f"{feed} | {command} push null - {shlex.join(where)}")
             _ended(puller)
 
         return timed(both)

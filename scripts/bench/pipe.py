@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +20,10 @@ def run(rounds: int, *, quick: bool) -> str:
         contest: dict[str, Callable[[], float]] = {
             OURS: lambda: _through(ours, source, live=True),
             SPOOLED: lambda: _through(ours, source, live=False),
+            "bare PUSH/PULL, the limit": lambda: peers.push_pull_pipes(f"cat {source}", "cat > /dev/null"),
         }
-        contest["bare PUSH/PULL, the limit"] = lambda: peers.push_pull_pipes(f"cat {source}", "cat > /dev/null")
         if ssh is not None:
-            contest["ssh HOST cat, aes256-gcm"] = lambda: timed(lambda: _shell(
+            contest["ssh HOST cat, aes256-gcm"] = lambda: timed(lambda: peers.shell(
                 f"cat {source} | {' '.join(ssh.command('cat'))} | cat > /dev/null"
             ))
         if (age := peers.age(folder)) is not None:
@@ -35,7 +34,3 @@ def run(rounds: int, *, quick: bool) -> str:
 
 def _through(ours: Pair, source: Path, *, live: bool) -> float:
     return ours.pipe(["cat", source], ["sh", "-c", "cat > /dev/null"], live=live)
-
-
-def _shell(line: str) -> None:
-    subprocess.run(["bash", "-o", "pipefail", "-c", line], check=True)
